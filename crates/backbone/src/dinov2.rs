@@ -1,0 +1,221 @@
+//! DINOv2 with registers, with TALENT's visual adapters beside some of its MLPs (specification, section 4).
+
+use rca::{AdapterFusion, WordUnitConfig};
+use serde::{Deserialize, Serialize};
+use tch::{IndexOp, Tensor};
+use torch_ext::layers::{LayerNorm, Linear, Mode, attention};
+use torch_ext::{Init, Path};
+
+use crate::adapter::{VisualAdapter, VisualAdapterConfig};
+
+const NORM_EPS: f64 = 1e-6;
+const GATE_START: f64 = 0.2;
+
+/// What becomes of the adapters' gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gate {
+    /// Constant 0.2, as the official weights were trained (quirk Q1).
+    Frozen,
+    /// Trained with the adapters, as the paper describes.
+    Learned,
+}
+
+/// Sizes of the image encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEncoderConfig {
+    /// Token width D.
+    pub width: i64,
+    /// Blocks.
+    pub depth: i64,
+    /// Attention heads.
+    pub n_heads: i64,
+    /// Hidden width of the MLPs in units of D.
+    pub mlp_ratio: i64,
+    /// Side of a patch in pixels.
+    pub patch_size: i64,
+    /// Register tokens between class token and patches.
+    pub n_registers: i64,
+    /// Side of the stored position grid (37 in the published weights); resampled if the input's grid differs.
+    pub position_grid: i64,
+    /// The two blocks (from 0) whose outputs are tapped, besides the normalised final output.
+    pub taps: [i64; 2],
+    /// Blocks (from 0) with an adapter.
+    pub adapter_blocks: Vec<i64>,
+    /// Bottleneck width r of the adapters, a multiple of 16.
+    pub adapter_width: i64,
+    /// Common width e of patches and words in the adapters' cross-modal unit.
+    pub fusion_width: i64,
+    /// The adapters' cross-modal unit.
+    pub fusion: AdapterFusion,
+    /// The adapters' gates.
+    pub gate: Gate,
+}
+
+/// DINOv2 with registers and visual adapters.
+#[derive(Debug)]
+pub struct ImageEncoder {
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    register_tokens: Tensor,
+    patch_weight: Tensor,
+    patch_bias: Tensor,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    cfg: ImageEncoderConfig,
+}
+
+impl ImageEncoder {
+    /// Registers everything below `dinov2` in the official order.
+    ///
+    /// - word_len, text_width: K and T of the words the adapters will see
+    pub fn new(path: &Path, cfg: &ImageEncoderConfig, word_len: i64, text_width: i64) -> Self {
+        let d = cfg.width;
+        let cls_token = path.parameter("cls_token", &[1, 1, d], Init::Normal(1e-6));
+        let pos_embed = path.parameter(
+            "pos_embed",
+            &[1, 1 + cfg.position_grid * cfg.position_grid, d],
+            Init::Normal(0.02),
+        );
+        let register_tokens = path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6));
+        // Part of the published files; used only when patches are masked, as in DINOv2's own training.
+        let _ = path.parameter("mask_token", &[1, d], Init::Const(0.0));
+        let patch = path / "patch_embed" / "proj";
+        let fan_in = (3 * cfg.patch_size * cfg.patch_size) as f64;
+        let patch_init = Init::Uniform(1.0 / fan_in.sqrt());
+        Self {
+            cls_token,
+            pos_embed,
+            register_tokens,
+            patch_weight: patch.parameter("weight", &[d, 3, cfg.patch_size, cfg.patch_size], patch_init),
+            patch_bias: patch.parameter("bias", &[d], patch_init),
+            blocks: (0..cfg.depth)
+                .map(|index| Block::new(&(path / "blocks" / index), cfg, index, word_len, text_width))
+                .collect(),
+            norm: LayerNorm::new(&(path / "norm"), d, NORM_EPS),
+            cfg: cfg.clone(),
+        }
+    }
+
+    /// The three levels of features: the tapped blocks' raw outputs and the normalised final output.
+    ///
+    /// - images: `[batch, 3, S, S]`, normalised, S a multiple of the patch size; words: `[batch, K, T]`
+    /// - result: three maps `[batch, D, S / patch, S / patch]`
+    pub fn forward(&self, images: &Tensor, words: &Tensor, mode: Mode) -> [Tensor; 3] {
+        let side = images.size()[2] / self.cfg.patch_size;
+        let mut tokens = self.embed(images);
+        let mut taps = Vec::with_capacity(3);
+        for (index, block) in self.blocks.iter().enumerate() {
+            tokens = block.forward(&tokens, words, mode);
+            if self.cfg.taps.contains(&(index as i64)) {
+                taps.push(tokens.shallow_clone());
+            }
+        }
+        let levels = [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
+            let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
+            patches.reshape([-1, self.cfg.width, side, side])
+        });
+        levels
+    }
+
+    /// The tokens that enter block 0: class, registers, patches; positions added to all but the registers.
+    ///
+    /// - images: `[batch, 3, S, S]`, result `[batch, 1 + registers + patches, D]`
+    pub fn embed(&self, images: &Tensor) -> Tensor {
+        let (p, b) = (self.cfg.patch_size, images.size()[0]);
+        let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), p, 0, 1, 1);
+        let side = patches.size()[2];
+        let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
+        let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
+        let tokens = tokens + resample_positions(&self.pos_embed, side);
+        let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
+        Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1)
+    }
+}
+
+/// Resamples a position table to a `side` x `side` grid as DINOv2 does (specification, section 4.2): bicubic,
+/// driven by the scale factor `(side + 0.1) / P` rather than by the size. The class row stays; a table that fits
+/// already is used as it is.
+///
+/// - table: `[1, 1 + P * P, D]`, result `[1, 1 + side * side, D]`
+pub fn resample_positions(table: &Tensor, side: i64) -> Tensor {
+    let (n, d) = (table.size()[1] - 1, table.size()[2]);
+    if n == side * side {
+        return table.shallow_clone();
+    }
+    let grid = (n as f64).sqrt().round() as i64;
+    let scale = (side as f64 + 0.1) / grid as f64;
+    let map = table.i((.., 1.., ..)).reshape([1, grid, grid, d]).permute([0, 3, 1, 2]);
+    let resampled = map.upsample_bicubic2d([side, side], false, scale, scale);
+    let rows = resampled.permute([0, 2, 3, 1]).reshape([1, side * side, d]);
+    Tensor::cat(&[table.i((.., ..1, ..)), rows], 1)
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    ls1: Tensor,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    ls2: Tensor,
+    adapter: Option<(VisualAdapter, Tensor)>,
+    n_heads: i64,
+}
+
+impl Block {
+    fn new(path: &Path, cfg: &ImageEncoderConfig, index: i64, word_len: i64, text_width: i64) -> Self {
+        let d = cfg.width;
+        let linear = |path: Path, n_in: i64, n_out: i64| {
+            Linear::new(&path, n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
+        };
+        let scale = |name: &str, start: f64| (path / name).parameter("gamma", &[d], Init::Const(start));
+        let adapter_cfg = VisualAdapterConfig {
+            image_width: d,
+            n_special: 1 + cfg.n_registers,
+            unit: WordUnitConfig {
+                bottleneck: cfg.adapter_width,
+                text_width,
+                width: cfg.fusion_width,
+                word_len,
+            },
+            fusion: cfg.fusion,
+        };
+        Self {
+            norm1: LayerNorm::new(&(path / "norm1"), d, NORM_EPS),
+            qkv: linear(path / "attn" / "qkv", d, 3 * d),
+            proj: linear(path / "attn" / "proj", d, d),
+            ls1: scale("ls1", 1.0),
+            norm2: LayerNorm::new(&(path / "norm2"), d, NORM_EPS),
+            fc1: linear(path / "mlp" / "fc1", d, cfg.mlp_ratio * d),
+            fc2: linear(path / "mlp" / "fc2", cfg.mlp_ratio * d, d),
+            ls2: scale("ls2", 1.0),
+            adapter: cfg.adapter_blocks.contains(&index).then(|| {
+                (VisualAdapter::new(&(path / "adapter"), adapter_cfg), scale("ls_gate", GATE_START))
+            }),
+            n_heads: cfg.n_heads,
+        }
+    }
+
+    /// - tokens: `[batch, n, D]`; words: `[batch, K, T]`; result like tokens
+    fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+        let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
+        let normed = self.norm2.forward(&tokens);
+        let mut update = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
+        if let Some((adapter, gate)) = &self.adapter {
+            update = update + adapter.forward(&normed, words, mode) * gate;
+        }
+        tokens + update * &self.ls2
+    }
+
+    fn attend(&self, tokens: &Tensor) -> Tensor {
+        let (b, n, d) = (tokens.size()[0], tokens.size()[1], tokens.size()[2]);
+        let qkv =
+            self.qkv.forward(tokens).view([b, n, 3, self.n_heads, d / self.n_heads]).permute([2, 0, 3, 1, 4]); // 3 b h n d
+        let mixed = attention(&qkv.i(0), &qkv.i(1), &qkv.i(2), 0.0, false);
+        self.proj.forward(&mixed.transpose(1, 2).reshape([b, n, d]))
+    }
+}

@@ -1,0 +1,107 @@
+use tch::Tensor;
+use torch_ext::layers::{BatchNorm, Conv2d, ConvConfig, Linear, Mode};
+use torch_ext::{Init, Path};
+
+use crate::conv_block::{ConvBlock, HEAD_NORM_EPS};
+use crate::coord_conv::CoordConv;
+use crate::sentence_unit::{NeckFusion, SentenceUnit};
+
+/// Sizes of the neck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeckConfig {
+    /// Width D of the image features.
+    pub image_width: i64,
+    /// Width T of a word.
+    pub text_width: i64,
+    /// Width T' of the sentence vector.
+    pub state_width: i64,
+    /// Width C of the neck.
+    pub width: i64,
+    /// The cross-modal unit.
+    pub fusion: NeckFusion,
+}
+
+/// What the neck computes. C is its width, (H, W) the patch grid.
+#[derive(Debug)]
+pub struct NeckOutput {
+    /// Projected sentence t, `[batch, C]`.
+    pub sentence: Tensor,
+    /// Image features after their projection, three levels of `[batch, C, H, W]`, not negative.
+    pub projected: [Tensor; 3],
+    /// The same after the cross-modal unit; input of the consistency loss.
+    pub fused: [Tensor; 3],
+    /// The joined levels, `[batch, C, H, W]`; input of the contrastive loss.
+    pub aggregated: Tensor,
+    /// The neck's result, `[batch, C, H, W]`.
+    pub features: Tensor,
+}
+
+/// Fuses three levels of image features with the sentence and joins them (specification, section 5).
+#[derive(Debug)]
+pub struct Neck {
+    fusions: [SentenceUnit; 3],
+    txt_proj: Linear,
+    f3_proj: ConvBlock,
+    f4_proj: ConvBlock,
+    f5_proj: TransposedBlock,
+    aggr: ConvBlock,
+    coord: CoordConv,
+    smooth: ConvBlock,
+}
+
+impl Neck {
+    /// Registers the neck's parameters in the official order.
+    pub fn new(path: &Path, cfg: NeckConfig) -> Self {
+        let (d, c) = (cfg.image_width, cfg.width);
+        let unit =
+            |level: i64| SentenceUnit::new(&(path / format!("fusion{level}")), cfg.fusion, c, cfg.text_width);
+        Self {
+            fusions: [unit(3), unit(4), unit(5)],
+            txt_proj: Linear::torch_default(&(path / "txt_proj"), cfg.state_width, c),
+            f3_proj: ConvBlock::new(&(path / "f3_proj"), d, c, 1),
+            f4_proj: ConvBlock::new(&(path / "f4_proj"), d, c, 1),
+            f5_proj: TransposedBlock::new(&(path / "f5_proj"), d, c),
+            aggr: ConvBlock::new(&(path / "aggr"), 3 * c, c, 1),
+            coord: CoordConv::new(&(path / "coordconv" / 0), c, c),
+            smooth: ConvBlock::new(&(path / "coordconv" / 1), c, c, 3),
+        }
+    }
+
+    /// - taps: three levels of `[batch, D, H, W]`; state: `[batch, T']`; words: `[batch, K, T]`
+    pub fn forward(&self, taps: &[Tensor; 3], state: &Tensor, words: &Tensor, mode: Mode) -> NeckOutput {
+        let projected = [
+            self.f3_proj.forward(&taps[0], mode),
+            self.f4_proj.forward(&taps[1], mode),
+            self.f5_proj.forward(&taps[2], mode),
+        ];
+        let sentence = self.txt_proj.forward(state);
+        let fuse = |level: usize| self.fusions[level].forward(&projected[level], &sentence, words, mode);
+        let fused = [fuse(0), fuse(1), fuse(2)];
+        let aggregated = self.aggr.forward(&Tensor::cat(&fused, 1), mode);
+        let branch = self.smooth.forward(&self.coord.forward(&aggregated, mode), mode);
+        NeckOutput { sentence, features: branch + &aggregated, projected, fused, aggregated }
+    }
+}
+
+/// A 1x1 [`ConvBlock`] whose weight is stored as that of a transposed convolution, `[in, out, 1, 1]`; its fan-in
+/// is therefore taken from the output width (specification, 12.2).
+#[derive(Debug)]
+struct TransposedBlock {
+    conv: Conv2d,
+    norm: BatchNorm,
+}
+
+impl TransposedBlock {
+    fn new(path: &Path, n_in: i64, n_out: i64) -> Self {
+        let weight = Init::Uniform(1.0 / (n_out as f64).sqrt());
+        let stored = ConvConfig { n_in: n_out, n_out: n_in, kernel: 1, weight, bias: None };
+        Self {
+            conv: Conv2d::new(&(path / 0), stored),
+            norm: BatchNorm::new(&(path / 1), n_out, HEAD_NORM_EPS),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.norm.forward(&self.conv.forward_transposed(xs), mode).relu()
+    }
+}

@@ -1,0 +1,61 @@
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+
+use crate::error::{Error, Result, io_error};
+
+/// An image in memory: RGB, 8 bits, row-major.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// `height * width * 3` bytes.
+    pub data: Vec<u8>,
+}
+
+/// Largest decoded size accepted, against files that claim absurd sizes.
+const MAX_DECODED_BYTES: u64 = 1 << 30;
+
+/// Decodes a JPEG or PNG file, whatever its name says, and applies its EXIF orientation. Grey becomes RGB, alpha
+/// is dropped, 16 bits are cut to 8.
+///
+/// # Errors
+/// Names the file: unreadable, of another format, damaged, or larger than 1 GiB when decoded.
+pub fn read_image(path: &Path) -> Result<RgbImage> {
+    let bytes = std::fs::read(path).map_err(io_error(path))?;
+    decode_image(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })
+}
+
+fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
+        let (width, height) = decoder.dimensions();
+        return Err(format!("it claims {width} x {height} pixels, more than 1 GiB"));
+    }
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    let rgb = match image {
+        // The high byte, where `to_rgb8` would round.
+        DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_)
+        | DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_) => {
+            let wide = image.to_rgb16();
+            let (width, height) = wide.dimensions();
+            let data = wide.into_raw().into_iter().map(|value| (value >> 8) as u8).collect();
+            return Ok(RgbImage { width: width as usize, height: height as usize, data });
+        }
+        image => image.into_rgb8(),
+    };
+    let (width, height) = rgb.dimensions();
+    Ok(RgbImage { width: width as usize, height: height as usize, data: rgb.into_raw() })
+}

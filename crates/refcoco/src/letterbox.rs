@@ -1,0 +1,320 @@
+//! Letterbox geometry and the warps between an image and the square the network sees.
+//!
+//! The reference data path warps with OpenCV 4, whose fixed-point arithmetic decides every pixel: coordinates
+//! rounded to 1/32 pixel, 8-bit weights in units of 1/32768. The same arithmetic is used here.
+
+use std::sync::OnceLock;
+
+use crate::image_file::RgbImage;
+use crate::mask::Mask;
+
+/// Mean of the normalisation, RGB, in units of 255 (CLIP's).
+pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of the normalisation, RGB, in units of 255 (CLIP's).
+pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+/// The mean colour in 8 bits, which fills the border of a letterboxed image.
+const BORDER: [u8; 3] = [123, 117, 104];
+
+/// A 2 x 3 affine matrix, rows `[a, b, c]`: `x' = a x + b y + c`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine(pub [[f64; 3]; 2]);
+
+impl Affine {
+    /// The map that takes three points to three others.
+    fn through(from: [[f64; 2]; 3], to: [[f64; 2]; 3]) -> Self {
+        let [p, q, r] = from;
+        let det = (q[0] - p[0]) * (r[1] - p[1]) - (r[0] - p[0]) * (q[1] - p[1]);
+        Self([0, 1].map(|row| {
+            let (dq, dr) = (to[1][row] - to[0][row], to[2][row] - to[0][row]);
+            let a = (dq * (r[1] - p[1]) - dr * (q[1] - p[1])) / det;
+            let b = (dr * (q[0] - p[0]) - dq * (r[0] - p[0])) / det;
+            [a, b, to[0][row] - a * p[0] - b * p[1]]
+        }))
+    }
+
+    /// The inverse, in the order of operations OpenCV uses.
+    fn inverse(&self) -> Self {
+        let [[a, b, c], [d, e, f]] = self.0;
+        let det = a * e - b * d;
+        let det = if det != 0.0 { 1.0 / det } else { 0.0 };
+        let (ia, ie, ib, id) = (e * det, a * det, -b * det, -d * det);
+        Self([[ia, ib, -ia * c - ib * f], [id, ie, -id * c - ie * f]])
+    }
+}
+
+/// The maps between an image and its centred, aspect-preserving place in a square.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Letterbox {
+    /// Original width.
+    pub width: usize,
+    /// Original height.
+    pub height: usize,
+    /// Side of the square.
+    pub size: usize,
+    /// Image to square.
+    pub to_input: Affine,
+    /// Square to image; solved on its own, so not the exact inverse.
+    pub to_image: Affine,
+}
+
+impl Letterbox {
+    /// The letterbox of a `width` x `height` image in a square of side `size`. All must be at least 1.
+    pub fn new(width: usize, height: usize, size: usize) -> Self {
+        let (w, h, side) = (width as f64, height as f64, size as f64);
+        let scale = (side / h).min(side / w);
+        let (new_w, new_h) = (w * scale, h * scale);
+        let (x, y) = ((side - new_w) / 2.0, (side - new_h) / 2.0);
+        let narrow = |points: [[f64; 2]; 3]| points.map(|point| point.map(|value| f64::from(value as f32)));
+        let image = narrow([[0.0, 0.0], [w, 0.0], [0.0, h]]);
+        let input = narrow([[x, y], [new_w + x, y], [x, new_h + y]]);
+        Self {
+            width,
+            height,
+            size,
+            to_input: Affine::through(image, input),
+            to_image: Affine::through(input, image),
+        }
+    }
+
+    /// The image in the square: bicubic, border in the mean colour. RGB, row-major, `size * size * 3` bytes.
+    pub fn image(&self, image: &RgbImage) -> Vec<u8> {
+        let source = Source { data: &image.data, width: image.width, height: image.height, border: BORDER };
+        let mut out = vec![0; self.size * self.size * 3];
+        let weights = cubic_weights();
+        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
+            let pixel: [u8; 3] =
+                source.taps::<4>(x - 1, y - 1, &weights.fixed[(fy * STEPS + fx) * 16..][..16]);
+            out[index * 3..index * 3 + 3].copy_from_slice(&pixel);
+        });
+        out
+    }
+
+    /// The image in the square, normalised, planes R, G, B: `(value / 255 - mean) / std`.
+    pub fn normalised_image(&self, image: &RgbImage) -> Vec<f32> {
+        let pixels = self.image(image);
+        let plane = self.size * self.size;
+        let mut out = vec![0.0; 3 * plane];
+        for channel in 0..3 {
+            let table: Vec<f32> =
+                (0..=255).map(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]).collect();
+            let target = &mut out[channel * plane..(channel + 1) * plane];
+            for (value, pixel) in target.iter_mut().zip(pixels.chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+        out
+    }
+
+    /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
+    pub fn mask(&self, mask: &Mask) -> Vec<u8> {
+        let bytes: Vec<u8> = mask.data.iter().map(|&pixel| pixel * 255).collect();
+        let source = Source { data: &bytes, width: mask.width, height: mask.height, border: [0] };
+        let mut out = vec![0; self.size * self.size];
+        let weights = linear_weights();
+        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
+            let [pixel] = source.taps::<2>(x, y, &weights[(fy * STEPS + fx) * 4..][..4]);
+            out[index] = pixel;
+        });
+        out
+    }
+
+    /// A map over the square (`size * size` values) back in the original image, `height * width` values:
+    /// bicubic, border 0. Values may leave the input's range a little, as bicubic interpolation does.
+    pub fn map_to_image(&self, map: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; self.width * self.height];
+        let weights = cubic_weights();
+        let side = self.size as i64;
+        warp(&self.to_image, self.width, self.height, |index, x, y, fx, fy| {
+            let weights = &weights.float[(fy * STEPS + fx) * 16..][..16];
+            let mut sum = 0.0;
+            for (row, weights) in weights.chunks_exact(4).enumerate() {
+                let sy = y - 1 + row as i64;
+                if sy < 0 || sy >= side {
+                    continue;
+                }
+                for (column, weight) in weights.iter().enumerate() {
+                    let sx = x - 1 + column as i64;
+                    if sx >= 0 && sx < side {
+                        sum += weight * map[(sy * side + sx) as usize];
+                    }
+                }
+            }
+            out[index] = sum;
+        });
+        out
+    }
+}
+
+/// Sub-pixel positions per pixel.
+const STEPS: usize = 32;
+
+/// Calls `pixel(index, x, y, fraction_x, fraction_y)` for every target pixel with its source position.
+fn warp(map: &Affine, width: usize, height: usize, mut pixel: impl FnMut(usize, i64, i64, usize, usize)) {
+    let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
+    let fixed = |value: f64| (value * 1024.0).round_ties_even() as i64;
+    let columns: Vec<(i64, i64)> =
+        (0..width).map(|x| (fixed(m00 * x as f64), fixed(m10 * x as f64))).collect();
+    for y in 0..height {
+        let x0 = fixed(m01 * y as f64 + m02) + 16;
+        let y0 = fixed(m11 * y as f64 + m12) + 16;
+        for (x, column) in columns.iter().enumerate() {
+            let (sx, sy) = ((x0 + column.0) >> 5, (y0 + column.1) >> 5);
+            pixel(y * width + x, sx >> 5, sy >> 5, (sx & 31) as usize, (sy & 31) as usize);
+        }
+    }
+}
+
+struct Source<'a, const C: usize> {
+    data: &'a [u8],
+    width: usize,
+    height: usize,
+    border: [u8; C],
+}
+
+impl<const C: usize> Source<'_, C> {
+    /// The weighted `K` x `K` neighbourhood whose top left corner is (x, y); taps outside take the border value.
+    fn taps<const K: usize>(&self, x: i64, y: i64, weights: &[i32]) -> [u8; C] {
+        let mut sums = [1 << 14; C];
+        let (width, height) = (self.width as i64, self.height as i64);
+        let inside = x >= 0 && y >= 0 && x + K as i64 <= width && y + K as i64 <= height;
+        for (row, weights) in weights.chunks_exact(K).enumerate() {
+            let sy = y + row as i64;
+            if inside {
+                let start = (sy * width + x) as usize * C;
+                for (weight, pixel) in weights.iter().zip(self.data[start..start + K * C].chunks_exact(C)) {
+                    for channel in 0..C {
+                        sums[channel] += weight * i32::from(pixel[channel]);
+                    }
+                }
+                continue;
+            }
+            for (column, weight) in weights.iter().enumerate() {
+                let sx = x + column as i64;
+                let hit = sx >= 0 && sx < width && sy >= 0 && sy < height;
+                for channel in 0..C {
+                    let value = if hit {
+                        self.data[(sy * width + sx) as usize * C + channel]
+                    } else {
+                        self.border[channel]
+                    };
+                    sums[channel] += weight * i32::from(value);
+                }
+            }
+        }
+        sums.map(|sum| (sum >> 15).clamp(0, 255) as u8)
+    }
+}
+
+struct CubicWeights {
+    float: Vec<f32>,
+    fixed: Vec<i32>,
+}
+
+fn cubic_weights() -> &'static CubicWeights {
+    static WEIGHTS: OnceLock<CubicWeights> = OnceLock::new();
+    WEIGHTS.get_or_init(|| {
+        const A: f32 = -0.75;
+        let taps: Vec<[f32; 4]> = (0..STEPS)
+            .map(|step| {
+                let x = step as f32 / STEPS as f32;
+                let far = ((A * (x + 1.0) - 5.0 * A) * (x + 1.0) + 8.0 * A) * (x + 1.0) - 4.0 * A;
+                let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+                let next = ((A + 2.0) * (1.0 - x) - (A + 3.0)) * (1.0 - x) * (1.0 - x) + 1.0;
+                [far, near, next, 1.0 - far - near - next]
+            })
+            .collect();
+        let float = products(&taps);
+        let fixed = fixed_point::<4>(&float);
+        CubicWeights { float, fixed }
+    })
+}
+
+fn linear_weights() -> &'static [i32] {
+    static WEIGHTS: OnceLock<Vec<i32>> = OnceLock::new();
+    WEIGHTS.get_or_init(|| {
+        let taps: Vec<[f32; 2]> =
+            (0..STEPS).map(|step| step as f32 / STEPS as f32).map(|x| [1.0 - x, x]).collect();
+        fixed_point::<2>(&products(&taps))
+    })
+}
+
+/// The K x K weights of every pair of vertical and horizontal fractions.
+fn products<const K: usize>(taps: &[[f32; K]]) -> Vec<f32> {
+    let mut table = Vec::with_capacity(STEPS * STEPS * K * K);
+    for vertical in taps {
+        for horizontal in taps {
+            table.extend(vertical.iter().flat_map(|v| horizontal.iter().map(move |h| v * h)));
+        }
+    }
+    table
+}
+
+/// Weights in units of 1/32768 that add up exactly: rounding leftovers go to one of the central entries.
+fn fixed_point<const K: usize>(float: &[f32]) -> Vec<i32> {
+    let mut fixed: Vec<i32> =
+        float.iter().map(|weight| (weight * 32768.0).round_ties_even() as i32).collect();
+    for table in fixed.chunks_exact_mut(K * K) {
+        let excess = table.iter().sum::<i32>() - 32768;
+        let centre = K / 2..(K / 2 + 2).min(K);
+        let entries = centre.clone().flat_map(|row| centre.clone().map(move |column| row * K + column));
+        let mut chosen = K / 2 * K + K / 2;
+        for entry in entries {
+            let better = if excess < 0 { table[entry] > table[chosen] } else { table[entry] < table[chosen] };
+            if better {
+                chosen = entry;
+            }
+        }
+        table[chosen] -= excess;
+    }
+    fixed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_square_image_of_the_input_size_is_unchanged() {
+        let data: Vec<u8> = (0..8 * 8 * 3).map(|value| (value * 37 % 256) as u8).collect();
+        let image = RgbImage { width: 8, height: 8, data: data.clone() };
+        assert_eq!(Letterbox::new(8, 8, 8).image(&image), data);
+    }
+
+    #[test]
+    fn a_wide_image_is_centred_with_a_mean_border() {
+        let image = RgbImage { width: 8, height: 4, data: vec![200; 8 * 4 * 3] };
+        let out = Letterbox::new(8, 4, 8).image(&image);
+        assert_eq!(out[..3], BORDER);
+        assert_eq!(out[(4 * 8 + 4) * 3..][..3], [200; 3]);
+        assert_eq!(out[7 * 8 * 3..][..3], BORDER);
+    }
+
+    #[test]
+    fn masks_and_maps_go_there_and_back() {
+        let mut mask = Mask::zeros(40, 20);
+        for y in 5..15 {
+            mask.data[y * 40 + 10..y * 40 + 30].fill(1);
+        }
+        let letterbox = Letterbox::new(40, 20, 80);
+        let map: Vec<f32> = letterbox.mask(&mask).iter().map(|&value| f32::from(value) / 255.0).collect();
+        let back = letterbox.map_to_image(&map);
+        let wrong =
+            back.iter().zip(&mask.data).filter(|(value, truth)| (**value > 0.5) != (**truth == 1)).count();
+        assert!(wrong <= 60, "{wrong} of 800 pixels differ");
+    }
+
+    #[test]
+    fn affine_matrices_match_the_reference() {
+        let Affine(mat) = Letterbox::new(333, 500, 448).to_input;
+        assert_eq!(mat, [[0.895_999_965_725_002_4, 0.0, 74.816_001_892_089_84], [0.0, 0.896, 0.0]]);
+        let Affine(inv) = Letterbox::new(1, 1000, 448).to_image;
+        assert!((inv[0][0] - 2.232_152_588_555_885_5).abs() < 1e-12);
+        assert!((inv[0][2] + 499.502_179_836_518_4).abs() < 1e-9);
+    }
+
+    #[test]
+    fn fixed_weights_add_up() {
+        assert!(cubic_weights().fixed.chunks_exact(16).all(|table| table.iter().sum::<i32>() == 32768));
+        assert!(linear_weights().chunks_exact(4).all(|table| table.iter().sum::<i32>() == 32768));
+    }
+}

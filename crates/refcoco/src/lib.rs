@@ -1,0 +1,35 @@
+//! Data for referring image segmentation: the RefCOCO family read from its original files, and RefShapes, a
+//! synthetic set in the same layout. No framework is involved: samples are plain buffers with their shapes.
+//!
+//! - [`Dataset`] reads `refs(...).p`, `instances.json` and the images, with errors that name file and record;
+//! - [`Mask`] decodes polygons and run lengths as the COCO tools do;
+//! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
+//! - [`ClipTokenizer`] is CLIP's tokenizer with the reference's text cleaning;
+//! - [`sampler`] and [`Loader`] give training batches whose order depends on the seed alone;
+//! - [`refshapes`] makes the synthetic set.
+
+mod annotation;
+mod dataset;
+mod descriptor;
+mod error;
+mod image_file;
+pub mod letterbox;
+mod loader;
+mod mask;
+mod reader;
+pub mod refshapes;
+pub mod sampler;
+mod stats;
+mod tokenizer;
+pub mod training_mix;
+
+pub use annotation::{Annotation, Expression, ImageRecord, Ref};
+pub use dataset::Dataset;
+pub use descriptor::Descriptor;
+pub use error::{Error, MaskError, Result};
+pub use image_file::{RgbImage, read_image};
+pub use loader::{Batch, Loader, Plan, RefAt, SampleShape, load_batch};
+pub use mask::Mask;
+pub use reader::{Instances, read_instances, read_refs};
+pub use stats::{DatasetStats, SplitStats};
+pub use tokenizer::{ClipTokenizer, END, START, VOCABULARY};

@@ -1,0 +1,140 @@
+/// A value's position in its document's arena.
+pub(crate) type Id = u32;
+
+#[derive(Debug)]
+pub(crate) enum Node {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Box<str>),
+    Bytes(Box<[u8]>),
+    List(Vec<Id>),
+    Tuple(Vec<Id>),
+    Set(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+}
+
+/// All values of one pickle. Dropping it is a flat loop, however deep the nesting.
+#[derive(Debug)]
+pub struct Document {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) root: Id,
+}
+
+impl Document {
+    /// The value the pickle leaves behind.
+    pub fn root(&self) -> Value<'_> {
+        Value { document: self, id: self.root }
+    }
+}
+
+/// One value of a [`Document`]. Accessors return `None` when the value is of another type.
+///
+/// A pickle may hold a list that contains itself: code that walks values recursively has to bound its depth.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    document: &'a Document,
+    id: Id,
+}
+
+impl<'a> Value<'a> {
+    fn node(self) -> &'a Node {
+        &self.document.nodes[self.id as usize]
+    }
+
+    fn at(self, id: Id) -> Value<'a> {
+        Value { document: self.document, id }
+    }
+
+    /// The Python name of the value's type, for error messages.
+    pub fn type_name(self) -> &'static str {
+        match self.node() {
+            Node::None => "None",
+            Node::Bool(_) => "bool",
+            Node::Int(_) => "int",
+            Node::Float(_) => "float",
+            Node::Str(_) => "str",
+            Node::Bytes(_) => "bytes",
+            Node::List(_) => "list",
+            Node::Tuple(_) => "tuple",
+            Node::Set(_) => "set",
+            Node::Dict(_) => "dict",
+        }
+    }
+
+    /// An `int`; `bool` does not count as one.
+    pub fn as_i64(self) -> Option<i64> {
+        match self.node() {
+            Node::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// A `float`.
+    pub fn as_f64(self) -> Option<f64> {
+        match self.node() {
+            Node::Float(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// A `bool`.
+    pub fn as_bool(self) -> Option<bool> {
+        match self.node() {
+            Node::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Text; a Python 2 byte string that is valid UTF-8 counts as text.
+    pub fn as_str(self) -> Option<&'a str> {
+        match self.node() {
+            Node::Str(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Bytes (also a Python 2 byte string that is not valid UTF-8).
+    pub fn as_bytes(self) -> Option<&'a [u8]> {
+        match self.node() {
+            Node::Bytes(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The elements of a list, tuple or set.
+    pub fn items(self) -> Option<impl ExactSizeIterator<Item = Value<'a>>> {
+        match self.node() {
+            Node::List(ids) | Node::Tuple(ids) | Node::Set(ids) => {
+                Some(ids.iter().map(move |&id| self.at(id)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether this is a list (rather than a tuple or set).
+    pub fn is_list(self) -> bool {
+        matches!(self.node(), Node::List(_))
+    }
+
+    /// The pairs of a dictionary, in the order they were set; a later pair overrides an earlier equal key.
+    pub fn pairs(self) -> Option<impl ExactSizeIterator<Item = (Value<'a>, Value<'a>)>> {
+        match self.node() {
+            Node::Dict(pairs) => Some(pairs.iter().map(move |&(key, value)| (self.at(key), self.at(value)))),
+            _ => None,
+        }
+    }
+
+    /// The value under a text key of a dictionary.
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
+        match self.node() {
+            Node::Dict(pairs) => pairs
+                .iter()
+                .rev()
+                .find(|pair| self.at(pair.0).as_str() == Some(key))
+                .map(|pair| self.at(pair.1)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+use backbone::{Gate, ImageEncoderConfig, TextEncoderConfig};
+use rca::{AdapterFusion, NeckFusion, WordCrossAttention};
+use serde::{Deserialize, Serialize};
+
+/// All sizes and variants of the network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Side of the square input in pixels; a multiple of the patch size.
+    pub input_size: i64,
+    /// Tokens K per expression, start and end token included. Part of the adapters' weights.
+    pub word_len: i64,
+    /// Image encoder.
+    pub image: ImageEncoderConfig,
+    /// Text encoder.
+    pub text: TextEncoderConfig,
+    /// Neck and projector.
+    pub head: HeadConfig,
+    /// Decoder.
+    pub decoder: DecoderConfig,
+}
+
+/// Neck and projector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Width C of neck and decoder; equals the text encoder's two widths, because words and neck meet unprojected.
+    pub width: i64,
+    /// The neck's cross-modal unit.
+    pub fusion: NeckFusion,
+}
+
+/// Decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Layers.
+    pub depth: i64,
+    /// Attention heads.
+    pub n_heads: i64,
+    /// Hidden width of the feed-forward networks.
+    pub ffn_width: i64,
+    /// Dropout probability.
+    pub dropout: f64,
+}
+
+/// Sizes that do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("model config: {0}")]
+pub struct ConfigError(pub String);
+
+impl ModelConfig {
+    /// ViT-B/14 and CLIP ViT-B/16's text tower at 448 pixels: the official base model.
+    pub fn base() -> Self {
+        let every_other = vec![1, 3, 5, 7, 9, 11];
+        Self {
+            input_size: 448,
+            word_len: 17,
+            image: ImageEncoderConfig {
+                width: 768,
+                depth: 12,
+                n_heads: 12,
+                mlp_ratio: 4,
+                patch_size: 14,
+                n_registers: 4,
+                position_grid: 37,
+                taps: [4, 8],
+                adapter_blocks: every_other.clone(),
+                adapter_width: 128,
+                fusion_width: 128,
+                fusion: AdapterFusion::CostVolume,
+                gate: Gate::Frozen,
+            },
+            text: TextEncoderConfig {
+                width: 512,
+                depth: 12,
+                n_heads: 8,
+                vocabulary: 49408,
+                context: 77,
+                state_width: 512,
+                adapters: true,
+                adapter_blocks: every_other,
+                adapter_width: 64,
+            },
+            head: HeadConfig { width: 512, fusion: NeckFusion::CostVolume },
+            decoder: DecoderConfig { depth: 3, n_heads: 8, ffn_width: 512, dropout: 0.1 },
+        }
+    }
+
+    /// ViT-L/14 in place of ViT-B/14: the official large model.
+    pub fn large() -> Self {
+        let mut config = Self::base();
+        config.image.width = 1024;
+        config.image.depth = 24;
+        config.image.n_heads = 16;
+        config.image.taps = [8, 16];
+        config.image.adapter_blocks = vec![2, 6, 10, 14, 18, 22];
+        config
+    }
+
+    /// A small network without pretrained weights that trains in minutes on two cores.
+    pub fn tiny() -> Self {
+        let mut config = Self::base();
+        config.input_size = 112;
+        config.image.width = 96;
+        config.image.depth = 6;
+        config.image.n_heads = 3;
+        config.image.patch_size = 8;
+        config.image.position_grid = 14;
+        config.image.taps = [1, 3];
+        config.image.adapter_blocks = vec![1, 3, 5];
+        config.image.adapter_width = 32;
+        config.image.fusion_width = 32;
+        config.text.width = 96;
+        config.text.state_width = 96;
+        config.text.depth = 3;
+        config.text.n_heads = 3;
+        config.text.adapter_blocks = vec![1, 2];
+        config.text.adapter_width = 32;
+        config.head.width = 96;
+        config.decoder = DecoderConfig { depth: 2, n_heads: 3, ffn_width: 192, dropout: 0.1 };
+        config
+    }
+
+    /// Patches along a side.
+    pub fn grid(&self) -> i64 {
+        self.input_size / self.image.patch_size
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// Names the sizes that do not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |ok: bool, what: String| if ok { Ok(()) } else { Err(ConfigError(what)) };
+        let positive = [
+            ("input_size", self.input_size),
+            ("image.width", self.image.width),
+            ("image.depth", self.image.depth),
+            ("image.n_heads", self.image.n_heads),
+            ("image.mlp_ratio", self.image.mlp_ratio),
+            ("image.patch_size", self.image.patch_size),
+            ("image.position_grid", self.image.position_grid),
+            ("image.fusion_width", self.image.fusion_width),
+            ("text.width", self.text.width),
+            ("text.depth", self.text.depth),
+            ("text.n_heads", self.text.n_heads),
+            ("text.vocabulary", self.text.vocabulary),
+            ("head.width", self.head.width),
+            ("decoder.n_heads", self.decoder.n_heads),
+            ("decoder.ffn_width", self.decoder.ffn_width),
+        ];
+        for (name, value) in positive {
+            check(value > 0, format!("{name} must be positive, not {value}"))?;
+        }
+        check(self.image.n_registers >= 0, "image.n_registers must not be negative".into())?;
+        check(self.decoder.depth >= 0, "decoder.depth must not be negative".into())?;
+        let multiples = [
+            ("input_size", self.input_size, "image.patch_size", self.image.patch_size),
+            ("image.width", self.image.width, "image.n_heads", self.image.n_heads),
+            ("text.width", self.text.width, "text.n_heads", self.text.n_heads),
+            ("head.width", self.head.width, "decoder.n_heads", self.decoder.n_heads),
+            ("head.width", self.head.width, "4 (two-dimensional position codes)", 4),
+            ("image.adapter_width", self.image.adapter_width, "16", 16),
+            ("text.adapter_width", self.text.adapter_width, "16", 16),
+        ];
+        for (name, value, unit_name, unit) in multiples {
+            let what = format!("{name} ({value}) must be a positive multiple of {unit_name} ({unit})");
+            check(value > 0 && value % unit == 0, what)?;
+        }
+        if self.image.fusion == AdapterFusion::CrossAttention {
+            let (width, heads) = (self.image.fusion_width, WordCrossAttention::N_HEADS);
+            check(
+                width % heads == 0,
+                format!("image.fusion_width ({width}) must be a multiple of the {heads} heads"),
+            )?;
+        }
+        if self.head.fusion == NeckFusion::CrossAttention {
+            check(
+                self.head.width % 8 == 0,
+                format!("head.width ({}) must be a multiple of 8 heads", self.head.width),
+            )?;
+        }
+        let (text, state, head) = (self.text.width, self.text.state_width, self.head.width);
+        check(
+            text == head && state == head,
+            format!("text.width ({text}), text.state_width ({state}) and head.width ({head}) must be equal"),
+        )?;
+        check(
+            self.word_len >= 3 && self.word_len <= self.text.context,
+            format!("word_len ({}) must be 3 to text.context ({})", self.word_len, self.text.context),
+        )?;
+        let [first, second] = self.image.taps;
+        check(
+            0 <= first && first < second && second < self.image.depth,
+            format!("image.taps ({first}, {second}) must be two increasing block numbers below image.depth"),
+        )?;
+        let blocks = |name: &str, blocks: &[i64], depth: i64| {
+            let stray = blocks.iter().find(|&&block| block < 0 || block >= depth);
+            let what = format!("{name} names block {}, but there are {depth}", stray.unwrap_or(&0));
+            check(stray.is_none(), what)
+        };
+        blocks("image.adapter_blocks", &self.image.adapter_blocks, self.image.depth)?;
+        blocks("text.adapter_blocks", &self.text.adapter_blocks, self.text.depth)?;
+        check(
+            (0.0..1.0).contains(&self.decoder.dropout),
+            format!("decoder.dropout ({}) must be at least 0 and below 1", self.decoder.dropout),
+        )
+    }
+}

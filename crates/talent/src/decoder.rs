@@ -1,0 +1,136 @@
+use tch::{Device, Kind, Tensor};
+use torch_ext::Path;
+use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
+
+use crate::config::DecoderConfig;
+
+const NORM_EPS: f64 = 1e-5;
+
+/// Vision-language decoder: pixels attend to each other and to the words (specification, section 6).
+///
+/// No padding mask: padded words take part, as in the official code (quirk Q6).
+#[derive(Debug)]
+pub struct Decoder {
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+}
+
+impl Decoder {
+    /// Registers `layers.*` and `norm`.
+    pub fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
+        let layers = path / "layers";
+        Self {
+            layers: (0..cfg.depth).map(|index| Layer::new(&(&layers / index), width, cfg)).collect(),
+            norm: LayerNorm::new(&(path / "norm"), width, NORM_EPS),
+        }
+    }
+
+    /// - features: `[batch, C, H, W]`; words: `[batch, K, C]`; result `[batch, C, H, W]`
+    pub fn forward(&self, features: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+        let (c, h, w) = (features.size()[1], features.size()[2], features.size()[3]);
+        let place = (features.kind(), features.device());
+        let pixel_positions = grid_positions(c, h, w, place);
+        let word_positions = word_positions(c, words.size()[1], place);
+        let mut xs = features.flatten(2, 3).transpose(1, 2); // b hw c
+        for layer in &self.layers {
+            xs = layer.forward(&xs, words, &pixel_positions, &word_positions, mode);
+        }
+        self.norm.forward(&xs).transpose(1, 2).reshape([-1, c, h, w])
+    }
+}
+
+/// `[1, length, width]`: sine and cosine of `k w_i` interleaved, `w_i = exp(-2 i ln(10000) / width)`.
+pub fn word_positions(width: i64, length: i64, (kind, device): (Kind, Device)) -> Tensor {
+    let index = Tensor::arange(width / 2, (Kind::Double, Device::Cpu));
+    // In float32 throughout, as the reference computes it.
+    let exponent = (index * 2.0).to_kind(Kind::Float) * (-(10000.0_f64.ln()) / width as f64);
+    let steps = Tensor::arange(length, (Kind::Float, Device::Cpu)).unsqueeze(1) * exponent.exp();
+    let codes = Tensor::stack(&[steps.sin(), steps.cos()], -1); // length, width/2, 2
+    codes.reshape([1, length, width]).to_kind(kind).to_device(device)
+}
+
+/// `[1, height * width, channels]`, row-major: the first half of the channels codes the column, the second the row.
+pub fn grid_positions(channels: i64, height: i64, width: i64, place: (Kind, Device)) -> Tensor {
+    let half = channels / 2;
+    let columns = word_positions(half, width, place).expand([height, -1, -1], false);
+    let rows = word_positions(half, height, place).transpose(0, 1).expand([-1, width, -1], false);
+    Tensor::cat(&[columns, rows], 2).reshape([1, height * width, channels])
+}
+
+/// One decoder layer: pre-norm, with one more norm on each attention's output.
+#[derive(Debug)]
+struct Layer {
+    self_attn_norm: LayerNorm,
+    cross_attn_norm: LayerNorm,
+    self_attn: MultiheadAttention,
+    multihead_attn: MultiheadAttention,
+    ffn_in: Linear,
+    ffn_norm: LayerNorm,
+    ffn_out: Linear,
+    norm1: LayerNorm,
+    norm2: LayerNorm,
+    norm3: LayerNorm,
+    dropout: f64,
+}
+
+impl Layer {
+    fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
+        let norm = |name: &str, width: i64| LayerNorm::new(&(path / name), width, NORM_EPS);
+        let attention = |name: &str| MultiheadAttention::new(&(path / name), width, cfg.n_heads, cfg.dropout);
+        let ffn = path / "ffn";
+        Self {
+            self_attn_norm: norm("self_attn_norm", width),
+            cross_attn_norm: norm("cross_attn_norm", width),
+            self_attn: attention("self_attn"),
+            multihead_attn: attention("multihead_attn"),
+            ffn_in: Linear::torch_default(&(&ffn / 0), width, cfg.ffn_width),
+            ffn_norm: LayerNorm::new(&(&ffn / 3), cfg.ffn_width, NORM_EPS),
+            ffn_out: Linear::torch_default(&(&ffn / 4), cfg.ffn_width, width),
+            norm1: norm("norm1", width),
+            norm2: norm("norm2", width),
+            norm3: norm("norm3", width),
+            dropout: cfg.dropout,
+        }
+    }
+
+    fn forward(
+        &self,
+        xs: &Tensor,
+        words: &Tensor,
+        pixel_positions: &Tensor,
+        word_positions: &Tensor,
+        mode: Mode,
+    ) -> Tensor {
+        let drop = |xs: Tensor| {
+            if mode.is_train() && self.dropout > 0.0 { xs.dropout(self.dropout, true) } else { xs }
+        };
+
+        let normed = self.norm1.forward(xs);
+        let placed = &normed + pixel_positions;
+        let seen = self.self_attn.forward(&placed, &placed, &normed, mode);
+        let xs = xs + drop(self.self_attn_norm.forward(&seen));
+
+        let queries = self.norm2.forward(&xs) + pixel_positions;
+        let read = self.multihead_attn.forward(&queries, &(words + word_positions), words, mode);
+        let xs = xs + drop(self.cross_attn_norm.forward(&read));
+
+        let hidden = drop(self.ffn_in.forward(&self.norm3.forward(&xs)).relu());
+        let update = self.ffn_out.forward(&self.ffn_norm.forward(&hidden));
+        xs + drop(update)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_come_before_rows() {
+        let codes = grid_positions(4, 2, 3, (Kind::Double, Device::Cpu));
+        assert_eq!(codes.size(), [1, 6, 4]);
+        // Position 5 is row 1, column 2; one frequency (1) each.
+        let values = Vec::<f64>::try_from(codes.select(1, 5).view([-1])).unwrap();
+        let expected = [2.0_f64.sin(), 2.0_f64.cos(), 1.0_f64.sin(), 1.0_f64.cos()];
+        assert!(values.iter().zip(expected).all(|(value, want)| (value - want).abs() < 1e-6), "{values:?}");
+    }
+}

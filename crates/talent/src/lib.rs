@@ -1,0 +1,17 @@
+//! The TALENT network: encoders with adapters, neck, decoder and projector.
+//!
+//! [`ModelConfig`] names the sizes and variants, with the presets `tiny`, `base` and `large`; [`Talent`] is the
+//! network; [`TalentOutput`] carries everything the losses need. Losses are not part of this crate.
+
+mod config;
+mod decoder;
+mod model;
+mod projector;
+
+pub use backbone::Gate;
+pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
+pub use decoder::{Decoder, grid_positions, word_positions};
+pub use model::{ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group};
+pub use projector::Projector;
+pub use rca::{AdapterFusion, NeckFusion};
+pub use torch_ext::layers::Mode;

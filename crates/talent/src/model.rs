@@ -1,0 +1,193 @@
+use backbone::{Gate, ImageEncoder, TextEncoder};
+use rca::{Neck, NeckConfig, NeckOutput};
+use tch::{Device, Kind, Tensor};
+use torch_ext::layers::Mode;
+use torch_ext::{Role, Store};
+
+use crate::config::{ConfigError, ModelConfig};
+use crate::decoder::Decoder;
+use crate::projector::Projector;
+
+/// The network with its parameters.
+#[derive(Debug)]
+pub struct Talent {
+    store: Store,
+    text: TextEncoder,
+    image: ImageEncoder,
+    neck: Neck,
+    decoder: Decoder,
+    projector: Projector,
+    cfg: ModelConfig,
+}
+
+/// Token ids of a training batch, each int64 `[batch, K]`.
+#[derive(Debug)]
+pub struct Triplet<'a> {
+    /// The expressions.
+    pub words: &'a Tensor,
+    /// Other expressions of the same referents.
+    pub positives: &'a Tensor,
+    /// Expressions of other objects in the images, zeros where there is none.
+    pub negatives: &'a Tensor,
+}
+
+/// What the network computes. (H, W) is the patch grid.
+#[derive(Debug)]
+pub struct TalentOutput {
+    /// Mask logits, `[batch, 1, 4H, 4W]`.
+    pub logits: Tensor,
+    /// Word features, `[batch, K, T]`.
+    pub words: Tensor,
+    /// Sentence vectors, `[batch, T']`.
+    pub state: Tensor,
+    /// Sentence vectors of positives and negatives, `[batch, T']` each, when they were given.
+    pub contrast: Option<[Tensor; 2]>,
+    /// Image features at three levels, `[batch, D, H, W]`.
+    pub taps: [Tensor; 3],
+    /// The neck's results.
+    pub neck: NeckOutput,
+    /// The decoder's result, `[batch, C, H, W]`.
+    pub decoded: Tensor,
+}
+
+/// Which parameters train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainedParts {
+    /// Adapters and head; both encoders stay as they are (parameter-efficient tuning).
+    AdaptersAndHead,
+    /// Everything.
+    All,
+}
+
+/// The parts whose parameters are counted and optimised together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ParameterGroup {
+    /// Adapters of the image encoder.
+    VisualAdapters,
+    /// Adapters of the text encoder.
+    TextAdapters,
+    /// Gates of the visual adapters.
+    Gates,
+    /// Neck.
+    Neck,
+    /// Decoder.
+    Decoder,
+    /// Projector.
+    Projector,
+    /// Image encoder without adapters and gates.
+    ImageEncoder,
+    /// Text encoder without adapters.
+    TextEncoder,
+}
+
+/// The group of a parameter, by its official name.
+pub fn parameter_group(name: &str) -> ParameterGroup {
+    let adapter = name.contains(".adapter.");
+    match name.split('.').next() {
+        Some("dinov2") if name.contains(".ls_gate.") => ParameterGroup::Gates,
+        Some("dinov2") if adapter => ParameterGroup::VisualAdapters,
+        Some("dinov2") => ParameterGroup::ImageEncoder,
+        Some("txt_backbone") if adapter => ParameterGroup::TextAdapters,
+        Some("txt_backbone") => ParameterGroup::TextEncoder,
+        Some("decoder") => ParameterGroup::Decoder,
+        Some("proj") => ParameterGroup::Projector,
+        _ => ParameterGroup::Neck,
+    }
+}
+
+impl Talent {
+    /// Builds the network with its start values, drawn from libtorch's CPU generator.
+    ///
+    /// # Errors
+    /// When the sizes do not fit together.
+    pub fn new(cfg: &ModelConfig, device: Device, kind: Kind) -> Result<Self, ConfigError> {
+        cfg.validate()?;
+        let store = Store::new(device, kind);
+        let root = store.root();
+        let text = TextEncoder::new(&(&root / "txt_backbone"), &cfg.text);
+        let image = ImageEncoder::new(&(&root / "dinov2"), &cfg.image, cfg.word_len, cfg.text.width);
+        let neck_cfg = NeckConfig {
+            image_width: cfg.image.width,
+            text_width: cfg.text.width,
+            state_width: cfg.text.state_width,
+            width: cfg.head.width,
+            fusion: cfg.head.fusion,
+        };
+        let neck = Neck::new(&(&root / "neck"), neck_cfg);
+        let decoder = Decoder::new(&(&root / "decoder"), cfg.head.width, &cfg.decoder);
+        let projector = Projector::new(&(&root / "proj"), cfg.head.width, cfg.text.state_width);
+        let model = Self { store, text, image, neck, decoder, projector, cfg: cfg.clone() };
+        model.train_only(TrainedParts::AdaptersAndHead);
+        Ok(model)
+    }
+
+    /// Named parameters and buffers, in the official order.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.cfg
+    }
+
+    /// Chooses which parameters train. Frozen gates never do; unused tensors of the published files neither.
+    pub fn train_only(&self, parts: TrainedParts) {
+        self.store.set_trainable(|name| match parameter_group(name) {
+            ParameterGroup::Gates => self.cfg.image.gate == Gate::Learned,
+            ParameterGroup::ImageEncoder => parts == TrainedParts::All && !name.ends_with("mask_token"),
+            ParameterGroup::TextEncoder => parts == TrainedParts::All && !name.ends_with("logit_scale"),
+            _ => true,
+        });
+    }
+
+    /// Trainable parameters by name, in the official order.
+    pub fn trainable(&self) -> Vec<(String, Tensor)> {
+        let entries = self.store.entries().into_iter();
+        let trainable =
+            entries.filter(|(_, entry)| entry.role == Role::Parameter && entry.tensor.requires_grad());
+        trainable.map(|(name, entry)| (name, entry.tensor)).collect()
+    }
+
+    /// Inference.
+    ///
+    /// - images: `[batch, 3, S, S]`, normalised; words: int64 `[batch, K]`
+    pub fn forward(&self, images: &Tensor, words: &Tensor) -> TalentOutput {
+        let text = self.text.forward(words, Mode::Eval);
+        self.forward_image(images, text.words, text.state, None, Mode::Eval)
+    }
+
+    /// A training pass: batch statistics and dropout. Sentences, positives and negatives go through the text
+    /// encoder as one batch, so that its batch statistics cover all three.
+    ///
+    /// - images: `[batch, 3, S, S]`, normalised
+    pub fn forward_train(&self, images: &Tensor, ids: &Triplet<'_>) -> TalentOutput {
+        let b = images.size()[0];
+        let text =
+            self.text.forward(&Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0), Mode::Train);
+        let states = text.state.split(b, 0);
+        let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
+        self.forward_image(
+            images,
+            text.words.narrow(0, 0, b),
+            states[0].shallow_clone(),
+            contrast,
+            Mode::Train,
+        )
+    }
+
+    fn forward_image(
+        &self,
+        images: &Tensor,
+        words: Tensor,
+        state: Tensor,
+        contrast: Option<[Tensor; 2]>,
+        mode: Mode,
+    ) -> TalentOutput {
+        let taps = self.image.forward(images, &words, mode);
+        let neck = self.neck.forward(&taps, &state, &words, mode);
+        let decoded = self.decoder.forward(&neck.features, &words, mode);
+        let logits = self.projector.forward(&decoded, &state, mode);
+        TalentOutput { logits, words, state, contrast, taps, neck, decoded }
+    }
+}

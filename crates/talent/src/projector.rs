@@ -1,0 +1,83 @@
+use rca::ConvBlock;
+use tch::{IndexOp, Tensor};
+use torch_ext::layers::{Conv2d, ConvConfig, Linear, Mode};
+use torch_ext::{Init, Path};
+
+/// Side of the dynamic kernel.
+const KERNEL: i64 = 3;
+
+/// Turns each sample's sentence vector into a convolution and applies it to that sample's enlarged features
+/// (specification, section 7).
+#[derive(Debug)]
+pub struct Projector {
+    first: ConvBlock,
+    second: ConvBlock,
+    last: Conv2d,
+    txt: Linear,
+}
+
+impl Projector {
+    /// Registers `vis.1, vis.3, vis.4, txt` for features of width C and sentence vectors of width `state_width`.
+    pub fn new(path: &Path, width: i64, state_width: i64) -> Self {
+        let (vis, inner) = (path / "vis", width / 2);
+        let init = Init::Uniform(1.0 / (inner as f64).sqrt());
+        Self {
+            first: ConvBlock::new(&(&vis / 1), width, width, 3),
+            second: ConvBlock::new(&(&vis / 3), width, inner, 3),
+            last: Conv2d::new(
+                &(&vis / 4),
+                ConvConfig { n_in: inner, n_out: inner, kernel: 1, weight: init, bias: Some(init) },
+            ),
+            txt: Linear::torch_default(&(path / "txt"), state_width, inner * KERNEL * KERNEL + 1),
+        }
+    }
+
+    /// - features: `[batch, C, H, W]`; state: `[batch, T']`; result: logits `[batch, 1, 4H, 4W]`
+    pub fn forward(&self, features: &Tensor, state: &Tensor, mode: Mode) -> Tensor {
+        let twice =
+            |xs: &Tensor| xs.upsample_bilinear2d([xs.size()[2] * 2, xs.size()[3] * 2], false, None, None);
+        let xs = self.first.forward(&twice(features), mode);
+        let xs = self.last.forward(&self.second.forward(&twice(&xs), mode));
+        let (b, c, h, w) = (xs.size()[0], xs.size()[1], xs.size()[2], xs.size()[3]);
+        let taps = KERNEL * KERNEL;
+        let kernel = self.txt.forward(state);
+        let weights = kernel.i((.., ..c * taps)).view([b, c, taps]);
+        let bias = kernel.i((.., c * taps..)).view([b, 1, 1, 1]);
+        // One output channel per sample: the nine taps' dot products first, then nine shifted maps added up. The
+        // addition reads tap k from the opposite side, hence the flip.
+        let responses = weights.transpose(1, 2).flip([1]).bmm(&xs.flatten(2, 3)); // b 9 hw
+        let padding = KERNEL / 2;
+        responses.col2im([h, w], [KERNEL, KERNEL], [1, 1], [padding, padding], [1, 1]) + bias
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+    use torch_ext::Store;
+
+    #[test]
+    fn the_dynamic_kernel_is_a_convolution() {
+        tch::manual_seed(3);
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let projector = Projector::new(&store.root(), 8, 6);
+        let place = (Kind::Double, Device::Cpu);
+        let (features, state) = (Tensor::randn([2, 8, 3, 5], place), Tensor::randn([2, 6], place));
+        let out = projector.forward(&features, &state, Mode::Eval);
+        assert_eq!(out.size(), [2, 1, 12, 20]);
+
+        let twice =
+            |xs: &Tensor| xs.upsample_bilinear2d([xs.size()[2] * 2, xs.size()[3] * 2], false, None, None);
+        let xs = projector.first.forward(&twice(&features), Mode::Eval);
+        let xs = projector.last.forward(&projector.second.forward(&twice(&xs), Mode::Eval));
+        let kernel = projector.txt.forward(&state);
+        for sample in 0..2 {
+            let weight = kernel.i((sample, ..4 * 9)).view([1, 4, 3, 3]);
+            let expected = xs.i(sample).unsqueeze(0).conv2d(&weight, None::<&Tensor>, 1, 1, 1, 1)
+                + kernel.i((sample, 4 * 9));
+            let difference = (out.i(sample).unsqueeze(0) - expected).abs().max();
+            assert!(f64::try_from(difference).unwrap() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The losses of TALENT, as functions of tensors:
+//!
+//! - [`segmentation_loss`]: binary cross entropy plus soft IoU;
+//! - [`consistency_loss`]: contextual pairwise consistency learning (CPCL), one level;
+//! - [`contrastive_loss`]: target-centric contrastive learning (TCCL).
+//!
+//! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). All are computed in float32 or
+//! float64, also under autocast, because the consistency loss's affinities overflow in float16 (quirk Q16).
+
+mod consistency;
+mod contrastive;
+mod segmentation;
+
+pub use consistency::{AFFINITY_THRESHOLD, ConsistencyLoss, consistency_loss};
+pub use contrastive::{TCCL_DIVISOR, contrastive_loss};
+pub use segmentation::{SegmentationLoss, segmentation_loss};
+
+use tch::{Kind, Tensor};
+
+/// Unit vectors along an axis, the norm clamped at 1e-12.
+fn unit(xs: &Tensor, axis: i64) -> Tensor {
+    xs / xs.norm_scalaropt_dim(2.0, [axis].as_slice(), true).clamp_min(1e-12)
+}
+
+/// At least float32.
+fn wide(xs: &Tensor) -> Tensor {
+    if xs.kind() == Kind::Double { xs.shallow_clone() } else { xs.to_kind(Kind::Float) }
+}

@@ -1,0 +1,22 @@
+//! Compiles the C++ shim against the libtorch that torch-sys found, and hands its folder on to dependants.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=csrc");
+    // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.
+    let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
+    let lib = PathBuf::from(lib);
+    println!("cargo:libtorch_lib={}", lib.display());
+    let Some(root) = lib.parent() else { return };
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .file("csrc/talent_torch.cpp")
+        .compile("talent_torch");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
+}

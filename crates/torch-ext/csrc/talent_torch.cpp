@@ -1,0 +1,115 @@
+#include "talent_torch.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/CachingHostAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <torch/version.h>
+
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+char *copy_text(const char *text) { return strdup(text); }
+
+// Runs `body`; a C++ exception becomes the returned message, because it must not cross into Rust.
+template <typename Body> char *guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error &error) {
+    return copy_text(error.what_without_backtrace());
+  } catch (const std::exception &error) {
+    return copy_text(error.what());
+  } catch (...) {
+    return copy_text("unknown C++ exception");
+  }
+}
+
+at::Tensor &tensor(void *pointer) { return *static_cast<at::Tensor *>(pointer); }
+
+std::vector<at::Tensor> tensors(void **pointers, int64_t n) {
+  std::vector<at::Tensor> list;
+  list.reserve(n);
+  for (int64_t i = 0; i < n; ++i)
+    list.push_back(tensor(pointers[i]));
+  return list;
+}
+
+at::DeviceType device_type(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
+
+at::Device device(int index) { return index < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, index); }
+
+} // namespace
+
+extern "C" {
+
+char *talent_autocast_get(int cuda, int *enabled, int *scalar_type) {
+  return guarded([&] {
+    *enabled = at::autocast::is_autocast_enabled(device_type(cuda));
+    *scalar_type = static_cast<int>(at::autocast::get_autocast_dtype(device_type(cuda)));
+  });
+}
+
+char *talent_autocast_set(int cuda, int enabled, int scalar_type) {
+  return guarded([&] {
+    at::autocast::set_autocast_dtype(device_type(cuda), static_cast<at::ScalarType>(scalar_type));
+    at::autocast::set_autocast_enabled(device_type(cuda), enabled != 0);
+  });
+}
+
+char *talent_autocast_clear_cache() {
+  return guarded([] { at::autocast::clear_cache(); });
+}
+
+char *talent_generator_get_state(int device_index, void **state) {
+  return guarded([&] {
+    auto generator = at::globalContext().defaultGenerator(device(device_index));
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    *state = new at::Tensor(generator.get_state());
+  });
+}
+
+char *talent_generator_set_state(int device_index, void *state) {
+  return guarded([&] {
+    auto generator = at::globalContext().defaultGenerator(device(device_index));
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(tensor(state));
+  });
+}
+
+char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
+                        double lr, double beta1, double beta2, double eps, double weight_decay) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_fused_adam_(tensors(params, n), tensors(grads, n), tensors(exp_avgs, n), tensors(exp_avg_sqs, n), {},
+                     tensors(steps, n), lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *inv_scale) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_amp_foreach_non_finite_check_and_unscale_(tensors(grads, n), tensor(found_inf), tensor(inv_scale));
+  });
+}
+
+char *talent_cuda_peak_bytes(int device_index, int64_t *allocated) {
+  return guarded([&] {
+    auto *allocator = dynamic_cast<c10::DeviceAllocator *>(c10::GetAllocator(at::kCUDA));
+    *allocated = 0;
+    if (allocator != nullptr && allocator->initialized()) {
+      auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device_index));
+      *allocated = stats.allocated_bytes[0].peak;
+    }
+  });
+}
+
+char *talent_version(char **text) {
+  return guarded([&] { *text = copy_text(TORCH_VERSION); });
+}
+
+void talent_free(char *text) { free(text); }
+}

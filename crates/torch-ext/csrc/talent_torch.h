@@ -1,0 +1,18 @@
+// C interface of the shim: plain integers, pointers to at::Tensor, and an error string the caller frees.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+// Every function returns nullptr on success, otherwise a malloc'ed message.
+char *talent_autocast_get(int cuda, int *enabled, int *scalar_type);
+char *talent_autocast_set(int cuda, int enabled, int scalar_type);
+char *talent_autocast_clear_cache();
+char *talent_generator_get_state(int device_index, void **state);
+char *talent_generator_set_state(int device_index, void *state);
+char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
+                        double lr, double beta1, double beta2, double eps, double weight_decay);
+char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *inv_scale);
+char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
+char *talent_version(char **text);
+void talent_free(char *text);
+}

@@ -1,0 +1,74 @@
+use tch::{Device, Kind, Tensor};
+
+use crate::shim::{self, ShimError};
+
+/// Mixed precision while this guard lives: matrix products and convolutions run in a lower precision, reductions
+/// and normalisations stay in float32. Dropping it restores the state before and empties the cast cache.
+///
+/// ```no_run
+/// let guard = torch_ext::Autocast::enable(tch::Device::Cpu, tch::Kind::BFloat16)?;
+/// // forward pass and loss
+/// drop(guard);
+/// # Ok::<(), torch_ext::ShimError>(())
+/// ```
+#[derive(Debug)]
+pub struct Autocast {
+    cuda: bool,
+    before: (bool, i32),
+}
+
+impl Autocast {
+    /// Starts mixed precision on a device in this thread; `Kind::Float` switches it off instead.
+    ///
+    /// # Errors
+    /// When libtorch refuses the device or dtype.
+    pub fn enable(device: Device, kind: Kind) -> Result<Self, ShimError> {
+        let cuda = device.is_cuda();
+        let before = shim::autocast_get(cuda)?;
+        let (enabled, scalar_type) = match kind {
+            Kind::Float => (false, before.1),
+            kind => {
+                let number = shim::scalar_type(kind);
+                (true, number.ok_or_else(|| ShimError(format!("autocast to {kind:?} is not possible")))?)
+            }
+        };
+        shim::autocast_set(cuda, enabled, scalar_type)?;
+        Ok(Self { cuda, before })
+    }
+
+    /// The dtype matrix products really run in on this device under the present state: found by running one.
+    ///
+    /// # Errors
+    /// When the product cannot be computed.
+    pub fn matmul_kind(device: Device) -> Result<Kind, ShimError> {
+        let probe =
+            Tensor::f_ones([8, 8], (Kind::Float, device)).map_err(|error| ShimError(error.to_string()))?;
+        let product = probe.f_matmul(&probe).map_err(|error| ShimError(error.to_string()))?;
+        Ok(product.kind())
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // Both calls only set thread-local flags; there is nobody to report a failure to.
+        let _ = shim::autocast_clear_cache();
+        let _ = shim::autocast_set(self.cuda, self.before.0, self.before.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_run_in_bfloat16_only_inside_the_guard() {
+        let guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+        assert_eq!(Autocast::matmul_kind(Device::Cpu).unwrap(), Kind::BFloat16);
+        let inner = Autocast::enable(Device::Cpu, Kind::Float).unwrap();
+        assert_eq!(Autocast::matmul_kind(Device::Cpu).unwrap(), Kind::Float);
+        drop(inner);
+        assert_eq!(Autocast::matmul_kind(Device::Cpu).unwrap(), Kind::BFloat16);
+        drop(guard);
+        assert_eq!(Autocast::matmul_kind(Device::Cpu).unwrap(), Kind::Float);
+    }
+}

@@ -1,0 +1,77 @@
+use tch::Tensor;
+
+use crate::init::Init;
+use crate::store::Path;
+
+/// How a convolution's bias starts, if it has one.
+pub type ConvBiasInit = Option<Init>;
+
+/// Sizes and start of a convolution with stride 1 and "same" zero padding (odd kernels).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConvConfig {
+    /// Channels in.
+    pub n_in: i64,
+    /// Channels out.
+    pub n_out: i64,
+    /// Kernel side, odd.
+    pub kernel: i64,
+    /// Start of the weight.
+    pub weight: Init,
+    /// Start of the bias; `None` for no bias.
+    pub bias: ConvBiasInit,
+}
+
+/// One-dimensional convolution, weight `[out, in, kernel]`.
+#[derive(Debug)]
+pub struct Conv1d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    padding: i64,
+}
+
+impl Conv1d {
+    /// Registers `weight` and, if configured, `bias`.
+    pub fn new(path: &Path, cfg: ConvConfig) -> Self {
+        Self {
+            weight: path.parameter("weight", &[cfg.n_out, cfg.n_in, cfg.kernel], cfg.weight),
+            bias: cfg.bias.map(|init| path.parameter("bias", &[cfg.n_out], init)),
+            padding: cfg.kernel / 2,
+        }
+    }
+
+    /// - xs: `[batch, in, length]`, result `[batch, out, length]`
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.conv1d(&self.weight, self.bias.as_ref(), 1, self.padding, 1, 1)
+    }
+}
+
+/// Two-dimensional convolution, weight `[out, in, kernel, kernel]`.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    padding: i64,
+}
+
+impl Conv2d {
+    /// Registers `weight` and, if configured, `bias`.
+    pub fn new(path: &Path, cfg: ConvConfig) -> Self {
+        Self {
+            weight: path.parameter("weight", &[cfg.n_out, cfg.n_in, cfg.kernel, cfg.kernel], cfg.weight),
+            bias: cfg.bias.map(|init| path.parameter("bias", &[cfg.n_out], init)),
+            padding: cfg.kernel / 2,
+        }
+    }
+
+    /// Applies a 1x1 kernel with its matrix transposed.
+    ///
+    /// - xs: `[batch, out, height, width]`, result `[batch, in, height, width]`
+    pub fn forward_transposed(&self, xs: &Tensor) -> Tensor {
+        xs.conv2d(&self.weight.transpose(0, 1), None::<&Tensor>, 1, 0, 1, 1)
+    }
+
+    /// - xs: `[batch, in, height, width]`, result `[batch, out, height, width]`
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.conv2d(&self.weight, self.bias.as_ref(), 1, self.padding, 1, 1)
+    }
+}

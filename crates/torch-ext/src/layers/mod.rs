@@ -1,0 +1,27 @@
+//! Layers under PyTorch's parameter names.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+
+pub use attention::{MultiheadAttention, attention};
+pub use conv::{Conv1d, Conv2d, ConvBiasInit, ConvConfig};
+pub use linear::Linear;
+pub use norm::{BatchNorm, LayerNorm};
+
+/// Whether a pass trains: batch statistics and dropout, or running statistics and none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Training.
+    Train,
+    /// Inference.
+    Eval,
+}
+
+impl Mode {
+    /// Whether this is [`Mode::Train`].
+    pub fn is_train(self) -> bool {
+        self == Self::Train
+    }
+}

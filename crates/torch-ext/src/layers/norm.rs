@@ -1,0 +1,110 @@
+use tch::Tensor;
+
+use super::Mode;
+use crate::init::Init;
+use crate::store::Path;
+
+/// Share of the batch's statistics in an update of the running ones (PyTorch's default).
+const MOMENTUM: f64 = 0.1;
+
+/// Batch normalisation over axis 1, affine, with running statistics.
+#[derive(Debug)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    eps: f64,
+}
+
+impl BatchNorm {
+    /// Registers `weight, bias, running_mean, running_var, num_batches_tracked`.
+    pub fn new(path: &Path, channels: i64, eps: f64) -> Self {
+        Self {
+            weight: path.parameter("weight", &[channels], Init::Const(1.0)),
+            bias: path.parameter("bias", &[channels], Init::Const(0.0)),
+            running_mean: path.buffer("running_mean", &[channels], 0.0),
+            running_var: path.buffer("running_var", &[channels], 1.0),
+            num_batches_tracked: path.counter("num_batches_tracked"),
+            eps,
+        }
+    }
+
+    /// - xs: `[batch, channels, ...]`
+    ///
+    /// Training normalises with the batch's biased variance and moves the running statistics (unbiased variance)
+    /// towards the batch's by a tenth.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        if mode.is_train() {
+            let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
+        }
+        xs.batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&self.running_mean),
+            Some(&self.running_var),
+            mode.is_train(),
+            MOMENTUM,
+            self.eps,
+            true,
+        )
+    }
+}
+
+/// Layer normalisation over the last axis, affine.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Registers `weight` and `bias`.
+    pub fn new(path: &Path, width: i64, eps: f64) -> Self {
+        Self {
+            weight: path.parameter("weight", &[width], Init::Const(1.0)),
+            bias: path.parameter("bias", &[width], Init::Const(0.0)),
+            eps,
+        }
+    }
+
+    /// - xs: `[..., width]`
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn running_statistics_move_by_a_tenth() {
+        let store = Store::new(Device::Cpu, Kind::Float);
+        let norm = BatchNorm::new(&store.root(), 1, 1e-3);
+        // Mean 2, biased variance 1, unbiased variance 2.
+        let xs = Tensor::from_slice(&[1.0_f32, 3.0]).view([2, 1]);
+        let out = Vec::<f32>::try_from(norm.forward(&xs, Mode::Train).view([2])).unwrap();
+        let expected = 1.0 / (1.0_f32 + 1e-3).sqrt();
+        assert!((out[1] - expected).abs() < 1e-6 && (out[0] + expected).abs() < 1e-6);
+        let value = |name: &str| f64::try_from(store.get(name).unwrap()).unwrap();
+        assert!((value("running_mean") - 0.2).abs() < 1e-6);
+        assert!((value("running_var") - 1.1).abs() < 1e-6);
+        assert_eq!(value("num_batches_tracked"), 1.0);
+        let _ = norm.forward(&xs, Mode::Eval);
+        assert_eq!(value("num_batches_tracked"), 1.0);
+    }
+
+    #[test]
+    fn layer_norm_by_hand() {
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let norm = LayerNorm::new(&store.root(), 2, 3.0);
+        // Mean 2, variance 1, so (x - 2) / sqrt(1 + 3).
+        let out = norm.forward(&Tensor::from_slice(&[1.0, 3.0]));
+        assert_eq!(Vec::<f64>::try_from(out).unwrap(), [-0.5, 0.5]);
+    }
+}

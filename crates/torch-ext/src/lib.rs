@@ -1,0 +1,42 @@
+//! What tch 0.24 lacks and this project needs, and nothing else:
+//!
+//! - [`Store`]: named parameters and buffers of any dtype in registration order, which is the order of the
+//!   official state dictionaries (tch's `VarStore` keeps a hash map and knows no integer buffers);
+//! - [`layers`]: linear, convolution, normalisation and attention layers that register under PyTorch's names,
+//!   with every epsilon and initialisation spelled out;
+//! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
+//! - [`generator`]: state of the random generators, for resuming;
+//! - [`fused`]: fused Adam and gradient unscaling;
+//! - [`version`] and [`peak_device_bytes`].
+
+mod autocast;
+pub mod fused;
+pub mod generator;
+mod init;
+pub mod layers;
+mod shim;
+mod store;
+
+pub use autocast::Autocast;
+pub use init::Init;
+pub use shim::ShimError;
+pub use store::{Entry, Path, Role, Store, StoreError};
+
+/// The version of the libtorch in use, for example `2.11.0`.
+///
+/// # Errors
+/// When the library does not answer.
+pub fn version() -> Result<String, ShimError> {
+    shim::version()
+}
+
+/// Peak bytes allocated on a CUDA device so far; 0 on CPU.
+///
+/// # Errors
+/// When CUDA does not answer.
+pub fn peak_device_bytes(device: tch::Device) -> Result<u64, ShimError> {
+    match device {
+        tch::Device::Cuda(index) => shim::cuda_peak_bytes(index),
+        _ => Ok(0),
+    }
+}

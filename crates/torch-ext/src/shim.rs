@@ -1,0 +1,174 @@
+//! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` of the project is here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+/// A message from libtorch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("libtorch: {0}")]
+pub struct ShimError(pub(crate) String);
+
+unsafe extern "C" {
+    fn talent_autocast_get(cuda: c_int, enabled: *mut c_int, scalar_type: *mut c_int) -> *mut c_char;
+    fn talent_autocast_set(cuda: c_int, enabled: c_int, scalar_type: c_int) -> *mut c_char;
+    fn talent_autocast_clear_cache() -> *mut c_char;
+    fn talent_generator_get_state(device_index: c_int, state: *mut *mut C_tensor) -> *mut c_char;
+    fn talent_generator_set_state(device_index: c_int, state: *mut C_tensor) -> *mut c_char;
+    #[allow(clippy::too_many_arguments)]
+    fn talent_fused_adam(
+        params: *const *mut C_tensor,
+        grads: *const *mut C_tensor,
+        exp_avgs: *const *mut C_tensor,
+        exp_avg_sqs: *const *mut C_tensor,
+        steps: *const *mut C_tensor,
+        n: i64,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+        weight_decay: f64,
+    ) -> *mut c_char;
+    fn talent_unscale_and_check(
+        grads: *const *mut C_tensor,
+        n: i64,
+        found_inf: *mut C_tensor,
+        inv_scale: *mut C_tensor,
+    ) -> *mut c_char;
+    fn talent_cuda_peak_bytes(device_index: c_int, allocated: *mut i64) -> *mut c_char;
+    fn talent_version(text: *mut *mut c_char) -> *mut c_char;
+    fn talent_free(text: *mut c_void);
+}
+
+/// Takes over a C string of the shim.
+fn owned(text: *mut c_char) -> String {
+    // SAFETY: the shim returns NUL-terminated strings from malloc, and each is passed here once.
+    unsafe {
+        let string = CStr::from_ptr(text).to_string_lossy().into_owned();
+        talent_free(text.cast());
+        string
+    }
+}
+
+fn check(message: *mut c_char) -> Result<(), ShimError> {
+    if message.is_null() { Ok(()) } else { Err(ShimError(owned(message))) }
+}
+
+fn device_index(device: Device) -> c_int {
+    match device {
+        Device::Cuda(index) => index as c_int,
+        _ => -1,
+    }
+}
+
+/// Tensor handles are `at::Tensor *`; the shim reads them and changes only what they point to.
+fn pointers(tensors: &[Tensor]) -> Vec<*mut C_tensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
+}
+
+pub(crate) fn autocast_get(cuda: bool) -> Result<(bool, c_int), ShimError> {
+    let (mut enabled, mut scalar_type) = (0, 0);
+    // SAFETY: both pointers are valid for writes.
+    check(unsafe { talent_autocast_get(c_int::from(cuda), &mut enabled, &mut scalar_type) })?;
+    Ok((enabled != 0, scalar_type))
+}
+
+pub(crate) fn autocast_set(cuda: bool, enabled: bool, scalar_type: c_int) -> Result<(), ShimError> {
+    // SAFETY: no pointers.
+    check(unsafe { talent_autocast_set(c_int::from(cuda), c_int::from(enabled), scalar_type) })
+}
+
+pub(crate) fn autocast_clear_cache() -> Result<(), ShimError> {
+    // SAFETY: no arguments.
+    check(unsafe { talent_autocast_clear_cache() })
+}
+
+/// The number of a dtype in `c10::ScalarType`; `None` for those autocast has no use for.
+pub(crate) fn scalar_type(kind: Kind) -> Option<c_int> {
+    match kind {
+        Kind::Half => Some(5),
+        Kind::BFloat16 => Some(15),
+        _ => None,
+    }
+}
+
+pub(crate) fn generator_state(device: Device) -> Result<Tensor, ShimError> {
+    let mut state = std::ptr::null_mut();
+    // SAFETY: the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_generator_get_state(device_index(device), &mut state))?;
+        Ok(Tensor::from_ptr(state))
+    }
+}
+
+pub(crate) fn set_generator_state(device: Device, state: &Tensor) -> Result<(), ShimError> {
+    // SAFETY: the handle is valid during the call.
+    check(unsafe { talent_generator_set_state(device_index(device), state.as_ptr().cast_mut()) })
+}
+
+pub(crate) struct AdamLists<'a> {
+    pub(crate) params: &'a [Tensor],
+    pub(crate) grads: &'a [Tensor],
+    pub(crate) exp_avgs: &'a [Tensor],
+    pub(crate) exp_avg_sqs: &'a [Tensor],
+    pub(crate) steps: &'a [Tensor],
+}
+
+pub(crate) fn fused_adam(
+    lists: &AdamLists<'_>,
+    lr: f64,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+) -> Result<(), ShimError> {
+    let n = lists.params.len();
+    assert!([lists.grads, lists.exp_avgs, lists.exp_avg_sqs, lists.steps].iter().all(|list| list.len() == n));
+    // SAFETY: five arrays of n valid handles each.
+    check(unsafe {
+        talent_fused_adam(
+            pointers(lists.params).as_ptr(),
+            pointers(lists.grads).as_ptr(),
+            pointers(lists.exp_avgs).as_ptr(),
+            pointers(lists.exp_avg_sqs).as_ptr(),
+            pointers(lists.steps).as_ptr(),
+            n as i64,
+            lr,
+            betas[0],
+            betas[1],
+            eps,
+            weight_decay,
+        )
+    })
+}
+
+pub(crate) fn unscale_and_check(
+    grads: &[Tensor],
+    found_inf: &Tensor,
+    inv_scale: &Tensor,
+) -> Result<(), ShimError> {
+    // SAFETY: an array of valid handles and two valid handles.
+    check(unsafe {
+        talent_unscale_and_check(
+            pointers(grads).as_ptr(),
+            grads.len() as i64,
+            found_inf.as_ptr().cast_mut(),
+            inv_scale.as_ptr().cast_mut(),
+        )
+    })
+}
+
+pub(crate) fn cuda_peak_bytes(index: usize) -> Result<u64, ShimError> {
+    let mut bytes = 0;
+    // SAFETY: the pointer is valid for writes.
+    check(unsafe { talent_cuda_peak_bytes(index as c_int, &mut bytes) })?;
+    Ok(bytes.max(0) as u64)
+}
+
+pub(crate) fn version() -> Result<String, ShimError> {
+    let mut text = std::ptr::null_mut();
+    // SAFETY: the pointer is valid for writes.
+    check(unsafe { talent_version(&mut text) })?;
+    Ok(owned(text))
+}

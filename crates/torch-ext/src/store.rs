@@ -1,0 +1,189 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+use tch::{Device, Kind, Tensor};
+
+use crate::init::Init;
+
+/// Whether an entry is optimised or only carried along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A parameter.
+    Parameter,
+    /// A buffer, such as a running mean.
+    Buffer,
+}
+
+/// A named tensor of a [`Store`].
+#[derive(Debug)]
+pub struct Entry {
+    /// The tensor; modules hold handles to the same storage.
+    pub tensor: Tensor,
+    /// Parameter or buffer.
+    pub role: Role,
+}
+
+/// Why values could not be put into a store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no entry of this name.
+    #[error("tensor `{name}` is not part of this model")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The shapes differ.
+    #[error("tensor `{name}` has shape {found:?}, but this model has {expected:?}")]
+    Shape {
+        /// The name.
+        name: String,
+        /// Shape of the value given.
+        found: Vec<i64>,
+        /// Shape of the entry.
+        expected: Vec<i64>,
+    },
+}
+
+/// Named tensors in registration order.
+#[derive(Debug, Clone)]
+pub struct Store {
+    entries: Rc<RefCell<IndexMap<String, Entry>>>,
+    device: Device,
+    kind: Kind,
+}
+
+impl Store {
+    /// An empty store; floating-point entries get this dtype.
+    pub fn new(device: Device, kind: Kind) -> Self {
+        Self { entries: Rc::default(), device, kind }
+    }
+
+    /// The path that modules register below.
+    pub fn root(&self) -> Path {
+        Path { store: self.clone(), prefix: String::new() }
+    }
+
+    /// Where the tensors are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Handles to all entries, in registration order.
+    pub fn entries(&self) -> Vec<(String, Entry)> {
+        let entries = self.entries.borrow();
+        let copy = |(name, entry): (&String, &Entry)| {
+            (name.clone(), Entry { tensor: entry.tensor.shallow_clone(), role: entry.role })
+        };
+        entries.iter().map(copy).collect()
+    }
+
+    /// A handle to one entry.
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        self.entries.borrow().get(name).map(|entry| entry.tensor.shallow_clone())
+    }
+
+    /// Makes exactly those parameters trainable whose name `trains` accepts.
+    pub fn set_trainable(&self, mut trains: impl FnMut(&str) -> bool) {
+        for (name, entry) in self.entries.borrow().iter().filter(|(_, entry)| entry.role == Role::Parameter) {
+            let _ = entry.tensor.set_requires_grad(trains(name));
+        }
+    }
+
+    /// Overwrites an entry, casting to its dtype.
+    ///
+    /// # Errors
+    /// When there is no such entry or the shape differs.
+    pub fn assign(&self, name: &str, value: &Tensor) -> Result<(), StoreError> {
+        let mut target = self.get(name).ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?;
+        if target.size() != value.size() {
+            return Err(StoreError::Shape {
+                name: name.to_owned(),
+                found: value.size(),
+                expected: target.size(),
+            });
+        }
+        tch::no_grad(|| target.copy_(value));
+        Ok(())
+    }
+
+    fn insert(&self, name: String, tensor: Tensor, role: Role) -> Tensor {
+        let handle = tensor.shallow_clone();
+        let before = self.entries.borrow_mut().insert(name.clone(), Entry { tensor, role });
+        assert!(before.is_none(), "two modules register `{name}`");
+        handle
+    }
+}
+
+/// A place in a [`Store`]'s name space; `path / "attn"` goes one level down.
+#[derive(Debug, Clone)]
+pub struct Path {
+    store: Store,
+    prefix: String,
+}
+
+impl Path {
+    /// Registers a parameter.
+    pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let tensor = init.tensor(shape, self.store.kind, self.store.device).set_requires_grad(true);
+        self.store.insert(self.join(name), tensor, Role::Parameter)
+    }
+
+    /// Registers a floating-point buffer.
+    pub fn buffer(&self, name: &str, shape: &[i64], value: f64) -> Tensor {
+        let tensor = Init::Const(value).tensor(shape, self.store.kind, self.store.device);
+        self.store.insert(self.join(name), tensor, Role::Buffer)
+    }
+
+    /// Registers a 0-d int64 buffer that starts at 0.
+    pub fn counter(&self, name: &str) -> Tensor {
+        let tensor = Tensor::zeros([], (Kind::Int64, self.store.device));
+        self.store.insert(self.join(name), tensor, Role::Buffer)
+    }
+
+    fn join(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}
+
+impl<N: std::fmt::Display> std::ops::Div<N> for &Path {
+    type Output = Path;
+
+    fn div(self, name: N) -> Path {
+        Path { store: self.store.clone(), prefix: self.join(&name.to_string()) }
+    }
+}
+
+impl<N: std::fmt::Display> std::ops::Div<N> for Path {
+    type Output = Path;
+
+    fn div(self, name: N) -> Path {
+        &self / name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_keep_their_order_and_share_storage() {
+        let store = Store::new(Device::Cpu, Kind::Float);
+        let block = store.root() / "blocks" / 0;
+        let weight = block.parameter("weight", &[2], Init::Const(1.0));
+        let _ = block.counter("n");
+        let names: Vec<String> = store.entries().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["blocks.0.weight", "blocks.0.n"]);
+        store.assign("blocks.0.weight", &Tensor::from_slice(&[3.0, 4.0])).unwrap();
+        assert_eq!(Vec::<f32>::try_from(weight).unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_wrong_shape_names_the_tensor() {
+        let store = Store::new(Device::Cpu, Kind::Float);
+        let _ = store.root().parameter("w", &[17], Init::Const(0.0));
+        let error = store.assign("w", &Tensor::zeros([22], (Kind::Float, Device::Cpu))).unwrap_err();
+        assert_eq!(error.to_string(), "tensor `w` has shape [22], but this model has [17]");
+        assert!(store.assign("v", &Tensor::from(1.0)).is_err());
+    }
+}
