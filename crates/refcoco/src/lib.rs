@@ -5,17 +5,19 @@
 //! - [`Mask`] decodes polygons and run lengths as the COCO tools do;
 //! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
 //! - [`ClipTokenizer`] is CLIP's tokenizer with the reference's text cleaning;
-//! - [`sampler`] and [`Loader`] give training batches whose order depends on the seed alone;
+//! - [`sampler`] and [`training_batches`] give training batches whose order depends on the seed alone;
 //! - [`refshapes`] makes the synthetic set.
 
 mod annotation;
 mod dataset;
 mod descriptor;
 mod error;
+pub mod evaluation;
 mod image_file;
 pub mod letterbox;
 mod loader;
 mod mask;
+mod prefetch;
 mod reader;
 pub mod refshapes;
 pub mod sampler;
@@ -28,8 +30,9 @@ pub use dataset::Dataset;
 pub use descriptor::Descriptor;
 pub use error::{Error, MaskError, Result};
 pub use image_file::{RgbImage, read_image};
-pub use loader::{Batch, Loader, Plan, RefAt, SampleShape, load_batch};
+pub use loader::{Batch, Plan, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
+pub use prefetch::Prefetch;
 pub use reader::{Instances, read_instances, read_refs};
 pub use stats::{DatasetStats, SplitStats};
 pub use tokenizer::{ClipTokenizer, END, START, VOCABULARY};

@@ -1,14 +1,13 @@
 //! Training batches, prepared ahead on all cores and delivered in a fixed order.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::letterbox::Letterbox;
+use crate::prefetch::Prefetch;
 use crate::sampler::draw_expressions;
 use crate::tokenizer::ClipTokenizer;
 
@@ -68,55 +67,10 @@ pub struct Plan {
     pub prefetch: usize,
 }
 
-/// Delivers the batches of a [`Plan`] in order. Memory is bounded by `prefetch + 2` batches.
-///
-/// Dropping it ends its thread.
-#[derive(Debug)]
-pub struct Loader {
-    receiver: Option<Receiver<Result<Batch>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Loader {
-    /// Starts preparing batches.
-    pub fn new(datasets: Arc<Vec<Dataset>>, tokenizer: Arc<ClipTokenizer>, plan: Plan) -> Self {
-        let (sender, receiver) = sync_channel(plan.prefetch.max(1));
-        let thread = std::thread::spawn(move || {
-            for refs in &plan.batches {
-                let batch = load_batch(&datasets, &tokenizer, refs, plan.seed, plan.epoch, plan.shape);
-                let failed = batch.is_err();
-                if sender.send(batch).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        Self { receiver: Some(receiver), thread: Some(thread) }
-    }
-}
-
-impl Iterator for Loader {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Ok(batch) = self.receiver.as_ref()?.recv() {
-            return Some(batch);
-        }
-        self.receiver = None;
-        let panic = self.thread.take()?.join().err()?;
-        let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-        Some(Err(Error::Loader(message.to_owned())))
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        // The sender fails once the receiver is gone, so the thread ends after the batch it is at.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Starts preparing the batches of a plan on all cores; they come in the plan's order.
+pub fn training_batches(datasets: Arc<Vec<Dataset>>, tokenizer: Arc<ClipTokenizer>, plan: Plan) -> Prefetch<Batch> {
+    let Plan { batches, seed, epoch, shape, prefetch } = plan;
+    Prefetch::new(batches, prefetch, move |refs| load_batch(&datasets, &tokenizer, refs, seed, epoch, shape))
 }
 
 struct Sample {

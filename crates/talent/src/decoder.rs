@@ -1,6 +1,6 @@
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 use torch_ext::Path;
-use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
+use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention, grid_positions, sequence_positions};
 
 use crate::config::DecoderConfig;
 
@@ -30,31 +30,13 @@ impl Decoder {
         let (c, h, w) = (features.size()[1], features.size()[2], features.size()[3]);
         let place = (features.kind(), features.device());
         let pixel_positions = grid_positions(c, h, w, place);
-        let word_positions = word_positions(c, words.size()[1], place);
+        let word_positions = sequence_positions(c, words.size()[1], place);
         let mut xs = features.flatten(2, 3).transpose(1, 2); // b hw c
         for layer in &self.layers {
             xs = layer.forward(&xs, words, &pixel_positions, &word_positions, mode);
         }
         self.norm.forward(&xs).transpose(1, 2).reshape([-1, c, h, w])
     }
-}
-
-/// `[1, length, width]`: sine and cosine of `k w_i` interleaved, `w_i = exp(-2 i ln(10000) / width)`.
-pub fn word_positions(width: i64, length: i64, (kind, device): (Kind, Device)) -> Tensor {
-    let index = Tensor::arange(width / 2, (Kind::Double, Device::Cpu));
-    // In float32 throughout, as the reference computes it.
-    let exponent = (index * 2.0).to_kind(Kind::Float) * (-(10000.0_f64.ln()) / width as f64);
-    let steps = Tensor::arange(length, (Kind::Float, Device::Cpu)).unsqueeze(1) * exponent.exp();
-    let codes = Tensor::stack(&[steps.sin(), steps.cos()], -1); // length, width/2, 2
-    codes.reshape([1, length, width]).to_kind(kind).to_device(device)
-}
-
-/// `[1, height * width, channels]`, row-major: the first half of the channels codes the column, the second the row.
-pub fn grid_positions(channels: i64, height: i64, width: i64, place: (Kind, Device)) -> Tensor {
-    let half = channels / 2;
-    let columns = word_positions(half, width, place).expand([height, -1, -1], false);
-    let rows = word_positions(half, height, place).transpose(0, 1).expand([-1, width, -1], false);
-    Tensor::cat(&[columns, rows], 2).reshape([1, height * width, channels])
 }
 
 /// One decoder layer: pre-norm, with one more norm on each attention's output.
@@ -117,20 +99,5 @@ impl Layer {
         let hidden = drop(self.ffn_in.forward(&self.norm3.forward(&xs)).relu());
         let update = self.ffn_out.forward(&self.ffn_norm.forward(&hidden));
         xs + drop(update)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_come_before_rows() {
-        let codes = grid_positions(4, 2, 3, (Kind::Double, Device::Cpu));
-        assert_eq!(codes.size(), [1, 6, 4]);
-        // Position 5 is row 1, column 2; one frequency (1) each.
-        let values = Vec::<f64>::try_from(codes.select(1, 5).view([-1])).unwrap();
-        let expected = [2.0_f64.sin(), 2.0_f64.cos(), 1.0_f64.sin(), 1.0_f64.cos()];
-        assert!(values.iter().zip(expected).all(|(value, want)| (value - want).abs() < 1e-6), "{values:?}");
     }
 }

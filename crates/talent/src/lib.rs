@@ -10,7 +10,7 @@ mod projector;
 
 pub use backbone::Gate;
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
-pub use decoder::{Decoder, grid_positions, word_positions};
+pub use decoder::Decoder;
 pub use model::{ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group};
 pub use projector::Projector;
 pub use rca::{AdapterFusion, NeckFusion};

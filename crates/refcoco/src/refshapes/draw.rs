@@ -61,7 +61,7 @@ fn paint_object(object: &Object, scene: &Scene, canvas: &mut [f32], rng: &mut Ch
     let mark = base.map(|value| if shade > 0.0 { value * shade } else { value + 95.0 });
     let outlines = object.outlines();
     let (columns, rows) = object.bounds(scene.width, scene.height);
-    let period = (object.radius * 0.5).max(4.0);
+    let period = (object.radius * 0.7).max(6.0);
     for y in rows {
         for x in columns.clone() {
             let mut colour = [0.0; 3];
@@ -93,7 +93,7 @@ fn paint_object(object: &Object, scene: &Scene, canvas: &mut [f32], rng: &mut Ch
 fn marked(texture: Texture, [x, y]: [f64; 2], period: f64) -> bool {
     match texture {
         Texture::Plain => false,
-        Texture::Striped => ((x + y) / (period * 1.2)).rem_euclid(1.0) < 0.42,
+        Texture::Striped => ((x + y) / (period * 1.2)).rem_euclid(1.0) < 0.45,
         Texture::Dotted => {
             let to_dot = |value: f64| (value / period).rem_euclid(1.0) - 0.5;
             to_dot(x).hypot(to_dot(y)) < 0.3

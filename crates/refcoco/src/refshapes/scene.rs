@@ -115,8 +115,8 @@ impl Scene {
         for shape in categories(rng, n, crowding.same_category) {
             let size = *Size::ALL.choose(rng).unwrap_or(&Size::Small);
             let share = match size {
-                Size::Small => rng.random_range(0.020..0.030),
-                Size::Big => rng.random_range(0.052..0.085),
+                Size::Small => rng.random_range(0.024..0.036),
+                Size::Big => rng.random_range(0.060..0.095),
             };
             let area = share * settings.object_scale * (self.width * self.height) as f64;
             let radius = (area / unit_area(shape)).sqrt();
@@ -197,9 +197,9 @@ impl Scene {
 fn categories(rng: &mut ChaCha8Rng, n: usize, at_least: usize) -> Vec<Shape> {
     let mut order: Vec<Shape> = Shape::ALL.to_vec();
     order.shuffle(rng);
-    let n_main = rng.random_range(at_least.min(n)..=n.min(4).max(at_least.min(n)));
+    let n_main = rng.random_range(at_least.min(n)..=n.min(3).max(at_least.min(n)));
     let mut shapes = vec![order[0]; n_main];
-    if n - n_main >= 2 && rng.random_bool(0.7) {
+    if n - n_main >= 2 && rng.random_bool(0.6) {
         shapes.extend([order[1]; 2]);
     }
     while shapes.len() < n {

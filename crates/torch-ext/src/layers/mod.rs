@@ -4,11 +4,13 @@ mod attention;
 mod conv;
 mod linear;
 mod norm;
+mod positions;
 
 pub use attention::{MultiheadAttention, attention};
 pub use conv::{Conv1d, Conv2d, ConvBiasInit, ConvConfig};
 pub use linear::Linear;
 pub use norm::{BatchNorm, LayerNorm};
+pub use positions::{grid_positions, sequence_positions};
 
 /// Whether a pass trains: batch statistics and dropout, or running statistics and none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,164 @@
+//! The `data` commands. They need no libtorch, so they are a small program of their own; the `talent` program
+//! offers them too.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use refcoco::refshapes::{self, Settings};
+use refcoco::{Dataset, Descriptor};
+use serde_json::json;
+
+#[derive(Debug, Parser)]
+#[command(name = "data", about = "Look at data sets")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Which data sets are there
+    List(ListArgs),
+    /// What a data set holds, per split
+    Stats(StatsArgs),
+    /// Generate RefShapes
+    Synth(SynthArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Folder of the data sets
+    #[arg(long, default_value = "datasets")]
+    data_root: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    /// Data set, such as refcoco
+    #[arg(long)]
+    dataset: String,
+    /// Folder of the data sets
+    #[arg(long, default_value = "datasets")]
+    data_root: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SynthArgs {
+    /// Folder of the data sets
+    #[arg(long, default_value = "datasets")]
+    data_root: PathBuf,
+    /// A setting and its value, such as train_images=500; settings: seed, train_images, val_images, test_a_images,
+    /// test_b_images, min_objects, max_objects, max_colours, occlusion, clutter, object_scale
+    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
+    settings: Vec<String>,
+}
+
+/// Runs a `data` command.
+///
+/// - args: what follows `data` on the command line
+///
+/// # Errors
+/// What the command fails with.
+pub fn run(args: &[String]) -> Result<()> {
+    let cli = match Cli::try_parse_from(std::iter::once("data".to_owned()).chain(args.iter().cloned())) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.command {
+        Command::List(args) => list(&args),
+        Command::Stats(args) => stats(&args),
+        Command::Synth(args) => synth(&args),
+    }
+}
+
+/// Opens a data set; RefShapes is generated first if it is not there.
+fn open(name: &str, data_root: &Path) -> Result<Dataset> {
+    if name == "refshapes" && !data_root.join("refshapes/instances.json").is_file() {
+        eprintln!("generating RefShapes below {}", data_root.display());
+        refshapes::generate(&Settings::default(), data_root, |_| {})?;
+    }
+    Ok(Dataset::open(name, data_root)?)
+}
+
+fn list(args: &ListArgs) -> Result<()> {
+    let mut report = Vec::new();
+    for descriptor in Descriptor::all()? {
+        let name = descriptor.name.clone();
+        let about = descriptor.about.clone();
+        let expected = descriptor.expected_refs.clone();
+        let present = args.data_root.join(&descriptor.folder).join(&descriptor.refs).is_file();
+        let (state, detail) = if present {
+            match Dataset::open_described(descriptor, &args.data_root) {
+                Ok(dataset) => judge(&dataset, &expected),
+                Err(error) => ("broken", error.to_string()),
+            }
+        } else {
+            ("missing", String::new())
+        };
+        report.push((name, state, detail, about));
+    }
+    if args.json {
+        let rows = report.iter().map(|(name, state, detail, _)| json!({"name": name, "state": state, "detail": detail}));
+        println!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
+    } else {
+        for (name, state, detail, about) in report {
+            let detail = if detail.is_empty() { about } else { detail };
+            println!("{name:17} {state:9} {detail}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a data set has the refs its descriptor expects.
+fn judge(dataset: &Dataset, expected: &std::collections::BTreeMap<String, usize>) -> (&'static str, String) {
+    let count = |split: &str| dataset.refs.iter().filter(|reference| reference.split == split).count();
+    let counts: Vec<String> = dataset.splits().iter().map(|split| format!("{split} {}", count(split))).collect();
+    let complete = expected.iter().all(|(split, &n)| count(split) == n);
+    (if complete { "complete" } else { "partial" }, format!("refs: {}", counts.join(", ")))
+}
+
+fn stats(args: &StatsArgs) -> Result<()> {
+    let stats = open(&args.dataset, &args.data_root)?.stats()?;
+    if args.json {
+        println!("{}", serde_json::to_string(&stats)?);
+        return Ok(());
+    }
+    println!(
+        "{:8} {:>7} {:>12} {:>7} {:>8} {:>16} {:>16} {:>15}",
+        "split", "refs", "expressions", "images", "words", "with distractor", "distractors/ref", "median target"
+    );
+    for (name, split) in stats.splits.iter().map(|(name, split)| (name.as_str(), split)).chain([("total", &stats.total)]) {
+        let share = 100.0 * split.refs_with_distractor as f64 / split.refs.max(1) as f64;
+        println!(
+            "{name:8} {:>7} {:>12} {:>7} {:>8} {share:>14.1} % {:>16.2} {:>13.2} %",
+            split.refs, split.expressions, split.images, split.words, split.mean_distractors, split.median_target_percent
+        );
+    }
+    Ok(())
+}
+
+fn synth(args: &SynthArgs) -> Result<()> {
+    let mut value = serde_json::to_value(Settings::default())?;
+    for text in &args.settings {
+        let (key, setting) = text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
+        let setting: serde_json::Value = serde_json::from_str(setting).with_context(|| format!("--set {text}"))?;
+        if value.get(key).is_none() {
+            bail!("--set {text}: there is no setting `{key}`");
+        }
+        value[key] = setting;
+    }
+    let settings: Settings = serde_json::from_value(value).context("settings")?;
+    if args.data_root.join("refshapes").exists() {
+        bail!("{}: there is one already; remove it first", args.data_root.join("refshapes").display());
+    }
+    let folder = refshapes::generate(&settings, &args.data_root, |_| {})?;
+    println!("wrote {}", folder.display());
+    Ok(())
+}

@@ -1,0 +1,173 @@
+use std::path::Path;
+
+use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
+
+use crate::Error;
+
+/// An RGB picture.
+#[derive(Debug, Clone)]
+pub struct Canvas {
+    width: usize,
+    height: usize,
+    data: Vec<u8>,
+}
+
+impl Canvas {
+    /// A picture filled with one colour.
+    pub fn new(width: usize, height: usize, colour: [u8; 3]) -> Self {
+        Self { width, height, data: colour.repeat(width * height) }
+    }
+
+    /// A picture from `height * width * 3` bytes, row-major.
+    ///
+    /// # Panics
+    /// When the number of bytes does not fit.
+    pub fn from_rgb(width: usize, height: usize, data: Vec<u8>) -> Self {
+        assert_eq!(data.len(), width * height * 3, "bytes of an RGB picture");
+        Self { width, height, data }
+    }
+
+    /// Pixels across.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Pixels down.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The bytes, row-major.
+    pub fn rgb(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Scaled by nearest neighbour to fit into a box, keeping its aspect.
+    pub fn fit(&self, width: usize, height: usize) -> Self {
+        let scale = (width as f64 / self.width as f64).min(height as f64 / self.height as f64);
+        let side = |n: usize, limit: usize| ((n as f64 * scale).round() as usize).clamp(1, limit.max(1));
+        let mut out = Self::new(side(self.width, width), side(self.height, height), [0; 3]);
+        for y in 0..out.height {
+            for x in 0..out.width {
+                let at = |n: usize| ((n as f64 + 0.5) / scale) as usize;
+                let source = (at(y).min(self.height - 1) * self.width + at(x).min(self.width - 1)) * 3;
+                let target = (y * out.width + x) * 3;
+                out.data[target..target + 3].copy_from_slice(&self.data[source..source + 3]);
+            }
+        }
+        out
+    }
+
+    /// Copies a picture with its top left corner at (x, y); what sticks out is cut off.
+    pub fn paste(&mut self, picture: &Self, x: usize, y: usize) {
+        let columns = picture.width.min(self.width.saturating_sub(x));
+        for row in 0..picture.height.min(self.height.saturating_sub(y)) {
+            let (from, to) = (row * picture.width * 3, ((y + row) * self.width + x) * 3);
+            self.data[to..to + columns * 3].copy_from_slice(&picture.data[from..from + columns * 3]);
+        }
+    }
+
+    /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels.
+    pub fn text(&mut self, text: &str, x: usize, y: usize, height: f32, max_width: usize, colour: [u8; 3]) {
+        // The font is compiled in and valid; without it a picture merely lacks its captions.
+        let Ok(font) = FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT) else { return };
+        let scaled = font.as_scaled(PxScale::from(height));
+        let mut pen = x as f32;
+        for letter in text.chars() {
+            let id = font.glyph_id(letter);
+            let advance = scaled.h_advance(id);
+            if pen + advance > (x + max_width) as f32 {
+                return;
+            }
+            let glyph = id.with_scale_and_position(height, ab_glyph::point(pen, y as f32 + scaled.ascent()));
+            if let Some(outline) = font.outline_glyph(glyph) {
+                let bounds = outline.px_bounds();
+                outline.draw(|dx, dy, coverage| {
+                    let (px, py) = (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
+                    if (0..self.width as i64).contains(&px) && (0..self.height as i64).contains(&py) {
+                        let start = (py as usize * self.width + px as usize) * 3;
+                        for (value, ink) in self.data[start..start + 3].iter_mut().zip(colour) {
+                            *value = (f32::from(*value) * (1.0 - coverage) + f32::from(ink) * coverage) as u8;
+                        }
+                    }
+                });
+            }
+            pen += advance;
+        }
+    }
+
+    /// Writes a PNG file.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let (width, height) = (self.width as u32, self.height as u32);
+        image::save_buffer_with_format(path, &self.data, width, height, image::ColorType::Rgb8, image::ImageFormat::Png)
+            .map_err(|source| Error::Write { path: path.to_path_buf(), source })
+    }
+}
+
+/// A picture with everything outside a mask dimmed, and the mask's outline drawn in a colour.
+///
+/// - mask: `height * width` bytes, row-major, foreground where not zero
+///
+/// # Panics
+/// When the sizes differ.
+pub fn overlay(picture: &Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
+    let (width, height) = (picture.width, picture.height);
+    assert_eq!(mask.len(), width * height, "picture and mask differ in size");
+    let inside = |x: i64, y: i64| {
+        x >= 0 && y >= 0 && x < width as i64 && y < height as i64 && mask[y as usize * width + x as usize] != 0
+    };
+    let mut out = picture.clone();
+    for y in 0..height as i64 {
+        for x in 0..width as i64 {
+            let neighbours = [(1, 0), (-1, 0), (0, 1), (0, -1)];
+            let here = inside(x, y);
+            let edge = here && neighbours.into_iter().any(|(dx, dy)| !inside(x + dx, y + dy));
+            let start = (y as usize * width + x as usize) * 3;
+            for (value, ink) in out.data[start..start + 3].iter_mut().zip(colour) {
+                *value = match (edge, here) {
+                    (true, _) => ink,
+                    (_, true) => *value,
+                    _ => (f32::from(*value) * DIMMED) as u8,
+                };
+            }
+        }
+    }
+    out
+}
+
+/// Share of its brightness that a picture keeps outside the mask.
+const DIMMED: f32 = 0.4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_outlines_the_mask_and_dims_the_rest() {
+        let picture = Canvas::new(4, 3, [100; 3]);
+        let mut mask = vec![0; 12];
+        mask[5] = 1;
+        let out = overlay(&picture, &mask, [255, 0, 0]);
+        assert_eq!(out.rgb()[15..18], [255, 0, 0]);
+        assert_eq!(out.rgb()[..15], [40; 15]);
+    }
+
+    #[test]
+    fn text_leaves_ink_and_stays_in_bounds() {
+        let mut canvas = Canvas::new(60, 20, [255; 3]);
+        canvas.text("left circle", 2, 2, 16.0, 40, [0; 3]);
+        let dark = |x: usize| (0..20).any(|y| canvas.rgb()[(y * 60 + x) * 3] < 128);
+        assert!((2..42).any(dark));
+        assert!(!(44..60).any(dark));
+        canvas.text("beyond", 55, 18, 30.0, 500, [0; 3]);
+    }
+
+    #[test]
+    fn fitting_keeps_the_aspect() {
+        let fitted = Canvas::new(200, 100, [9; 3]).fit(50, 50);
+        assert_eq!((fitted.width(), fitted.height()), (50, 25));
+    }
+}

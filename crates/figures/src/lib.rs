@@ -1,0 +1,25 @@
+//! Pictures of runs, as PNG files: [`curves`], mask [`overlay`]s and [`contact_sheet`]s.
+
+mod canvas;
+mod curves;
+mod sheet;
+
+pub use canvas::{Canvas, overlay};
+pub use curves::{Panel, Series, curves};
+pub use sheet::{SheetRow, contact_sheet};
+
+/// Why a picture could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The encoder's reason.
+        source: image::ImageError,
+    },
+    /// The plotting library failed.
+    #[error("cannot draw: {0}")]
+    Draw(String),
+}

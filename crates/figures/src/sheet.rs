@@ -1,0 +1,49 @@
+use crate::canvas::{Canvas, overlay};
+
+/// One expression of a contact sheet.
+#[derive(Debug, Clone)]
+pub struct SheetRow {
+    /// The image.
+    pub picture: Canvas,
+    /// The expression.
+    pub expression: String,
+    /// Predicted mask, `height * width` bytes.
+    pub prediction: Vec<u8>,
+    /// True mask, likewise.
+    pub target: Vec<u8>,
+    /// IoU of the two, 0 to 1.
+    pub iou: f64,
+}
+
+const CELL: usize = 176;
+const CAPTION: usize = 24;
+const GAP: usize = 6;
+const PREDICTED: [u8; 3] = [230, 60, 40];
+const TRUE: [u8; 3] = [40, 190, 80];
+
+/// Image, prediction and ground truth side by side, the expression above, two expressions to a line.
+pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
+    let n_lines = rows.len().div_ceil(2).max(1);
+    let block = 3 * CELL + 4 * GAP;
+    let line = CAPTION + CELL + 2 * GAP;
+    let mut sheet = Canvas::new(2 * block, n_lines * line + CAPTION, [250; 3]);
+    for half in 0..2 {
+        for (column, title) in ["image", "prediction", "ground truth"].iter().enumerate() {
+            sheet.text(title, half * block + GAP + column * (CELL + GAP), 5, 15.0, CELL, [120; 3]);
+        }
+    }
+    for (index, row) in rows.iter().enumerate() {
+        let (x, y) = (index % 2 * block + GAP, index / 2 * line + CAPTION);
+        let caption = format!("\u{201c}{}\u{201d}   IoU {:.2}", row.expression, row.iou);
+        sheet.text(&caption, x, y + 3, 17.0, block - 2 * GAP, [20; 3]);
+        let cells = [
+            row.picture.clone(),
+            overlay(&row.picture, &row.prediction, PREDICTED),
+            overlay(&row.picture, &row.target, TRUE),
+        ];
+        for (column, cell) in cells.iter().enumerate() {
+            sheet.paste(&cell.fit(CELL, CELL), x + column * (CELL + GAP), y + CAPTION);
+        }
+    }
+    sheet
+}

@@ -1,0 +1,153 @@
+//! What is evaluated: every expression of every ref of a split, each on its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::image_file::RgbImage;
+use crate::letterbox::Letterbox;
+use crate::loader::SampleShape;
+use crate::mask::Mask;
+use crate::prefetch::Prefetch;
+use crate::tokenizer::ClipTokenizer;
+
+/// One expression to evaluate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Position of the ref whose object is the target.
+    pub ref_index: usize,
+    /// The expression's number.
+    pub sent_id: i64,
+    /// The text the model gets.
+    pub text: String,
+}
+
+/// Every expression of every ref of a split.
+///
+/// # Errors
+/// When there is no such split.
+pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
+    let refs = dataset.split(split)?;
+    let of_ref = |ref_index: usize| {
+        let expressions = &dataset.refs[ref_index].expressions;
+        expressions.iter().map(move |expression| Query {
+            ref_index,
+            sent_id: expression.sent_id,
+            text: expression.sent.clone(),
+        })
+    };
+    Ok(refs.into_iter().flat_map(of_ref).collect())
+}
+
+/// Pairs of queries that show whether a model listens: the expressions of refs that share image and category with
+/// another ref, once as they are and once exchanged for one of that other ref. The target stays, so a model that
+/// follows the words must fail on the exchanged ones.
+///
+/// # Errors
+/// When there is no such split.
+pub fn exchanged_queries(dataset: &Dataset, split: &str) -> Result<(Vec<Query>, Vec<Query>)> {
+    let (mut own, mut exchanged) = (Vec::new(), Vec::new());
+    for query in queries(dataset, split)? {
+        let reference = &dataset.refs[query.ref_index];
+        let rivals = dataset.refs_in_image(reference.image_id).iter().map(|&index| &dataset.refs[index]);
+        let texts: Vec<&str> = rivals
+            .filter(|rival| rival.category_id == reference.category_id && rival.ann_id != reference.ann_id)
+            .flat_map(|rival| rival.expressions.iter().map(|expression| expression.sent.as_str()))
+            .filter(|text| reference.expressions.iter().all(|expression| expression.sent != *text))
+            .collect();
+        if !texts.is_empty() {
+            let text = texts[query.sent_id.unsigned_abs() as usize % texts.len()].to_owned();
+            exchanged.push(Query { text, ..query.clone() });
+            own.push(query);
+        }
+    }
+    Ok((own, exchanged))
+}
+
+/// One expression, ready to be evaluated.
+#[derive(Debug, Clone)]
+pub struct EvalItem {
+    /// What was asked for.
+    pub query: Query,
+    /// The original image.
+    pub image: Arc<RgbImage>,
+    /// The target in the original image.
+    pub target: Arc<Mask>,
+    /// The geometry between image and network input.
+    pub letterbox: Letterbox,
+}
+
+/// A batch of expressions as plain row-major buffers.
+#[derive(Debug, Clone)]
+pub struct EvalBatch {
+    /// Sizes.
+    pub shape: SampleShape,
+    /// Normalised images, `[n, 3, S, S]`, repeated where expressions share one.
+    pub images: Vec<f32>,
+    /// Token ids, `[n, K]`.
+    pub words: Vec<i64>,
+    /// The n expressions.
+    pub items: Vec<EvalItem>,
+}
+
+/// Starts preparing batches of at most `batch_size` queries on all cores; they come in order.
+pub fn eval_batches(
+    datasets: Arc<Vec<Dataset>>,
+    position: usize,
+    tokenizer: Arc<ClipTokenizer>,
+    queries: &[Query],
+    batch_size: usize,
+    shape: SampleShape,
+) -> Prefetch<EvalBatch> {
+    let jobs: Vec<Vec<Query>> = queries.chunks(batch_size.max(1)).map(<[Query]>::to_vec).collect();
+    Prefetch::new(jobs, 2, move |queries| load(&datasets[position], &tokenizer, queries, shape))
+}
+
+fn load(dataset: &Dataset, tokenizer: &ClipTokenizer, queries: &[Query], shape: SampleShape) -> Result<EvalBatch> {
+    // Each image and mask once, however many expressions share it.
+    let mut images: BTreeMap<i64, (Arc<RgbImage>, Letterbox, Vec<f32>)> = BTreeMap::new();
+    let mut masks: BTreeMap<i64, Arc<Mask>> = BTreeMap::new();
+    let refs = || queries.iter().map(|query| &dataset.refs[query.ref_index]);
+    let image_ids: std::collections::BTreeSet<i64> = refs().map(|reference| reference.image_id).collect();
+    let ann_ids: std::collections::BTreeSet<i64> = refs().map(|reference| reference.ann_id).collect();
+    let loaded: Vec<Result<_>> = image_ids
+        .into_par_iter()
+        .map(|id| {
+            let image = dataset.image(id)?;
+            let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
+            let pixels = letterbox.normalised_image(&image);
+            Ok((id, (Arc::new(image), letterbox, pixels)))
+        })
+        .collect();
+    for entry in loaded {
+        let (id, image) = entry?;
+        images.insert(id, image);
+    }
+    let decoded: Vec<Result<_>> = ann_ids.into_par_iter().map(|id| Ok((id, Arc::new(dataset.mask(id)?)))).collect();
+    for entry in decoded {
+        let (id, mask) = entry?;
+        masks.insert(id, mask);
+    }
+
+    let mut batch = EvalBatch { shape, images: Vec::new(), words: Vec::new(), items: Vec::new() };
+    for query in queries {
+        let reference = &dataset.refs[query.ref_index];
+        if query.text.trim().is_empty() {
+            let what = format!("ref {}: expression {} is empty", reference.ref_id, query.sent_id);
+            return Err(Error::Expression { what });
+        }
+        let (image, letterbox, pixels) = &images[&reference.image_id];
+        batch.images.extend(pixels);
+        batch.words.extend(tokenizer.encode_padded(&query.text, shape.word_len)?);
+        batch.items.push(EvalItem {
+            query: query.clone(),
+            image: Arc::clone(image),
+            target: Arc::clone(&masks[&reference.ann_id]),
+            letterbox: *letterbox,
+        });
+    }
+    Ok(batch)
+}

@@ -1,0 +1,205 @@
+//! Checkpoints: the model in one safetensors file, the training state beside it in another.
+//!
+//! A file's bytes depend on config, seed and step only: tensors are sorted, and the metadata is a single entry.
+//! Files are written under a temporary name, synced and renamed, so a name always stands for a whole file. The
+//! training state holds the model too, so resuming reads one file and never a mixture of two.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use talent::Talent;
+use tch::{Device, Kind, Tensor};
+use torch_ext::generator;
+
+use crate::config::Config;
+use crate::optim::Adam;
+use crate::precision::LossScaler;
+
+const FORMAT: u32 = 1;
+/// Key of the one metadata entry; more than one would be written in random order.
+const META_KEY: &str = "talent";
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Optimiser steps done.
+    pub(crate) step: u64,
+    /// Epochs finished.
+    pub(crate) epoch: u64,
+    /// Batches done in the present epoch.
+    pub(crate) batch: u64,
+    /// Best validation mIoU so far, in percent.
+    pub(crate) best_miou: Option<f64>,
+    /// Lines of `records.jsonl` that belong to this state.
+    pub(crate) n_records: usize,
+    /// The loss scaler.
+    pub(crate) scaler: LossScaler,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) format: u32,
+    pub(crate) config: Config,
+    pub(crate) position: Position,
+}
+
+/// A file's tensors and metadata.
+struct Contents {
+    meta: Meta,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// Writes the model: all parameters and buffers under their official names.
+pub(crate) fn save_model(path: &Path, model: &Talent, cfg: &Config, position: &Position) -> Result<()> {
+    let tensors = model.store().entries().into_iter().map(|(name, entry)| (name, entry.tensor)).collect();
+    write(path, tensors, cfg, position)
+}
+
+/// Writes everything a run needs to go on: model, Adam's moments, random states, position.
+pub(crate) fn save_state(path: &Path, model: &Talent, adam: &Adam, cfg: &Config, position: &Position) -> Result<()> {
+    let entries = model.store().entries().into_iter();
+    let mut tensors: Vec<(String, Tensor)> = entries.map(|(name, entry)| (format!("model/{name}"), entry.tensor)).collect();
+    tensors.extend(adam.state());
+    let device = model.store().device();
+    tensors.push(("rng/cpu".into(), generator::state(Device::Cpu)?));
+    if device.is_cuda() {
+        tensors.push(("rng/cuda".into(), generator::state(device)?));
+    }
+    write(path, tensors, cfg, position)
+}
+
+/// Where the training state of a model file is: `last.safetensors` has `last.state.safetensors` beside it.
+pub(crate) fn state_path(model: &Path) -> PathBuf {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
+    match stem.ends_with(".state") {
+        true => model.to_path_buf(),
+        false => model.with_file_name(format!("{stem}.state.safetensors")),
+    }
+}
+
+/// Reads what a checkpoint says of itself.
+pub(crate) fn read_meta(path: &Path) -> Result<Meta> {
+    Ok(read(path)?.meta)
+}
+
+/// Loads a model file into a model built from the same config.
+pub(crate) fn load_model(path: &Path, model: &Talent) -> Result<Meta> {
+    let Contents { meta, mut tensors } = read(path)?;
+    fill(model, &mut tensors, "").with_context(|| path.display().to_string())?;
+    ensure!(tensors.is_empty(), "{}: tensor `{}` is not part of this model", path.display(), first_name(&tensors));
+    Ok(meta)
+}
+
+/// Loads a training state into model, optimiser and random generators.
+pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result<Meta> {
+    let Contents { meta, mut tensors } = read(path)?;
+    let mut restore = || -> Result<()> {
+        fill(model, &mut tensors, "model/")?;
+        adam.load_state(|name| tensors.get(name).map(Tensor::shallow_clone))?;
+        let device = model.store().device();
+        generator::set_state(Device::Cpu, tensors.get("rng/cpu").context("the random state is missing")?)?;
+        if let (true, Some(state)) = (device.is_cuda(), tensors.get("rng/cuda")) {
+            generator::set_state(device, state)?;
+        }
+        Ok(())
+    };
+    restore().with_context(|| path.display().to_string())?;
+    Ok(meta)
+}
+
+fn first_name(tensors: &BTreeMap<String, Tensor>) -> &str {
+    tensors.keys().next().map_or("", String::as_str)
+}
+
+fn fill(model: &Talent, tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
+    for (name, _) in model.store().entries() {
+        let key = format!("{prefix}{name}");
+        let value = tensors.remove(&key).ok_or_else(|| anyhow!("tensor `{name}` is missing; is this another model's?"))?;
+        model.store().assign(&name, &value)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, tensors: Vec<(String, Tensor)>, cfg: &Config, position: &Position) -> Result<()> {
+    let meta = Meta { format: FORMAT, config: cfg.clone(), position: position.clone() };
+    let mut buffers = Vec::with_capacity(tensors.len());
+    for (name, tensor) in &tensors {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel()).with_context(|| format!("tensor `{name}`"))?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
+        buffers.push((name, dtype(tensor.kind())?, shape, bytes));
+    }
+    let mut views = Vec::with_capacity(buffers.len());
+    for (name, dtype, shape, bytes) in &buffers {
+        views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?));
+    }
+    let info = HashMap::from([(META_KEY.to_owned(), serde_json::to_string(&meta)?)]);
+    let bytes = safetensors::serialize(views, Some(info))?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file so that its name never stands for half of it.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        // The rename itself is durable only once the folder is.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        anyhow!("{}: {error}", path.display())
+    })
+}
+
+fn read(path: &Path) -> Result<Contents> {
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(name)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("not a safetensors file: {error}")).with_context(name)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| anyhow!("{error}")).with_context(name)?;
+    let info = header.metadata().as_ref().and_then(|info| info.get(META_KEY));
+    let info = info.ok_or_else(|| anyhow!("{}: this file was not written by talent", path.display()))?;
+    let meta: Meta = serde_json::from_str(info).with_context(|| format!("{}: metadata", path.display()))?;
+    ensure!(meta.format == FORMAT, "{}: checkpoint format {} is not {FORMAT}", path.display(), meta.format);
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind(view.dtype())?)
+            .with_context(|| format!("{}: tensor `{name}`", path.display()))?;
+        tensors.insert(name, tensor);
+    }
+    Ok(Contents { meta, tensors })
+}
+
+fn dtype(kind: Kind) -> Result<Dtype> {
+    Ok(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        Kind::Uint8 => Dtype::U8,
+        other => bail!("tensors of type {other:?} are not stored"),
+    })
+}
+
+fn kind(dtype: Dtype) -> Result<Kind> {
+    Ok(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        Dtype::U8 => Kind::Uint8,
+        other => bail!("tensors of type {other:?} are not read"),
+    })
+}

@@ -1,0 +1,223 @@
+//! The command line of the `talent` program.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::checkpoint;
+use crate::config::{self, Precision, Source};
+use crate::evaluate::{evaluate_exchanged, evaluate_split};
+use crate::experiment::{DEFAULT_DATA_ROOT, Experiment, Machine, data_root, open_datasets};
+use crate::params::params;
+use crate::predict::{PredictArgs, predict};
+use crate::table::metrics_table;
+use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
+
+/// Referring image segmentation with TALENT.
+#[derive(Debug, Parser)]
+#[command(name = "talent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train, evaluate and draw a model
+    Train(TrainArgs),
+    /// Evaluate a checkpoint
+    Eval(EvalArgs),
+    /// Segment one expression in one image
+    Predict(PredictArgs),
+    /// Count parameters by group
+    Params(ParamsArgs),
+    /// Look at data sets (needs no libtorch when run through `cargo xtask data`)
+    Data {
+        /// See `data --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Say which devices libtorch sees, as JSON
+    Devices,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Preset: tiny, base or large [default: tiny]
+    #[arg(long, conflicts_with = "config")]
+    preset: Option<String>,
+    /// Shipped config, such as refcoco/base, or a TOML file
+    #[arg(long)]
+    config: Option<String>,
+    /// Data set to train and evaluate on, such as refcoco
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Override of a config key
+    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
+    overrides: Vec<String>,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Precision of matrix products
+    #[arg(long)]
+    precision: Option<Precision>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<config::Config> {
+        let mut source = Source {
+            preset: self.preset.clone(),
+            config: self.config.clone(),
+            dataset: self.dataset.clone(),
+            overrides: self.overrides.clone(),
+        };
+        source.overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
+        if let Some(precision) = self.precision {
+            source.overrides.push(format!("train.precision={}", serde_json::to_value(precision)?));
+        }
+        config::load(&source)
+    }
+}
+
+#[derive(Debug, Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    machine: Machine,
+    /// Folder of the data sets
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
+    /// The run's folder [default: runs/NAME]
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+    /// End the run normally after so many steps
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
+    #[arg(long)]
+    checkpoint_every: Option<CheckpointEvery>,
+    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder or a checkpoint
+    #[arg(long, value_name = "auto|DIR|FILE")]
+    resume: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct EvalArgs {
+    /// Run folder; its best checkpoint is evaluated
+    #[arg(long, conflicts_with = "checkpoint")]
+    run: Option<PathBuf>,
+    /// Checkpoint file
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// Splits, separated by commas [default: the data set's validation split]
+    #[arg(long, value_delimiter = ',')]
+    split: Vec<String>,
+    /// Data set to evaluate on [default: those the model was trained on]
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Folder of the data sets
+    #[arg(long)]
+    data_root: Option<PathBuf>,
+    /// Precision of matrix products [default: as trained]
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Also exchange expressions between same-category refs of an image
+    #[arg(long)]
+    exchange: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Debug, Args)]
+struct ParamsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the program with the process's arguments.
+///
+/// # Errors
+/// What the command fails with.
+pub fn run() -> Result<()> {
+    match Cli::parse().command {
+        Command::Train(args) => run_train(&args),
+        Command::Eval(args) => run_eval(&args),
+        Command::Predict(args) => predict(&args),
+        Command::Params(args) => params(&args.config.load()?, args.json),
+        Command::Data { args } => data_cli::run(&args),
+        Command::Devices => {
+            let devices = json!({
+                "libtorch": torch_ext::version()?,
+                "cuda_available": tch::Cuda::is_available(),
+                "cuda_devices": tch::Cuda::device_count(),
+                "cudnn": tch::Cuda::cudnn_is_available(),
+            });
+            println!("{devices}");
+            Ok(())
+        }
+    }
+}
+
+fn run_train(args: &TrainArgs) -> Result<()> {
+    let cfg = args.config.load()?;
+    let options = RunOptions {
+        machine: args.machine.clone(),
+        data_root: args.data_root.clone(),
+        run_dir: args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name)),
+        max_steps: args.max_steps,
+        checkpoint_every: args.checkpoint_every,
+        resume: match args.resume.as_deref() {
+            None => Resume::No,
+            Some("auto") => Resume::Auto,
+            Some(path) => Resume::From(PathBuf::from(path)),
+        },
+    };
+    if args.max_steps == Some(0) {
+        bail!("--max-steps must be positive");
+    }
+    train(cfg, &options)
+}
+
+fn run_eval(args: &EvalArgs) -> Result<()> {
+    let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
+    let device = args.machine.set_up()?;
+    let mut cfg = checkpoint::read_meta(&file)?.config;
+    if let Some(name) = &args.dataset {
+        cfg.data.datasets = vec![name.clone()];
+    }
+    let precision = args.precision.unwrap_or(cfg.train.precision);
+    let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
+    let experiment = Experiment::with_datasets(cfg, device, datasets)?;
+    checkpoint::load_model(&file, &experiment.model)?;
+    let mut rows = Vec::new();
+    for position in 0..experiment.datasets.len() {
+        let val = &experiment.datasets[position].descriptor.val;
+        let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
+        for split in splits {
+            let name = experiment.split_name(position, split);
+            rows.push((name.clone(), evaluate_split(&experiment, position, split, precision, |_| {})?));
+            if args.exchange {
+                let [own, exchanged] = evaluate_exchanged(&experiment, position, split, precision)?;
+                rows.push((format!("{name}, with same-category rival"), own));
+                rows.push((format!("{name}, expression exchanged"), exchanged));
+            }
+        }
+    }
+    if args.json {
+        let splits: serde_json::Map<String, serde_json::Value> =
+            rows.into_iter().map(|(name, metrics)| (name, json!(metrics))).collect();
+        println!("{}", json!({"checkpoint": file, "splits": splits}));
+    } else {
+        println!("{}", metrics_table(&rows));
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// `tiny`, `base` or `large`.
+    pub preset: Option<String>,
+    /// A shipped config's name or a TOML file.
+    pub config: Option<String>,
+    /// Replaces the config's data sets, and its word length by theirs.
+    pub dataset: Option<String>,
+    /// `key.path=value` overrides.
+    pub overrides: Vec<String>,
+}
+
+macro_rules! shipped {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../configs/", $name, ".toml")))),+]
+    };
+}
+
+/// The configs of the official experiments, by name.
+pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
+    "refcoco/base",
+    "refcoco/large",
+    "refcoco+/base",
+    "refcoco+/large",
+    "refcocog_u/base",
+    "refcocog_u/large",
+    "refcocog_g/base",
+    "refcocog_g/large",
+    "mixed/base",
+    "mixed/large",
+];
+
+/// Puts a configuration together: preset, then file, then data set, then overrides.
+///
+/// # Errors
+/// Unknown names and keys are refused with the nearest valid one; values of another type and settings that do not
+/// fit together are refused by name.
+pub fn load(source: &Source) -> Result<Config> {
+    let file = match &source.config {
+        Some(name) => Some((name.as_str(), read(name)?)),
+        None => None,
+    };
+    let mut layer = Table::new();
+    let mut preset = source.preset.clone();
+    if let Some((name, text)) = file {
+        layer = text.parse().map_err(|error: toml::de::Error| anyhow!("config {name}: {error}"))?;
+        if let Some(value) = layer.remove("preset") {
+            let value = value.as_str().with_context(|| format!("config {name}: `preset` must be text"))?;
+            preset.get_or_insert_with(|| value.to_owned());
+        }
+    }
+    let preset = preset.as_deref().unwrap_or("tiny");
+    let base = match preset {
+        "tiny" => Config::tiny(),
+        "base" => Config::base(),
+        "large" => Config::large(),
+        other => bail!("unknown preset `{other}`; nearest is `{}`", nearest(other, ["tiny", "base", "large"])),
+    };
+    let mut table = Table::try_from(base)?;
+    merge(&mut table, layer, "")?;
+    if let Some(name) = &source.dataset {
+        let word_len = refcoco::Descriptor::named(name)?.word_len as i64;
+        let mut chosen = Table::new();
+        set(&mut chosen, &["data", "datasets"], Value::Array(vec![Value::String(name.clone())]));
+        set(&mut chosen, &["model", "word_len"], Value::Integer(word_len));
+        merge(&mut table, chosen, "")?;
+    }
+    for text in &source.overrides {
+        let (key, value) = text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
+        let path: Vec<&str> = key.trim().split('.').collect();
+        let mut chosen = Table::new();
+        set(&mut chosen, &path, parse_value(value.trim()));
+        merge(&mut table, chosen, "").with_context(|| format!("--set {text}"))?;
+    }
+    let config: Config = table.try_into().context("config")?;
+    config.validate()?;
+    Ok(config)
+}
+
+fn read(name: &str) -> Result<String> {
+    if let Some((_, text)) = SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+        return Ok((*text).to_owned());
+    }
+    let path = Path::new(name);
+    ensure!(
+        path.is_file(),
+        "no config is called `{name}` and there is no such file; nearest is `{}`",
+        nearest(name, SHIPPED.iter().map(|(shipped, _)| *shipped))
+    );
+    std::fs::read_to_string(path).with_context(|| name.to_owned())
+}
+
+/// The most similar of some names.
+fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> &'a str {
+    let similar = |candidate: &&str| (strsim::jaro_winkler(name, candidate) * 1e6) as u64;
+    names.into_iter().max_by_key(similar).unwrap_or_default()
+}
+
+fn set(table: &mut Table, path: &[&str], value: Value) {
+    match path {
+        [] => {}
+        [last] => {
+            table.insert((*last).to_owned(), value);
+        }
+        [first, rest @ ..] => {
+            let mut inner = Table::new();
+            set(&mut inner, rest, value);
+            table.insert((*first).to_owned(), Value::Table(inner));
+        }
+    }
+}
+
+/// A TOML value where the text is one, otherwise the text itself.
+fn parse_value(text: &str) -> Value {
+    let parsed = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Puts `layer` over `table`. The table is complete, so a key it lacks is unknown.
+fn merge(table: &mut Table, layer: Table, prefix: &str) -> Result<()> {
+    for (key, value) in layer {
+        let full = format!("{prefix}{key}");
+        let Some(target) = table.get_mut(&key) else {
+            let near = nearest(&key, table.keys().map(String::as_str));
+            bail!("unknown key `{full}`; nearest is `{prefix}{near}`");
+        };
+        match (target, value) {
+            (Value::Table(target), Value::Table(value)) => merge(target, value, &format!("{full}."))?,
+            (target @ Value::Float(_), Value::Integer(value)) => *target = Value::Float(value as f64),
+            (target, value) if target.same_type(&value) => *target = value,
+            (target, value) => {
+                bail!("`{full}` must be a {}, not the {} `{value}`", target.type_str(), value.type_str())
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keys in which two configurations differ, each as `key: old -> new`.
+///
+/// # Errors
+/// When one cannot be written as TOML.
+pub fn differences(old: &Config, new: &Config) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    compare(&Table::try_from(old)?, &Table::try_from(new)?, "", &mut lines);
+    Ok(lines)
+}
+
+fn compare(old: &Table, new: &Table, prefix: &str, lines: &mut Vec<String>) {
+    for (key, before) in old {
+        match (before, new.get(key)) {
+            (Value::Table(before), Some(Value::Table(after))) => compare(before, after, &format!("{prefix}{key}."), lines),
+            (before, Some(after)) if before == after => {}
+            (before, Some(after)) => lines.push(format!("{prefix}{key}: {before} -> {after}")),
+            (before, None) => lines.push(format!("{prefix}{key}: {before} -> nothing")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(overrides: &[&str]) -> Result<Config> {
+        load(&Source { overrides: overrides.iter().map(|text| (*text).to_owned()).collect(), ..Source::default() })
+    }
+
+    #[test]
+    fn every_shipped_config_parses_and_its_model_fits_together() {
+        for (name, _) in SHIPPED {
+            let config = load(&Source { config: Some((*name).to_owned()), ..Source::default() }).unwrap();
+            assert_eq!(config.name, *name);
+        }
+    }
+
+    #[test]
+    fn overrides_reach_every_level_and_keep_types() {
+        let config = with(&["seed=7", "train.lr=1", "model.image.adapter_blocks=[0, 2]", "loss.cpcl=0"]).unwrap();
+        assert_eq!((config.seed, config.train.lr, config.loss.cpcl), (7, 1.0, 0.0));
+        assert_eq!(config.model.image.adapter_blocks, [0, 2]);
+        assert_eq!(with(&["model.head.fusion=multiply"]).unwrap().model.head.fusion, talent::NeckFusion::Multiply);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_nearest_key() {
+        let error = |text: &str| format!("{:#}", with(&[text]).unwrap_err());
+        assert!(error("train.batchsize=8").contains("nearest is `train.batch_size`"));
+        assert!(error("modle.word_len=8").contains("nearest is `model`"));
+        assert!(error("train.epochs=many").contains("`train.epochs` must be a integer"));
+        assert!(error("model.head.fusion=rca").contains("rca"));
+        assert!(error("model.input_size=100").contains("input_size"));
+        assert!(error("seed").contains("key=value"));
+        let unknown = load(&Source { config: Some("refcocog-u/base".into()), ..Source::default() }).unwrap_err();
+        assert!(unknown.to_string().contains("nearest is `refcocog_u/base`"));
+    }
+
+    #[test]
+    fn a_data_set_brings_its_word_length() {
+        let config = load(&Source { dataset: Some("refcocog_u".into()), ..Source::default() }).unwrap();
+        assert_eq!((config.model.word_len, config.data.datasets.as_slice()), (22, &["refcocog_u".to_owned()][..]));
+    }
+
+    #[test]
+    fn differences_name_keys() {
+        let lines = differences(&Config::base(), &Config { seed: 3, ..Config::base() }).unwrap();
+        assert_eq!(lines, ["seed: 0 -> 3"]);
+    }
+}

@@ -1,0 +1,251 @@
+//! What a run does: everything that may change its result, and nothing that may not.
+
+mod load;
+
+pub use load::{Source, differences, load};
+
+use serde::{Deserialize, Serialize};
+use talent::{ModelConfig, TrainedParts};
+
+/// A complete configuration. See `configs/` for the shipped ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Names the run folder.
+    pub name: String,
+    /// Fixes start values, data order, expression choice and dropout.
+    pub seed: u64,
+    /// The network.
+    pub model: ModelConfig,
+    /// Pretrained encoders.
+    pub weights: WeightsConfig,
+    /// Data.
+    pub data: DataConfig,
+    /// Training.
+    pub train: TrainConfig,
+    /// Weights of the losses.
+    pub loss: LossConfig,
+    /// Evaluation.
+    pub eval: EvalConfig,
+}
+
+/// Files with pretrained encoders; an empty name starts that encoder from random values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsConfig {
+    /// DINOv2 with registers.
+    pub image: String,
+    /// CLIP.
+    pub text: String,
+}
+
+/// Data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Data sets trained on together; evaluation covers each of them.
+    pub datasets: Vec<String>,
+}
+
+/// Which parameters train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Regime {
+    /// Parameter-efficient tuning: adapters and head; the encoders stay frozen.
+    Pet,
+    /// Everything.
+    Full,
+}
+
+impl From<Regime> for TrainedParts {
+    fn from(regime: Regime) -> Self {
+        match regime {
+            Regime::Pet => Self::AdaptersAndHead,
+            Regime::Full => Self::All,
+        }
+    }
+}
+
+/// Precision of matrix products and convolutions. Parameters and Adam's moments are always float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// float32 throughout.
+    Fp32,
+    /// bfloat16 autocast.
+    Bf16,
+    /// float16 autocast with a loss scaler, as the official code.
+    Fp16,
+}
+
+/// How the learning rate changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Multiplied by `gamma` after each of the `milestones` (epochs), as the official code.
+    MultiStep,
+    /// Linear rise over `warmup_steps`, then a half cosine to zero at the end.
+    Cosine,
+}
+
+/// Training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Which parameters train.
+    pub regime: Regime,
+    /// Passes over all training refs; each pass draws one expression per ref.
+    pub epochs: u64,
+    /// Refs per optimiser step.
+    pub batch_size: usize,
+    /// Parts a batch is split into to save memory; batch statistics are then those of a part.
+    pub accumulate: usize,
+    /// Precision of forward and backward pass.
+    pub precision: Precision,
+    /// Learning rate of the head.
+    pub lr: f64,
+    /// Learning rate of everything inside the encoders (adapters included).
+    pub lr_encoders: f64,
+    /// Adam's decay rates.
+    pub betas: [f64; 2],
+    /// Adam's epsilon.
+    pub eps: f64,
+    /// L2 penalty.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 for no clipping.
+    pub clip_norm: f64,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// Epochs after which `multi-step` lowers the rate.
+    pub milestones: Vec<u64>,
+    /// Factor of `multi-step`.
+    pub gamma: f64,
+    /// Steps over which `cosine` rises.
+    pub warmup_steps: u64,
+}
+
+/// Weights of the losses; 0 switches one off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Cross entropy plus soft IoU.
+    pub seg: f64,
+    /// Contextual pairwise consistency.
+    pub cpcl: f64,
+    /// Target-centric contrast.
+    pub tccl: f64,
+    /// Divisor inside the contrastive loss (quirk Q10 of the specification).
+    pub tccl_divisor: f64,
+}
+
+/// Evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Probability above which a pixel is foreground.
+    pub threshold: f32,
+    /// Expressions per forward pass.
+    pub batch_size: usize,
+    /// Epochs between evaluations on the validation splits.
+    pub every_epochs: u64,
+}
+
+impl Config {
+    /// The small network on RefShapes, from scratch, in minutes on two cores.
+    pub fn tiny() -> Self {
+        let mut config = Self::base();
+        config.name = "tiny".into();
+        config.model = ModelConfig::tiny();
+        config.weights = WeightsConfig { image: String::new(), text: String::new() };
+        config.data.datasets = vec!["refshapes".into()];
+        config.train = TrainConfig {
+            regime: Regime::Full,
+            epochs: 4,
+            lr: 1e-3,
+            lr_encoders: 1e-3,
+            clip_norm: 1.0,
+            schedule: Schedule::Cosine,
+            milestones: vec![],
+            warmup_steps: 100,
+            ..config.train
+        };
+        config.eval.batch_size = 32;
+        config
+    }
+
+    /// The official base model and recipe on RefCOCO.
+    pub fn base() -> Self {
+        Self {
+            name: "base".into(),
+            seed: 0,
+            model: ModelConfig::base(),
+            weights: WeightsConfig {
+                image: "weights/dinov2_vitb14_reg4_pretrain.pth".into(),
+                text: "weights/ViT-B-16.pt".into(),
+            },
+            data: DataConfig { datasets: vec!["refcoco".into()] },
+            train: TrainConfig {
+                regime: Regime::Pet,
+                epochs: 65,
+                batch_size: 32,
+                accumulate: 1,
+                precision: Precision::Fp32,
+                lr: 1e-4,
+                lr_encoders: 1e-4,
+                betas: [0.9, 0.999],
+                eps: 1e-8,
+                weight_decay: 0.0,
+                clip_norm: 0.0,
+                schedule: Schedule::MultiStep,
+                milestones: vec![35, 55],
+                gamma: 0.1,
+                warmup_steps: 0,
+            },
+            loss: LossConfig { seg: 1.0, cpcl: 0.1, tccl: 0.1, tccl_divisor: tlm_losses::TCCL_DIVISOR },
+            eval: EvalConfig { threshold: 0.35, batch_size: 64, every_epochs: 1 },
+        }
+    }
+
+    /// The official large model and recipe on RefCOCO.
+    pub fn large() -> Self {
+        let mut config = Self::base();
+        config.name = "large".into();
+        config.model = ModelConfig::large();
+        config.weights.image = "weights/dinov2_vitl14_reg4_pretrain.pth".into();
+        config.train.epochs = 50;
+        config.train.milestones = vec![35];
+        config.eval.batch_size = 32;
+        config
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Names the setting that does not fit.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        use anyhow::ensure;
+        self.model.validate()?;
+        let TrainConfig { batch_size, accumulate, .. } = self.train;
+        ensure!(!self.name.is_empty(), "name must not be empty");
+        ensure!(!self.data.datasets.is_empty(), "data.datasets must name at least one data set");
+        for name in &self.data.datasets {
+            refcoco::Descriptor::named(name)?;
+        }
+        ensure!(batch_size > 0, "train.batch_size must be positive");
+        ensure!(
+            accumulate > 0 && batch_size % accumulate == 0,
+            "train.batch_size ({batch_size}) must be a multiple of train.accumulate ({accumulate})"
+        );
+        ensure!(self.train.epochs > 0, "train.epochs must be positive");
+        ensure!(self.train.lr >= 0.0 && self.train.lr_encoders >= 0.0, "learning rates must not be negative");
+        ensure!(self.train.clip_norm >= 0.0, "train.clip_norm must not be negative");
+        ensure!(self.eval.batch_size > 0, "eval.batch_size must be positive");
+        ensure!(self.eval.every_epochs > 0, "eval.every_epochs must be positive");
+        ensure!((0.0..1.0).contains(&self.eval.threshold), "eval.threshold must be at least 0 and below 1");
+        ensure!(self.loss.tccl_divisor > 0.0, "loss.tccl_divisor must be positive");
+        let weights = [self.loss.seg, self.loss.cpcl, self.loss.tccl];
+        ensure!(weights.iter().all(|weight| *weight >= 0.0), "loss weights must not be negative");
+        ensure!(weights.iter().any(|weight| *weight > 0.0), "at least one loss weight must be positive");
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! What training, evaluation and prediction share: device, data, tokenizer, model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use refcoco::{ClipTokenizer, Dataset, SampleShape};
+use talent::Talent;
+use tch::{Device, Kind};
+
+use crate::config::Config;
+use crate::progress::Progress;
+
+/// Where data sets are looked for unless told otherwise.
+pub(crate) const DEFAULT_DATA_ROOT: &str = "datasets";
+
+/// Settings of a process that do not change results.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Machine {
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// CPU threads [default: all cores]
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+impl Machine {
+    /// Applies the thread count and finds the device.
+    ///
+    /// # Errors
+    /// When the device does not exist.
+    pub(crate) fn set_up(&self) -> Result<Device> {
+        if let Some(n) = self.threads {
+            anyhow::ensure!(n > 0, "--threads must be positive");
+            let n_torch = i32::try_from(n).context("--threads is too large")?;
+            tch::set_num_threads(n_torch);
+            // Fails only if the pool exists already, as when one process runs several commands.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+        }
+        let cuda = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
+        match self.device.as_str() {
+            "auto" => Ok(if cuda > 0 { Device::Cuda(0) } else { Device::Cpu }),
+            "cpu" => Ok(Device::Cpu),
+            name => {
+                let index = match name {
+                    "cuda" => Some(0),
+                    _ => name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()),
+                };
+                let index = index.with_context(|| format!("--device {name}: expected auto, cpu or cuda:N"))?;
+                if index as i64 >= cuda {
+                    bail!("--device {name}: libtorch sees {cuda} CUDA devices; `cargo xtask doctor` says why");
+                }
+                Ok(Device::Cuda(index))
+            }
+        }
+    }
+}
+
+/// Opens the data sets below a root. RefShapes is generated first if it is not there.
+pub(crate) fn open_datasets(names: &[String], data_root: &Path) -> Result<Vec<Dataset>> {
+    for name in names {
+        if name == "refshapes" && !data_root.join("refshapes/instances.json").is_file() {
+            generate_refshapes(data_root)?;
+        }
+    }
+    names.iter().map(|name| Ok(Dataset::open(name, data_root)?)).collect()
+}
+
+fn generate_refshapes(data_root: &Path) -> Result<()> {
+    let settings = refcoco::refshapes::Settings::default();
+    let total = settings.train_images + settings.val_images + settings.test_a_images + settings.test_b_images;
+    eprintln!("generating RefShapes below {} ({total} images, seed {})", data_root.display(), settings.seed);
+    let progress = std::sync::Mutex::new(Progress::new("refshapes", total as u64, 0));
+    refcoco::refshapes::generate(&settings, data_root, |_| {
+        if let Ok(mut progress) = progress.lock() {
+            progress.advance(1, "");
+        }
+    })?;
+    Ok(())
+}
+
+/// A model with what it needs to read data.
+#[derive(Debug)]
+pub(crate) struct Experiment {
+    pub(crate) cfg: Config,
+    pub(crate) device: Device,
+    pub(crate) datasets: Arc<Vec<Dataset>>,
+    pub(crate) tokenizer: Arc<ClipTokenizer>,
+    pub(crate) model: Talent,
+}
+
+impl Experiment {
+    /// Opens the data and builds the model with start values that the seed fixes.
+    pub(crate) fn new(cfg: Config, device: Device, data_root: &Path) -> Result<Self> {
+        let datasets = open_datasets(&cfg.data.datasets, data_root)?;
+        Self::with_datasets(cfg, device, datasets)
+    }
+
+    pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
+        tch::manual_seed(cfg.seed as i64);
+        let model = Talent::new(&cfg.model, device, Kind::Float)?;
+        model.train_only(cfg.train.regime.into());
+        let tokenizer = Arc::new(ClipTokenizer::new()?);
+        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model })
+    }
+
+    pub(crate) fn shape(&self) -> SampleShape {
+        SampleShape { input_size: self.cfg.model.input_size as usize, word_len: self.cfg.model.word_len as usize }
+    }
+
+    /// A split's name in tables and files: with the data set where there is more than one.
+    pub(crate) fn split_name(&self, position: usize, split: &str) -> String {
+        match self.datasets.len() {
+            1 => split.to_owned(),
+            _ => format!("{}/{split}", self.datasets[position].descriptor.name),
+        }
+    }
+}
+
+/// The data root to use: the one given, or the default.
+pub(crate) fn data_root(given: Option<&PathBuf>) -> PathBuf {
+    given.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_ROOT))
+}

@@ -1,0 +1,23 @@
+//! Training, evaluation and prediction with TALENT, behind the `talent` program.
+//!
+//! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop,
+//! `objective` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
+
+mod batch;
+mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod evaluate;
+mod events;
+mod experiment;
+mod objective;
+mod optim;
+mod params;
+mod pictures;
+mod precision;
+mod predict;
+mod progress;
+mod run_dir;
+mod table;
+pub mod train;
+mod weights;

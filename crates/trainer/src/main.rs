@@ -1,0 +1,5 @@
+//! The `talent` program.
+
+fn main() -> anyhow::Result<()> {
+    trainer::cli::run()
+}

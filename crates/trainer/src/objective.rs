@@ -1,0 +1,34 @@
+use talent::TalentOutput;
+use tch::Tensor;
+use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
+
+use crate::batch::TrainTensors;
+use crate::config::LossConfig;
+
+/// The loss and its terms, each a scalar tensor.
+#[derive(Debug)]
+pub(crate) struct Objective {
+    /// The weighted sum.
+    pub(crate) total: Tensor,
+    /// Unweighted terms by name; only those that are switched on.
+    pub(crate) terms: Vec<(&'static str, Tensor)>,
+}
+
+/// Joins a pass's output with its targets: `seg + 0.1 cpcl + 0.1 tccl` in the official recipe.
+pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossConfig) -> Objective {
+    let mut terms = Vec::new();
+    if cfg.seg > 0.0 {
+        terms.push(("seg", cfg.seg, segmentation_loss(&output.logits, &batch.masks).total()));
+    }
+    if cfg.cpcl > 0.0 {
+        let neck = &output.neck;
+        let levels = neck.fused.iter().map(|fused| consistency_loss(fused, &neck.sentence).loss);
+        terms.push(("cpcl", cfg.cpcl, levels.sum::<Tensor>() / neck.fused.len() as f64));
+    }
+    if let (true, Some([positive, negative])) = (cfg.tccl > 0.0, &output.contrast) {
+        let map = &output.neck.aggregated;
+        terms.push(("tccl", cfg.tccl, contrastive_loss(map, positive, negative, &batch.valid, cfg.tccl_divisor)));
+    }
+    let total = terms.iter().map(|(_, weight, term)| term * *weight).sum();
+    Objective { total, terms: terms.into_iter().map(|(name, _, term)| (name, term.detach())).collect() }
+}

@@ -1,0 +1,93 @@
+//! The mask of one expression in one image of one's own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use figures::{Canvas, overlay};
+use refcoco::letterbox::Letterbox;
+use refcoco::{Mask, read_image};
+use serde_json::{Value, json};
+use tch::Tensor;
+
+use crate::checkpoint::{self, write_atomically};
+use crate::evaluate::probabilities;
+use crate::experiment::{Experiment, Machine};
+
+/// What to predict.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PredictArgs {
+    /// Checkpoint of a trained model
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// JPEG or PNG image
+    #[arg(long)]
+    image: PathBuf,
+    /// Referring expression
+    #[arg(long)]
+    text: String,
+    /// Folder for mask.png, overlay.png and prediction.json
+    #[arg(long)]
+    out: PathBuf,
+    /// Print prediction.json to standard output
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+const COLOUR: [u8; 3] = [230, 60, 40];
+
+pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
+    ensure!(!args.text.trim().is_empty(), "--text: the expression is empty");
+    let image = read_image(&args.image)?;
+    let device = args.machine.set_up()?;
+    let meta = checkpoint::read_meta(&args.checkpoint)?;
+    let experiment = Experiment::with_datasets(meta.config, device, Vec::new())?;
+    checkpoint::load_model(&args.checkpoint, &experiment.model)?;
+
+    let shape = experiment.shape();
+    let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
+    let side = shape.input_size as i64;
+    let pixels = Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]).to_device(device);
+    let ids = experiment.tokenizer.encode_padded(&args.text, shape.word_len)?;
+    if experiment.tokenizer.encode(&args.text)?.len() > shape.word_len {
+        eprintln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);
+    }
+    let words = Tensor::from_slice(&ids).view([1, -1]).to_device(device);
+    let square = probabilities(&experiment, &pixels, &words, experiment.cfg.train.precision)?;
+    let map = letterbox.map_to_image(&square);
+    let threshold = experiment.cfg.eval.threshold;
+    let data: Vec<u8> = map.iter().map(|&value| u8::from(value > threshold)).collect();
+    let mask = Mask { width: image.width, height: image.height, data };
+
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let grey: Vec<u8> = mask.data.iter().flat_map(|&pixel| [pixel * 255; 3]).collect();
+    Canvas::from_rgb(mask.width, mask.height, grey).save(&args.out.join("mask.png"))?;
+    let picture = Canvas::from_rgb(image.width, image.height, image.data);
+    overlay(&picture, &mask.data, COLOUR).save(&args.out.join("overlay.png"))?;
+    let prediction = describe(args, &mask, &map, threshold);
+    write_atomically(&args.out.join("prediction.json"), format!("{prediction:#}\n").as_bytes())?;
+    if args.json {
+        println!("{prediction}");
+    } else {
+        let percent = 100.0 * mask.area() as f64 / (mask.width * mask.height) as f64;
+        println!("\"{}\": {percent:.1} % of the image; written to {}", args.text, show(&args.out));
+    }
+    Ok(())
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn describe(args: &PredictArgs, mask: &Mask, map: &[f32], threshold: f32) -> Value {
+    let highest = map.iter().copied().fold(0.0_f32, f32::max);
+    json!({
+        "image": show(&args.image),
+        "expression": args.text,
+        "segmentation": {"size": [mask.height, mask.width], "counts": mask.to_rle_string()},
+        "area": mask.area(),
+        "threshold": threshold,
+        "highest_probability": highest,
+    })
+}

@@ -1,0 +1,56 @@
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Progress of long work on standard error: a bar with rate and time left on a terminal, otherwise a plain line
+/// now and then.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    label: String,
+    total: u64,
+    done: u64,
+    first: u64,
+    started: Instant,
+    last_line: Instant,
+}
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// - done: what an earlier process did already
+    pub(crate) fn new(label: &str, total: u64, done: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total).with_position(done).with_message("").with_prefix(label.to_owned());
+            let template = "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left  {msg}";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.reset_eta();
+            bar
+        });
+        let now = Instant::now();
+        Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now }
+    }
+
+    /// One or more units are done.
+    pub(crate) fn advance(&mut self, n: u64, message: &str) {
+        self.done += n;
+        if let Some(bar) = &self.bar {
+            bar.set_message(message.to_owned());
+            bar.set_position(self.done);
+        } else if self.last_line.elapsed() >= LINE_EVERY || self.done == self.total {
+            self.last_line = Instant::now();
+            let rate = (self.done - self.first) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+            let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
+            eprintln!("{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}", self.label, self.done, self.total);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

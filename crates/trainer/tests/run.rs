@@ -1,0 +1,245 @@
+//! Whole runs of a miniature model on a small RefShapes, through the `talent` program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use refcoco::refshapes::{Settings, generate};
+use serde_json::Value;
+
+const MINIATURE: &[&str] = &[
+    "model.input_size=32",
+    "model.image.width=16",
+    "model.image.depth=2",
+    "model.image.n_heads=2",
+    "model.image.position_grid=4",
+    "model.image.taps=[0,1]",
+    "model.image.adapter_blocks=[1]",
+    "model.image.adapter_width=16",
+    "model.text.width=16",
+    "model.text.state_width=16",
+    "model.text.depth=1",
+    "model.text.n_heads=2",
+    "model.text.adapter_blocks=[0]",
+    "model.text.adapter_width=16",
+    "model.head.width=16",
+    "model.decoder.depth=1",
+    "model.decoder.n_heads=2",
+    "model.decoder.ffn_width=16",
+    "train.batch_size=8",
+    "train.warmup_steps=2",
+];
+
+/// A data root shared by all tests of this file.
+fn data_root() -> &'static Path {
+    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let root = tempfile::tempdir().unwrap();
+        let settings = Settings { train_images: 12, val_images: 3, test_a_images: 2, test_b_images: 2, ..Settings::default() };
+        generate(&settings, root.path(), |_| {}).unwrap();
+        root
+    })
+    .path()
+}
+
+fn talent(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_talent")).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn train_in(data_root: &Path, run_dir: &Path, extra: &[&str]) -> Output {
+    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", data_root.to_str().unwrap()];
+    args.extend(["--run-dir", run_dir.to_str().unwrap(), "--set"]);
+    args.extend(MINIATURE);
+    args.extend(extra);
+    talent(&args)
+}
+
+#[track_caller]
+fn train(run_dir: &Path, extra: &[&str]) -> Output {
+    let output = train_in(data_root(), run_dir, extra);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn records(run_dir: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run_dir.join("records.jsonl")).unwrap();
+    let without_runtime = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("runtime").unwrap();
+        record
+    };
+    text.lines().map(without_runtime).collect()
+}
+
+fn tensors(file: PathBuf) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(file).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
+fn json(path: PathBuf) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_leaves_everything_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = train(&run, &["--max-steps", "3", "--seed", "4"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in ["mIoU", "oIoU", "Pr@90", "val", "testA", "testB", "expression exchanged"] {
+        assert!(table.contains(part), "{table}");
+    }
+    for name in ["config.toml", "environment.json", "curves.png", "overlays.png", "metrics.json"] {
+        assert!(std::fs::metadata(run.join(name)).unwrap().len() > 0, "{name}");
+    }
+    for name in ["last", "best", "last.state"] {
+        assert!(run.join(format!("checkpoints/{name}.safetensors")).is_file(), "{name}");
+    }
+    let events = std::fs::read_dir(&run).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("events.out.tfevents.")
+    });
+    assert_eq!(events.count(), 1);
+    let environment = json(run.join("environment.json"));
+    assert_eq!((environment["matmul_dtype"].as_str(), environment["seed"].as_i64()), (Some("Float"), Some(4)));
+    let steps: Vec<Value> = records(&run).into_iter().filter(|record| record["kind"] == "step").collect();
+    assert_eq!(steps.len(), 3);
+    for term in ["seg", "cpcl", "tccl", "total"] {
+        assert!(steps[0]["loss"][term].as_f64().unwrap().is_finite());
+    }
+
+    let again = train_in(data_root(), &run, &["--max-steps", "3", "--seed", "4"]);
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("already holds a run"));
+    let finished = train(&run, &["--max-steps", "3", "--seed", "4", "--resume", "auto"]);
+    assert!(String::from_utf8_lossy(&finished.stderr).contains("is finished"));
+    assert_eq!(records(&run).iter().filter(|record| record["kind"] == "step").count(), 3);
+
+    let eval = talent(&["eval", "--run", run.to_str().unwrap(), "--split", "val,testB", "--json", "--data-root", data_root().to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&eval.stdout).unwrap();
+    assert_eq!(report["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
+    assert!(report["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn one_seed_fixes_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b, other] = ["a", "b", "other"].map(|name| folder.path().join(name));
+    train(&a, &["--max-steps", "4"]);
+    train(&b, &["--max-steps", "4"]);
+    train(&other, &["--max-steps", "4", "--seed", "1"]);
+    assert_eq!(records(&a), records(&b));
+    assert_ne!(records(&a), records(&other));
+    for name in ["last.safetensors", "best.safetensors", "last.state.safetensors"] {
+        let bytes = |run: &Path| std::fs::read(run.join("checkpoints").join(name)).unwrap();
+        assert!(bytes(&a) == bytes(&b), "{name} differs");
+    }
+}
+
+#[test]
+fn a_resumed_run_continues_as_if_uninterrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
+    // Nine steps an epoch at most: the second part begins inside an epoch.
+    train(&whole, &["--max-steps", "5"]);
+    train(&parts, &["--max-steps", "2", "--resume", "auto"]);
+    train(&parts, &["--max-steps", "5", "--resume", "auto"]);
+    let last = |run: &Path| tensors(run.join("checkpoints/last.state.safetensors"));
+    assert_eq!(last(&whole), last(&parts));
+    let steps = |run: &Path| records(run).into_iter().filter(|record| record["kind"] == "step").collect::<Vec<_>>();
+    assert_eq!(steps(&whole), steps(&parts));
+
+    let changed = train_in(data_root(), &parts, &["--max-steps", "9", "--resume", "auto", "--set", "train.lr=0.5"]);
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("train.lr: 0.001 -> 0.5"));
+}
+
+#[test]
+fn mixed_precision_and_accumulation_train() {
+    let folder = tempfile::tempdir().unwrap();
+    for (precision, dtype) in [("bf16", "BFloat16"), ("fp16", "Half")] {
+        let run = folder.path().join(precision);
+        train(&run, &["--max-steps", "2", "--precision", precision, "--set", "train.accumulate=2"]);
+        assert_eq!(json(run.join("environment.json"))["matmul_dtype"], dtype);
+    }
+}
+
+#[test]
+fn one_batch_is_learned_by_heart() {
+    let (folder, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let settings = Settings { train_images: 2, val_images: 1, test_a_images: 0, test_b_images: 0, ..Settings::default() };
+    generate(&settings, root.path(), |_| {}).unwrap();
+    let run = folder.path().join("run");
+    let extra = ["--set", "train.epochs=300", "eval.every_epochs=300", "train.lr=0.005", "train.lr_encoders=0.005", "train.batch_size=32"];
+    let output = train_in(root.path(), &run, &extra);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let losses: Vec<f64> = records(&run).iter().filter_map(|record| record["loss"]["seg"].as_f64()).collect();
+    let end = losses[losses.len() - 10..].iter().sum::<f64>() / 10.0;
+    assert!(end < 0.5 * losses[0], "{} -> {end}", losses[0]);
+}
+
+#[test]
+fn prediction_on_an_own_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, out) = (folder.path().join("run"), folder.path().join("out"));
+    train(&run, &["--max-steps", "1"]);
+    let picture = folder.path().join("own.png");
+    image::save_buffer(&picture, &vec![120_u8; 50 * 30 * 3], 50, 30, image::ColorType::Rgb8).unwrap();
+    let checkpoint = run.join("checkpoints/best.safetensors");
+    let predict = |text: &str, image: &Path| {
+        talent(&["predict", "--checkpoint", checkpoint.to_str().unwrap(), "--image", image.to_str().unwrap(), "--text", text, "--out", out.to_str().unwrap()])
+    };
+    assert!(predict("left circle", &picture).status.success());
+    let prediction = json(out.join("prediction.json"));
+    assert_eq!(prediction["segmentation"]["size"], serde_json::json!([30, 50]));
+    let counts = prediction["segmentation"]["counts"].as_str().unwrap();
+    let mask = refcoco::Mask::from_rle_string(50, 30, counts).unwrap();
+    let written = refcoco::read_image(&out.join("mask.png")).unwrap();
+    assert!(written.data.chunks_exact(3).zip(&mask.data).all(|(pixel, &inside)| pixel[0] == inside * 255));
+    assert!(out.join("overlay.png").is_file());
+
+    for (text, image, culprit) in [("  ", picture.as_path(), "expression is empty"), ("cat", &run.join("config.toml"), "config.toml"), ("cat", Path::new("/nowhere.jpg"), "/nowhere.jpg")] {
+        let output = predict(text, image);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(culprit), "{culprit}");
+    }
+}
+
+#[test]
+fn mistakes_get_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let foreign = folder.path().join("foreign.safetensors");
+    safetensors::serialize_to_file(Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(), None, &foreign).unwrap();
+    let foreign = foreign.to_str().unwrap();
+    let [run, root] = [run.to_str().unwrap(), data_root().to_str().unwrap()];
+    let cases: &[(&[&str], &str)] = &[
+        (&["train", "--run-dir", run, "--dataset", "refcocox"], "unknown data set `refcocox`"),
+        (&["train", "--run-dir", run, "--dataset", "refcoco", "--data-root", "/nowhere"], "refcoco/refs(unc).p"),
+        (&["train", "--run-dir", run, "--set", "train.batchsize=3"], "nearest is `train.batch_size`"),
+        (&["train", "--run-dir", run, "--config", "refcoco/bse"], "nearest is `refcoco/base`"),
+        (&["train", "--run-dir", run, "--device", "cuda:77"], "cuda:77"),
+        (&["train", "--run-dir", run, "--resume", "/nowhere/last.safetensors"], "last.state.safetensors"),
+        (&["train", "--run-dir", run, "--config", "refcoco/base", "--dataset", "refshapes", "--data-root", root], "weights/dinov2"),
+        (&["eval", "--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
+        (&["eval", "--checkpoint", foreign, "--data-root", root], "not written by talent"),
+        (&["eval"], "--run DIR or --checkpoint FILE"),
+    ];
+    for (args, culprit) in cases {
+        let output = talent(args);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert!(message.contains(culprit), "{args:?}: {message}");
+        assert!(!message.contains("panicked"), "{args:?}: {message}");
+    }
+    assert!(!Path::new(run).exists(), "a mistake must leave nothing behind");
+}
+
+#[test]
+fn parameters_are_counted_without_weight_files() {
+    let output = talent(&["params", "--config", "refcoco/base", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (group, n) in [("adapters", 2_333_232), ("head", 20_441_601), ("neck", 7_753_728), ("decoder", 7_899_136), ("projector", 4_788_737), ("frozen", 150_016_257)] {
+        assert_eq!(report[group].as_u64(), Some(n), "{group}");
+    }
+}

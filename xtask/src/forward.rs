@@ -1,0 +1,44 @@
+//! Hands commands on to the programs that do the work. The program replaces this process, so signals and exit codes
+//! are its own.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::project::{cargo, root, run_aside};
+use crate::setup::setup;
+
+/// Sets up, builds, and becomes `talent COMMAND ARGS`.
+pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
+    let libtorch = setup()?;
+    let mut build = cargo();
+    build.env("LIBTORCH", &libtorch.path);
+    build_quietly(&mut build, "trainer", "talent")?;
+    let args: Vec<String> = std::iter::once(command.to_owned()).chain(args.iter().cloned()).collect();
+    become_program("talent", &args)
+}
+
+/// Builds and becomes `talent-data ARGS`; needs no libtorch.
+pub(crate) fn to_data_program(args: &[String]) -> Result<()> {
+    build_quietly(&mut cargo(), "data-cli", "talent-data")?;
+    become_program("talent-data", args)
+}
+
+/// Builds a program; prints cargo's progress only when there is something to compile for the first time.
+pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -> Result<()> {
+    build.args(["build", "--release", "--locked", "--package", package]);
+    if root().join("target/release").join(program).is_file() {
+        build.arg("--quiet");
+    } else {
+        eprintln!("building {program} (a few minutes the first time)");
+    }
+    run_aside(build)
+}
+
+fn become_program(program: &str, args: &[String]) -> Result<()> {
+    // Started from the folder the user is in, so that relative paths mean what they say.
+    let path = root().join("target/release").join(program);
+    let error = Command::new(&path).args(args).exec();
+    bail!("{}: {error}", path.display())
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask`: set-up, checks, and the way to everything else. Depends on nothing else in the workspace, because
+//! it is what installs libtorch.
+
+mod doctor;
+mod forward;
+mod libtorch;
+mod lock;
+mod project;
+mod setup;
+mod tests_and_ci;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup                 find or install libtorch and link it as .libtorch
+  doctor [--json]       what this machine has: toolchain, libtorch, devices, data sets
+  test [ARGS]           all tests; ARGS go to `cargo test`
+  ci                    formatting, clippy, tests
+
+  train [...]           train, evaluate and draw a model        (each has --help)
+  eval [...]            evaluate a checkpoint
+  predict [...]         segment one expression in one image
+  params [...]          count parameters
+  data [...]            list, stats, synth: look at data sets; needs no libtorch
+
+The last group runs target/release/talent after set-up and build.";
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match command.as_str() {
+        "setup" => setup::setup().map(|_| ()),
+        "doctor" => doctor::doctor(&rest),
+        "test" => tests_and_ci::test(&rest),
+        "ci" => tests_and_ci::ci(),
+        "data" => forward::to_data_program(&rest),
+        "train" | "eval" | "predict" | "params" => forward::to_talent(&command, &rest),
+        "" | "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => bail!("unknown command `{other}`\n\n{HELP}"),
+    }
+}
