@@ -9,20 +9,26 @@ use refcoco::{ClipTokenizer, Mask, RgbImage};
 
 /// A COCO-sized image of noise.
 fn image() -> RgbImage {
-    let data = (0..640 * 480 * 3_u64).map(|index| (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let data =
+        (0..640 * 480 * 3_u64).map(|index| (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     RgbImage { width: 640, height: 480, data }
 }
 
 fn stages(criterion: &mut Criterion) {
     let (image, letterbox) = (image(), Letterbox::new(640, 480, 448));
     let polygon = vec![100.0, 80.0, 420.5, 90.25, 500.0, 300.0, 300.0, 410.0, 120.0, 333.3];
-    let mask = Mask::from_polygons(640, 480, std::slice::from_ref(&polygon)).unwrap_or_else(|error| panic!("{error}"));
+    let mask = Mask::from_polygons(640, 480, std::slice::from_ref(&polygon))
+        .unwrap_or_else(|error| panic!("{error}"));
     let tokenizer = ClipTokenizer::new().unwrap_or_else(|error| panic!("{error}"));
 
     let mut group = criterion.benchmark_group("640x480 to 448");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("letterbox image, bicubic", |bench| bench.iter(|| letterbox.image(black_box(&image))));
-    group.bench_function("letterbox and normalise", |bench| bench.iter(|| letterbox.normalised_image(black_box(&image))));
+    group.bench_function("letterbox image, bicubic", |bench| {
+        bench.iter(|| letterbox.image(black_box(&image)))
+    });
+    group.bench_function("letterbox and normalise", |bench| {
+        bench.iter(|| letterbox.normalised_image(black_box(&image)))
+    });
     group.bench_function("rasterise polygon", |bench| {
         bench.iter(|| Mask::from_polygons(640, 480, black_box(std::slice::from_ref(&polygon))));
     });

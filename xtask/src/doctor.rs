@@ -33,7 +33,9 @@ pub(crate) fn doctor(args: &[String]) -> Result<()> {
 fn libtorch() -> Value {
     match setup::present() {
         None => json!({"found": false, "advice": "run `cargo xtask setup`"}),
-        Some(Err(error)) => json!({"found": false, "problem": format!("{error:#}"), "advice": "run `cargo xtask setup`"}),
+        Some(Err(error)) => {
+            json!({"found": false, "problem": format!("{error:#}"), "advice": "run `cargo xtask setup`"})
+        }
         Some(Ok(found)) => json!({
             "found": true, "version": found.version, "path": found.path, "cuda_build": found.has_cuda,
         }),
@@ -76,7 +78,9 @@ fn cuda() -> Value {
         (_, Some(false), ..) => Some("this libtorch is a CPU-only build"),
         (_, _, false, _) => Some("no NVIDIA driver: /dev/nvidiactl is missing"),
         (.., None) => Some("not asked yet: the program is not built; run `cargo xtask params` once"),
-        (.., Some(_)) => Some("libtorch sees no device although there is a driver; is it old, or CUDA_VISIBLE_DEVICES empty?"),
+        (.., Some(_)) => Some(
+            "libtorch sees no device although there is a driver; is it old, or CUDA_VISIBLE_DEVICES empty?",
+        ),
     };
     json!({"available": available, "devices": devices, "why_not": why_not})
 }
@@ -108,7 +112,8 @@ fn print_report(report: &Value) {
         println!("{:10} {problem}; {}", "libtorch", text(&libtorch["advice"]));
     }
     let cpu = &report["cpu"];
-    let features: Vec<&str> = cpu["features"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let features: Vec<&str> =
+        cpu["features"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     println!("{:10} {}, {} cores, {}", "cpu", text(&cpu["model"]), cpu["cores"], features.join(" "));
     let cuda = &report["cuda"];
     match cuda["why_not"].as_str() {
@@ -116,6 +121,12 @@ fn print_report(report: &Value) {
         Some(reason) => println!("{:10} no: {reason}", "cuda"),
     }
     for dataset in report["datasets"]["datasets"].as_array().into_iter().flatten() {
-        println!("{:10} {:17} {:9} {}", "data", text(&dataset["name"]), text(&dataset["state"]), text(&dataset["detail"]));
+        println!(
+            "{:10} {:17} {:9} {}",
+            "data",
+            text(&dataset["name"]),
+            text(&dataset["state"]),
+            text(&dataset["detail"])
+        );
     }
 }

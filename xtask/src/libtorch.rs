@@ -24,7 +24,12 @@ impl Libtorch {
     pub(crate) fn check(path: &Path) -> Result<Self> {
         let shown = path.display();
         ensure!(path.is_dir(), "{shown}: there is no such folder");
-        for needed in ["include/ATen/ATen.h", "include/torch/csrc/api/include/torch/torch.h", "lib/libtorch_cpu.so", "lib/libtorch.so"] {
+        for needed in [
+            "include/ATen/ATen.h",
+            "include/torch/csrc/api/include/torch/torch.h",
+            "lib/libtorch_cpu.so",
+            "lib/libtorch.so",
+        ] {
             ensure!(path.join(needed).is_file(), "{shown} is no libtorch with headers: {needed} is missing");
         }
         let version = read_version(path).with_context(|| format!("{shown}: cannot tell its version"))?;
@@ -81,10 +86,18 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        for name in ["include/ATen/ATen.h", "include/torch/csrc/api/include/torch/torch.h", "lib/libtorch_cpu.so", "lib/libtorch.so"] {
+        for name in [
+            "include/ATen/ATen.h",
+            "include/torch/csrc/api/include/torch/torch.h",
+            "lib/libtorch_cpu.so",
+            "lib/libtorch.so",
+        ] {
             write(name, "");
         }
-        write("version.py", &format!("from typing import Optional\n__version__ = '{version}'\ndebug = False\n"));
+        write(
+            "version.py",
+            &format!("from typing import Optional\n__version__ = '{version}'\ndebug = False\n"),
+        );
         folder
     }
 

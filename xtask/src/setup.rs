@@ -59,7 +59,8 @@ fn describe(found: &Libtorch) -> String {
 
 fn check_compiler() -> Result<()> {
     let compiler = std::env::var("CXX").ok().filter(|name| !name.is_empty());
-    let candidates = compiler.map_or_else(|| vec!["c++".to_owned(), "g++".into(), "clang++".into()], |name| vec![name]);
+    let candidates =
+        compiler.map_or_else(|| vec!["c++".to_owned(), "g++".into(), "clang++".into()], |name| vec![name]);
     let found = candidates.iter().any(|name| output_of(Path::new(name), &["--version"]).is_some());
     ensure!(
         found,
@@ -107,9 +108,12 @@ fn find_or_install(root: &Path) -> Result<Libtorch> {
     {
         return Ok(found);
     }
-    let python = pythons.iter().find(|python| python_version(python).is_some_and(|version| version >= (3, 10)));
+    let python =
+        pythons.iter().find(|python| python_version(python).is_some_and(|version| version >= (3, 10)));
     let Some(python) = python else {
-        bail!("no Python 3.10 or newer was found; install one (for example `apt-get install python3 python3-venv`), or set LIBTORCH to a libtorch {VERSION} folder");
+        bail!(
+            "no Python 3.10 or newer was found; install one (for example `apt-get install python3 python3-venv`), or set LIBTORCH to a libtorch {VERSION} folder"
+        );
     };
     install(python, &venv)
 }
@@ -131,8 +135,12 @@ fn install(python: &Path, venv: &Path) -> Result<Libtorch> {
     )?;
     say(&format!("installing torch {VERSION} into .venv (about 2.7 GB to download)"));
     let inside = venv.join("bin/python");
-    run_aside(Command::new(&inside).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).arg(format!("torch=={VERSION}")))
-        .with_context(|| format!("pip could not install torch {VERSION}; check the network and pip's index"))?;
+    run_aside(
+        Command::new(&inside)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .arg(format!("torch=={VERSION}")),
+    )
+    .with_context(|| format!("pip could not install torch {VERSION}; check the network and pip's index"))?;
     let path = of_python(&inside).context("pip finished but .venv has no torch")?;
     let found = Libtorch::check(&path)?;
     std::fs::write(venv.join(".complete"), "").with_context(|| venv.display().to_string())?;

@@ -6,7 +6,10 @@ use crate::setup::setup;
 /// All tests of the workspace, in the release profile that the programs use too.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let libtorch = setup()?;
-    run(cargo().env("LIBTORCH", &libtorch.path).args(["test", "--release", "--workspace", "--locked"]).args(args))
+    run(cargo()
+        .env("LIBTORCH", &libtorch.path)
+        .args(["test", "--release", "--workspace", "--locked"])
+        .args(args))
 }
 
 /// Formatting, clippy with warnings denied, tests.

@@ -10,15 +10,6 @@ use crate::adapter::TextAdapter;
 const NORM_EPS: f64 = 1e-5;
 /// Weight of a text adapter's output: a literal constant of the official code (quirk Q3).
 const GATE: f64 = 0.2;
-/// Deviations of token and position tables at the start; they matter only where the encoder is trained from
-/// scratch. Larger than CLIP's own 0.02 and 0.01, with which a word's identity drowns in what attention adds and
-/// training from scratch takes off late.
-const TOKEN_START: f64 = 0.5;
-const POSITION_START: f64 = 0.25;
-/// Size of a sentence vector's entries at the start. Small, so that the projector's kernel begins as nearly the
-/// same for all sentences and features can form before sentences tell objects apart.
-const STATE_START: f64 = 0.1;
-
 /// Sizes of the text encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,9 +58,9 @@ impl TextEncoder {
     pub fn new(path: &Path, cfg: &TextEncoderConfig) -> Self {
         let t = cfg.width;
         let positional_embedding =
-            path.parameter("positional_embedding", &[cfg.context, t], Init::Normal(POSITION_START));
+            path.parameter("positional_embedding", &[cfg.context, t], Init::Normal(0.01));
         let text_projection =
-            path.parameter("text_projection", &[t, cfg.state_width], Init::Normal(STATE_START / (t as f64).sqrt()));
+            path.parameter("text_projection", &[t, cfg.state_width], Init::Normal(1.0 / (t as f64).sqrt()));
         // Part of the published files; CLIP's own loss uses it.
         let _ = path.parameter("logit_scale", &[], Init::Const((1.0_f64 / 0.07).ln()));
         let blocks = path / "transformer" / "resblocks";
@@ -80,7 +71,7 @@ impl TextEncoder {
             token_embedding: (path / "token_embedding").parameter(
                 "weight",
                 &[cfg.vocabulary, t],
-                Init::Normal(TOKEN_START),
+                Init::Normal(0.02),
             ),
             ln_final: LayerNorm::new(&(path / "ln_final"), t, NORM_EPS),
         }

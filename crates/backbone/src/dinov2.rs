@@ -3,7 +3,7 @@
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Tensor};
-use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
+use torch_ext::layers::{LayerNorm, Linear, Mode, attention};
 use torch_ext::{Init, Path};
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
@@ -73,9 +73,11 @@ impl ImageEncoder {
     pub fn new(path: &Path, cfg: &ImageEncoderConfig, word_len: i64, text_width: i64) -> Self {
         let d = cfg.width;
         let cls_token = path.parameter("cls_token", &[1, 1, d], Init::Normal(1e-6));
-        let pos_embed =
-            path.parameter("pos_embed", &[1, 1 + cfg.position_grid * cfg.position_grid, d], Init::Const(0.0));
-        start_positions(&pos_embed, cfg.position_grid);
+        let pos_embed = path.parameter(
+            "pos_embed",
+            &[1, 1 + cfg.position_grid * cfg.position_grid, d],
+            Init::Normal(0.02),
+        );
         let register_tokens = path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6));
         // Part of the published files; used only when patches are masked, as in DINOv2's own training.
         let _ = path.parameter("mask_token", &[1, d], Init::Const(0.0));
@@ -132,12 +134,6 @@ impl ImageEncoder {
     }
 }
 
-/// Fills a position table's grid with sinusoidal codes. Matters only where the encoder is trained from scratch.
-fn start_positions(table: &Tensor, side: i64) {
-    let codes = grid_positions(table.size()[2], side, side, (table.kind(), table.device()));
-    tch::no_grad(|| table.i((.., 1.., ..)).copy_(&codes));
-}
-
 /// Resamples a position table to a `side` x `side` grid as DINOv2 does (specification, section 4.2): bicubic,
 /// driven by the scale factor `(side + 0.1) / P` rather than by the size. The class row stays; a table that fits
 /// already is used as it is.
@@ -173,10 +169,8 @@ struct Block {
 impl Block {
     fn new(path: &Path, cfg: &ImageEncoderConfig, index: i64, word_len: i64, text_width: i64) -> Self {
         let d = cfg.width;
-        // Xavier-uniform; matters only where the encoder is trained from scratch.
         let linear = |path: Path, n_in: i64, n_out: i64| {
-            let bound = (6.0 / (n_in + n_out) as f64).sqrt();
-            Linear::new(&path, n_in, n_out, Init::Uniform(bound), Init::Const(0.0))
+            Linear::new(&path, n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
         };
         let scale = |name: &str, start: f64| (path / name).parameter("gamma", &[d], Init::Const(start));
         let adapter_cfg = VisualAdapterConfig {

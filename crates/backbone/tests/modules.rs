@@ -142,7 +142,9 @@ fn a_closed_gate_silences_the_adapter() {
     let store = store();
     let encoder = ImageEncoder::new(&store.root(), &image_config(), 3, 8);
     let images = Tensor::randn([1, 3, 12, 12], PLACE);
-    let level = |scale: f64| encoder.forward(&images, &(Tensor::ones([1, 3, 8], PLACE) * scale), Mode::Eval)[2].copy();
+    let level = |scale: f64| {
+        encoder.forward(&images, &(Tensor::ones([1, 3, 8], PLACE) * scale), Mode::Eval)[2].copy()
+    };
     let gate = store.get("blocks.2.ls_gate.gamma").unwrap();
     assert_eq!(Vec::<f64>::try_from(gate).unwrap(), [0.2; 16]);
     assert!(largest(&(level(1.0) - level(50.0))) > 0.0);

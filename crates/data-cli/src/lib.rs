@@ -105,7 +105,9 @@ fn list(args: &ListArgs) -> Result<()> {
         report.push((name, state, detail, about));
     }
     if args.json {
-        let rows = report.iter().map(|(name, state, detail, _)| json!({"name": name, "state": state, "detail": detail}));
+        let rows = report
+            .iter()
+            .map(|(name, state, detail, _)| json!({"name": name, "state": state, "detail": detail}));
         println!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
     } else {
         for (name, state, detail, about) in report {
@@ -119,7 +121,8 @@ fn list(args: &ListArgs) -> Result<()> {
 /// Whether a data set has the refs its descriptor expects.
 fn judge(dataset: &Dataset, expected: &std::collections::BTreeMap<String, usize>) -> (&'static str, String) {
     let count = |split: &str| dataset.refs.iter().filter(|reference| reference.split == split).count();
-    let counts: Vec<String> = dataset.splits().iter().map(|split| format!("{split} {}", count(split))).collect();
+    let counts: Vec<String> =
+        dataset.splits().iter().map(|split| format!("{split} {}", count(split))).collect();
     let complete = expected.iter().all(|(split, &n)| count(split) == n);
     (if complete { "complete" } else { "partial" }, format!("refs: {}", counts.join(", ")))
 }
@@ -132,13 +135,27 @@ fn stats(args: &StatsArgs) -> Result<()> {
     }
     println!(
         "{:8} {:>7} {:>12} {:>7} {:>8} {:>16} {:>16} {:>15}",
-        "split", "refs", "expressions", "images", "words", "with distractor", "distractors/ref", "median target"
+        "split",
+        "refs",
+        "expressions",
+        "images",
+        "words",
+        "with distractor",
+        "distractors/ref",
+        "median target"
     );
-    for (name, split) in stats.splits.iter().map(|(name, split)| (name.as_str(), split)).chain([("total", &stats.total)]) {
+    for (name, split) in
+        stats.splits.iter().map(|(name, split)| (name.as_str(), split)).chain([("total", &stats.total)])
+    {
         let share = 100.0 * split.refs_with_distractor as f64 / split.refs.max(1) as f64;
         println!(
             "{name:8} {:>7} {:>12} {:>7} {:>8} {share:>14.1} % {:>16.2} {:>13.2} %",
-            split.refs, split.expressions, split.images, split.words, split.mean_distractors, split.median_target_percent
+            split.refs,
+            split.expressions,
+            split.images,
+            split.words,
+            split.mean_distractors,
+            split.median_target_percent
         );
     }
     Ok(())
@@ -147,8 +164,10 @@ fn stats(args: &StatsArgs) -> Result<()> {
 fn synth(args: &SynthArgs) -> Result<()> {
     let mut value = serde_json::to_value(Settings::default())?;
     for text in &args.settings {
-        let (key, setting) = text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
-        let setting: serde_json::Value = serde_json::from_str(setting).with_context(|| format!("--set {text}"))?;
+        let (key, setting) =
+            text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
+        let setting: serde_json::Value =
+            serde_json::from_str(setting).with_context(|| format!("--set {text}"))?;
         if value.get(key).is_none() {
             bail!("--set {text}: there is no setting `{key}`");
         }

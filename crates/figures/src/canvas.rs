@@ -102,8 +102,15 @@ impl Canvas {
     /// Names the file.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let (width, height) = (self.width as u32, self.height as u32);
-        image::save_buffer_with_format(path, &self.data, width, height, image::ColorType::Rgb8, image::ImageFormat::Png)
-            .map_err(|source| Error::Write { path: path.to_path_buf(), source })
+        image::save_buffer_with_format(
+            path,
+            &self.data,
+            width,
+            height,
+            image::ColorType::Rgb8,
+            image::ImageFormat::Png,
+        )
+        .map_err(|source| Error::Write { path: path.to_path_buf(), source })
     }
 }
 
@@ -117,7 +124,11 @@ pub fn overlay(picture: &Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
     let (width, height) = (picture.width, picture.height);
     assert_eq!(mask.len(), width * height, "picture and mask differ in size");
     let inside = |x: i64, y: i64| {
-        x >= 0 && y >= 0 && x < width as i64 && y < height as i64 && mask[y as usize * width + x as usize] != 0
+        x >= 0
+            && y >= 0
+            && x < width as i64
+            && y < height as i64
+            && mask[y as usize * width + x as usize] != 0
     };
     let mut out = picture.clone();
     for y in 0..height as i64 {

@@ -106,7 +106,12 @@ pub fn eval_batches(
     Prefetch::new(jobs, 2, move |queries| load(&datasets[position], &tokenizer, queries, shape))
 }
 
-fn load(dataset: &Dataset, tokenizer: &ClipTokenizer, queries: &[Query], shape: SampleShape) -> Result<EvalBatch> {
+fn load(
+    dataset: &Dataset,
+    tokenizer: &ClipTokenizer,
+    queries: &[Query],
+    shape: SampleShape,
+) -> Result<EvalBatch> {
     // Each image and mask once, however many expressions share it.
     let mut images: BTreeMap<i64, (Arc<RgbImage>, Letterbox, Vec<f32>)> = BTreeMap::new();
     let mut masks: BTreeMap<i64, Arc<Mask>> = BTreeMap::new();
@@ -126,7 +131,8 @@ fn load(dataset: &Dataset, tokenizer: &ClipTokenizer, queries: &[Query], shape: 
         let (id, image) = entry?;
         images.insert(id, image);
     }
-    let decoded: Vec<Result<_>> = ann_ids.into_par_iter().map(|id| Ok((id, Arc::new(dataset.mask(id)?)))).collect();
+    let decoded: Vec<Result<_>> =
+        ann_ids.into_par_iter().map(|id| Ok((id, Arc::new(dataset.mask(id)?)))).collect();
     for entry in decoded {
         let (id, mask) = entry?;
         masks.insert(id, mask);

@@ -68,7 +68,11 @@ pub struct Plan {
 }
 
 /// Starts preparing the batches of a plan on all cores; they come in the plan's order.
-pub fn training_batches(datasets: Arc<Vec<Dataset>>, tokenizer: Arc<ClipTokenizer>, plan: Plan) -> Prefetch<Batch> {
+pub fn training_batches(
+    datasets: Arc<Vec<Dataset>>,
+    tokenizer: Arc<ClipTokenizer>,
+    plan: Plan,
+) -> Prefetch<Batch> {
     let Plan { batches, seed, epoch, shape, prefetch } = plan;
     Prefetch::new(batches, prefetch, move |refs| load_batch(&datasets, &tokenizer, refs, seed, epoch, shape))
 }

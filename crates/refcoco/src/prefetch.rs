@@ -13,7 +13,11 @@ pub struct Prefetch<T> {
 
 impl<T: Send + 'static> Prefetch<T> {
     /// Starts on the jobs, in order. `load` may use all cores itself.
-    pub fn new<J: Send + 'static>(jobs: Vec<J>, depth: usize, load: impl Fn(&J) -> Result<T> + Send + 'static) -> Self {
+    pub fn new<J: Send + 'static>(
+        jobs: Vec<J>,
+        depth: usize,
+        load: impl Fn(&J) -> Result<T> + Send + 'static,
+    ) -> Self {
         let (sender, receiver) = sync_channel(depth.max(1));
         let thread = std::thread::spawn(move || {
             for job in &jobs {

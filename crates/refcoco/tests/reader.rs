@@ -122,7 +122,13 @@ fn a_mix_leaves_out_images_that_are_evaluated_on() {
     let first = sound(roots[0].path());
     assert_eq!(training_mix(&[sound(roots[1].path())]).unwrap().refs.len(), 2);
     // A second set that holds image 7 out.
-    write_dataset(roots[1].path(), |kind, text| if kind == "instances" { text.replace("9, \"file", "99, \"file").replace("\"image_id\": 9", "\"image_id\": 99") } else { text });
+    write_dataset(roots[1].path(), |kind, text| {
+        if kind == "instances" {
+            text.replace("9, \"file", "99, \"file").replace("\"image_id\": 9", "\"image_id\": 99")
+        } else {
+            text
+        }
+    });
     let mut second = sound(roots[1].path());
     second.refs[2].image_id = 7;
     let mix = training_mix(&[first, second]).unwrap();
@@ -131,20 +137,33 @@ fn a_mix_leaves_out_images_that_are_evaluated_on() {
 
 #[test]
 fn broken_records_are_named() {
-    refused(|_, text| text.replace("\"id\": 12,", "\"id\": 120,"), &["refs(unc).p", "ref_id 1", "annotation 12"]);
+    refused(
+        |_, text| text.replace("\"id\": 12,", "\"id\": 120,"),
+        &["refs(unc).p", "ref_id 1", "annotation 12"],
+    );
     refused(|_, text| text.replace("{\"id\": 9,", "{\"id\": 90,"), &["ref_id 2", "image 9"]);
     refused(|_, text| text.replace("\"id\": 12,", "\"id\": 13,"), &["annotation 13", "twice"]);
-    refused(|kind, text| if kind == "instances" { text[..100].to_owned() } else { text }, &["instances.json", "line"]);
+    refused(
+        |kind, text| if kind == "instances" { text[..100].to_owned() } else { text },
+        &["instances.json", "line"],
+    );
 }
 
 #[test]
 fn broken_files_are_named_when_they_are_used() {
     let root = tempfile::tempdir().unwrap();
-    write_dataset(root.path(), |_, text| text.replace("a.png", "../a.png").replace("\"width\": 8, \"height\": 6}]", "\"width\": 18, \"height\": 6}]").replace("[6, 12, 30]", "[6, 12]"));
+    write_dataset(root.path(), |_, text| {
+        text.replace("a.png", "../a.png")
+            .replace("\"width\": 8, \"height\": 6}]", "\"width\": 18, \"height\": 6}]")
+            .replace("[6, 12, 30]", "[6, 12]")
+    });
     let dataset = Dataset::open("refcoco", root.path()).unwrap();
     let escaping = dataset.image(7).unwrap_err().to_string();
     assert!(escaping.contains("../a.png") && escaping.contains("image 7"), "{escaping}");
-    assert!(matches!(dataset.image(9).unwrap_err(), Error::ImageSize { found: (8, 6), expected: (18, 6), .. }));
+    assert!(matches!(
+        dataset.image(9).unwrap_err(),
+        Error::ImageSize { found: (8, 6), expected: (18, 6), .. }
+    ));
     assert!(matches!(dataset.mask(13).unwrap_err(), Error::Segmentation { ann_id: 13, .. }));
     std::fs::write(root.path().join("images/train2014/b.png"), b"no image").unwrap();
     assert!(dataset.image(9).unwrap_err().to_string().contains("b.png"));

@@ -63,7 +63,9 @@ fn described<'a>(words: &[&str], scene: &'a [Thing]) -> Vec<&'a Thing> {
             "striped" | "stripes" => thing.texture == "striped",
             "dotted" | "dots" => thing.texture == "dotted",
             "plain" => thing.texture == "plain",
-            "red" | "green" | "blue" | "yellow" | "orange" | "purple" | "white" | "black" => thing.colour == *word,
+            "red" | "green" | "blue" | "yellow" | "orange" | "purple" | "white" | "black" => {
+                thing.colour == *word
+            }
             "circle" | "square" | "triangle" | "star" | "cross" | "hexagon" | "ring" => thing.shape == *word,
             other => panic!("unknown word `{other}`"),
         });
@@ -85,7 +87,8 @@ fn meant(text: &str, scene: &[Thing]) -> Vec<i64> {
         let anchors = described(&words[end + 1..], scene);
         assert_eq!(anchors.len(), 1, "the reference of `{text}` is ambiguous");
         let anchor = anchors[0];
-        let front: Vec<&str> = words[1..end].iter().copied().filter(|word| *word != "that" && *word != "is").collect();
+        let front: Vec<&str> =
+            words[1..end].iter().copied().filter(|word| *word != "that" && *word != "is").collect();
         let relations: [(&[&str], &str); 5] = [
             (&["to", "the", "left", "of"], "left"),
             (&["to", "the", "right", "of"], "right"),
@@ -119,7 +122,11 @@ fn meant(text: &str, scene: &[Thing]) -> Vec<i64> {
         "smallest" => pick(rest, 0, &|thing| thing.area),
         "second" => {
             let description = &rest[..rest.len() - 3];
-            if rest.ends_with(&["left"]) { pick(description, 1, &|thing| thing.x) } else { pick(description, 1, &|thing| -thing.x) }
+            if rest.ends_with(&["left"]) {
+                pick(description, 1, &|thing| thing.x)
+            } else {
+                pick(description, 1, &|thing| -thing.x)
+            }
         }
         "middle" => {
             assert_eq!(described(rest, scene).len(), 3, "`{text}` needs three things");
@@ -139,7 +146,13 @@ fn meant(text: &str, scene: &[Thing]) -> Vec<i64> {
 }
 
 fn small() -> Settings {
-    Settings { train_images: 400, val_images: 40, test_a_images: 20, test_b_images: 20, ..Settings::default() }
+    Settings {
+        train_images: 400,
+        val_images: 40,
+        test_a_images: 20,
+        test_b_images: 20,
+        ..Settings::default()
+    }
 }
 
 #[test]
@@ -165,9 +178,16 @@ fn the_default_difficulty() {
     generate(&small(), root.path(), |_| {}).unwrap();
     let dataset = Dataset::open("refshapes", root.path()).unwrap();
     let stats = dataset.stats().unwrap();
-    assert_eq!(stats.splits.keys().map(String::as_str).collect::<Vec<_>>(), ["testA", "testB", "train", "val"]);
+    assert_eq!(
+        stats.splits.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["testA", "testB", "train", "val"]
+    );
     for (split, stats) in &stats.splits {
-        assert!((2.0..6.0).contains(&stats.median_target_percent), "{split}: {}", stats.median_target_percent);
+        assert!(
+            (2.0..6.0).contains(&stats.median_target_percent),
+            "{split}: {}",
+            stats.median_target_percent
+        );
         assert!(stats.refs_with_distractor as f64 >= 0.7 * stats.refs as f64, "{split}");
         assert!(stats.expressions >= 2 * stats.refs && stats.expressions <= 3 * stats.refs, "{split}");
     }
@@ -177,7 +197,11 @@ fn the_default_difficulty() {
     for reference in &dataset.refs {
         splits_of_image.entry(reference.image_id).or_default().insert(&reference.split);
         for expression in &reference.expressions {
-            assert!(tokenizer.encode(&expression.sent).unwrap().len() <= 17, "`{}` is too long", expression.sent);
+            assert!(
+                tokenizer.encode(&expression.sent).unwrap().len() <= 17,
+                "`{}` is too long",
+                expression.sent
+            );
         }
     }
     assert!(splits_of_image.values().all(|splits| splits.len() == 1), "an image is in two splits");
@@ -189,11 +213,18 @@ fn the_default_difficulty() {
 #[test]
 fn every_object_is_in_its_mask_and_every_mask_in_the_image() {
     let root = tempfile::tempdir().unwrap();
-    let settings = Settings { train_images: 30, val_images: 5, test_a_images: 0, test_b_images: 5, ..Settings::default() };
+    let settings = Settings {
+        train_images: 30,
+        val_images: 5,
+        test_a_images: 0,
+        test_b_images: 5,
+        ..Settings::default()
+    };
     generate(&settings, root.path(), |_| {}).unwrap();
     let dataset = Dataset::open("refshapes", root.path()).unwrap();
     for reference in &dataset.refs {
-        let (image, mask) = (dataset.image(reference.image_id).unwrap(), dataset.mask(reference.ann_id).unwrap());
+        let (image, mask) =
+            (dataset.image(reference.image_id).unwrap(), dataset.mask(reference.ann_id).unwrap());
         assert_eq!((image.width, image.height), (mask.width, mask.height));
         assert!(mask.area() > 16);
     }
@@ -201,12 +232,20 @@ fn every_object_is_in_its_mask_and_every_mask_in_the_image() {
 
 #[test]
 fn the_seed_fixes_every_byte() {
-    let settings = Settings { train_images: 12, val_images: 3, test_a_images: 2, test_b_images: 2, ..Settings::default() };
+    let settings = Settings {
+        train_images: 12,
+        val_images: 3,
+        test_a_images: 2,
+        test_b_images: 2,
+        ..Settings::default()
+    };
     let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     for (root, seed) in roots.iter().zip([5, 5, 6]) {
         generate(&Settings { seed, ..settings.clone() }, root.path(), |_| {}).unwrap();
     }
-    let file = |root: &tempfile::TempDir, name: &str| std::fs::read(root.path().join("refshapes").join(name)).unwrap();
+    let file = |root: &tempfile::TempDir, name: &str| {
+        std::fs::read(root.path().join("refshapes").join(name)).unwrap()
+    };
     for name in ["instances.json", "refs(unc).p", "images/train2014/refshapes_000000001001.jpg"] {
         assert_eq!(file(&roots[0], name), file(&roots[1], name), "{name}");
     }

@@ -161,7 +161,6 @@ impl ModelConfig {
             ("text.width", self.text.width, "text.n_heads", self.text.n_heads),
             ("head.width", self.head.width, "decoder.n_heads", self.decoder.n_heads),
             ("head.width", self.head.width, "4 (two-dimensional position codes)", 4),
-            ("image.width", self.image.width, "4 (two-dimensional position codes)", 4),
             ("image.adapter_width", self.image.adapter_width, "16", 16),
             ("text.adapter_width", self.text.adapter_width, "16", 16),
         ];

@@ -34,30 +34,52 @@ pub fn consistency_loss(features: &Tensor, sentence: &Tensor) -> ConsistencyLoss
     let features = wide(features).flatten(2, 3); // b c n
     let (b, n) = (features.size()[0], features.size()[2]);
     let partners = tch::no_grad(|| text_partners(&features, &wide(sentence)));
-    let rows = partners.ge(0);
     // A position without features has no direction. Its derivative through the clamped norm is 1e12 times the
     // incoming one, which overflows in half precision behind this loss; it is 0 here.
     let alive = features.abs().amax([1].as_slice(), true).gt(0.0);
     let features = features.where_self(&alive, &features.detach());
     let directions = unit(&features, 1).transpose(1, 2); // b n c
+    let terms =
+        if n <= DENSE_POSITIONS { dense(&directions, &partners) } else { by_sample(&directions, &partners) };
+    let loss = match terms {
+        Some(sum) => sum / (b * n) as f64,
+        None => Tensor::zeros([], (features.kind(), features.device())),
+    };
+    ConsistencyLoss { loss, partners }
+}
+
+/// Up to so many positions one product over the whole batch is cheaper than many over its samples.
+const DENSE_POSITIONS: i64 = 256;
+
+/// Sum over all rows with a partner of `1 - A_ij*`; `None` if no row has one.
+///
+/// - directions: unit vectors, `[batch, N, C]`; partners: `[batch, N]`, -1 where there is none
+fn dense(directions: &Tensor, partners: &Tensor) -> Option<Tensor> {
+    let rows = partners.ge(0);
+    if i64::try_from(rows.any()).unwrap_or(0) == 0 {
+        return None;
+    }
+    let cosines = directions.bmm(&directions.transpose(1, 2));
+    let affinity =
+        cosines.softmax(-1, None).gather(2, &partners.clamp_min(0).unsqueeze(2), false).squeeze_dim(2);
+    Some(((1.0_f64 - affinity) * rows.to_kind(directions.kind())).sum(None))
+}
+
+/// The same, touching only the rows that have a partner.
+fn by_sample(directions: &Tensor, partners: &Tensor) -> Option<Tensor> {
     let mut terms = Vec::new();
-    for sample in 0..b {
-        let chosen = rows.i(sample).nonzero().squeeze_dim(1);
+    for sample in 0..directions.size()[0] {
+        let chosen = partners.i(sample).ge(0).nonzero().squeeze_dim(1);
         if chosen.size()[0] == 0 {
             continue;
         }
         let own = directions.i(sample);
-        let cosines = own.index_select(0, &chosen).matmul(&own.transpose(0, 1)); // p n
+        let cosines = own.index_select(0, &chosen).matmul(&own.transpose(0, 1)); // rows, n
         let partner = partners.i(sample).index_select(0, &chosen).unsqueeze(1);
         let affinity = cosines.softmax(-1, None).gather(1, &partner, false);
         terms.push((1.0_f64 - affinity).sum(None));
     }
-    let loss = if terms.is_empty() {
-        Tensor::zeros([], (features.kind(), features.device()))
-    } else {
-        Tensor::stack(&terms, 0).sum(None) / (b * n) as f64
-    };
-    ConsistencyLoss { loss, partners }
+    (!terms.is_empty()).then(|| Tensor::stack(&terms, 0).sum(None))
 }
 
 /// - features: `[batch, C, N]`; sentence: `[batch, C]`; result int64 `[batch, N]`, -1 for no partner
@@ -98,8 +120,12 @@ mod tests {
         let features = (Tensor::randn([2, 4, 3, 5], (Kind::Double, Device::Cpu)) * 2.0).relu();
         for scale in [0.1, 1.0, 10.0] {
             let sentence = Tensor::randn([2, 4], (Kind::Double, Device::Cpu)) * scale;
-            let loss = f64::try_from(consistency_loss(&features, &sentence).loss).unwrap();
-            assert!((loss - by_definition(&features, &sentence)).abs() < 1e-14);
+            let out = consistency_loss(&features, &sentence);
+            let expected = by_definition(&features, &sentence);
+            assert!((f64::try_from(out.loss).unwrap() - expected).abs() < 1e-14);
+            let directions = unit(&features.flatten(2, 3), 1).transpose(1, 2);
+            let sum = by_sample(&directions, &out.partners).map_or(0.0, |sum| f64::try_from(sum).unwrap());
+            assert!((sum / 30.0 - expected).abs() < 1e-14);
         }
     }
 

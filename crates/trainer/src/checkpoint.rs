@@ -62,9 +62,16 @@ pub(crate) fn save_model(path: &Path, model: &Talent, cfg: &Config, position: &P
 }
 
 /// Writes everything a run needs to go on: model, Adam's moments, random states, position.
-pub(crate) fn save_state(path: &Path, model: &Talent, adam: &Adam, cfg: &Config, position: &Position) -> Result<()> {
+pub(crate) fn save_state(
+    path: &Path,
+    model: &Talent,
+    adam: &Adam,
+    cfg: &Config,
+    position: &Position,
+) -> Result<()> {
     let entries = model.store().entries().into_iter();
-    let mut tensors: Vec<(String, Tensor)> = entries.map(|(name, entry)| (format!("model/{name}"), entry.tensor)).collect();
+    let mut tensors: Vec<(String, Tensor)> =
+        entries.map(|(name, entry)| (format!("model/{name}"), entry.tensor)).collect();
     tensors.extend(adam.state());
     let device = model.store().device();
     tensors.push(("rng/cpu".into(), generator::state(Device::Cpu)?));
@@ -92,7 +99,12 @@ pub(crate) fn read_meta(path: &Path) -> Result<Meta> {
 pub(crate) fn load_model(path: &Path, model: &Talent) -> Result<Meta> {
     let Contents { meta, mut tensors } = read(path)?;
     fill(model, &mut tensors, "").with_context(|| path.display().to_string())?;
-    ensure!(tensors.is_empty(), "{}: tensor `{}` is not part of this model", path.display(), first_name(&tensors));
+    ensure!(
+        tensors.is_empty(),
+        "{}: tensor `{}` is not part of this model",
+        path.display(),
+        first_name(&tensors)
+    );
     Ok(meta)
 }
 
@@ -120,7 +132,9 @@ fn first_name(tensors: &BTreeMap<String, Tensor>) -> &str {
 fn fill(model: &Talent, tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
     for (name, _) in model.store().entries() {
         let key = format!("{prefix}{name}");
-        let value = tensors.remove(&key).ok_or_else(|| anyhow!("tensor `{name}` is missing; is this another model's?"))?;
+        let value = tensors
+            .remove(&key)
+            .ok_or_else(|| anyhow!("tensor `{name}` is missing; is this another model's?"))?;
         model.store().assign(&name, &value)?;
     }
     Ok(())
@@ -168,8 +182,11 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 fn read(path: &Path) -> Result<Contents> {
     let name = || path.display().to_string();
     let bytes = std::fs::read(path).with_context(name)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| anyhow!("not a safetensors file: {error}")).with_context(name)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| anyhow!("{error}")).with_context(name)?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|error| anyhow!("not a safetensors file: {error}"))
+        .with_context(name)?;
+    let (_, header) =
+        SafeTensors::read_metadata(&bytes).map_err(|error| anyhow!("{error}")).with_context(name)?;
     let info = header.metadata().as_ref().and_then(|info| info.get(META_KEY));
     let info = info.ok_or_else(|| anyhow!("{}: this file was not written by talent", path.display()))?;
     let meta: Meta = serde_json::from_str(info).with_context(|| format!("{}: metadata", path.display()))?;

@@ -47,9 +47,12 @@ impl Machine {
                     "cuda" => Some(0),
                     _ => name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()),
                 };
-                let index = index.with_context(|| format!("--device {name}: expected auto, cpu or cuda:N"))?;
+                let index =
+                    index.with_context(|| format!("--device {name}: expected auto, cpu or cuda:N"))?;
                 if index as i64 >= cuda {
-                    bail!("--device {name}: libtorch sees {cuda} CUDA devices; `cargo xtask doctor` says why");
+                    bail!(
+                        "--device {name}: libtorch sees {cuda} CUDA devices; `cargo xtask doctor` says why"
+                    );
                 }
                 Ok(Device::Cuda(index))
             }
@@ -106,7 +109,10 @@ impl Experiment {
     }
 
     pub(crate) fn shape(&self) -> SampleShape {
-        SampleShape { input_size: self.cfg.model.input_size as usize, word_len: self.cfg.model.word_len as usize }
+        SampleShape {
+            input_size: self.cfg.model.input_size as usize,
+            word_len: self.cfg.model.word_len as usize,
+        }
     }
 
     /// A split's name in tables and files: with the data set where there is more than one.

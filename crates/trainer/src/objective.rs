@@ -27,7 +27,11 @@ pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossC
     }
     if let (true, Some([positive, negative])) = (cfg.tccl > 0.0, &output.contrast) {
         let map = &output.neck.aggregated;
-        terms.push(("tccl", cfg.tccl, contrastive_loss(map, positive, negative, &batch.valid, cfg.tccl_divisor)));
+        terms.push((
+            "tccl",
+            cfg.tccl,
+            contrastive_loss(map, positive, negative, &batch.valid, cfg.tccl_divisor),
+        ));
     }
     let total = terms.iter().map(|(_, weight, term)| term * *weight).sum();
     Objective { total, terms: terms.into_iter().map(|(name, _, term)| (name, term.detach())).collect() }

@@ -23,7 +23,12 @@ impl Adam {
         let (names, params): (Vec<_>, Vec<_>) = encoders.into_iter().chain(head).unzip();
         let zeros = || params.iter().map(|param: &Tensor| param.detach().zeros_like()).collect();
         let steps = params.iter().map(|param| Tensor::zeros([], (Kind::Float, param.device()))).collect();
-        Self { names, state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps }, params, cfg: cfg.clone() }
+        Self {
+            names,
+            state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps },
+            params,
+            cfg: cfg.clone(),
+        }
     }
 
     pub(crate) fn n_values(&self) -> usize {
@@ -58,9 +63,12 @@ impl Adam {
     pub(crate) fn step(&mut self, factor: f64) -> Result<()> {
         for encoders in [true, false] {
             let chosen: Vec<usize> = (0..self.params.len())
-                .filter(|&index| in_encoders(&self.names[index]) == encoders && self.params[index].grad().defined())
+                .filter(|&index| {
+                    in_encoders(&self.names[index]) == encoders && self.params[index].grad().defined()
+                })
                 .collect();
-            let pick = |list: &[Tensor]| chosen.iter().map(|&index| list[index].shallow_clone()).collect::<Vec<_>>();
+            let pick =
+                |list: &[Tensor]| chosen.iter().map(|&index| list[index].shallow_clone()).collect::<Vec<_>>();
             let state = AdamState {
                 exp_avgs: pick(&self.state.exp_avgs),
                 exp_avg_sqs: pick(&self.state.exp_avg_sqs),
@@ -80,7 +88,11 @@ impl Adam {
 
     /// Moments and step counts by name: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`.
     pub(crate) fn state(&self) -> Vec<(String, Tensor)> {
-        let lists = [("exp_avg", &self.state.exp_avgs), ("exp_avg_sq", &self.state.exp_avg_sqs), ("step", &self.state.steps)];
+        let lists = [
+            ("exp_avg", &self.state.exp_avgs),
+            ("exp_avg_sq", &self.state.exp_avg_sqs),
+            ("step", &self.state.steps),
+        ];
         let named = |(kind, list): (&str, &Vec<Tensor>)| -> Vec<(String, Tensor)> {
             let entries = self.names.iter().zip(list);
             entries.map(|(name, tensor)| (format!("{kind}/{name}"), tensor.shallow_clone())).collect()
@@ -93,7 +105,10 @@ impl Adam {
         for (name, mut tensor) in self.state() {
             let Some(value) = find(&name) else { anyhow::bail!("the training state lacks `{name}`") };
             let (found, expected) = (value.size(), tensor.size());
-            ensure!(found == expected, "the training state's `{name}` has shape {found:?}, expected {expected:?}");
+            ensure!(
+                found == expected,
+                "the training state's `{name}` has shape {found:?}, expected {expected:?}"
+            );
             tch::no_grad(|| tensor.copy_(&value));
         }
         Ok(())
@@ -133,7 +148,8 @@ mod tests {
     fn the_official_schedule() {
         let cfg = Config::base().train;
         // Epochs are counted from 1 in the specification: 1..35, 36..55, 56..65.
-        let factors: Vec<f64> = [0, 34, 35, 54, 55, 64].map(|finished| lr_factor(&cfg, 0, finished, 1)).to_vec();
+        let factors: Vec<f64> =
+            [0, 34, 35, 54, 55, 64].map(|finished| lr_factor(&cfg, 0, finished, 1)).to_vec();
         for (factor, expected) in factors.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
             assert!((factor - expected).abs() < 1e-12);
         }
@@ -150,14 +166,20 @@ mod tests {
 
     #[test]
     fn groups_come_in_the_official_order() {
-        let param = |name: &str| (name.to_owned(), Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true));
-        let adam = Adam::new(vec![param("neck.a"), param("dinov2.b"), param("txt_backbone.c")], &Config::base().train);
+        let param = |name: &str| {
+            (name.to_owned(), Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true))
+        };
+        let adam = Adam::new(
+            vec![param("neck.a"), param("dinov2.b"), param("txt_backbone.c")],
+            &Config::base().train,
+        );
         assert_eq!(adam.names, ["dinov2.b", "txt_backbone.c", "neck.a"]);
     }
 
     #[test]
     fn clipping_limits_the_joint_norm() {
-        let params: Vec<Tensor> = [3.0_f32, 4.0].iter().map(|_| Tensor::from_slice(&[0.0_f32]).set_requires_grad(true)).collect();
+        let params: Vec<Tensor> =
+            [3.0_f32, 4.0].iter().map(|_| Tensor::from_slice(&[0.0_f32]).set_requires_grad(true)).collect();
         let loss = &params[0] * 3.0 + &params[1] * 4.0;
         loss.sum(None).backward();
         let named = ["a", "b"].map(str::to_owned).into_iter().zip(params).collect();

@@ -15,7 +15,10 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     let entries = model.store().entries();
     let count = |wanted: &dyn Fn(&str, bool) -> bool| -> usize {
         let parameters = entries.iter().filter(|(_, entry)| entry.role == Role::Parameter);
-        parameters.filter(|(name, entry)| wanted(name, entry.tensor.requires_grad())).map(|(_, entry)| entry.tensor.numel()).sum()
+        parameters
+            .filter(|(name, entry)| wanted(name, entry.tensor.requires_grad()))
+            .map(|(_, entry)| entry.tensor.numel())
+            .sum()
     };
     let group = |group: ParameterGroup| count(&|name: &str, _| parameter_group(name) == group);
     let (visual, text) = (group(ParameterGroup::VisualAdapters), group(ParameterGroup::TextAdapters));

@@ -12,9 +12,14 @@ use crate::evaluate::Evaluated;
 pub(crate) fn draw_curves(path: &Path, records: &[Value]) -> Result<()> {
     let of_kind = |kind: &'static str| records.iter().filter(move |record| record["kind"] == kind);
     let steps: Vec<&Value> = of_kind("step").collect();
-    let names: Vec<String> = steps.first().and_then(|record| record["loss"].as_object()).map_or_else(Vec::new, |terms| terms.keys().cloned().collect());
+    let names: Vec<String> = steps
+        .first()
+        .and_then(|record| record["loss"].as_object())
+        .map_or_else(Vec::new, |terms| terms.keys().cloned().collect());
     let loss = names.into_iter().map(|name| {
-        let points = steps.iter().filter_map(|record| Some((record["step"].as_f64()?, record["loss"][&name].as_f64()?)));
+        let points = steps
+            .iter()
+            .filter_map(|record| Some((record["step"].as_f64()?, record["loss"][&name].as_f64()?)));
         Series { points: smooth(points.collect()), name }
     });
     let mut metrics: Vec<Series> = Vec::new();
@@ -22,7 +27,9 @@ pub(crate) fn draw_curves(path: &Path, records: &[Value]) -> Result<()> {
         let Some(split) = record["split"].as_str() else { continue };
         for metric in ["mIoU", "oIoU", "Pr@50"] {
             let name = format!("{split} {metric}");
-            let (Some(step), Some(value)) = (record["step"].as_f64(), record[metric].as_f64()) else { continue };
+            let (Some(step), Some(value)) = (record["step"].as_f64(), record[metric].as_f64()) else {
+                continue;
+            };
             match metrics.iter_mut().find(|series| series.name == name) {
                 Some(series) => series.points.push((step, value)),
                 None => metrics.push(Series { name, points: vec![(step, value)] }),
@@ -41,7 +48,10 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let window = (points.len() / 100).max(1);
     let mean = |chunk: &[(f64, f64)]| {
         let n = chunk.len() as f64;
-        (chunk.iter().map(|point| point.0).sum::<f64>() / n, chunk.iter().map(|point| point.1).sum::<f64>() / n)
+        (
+            chunk.iter().map(|point| point.0).sum::<f64>() / n,
+            chunk.iter().map(|point| point.1).sum::<f64>() / n,
+        )
     };
     points.chunks(window).map(mean).collect()
 }
@@ -69,7 +79,8 @@ impl SheetCollector {
             return;
         }
         let item = evaluated.item;
-        let prediction = evaluated.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
+        let prediction =
+            evaluated.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
         self.rows.push(SheetRow {
             picture: Canvas::from_rgb(item.image.width, item.image.height, item.image.data.clone()),
             expression: item.query.text.clone(),

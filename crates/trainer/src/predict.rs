@@ -48,7 +48,8 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let shape = experiment.shape();
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
     let side = shape.input_size as i64;
-    let pixels = Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]).to_device(device);
+    let pixels =
+        Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]).to_device(device);
     let ids = experiment.tokenizer.encode_padded(&args.text, shape.word_len)?;
     if experiment.tokenizer.encode(&args.text)?.len() > shape.word_len {
         eprintln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);

@@ -22,9 +22,12 @@ impl Progress {
     /// - done: what an earlier process did already
     pub(crate) fn new(label: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total).with_position(done).with_message("").with_prefix(label.to_owned());
+            let bar =
+                ProgressBar::new(total).with_position(done).with_message("").with_prefix(label.to_owned());
             let template = "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left  {msg}";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.reset_eta();
             bar
         });
@@ -42,7 +45,10 @@ impl Progress {
             self.last_line = Instant::now();
             let rate = (self.done - self.first) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
-            eprintln!("{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}", self.label, self.done, self.total);
+            eprintln!(
+                "{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}",
+                self.label, self.done, self.total
+            );
         }
     }
 }

@@ -30,7 +30,8 @@ impl RunDir {
         let before = if n_records == 0 { Vec::new() } else { read_lines(&records)? };
         let kept: String = before.iter().take(n_records).map(|line| format!("{line}\n")).collect();
         write_atomically(&records, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
+        let file =
+            OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
         Ok(Self { path: path.to_path_buf(), records: file, n_records: n_records.min(before.len()) })
     }
 
@@ -49,7 +50,9 @@ impl RunDir {
     /// Appends one record. Clock, rate, memory and path values belong into an object called `runtime`.
     pub(crate) fn record(&mut self, record: &Value) -> Result<()> {
         let line = format!("{record}\n");
-        self.records.write_all(line.as_bytes()).with_context(|| format!("{}: records.jsonl", self.path.display()))?;
+        self.records
+            .write_all(line.as_bytes())
+            .with_context(|| format!("{}: records.jsonl", self.path.display()))?;
         self.n_records += 1;
         Ok(())
     }
@@ -58,7 +61,10 @@ impl RunDir {
     pub(crate) fn records(&self) -> Result<Vec<Value>> {
         let path = self.path.join("records.jsonl");
         let lines = read_lines(&path)?;
-        lines.iter().map(|line| serde_json::from_str(line).with_context(|| path.display().to_string())).collect()
+        lines
+            .iter()
+            .map(|line| serde_json::from_str(line).with_context(|| path.display().to_string()))
+            .collect()
     }
 }
 
@@ -70,11 +76,18 @@ fn read_lines(path: &Path) -> Result<Vec<String>> {
 /// What a run ran on.
 pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, seed: u64) -> Result<Value> {
     let git = |args: &[&str]| {
-        let output = std::process::Command::new("git").args(args).output().ok().filter(|output| output.status.success());
+        let output = std::process::Command::new("git")
+            .args(args)
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).map(|line| line.trim_start_matches([' ', '\t', ':']));
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|line| line.trim_start_matches([' ', '\t', ':']));
     Ok(json!({
         "talent": env!("CARGO_PKG_VERSION"),
         "git_commit": git(&["rev-parse", "HEAD"]),

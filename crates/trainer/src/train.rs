@@ -113,7 +113,10 @@ fn find_checkpoint(options: &RunOptions) -> Result<Option<PathBuf>> {
         Resume::No => {
             let (run, last) = (&options.run_dir, last_of(&options.run_dir));
             if last.exists() || run.join("records.jsonl").exists() {
-                bail!("{} already holds a run; go on with --resume auto, or choose another --run-dir", run.display());
+                bail!(
+                    "{} already holds a run; go on with --resume auto, or choose another --run-dir",
+                    run.display()
+                );
             }
             Ok(None)
         }
@@ -189,14 +192,19 @@ impl<'a> Run<'a> {
 
     /// Trains to the end of the epoch or of the run, then evaluates and saves.
     fn epoch(&mut self) -> Result<()> {
-        let (seed, epoch, batch_size) = (self.experiment.cfg.seed, self.at.epoch, self.experiment.cfg.train.batch_size);
+        let (seed, epoch, batch_size) =
+            (self.experiment.cfg.seed, self.at.epoch, self.experiment.cfg.train.batch_size);
         let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
         let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
         let per_epoch = batches_per_epoch(refs.len(), batch_size);
         let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
         let batches = batches.skip(self.at.batch as usize).map(<[RefAt]>::to_vec).collect();
         let plan = Plan { batches, seed, epoch, shape: self.experiment.shape(), prefetch: 3 };
-        let loader = training_batches(Arc::clone(&self.experiment.datasets), Arc::clone(&self.experiment.tokenizer), plan);
+        let loader = training_batches(
+            Arc::clone(&self.experiment.datasets),
+            Arc::clone(&self.experiment.tokenizer),
+            plan,
+        );
 
         let mut progress = Progress::new(&format!("epoch {}", epoch + 1), self.n_steps, self.at.step);
         for batch in loader {
@@ -236,11 +244,13 @@ impl<'a> Run<'a> {
             let part = whole.part(part * part_size, part_size);
             let objective = {
                 let _guard = cfg.train.precision.autocast(*device)?;
-                let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
+                let ids =
+                    Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
                 objective(&model.forward_train(&part.images, &ids), &part, &cfg.loss)
             };
             self.at.scaler.scale(&(&objective.total / n_parts as f64)).backward();
-            let values = objective.terms.iter().map(|(name, term)| (*name, term)).chain([("total", &objective.total)]);
+            let values =
+                objective.terms.iter().map(|(name, term)| (*name, term)).chain([("total", &objective.total)]);
             for (name, value) in values {
                 let value = f64::try_from(value)? / n_parts as f64;
                 match losses.iter_mut().find(|(known, _)| *known == name) {
@@ -252,7 +262,11 @@ impl<'a> Run<'a> {
         let finite = self.at.scaler.unscale(&self.adam.grads(), *device)?;
         let finite_loss = losses.iter().all(|(_, value)| value.is_finite());
         if !(finite && finite_loss) && !self.at.scaler.may_skip() {
-            bail!("step {}: loss or gradient is not finite: {losses:?}; refs {}", self.at.step + 1, batch.refs.join(", "));
+            bail!(
+                "step {}: loss or gradient is not finite: {losses:?}; refs {}",
+                self.at.step + 1,
+                batch.refs.join(", ")
+            );
         }
         let whole_run = batches_per_epoch(self.mix.refs.len(), cfg.train.batch_size) * cfg.train.epochs;
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
@@ -268,12 +282,14 @@ impl<'a> Run<'a> {
 
         let seconds = started.elapsed().as_secs_f64();
         let lr = cfg.train.lr * factor;
-        let loss: serde_json::Map<String, Value> = losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let loss: serde_json::Map<String, Value> =
+            losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         self.dir.record(&json!({
             "kind": "step", "step": self.at.step, "epoch": self.at.epoch, "lr": lr, "loss": loss, "skipped": !finite,
             "runtime": {"seconds": seconds, "samples_per_s": batch.n as f64 / seconds},
         }))?;
-        let mut scalars: Vec<(String, f64)> = losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
+        let mut scalars: Vec<(String, f64)> =
+            losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
         scalars.push(("lr".into(), lr));
         self.events.scalars(self.at.step, &scalars)?;
         let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
@@ -308,12 +324,15 @@ impl<'a> Run<'a> {
             let started = Instant::now();
             let metrics = evaluate_split(&self.experiment, position, &split, precision, |_| {})?;
             let name = self.experiment.split_name(position, &split);
-            eprintln!("step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}", self.at.step, metrics.miou, metrics.oiou, metrics.pr50);
+            eprintln!(
+                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}",
+                self.at.step, metrics.miou, metrics.oiou, metrics.pr50
+            );
             self.record_metrics("eval", &name, &metrics, started.elapsed())?;
-            self.events.scalars(self.at.step, &[
-                (format!("{name}/mIoU"), metrics.miou),
-                (format!("{name}/oIoU"), metrics.oiou),
-            ])?;
+            self.events.scalars(
+                self.at.step,
+                &[(format!("{name}/mIoU"), metrics.miou), (format!("{name}/oIoU"), metrics.oiou)],
+            )?;
             mious.push(metrics.miou);
         }
         let miou = mious.iter().sum::<f64>() / mious.len().max(1) as f64;
@@ -326,7 +345,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn record_metrics(&mut self, kind: &str, split: &str, metrics: &SegmentationMetrics, time: Duration) -> Result<()> {
+    fn record_metrics(
+        &mut self,
+        kind: &str,
+        split: &str,
+        metrics: &SegmentationMetrics,
+        time: Duration,
+    ) -> Result<()> {
         let mut record = serde_json::to_value(metrics)?;
         record["kind"] = json!(kind);
         record["split"] = json!(split);
@@ -382,10 +407,16 @@ impl<'a> Run<'a> {
         }
         self.draw_curves()?;
         let metrics = json!({"step": self.at.step, "best_val_mIoU": self.at.best_miou, "splits": report});
-        checkpoint::write_atomically(&self.dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
+        checkpoint::write_atomically(
+            &self.dir.path().join("metrics.json"),
+            format!("{metrics:#}\n").as_bytes(),
+        )?;
         println!("{}", metrics_table(&rows));
         let (path, minutes) = (self.dir.path().display(), trained.as_secs_f64() / 60.0);
-        println!("{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}", self.at.step);
+        println!(
+            "{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}",
+            self.at.step
+        );
         Ok(())
     }
 }

@@ -28,10 +28,13 @@ fn load_encoder(model: &Talent, path: &Path, prefix: &str) -> Result<()> {
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         bail!("only safetensors files can be read so far; convert it once with Python's safetensors package");
     }
-    let mut found: std::collections::BTreeMap<String, Tensor> = Tensor::read_safetensors(path)?.into_iter().collect();
+    let mut found: std::collections::BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(path)?.into_iter().collect();
     let mut missing = Vec::new();
     for (name, _) in model.store().entries() {
-        let Some(short) = name.strip_prefix(prefix).filter(|name| !name.contains("adapter.") && !name.contains("ls_gate.")) else {
+        let Some(short) =
+            name.strip_prefix(prefix).filter(|name| !name.contains("adapter.") && !name.contains("ls_gate."))
+        else {
             continue;
         };
         match found.remove(short) {
@@ -42,7 +45,8 @@ fn load_encoder(model: &Talent, path: &Path, prefix: &str) -> Result<()> {
     ensure!(missing.is_empty(), "it lacks {} tensors, the first is `{}`", missing.len(), missing[0]);
     // CLIP files hold the image tower and three numbers besides.
     let stray = found.keys().find(|name| {
-        !name.starts_with("visual.") && !["input_resolution", "context_length", "vocab_size"].contains(&name.as_str())
+        !name.starts_with("visual.")
+            && !["input_resolution", "context_length", "vocab_size"].contains(&name.as_str())
     });
     if let Some(name) = stray {
         bail!("it holds a tensor `{name}` that is not part of this encoder");

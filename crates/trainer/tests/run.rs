@@ -36,7 +36,13 @@ fn data_root() -> &'static Path {
     static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
     ROOT.get_or_init(|| {
         let root = tempfile::tempdir().unwrap();
-        let settings = Settings { train_images: 12, val_images: 3, test_a_images: 2, test_b_images: 2, ..Settings::default() };
+        let settings = Settings {
+            train_images: 12,
+            val_images: 3,
+            test_a_images: 2,
+            test_b_images: 2,
+            ..Settings::default()
+        };
         generate(&settings, root.path(), |_| {}).unwrap();
         root
     })
@@ -49,7 +55,8 @@ fn talent(args: &[&str]) -> Output {
 
 #[track_caller]
 fn train_in(data_root: &Path, run_dir: &Path, extra: &[&str]) -> Output {
-    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", data_root.to_str().unwrap()];
+    let mut args =
+        vec!["train", "--device", "cpu", "--threads", "1", "--data-root", data_root.to_str().unwrap()];
     args.extend(["--run-dir", run_dir.to_str().unwrap(), "--set"]);
     args.extend(MINIATURE);
     args.extend(extra);
@@ -103,7 +110,10 @@ fn a_run_leaves_everything_it_promises() {
     });
     assert_eq!(events.count(), 1);
     let environment = json(run.join("environment.json"));
-    assert_eq!((environment["matmul_dtype"].as_str(), environment["seed"].as_i64()), (Some("Float"), Some(4)));
+    assert_eq!(
+        (environment["matmul_dtype"].as_str(), environment["seed"].as_i64()),
+        (Some("Float"), Some(4))
+    );
     let steps: Vec<Value> = records(&run).into_iter().filter(|record| record["kind"] == "step").collect();
     assert_eq!(steps.len(), 3);
     for term in ["seg", "cpcl", "tccl", "total"] {
@@ -111,12 +121,23 @@ fn a_run_leaves_everything_it_promises() {
     }
 
     let again = train_in(data_root(), &run, &["--max-steps", "3", "--seed", "4"]);
-    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("already holds a run"));
+    assert!(
+        !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("already holds a run")
+    );
     let finished = train(&run, &["--max-steps", "3", "--seed", "4", "--resume", "auto"]);
     assert!(String::from_utf8_lossy(&finished.stderr).contains("is finished"));
     assert_eq!(records(&run).iter().filter(|record| record["kind"] == "step").count(), 3);
 
-    let eval = talent(&["eval", "--run", run.to_str().unwrap(), "--split", "val,testB", "--json", "--data-root", data_root().to_str().unwrap()]);
+    let eval = talent(&[
+        "eval",
+        "--run",
+        run.to_str().unwrap(),
+        "--split",
+        "val,testB",
+        "--json",
+        "--data-root",
+        data_root().to_str().unwrap(),
+    ]);
     let report: Value = serde_json::from_slice(&eval.stdout).unwrap();
     assert_eq!(report["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
     assert!(report["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
@@ -147,10 +168,12 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     train(&parts, &["--max-steps", "5", "--resume", "auto"]);
     let last = |run: &Path| tensors(run.join("checkpoints/last.state.safetensors"));
     assert_eq!(last(&whole), last(&parts));
-    let steps = |run: &Path| records(run).into_iter().filter(|record| record["kind"] == "step").collect::<Vec<_>>();
+    let steps =
+        |run: &Path| records(run).into_iter().filter(|record| record["kind"] == "step").collect::<Vec<_>>();
     assert_eq!(steps(&whole), steps(&parts));
 
-    let changed = train_in(data_root(), &parts, &["--max-steps", "9", "--resume", "auto", "--set", "train.lr=0.5"]);
+    let changed =
+        train_in(data_root(), &parts, &["--max-steps", "9", "--resume", "auto", "--set", "train.lr=0.5"]);
     assert!(String::from_utf8_lossy(&changed.stderr).contains("train.lr: 0.001 -> 0.5"));
 }
 
@@ -167,10 +190,23 @@ fn mixed_precision_and_accumulation_train() {
 #[test]
 fn one_batch_is_learned_by_heart() {
     let (folder, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let settings = Settings { train_images: 2, val_images: 1, test_a_images: 0, test_b_images: 0, ..Settings::default() };
+    let settings = Settings {
+        train_images: 2,
+        val_images: 1,
+        test_a_images: 0,
+        test_b_images: 0,
+        ..Settings::default()
+    };
     generate(&settings, root.path(), |_| {}).unwrap();
     let run = folder.path().join("run");
-    let extra = ["--set", "train.epochs=300", "eval.every_epochs=300", "train.lr=0.005", "train.lr_encoders=0.005", "train.batch_size=32"];
+    let extra = [
+        "--set",
+        "train.epochs=300",
+        "eval.every_epochs=300",
+        "train.lr=0.005",
+        "train.lr_encoders=0.005",
+        "train.batch_size=32",
+    ];
     let output = train_in(root.path(), &run, &extra);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let losses: Vec<f64> = records(&run).iter().filter_map(|record| record["loss"]["seg"].as_f64()).collect();
@@ -187,7 +223,17 @@ fn prediction_on_an_own_image() {
     image::save_buffer(&picture, &vec![120_u8; 50 * 30 * 3], 50, 30, image::ColorType::Rgb8).unwrap();
     let checkpoint = run.join("checkpoints/best.safetensors");
     let predict = |text: &str, image: &Path| {
-        talent(&["predict", "--checkpoint", checkpoint.to_str().unwrap(), "--image", image.to_str().unwrap(), "--text", text, "--out", out.to_str().unwrap()])
+        talent(&[
+            "predict",
+            "--checkpoint",
+            checkpoint.to_str().unwrap(),
+            "--image",
+            image.to_str().unwrap(),
+            "--text",
+            text,
+            "--out",
+            out.to_str().unwrap(),
+        ])
     };
     assert!(predict("left circle", &picture).status.success());
     let prediction = json(out.join("prediction.json"));
@@ -198,7 +244,11 @@ fn prediction_on_an_own_image() {
     assert!(written.data.chunks_exact(3).zip(&mask.data).all(|(pixel, &inside)| pixel[0] == inside * 255));
     assert!(out.join("overlay.png").is_file());
 
-    for (text, image, culprit) in [("  ", picture.as_path(), "expression is empty"), ("cat", &run.join("config.toml"), "config.toml"), ("cat", Path::new("/nowhere.jpg"), "/nowhere.jpg")] {
+    for (text, image, culprit) in [
+        ("  ", picture.as_path(), "expression is empty"),
+        ("cat", &run.join("config.toml"), "config.toml"),
+        ("cat", Path::new("/nowhere.jpg"), "/nowhere.jpg"),
+    ] {
         let output = predict(text, image);
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains(culprit), "{culprit}");
@@ -210,17 +260,38 @@ fn mistakes_get_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let foreign = folder.path().join("foreign.safetensors");
-    safetensors::serialize_to_file(Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(), None, &foreign).unwrap();
+    safetensors::serialize_to_file(
+        Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(),
+        None,
+        &foreign,
+    )
+    .unwrap();
     let foreign = foreign.to_str().unwrap();
     let [run, root] = [run.to_str().unwrap(), data_root().to_str().unwrap()];
     let cases: &[(&[&str], &str)] = &[
         (&["train", "--run-dir", run, "--dataset", "refcocox"], "unknown data set `refcocox`"),
-        (&["train", "--run-dir", run, "--dataset", "refcoco", "--data-root", "/nowhere"], "refcoco/refs(unc).p"),
+        (
+            &["train", "--run-dir", run, "--dataset", "refcoco", "--data-root", "/nowhere"],
+            "refcoco/refs(unc).p",
+        ),
         (&["train", "--run-dir", run, "--set", "train.batchsize=3"], "nearest is `train.batch_size`"),
         (&["train", "--run-dir", run, "--config", "refcoco/bse"], "nearest is `refcoco/base`"),
         (&["train", "--run-dir", run, "--device", "cuda:77"], "cuda:77"),
         (&["train", "--run-dir", run, "--resume", "/nowhere/last.safetensors"], "last.state.safetensors"),
-        (&["train", "--run-dir", run, "--config", "refcoco/base", "--dataset", "refshapes", "--data-root", root], "weights/dinov2"),
+        (
+            &[
+                "train",
+                "--run-dir",
+                run,
+                "--config",
+                "refcoco/base",
+                "--dataset",
+                "refshapes",
+                "--data-root",
+                root,
+            ],
+            "weights/dinov2",
+        ),
         (&["eval", "--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
         (&["eval", "--checkpoint", foreign, "--data-root", root], "not written by talent"),
         (&["eval"], "--run DIR or --checkpoint FILE"),
@@ -239,7 +310,14 @@ fn mistakes_get_one_clear_error() {
 fn parameters_are_counted_without_weight_files() {
     let output = talent(&["params", "--config", "refcoco/base", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (group, n) in [("adapters", 2_333_232), ("head", 20_441_601), ("neck", 7_753_728), ("decoder", 7_899_136), ("projector", 4_788_737), ("frozen", 150_016_257)] {
+    for (group, n) in [
+        ("adapters", 2_333_232),
+        ("head", 20_441_601),
+        ("neck", 7_753_728),
+        ("decoder", 7_899_136),
+        ("projector", 4_788_737),
+        ("frozen", 150_016_257),
+    ] {
         assert_eq!(report[group].as_u64(), Some(n), "{group}");
     }
 }

@@ -52,7 +52,7 @@ impl Default for Settings {
             test_b_images: 60,
             min_objects: 3,
             max_objects: 6,
-            max_colours: 4,
+            max_colours: 6,
             occlusion: 0.2,
             clutter: 12,
             object_scale: 1.0,

@@ -109,8 +109,10 @@ impl Scene {
     }
 
     fn place(&mut self, rng: &mut ChaCha8Rng, settings: &Settings, crowding: Crowding) -> bool {
-        let n = rng.random_range(crowding.objects.0..=crowding.objects.1);
-        let n_colours = rng.random_range(settings.max_colours.min(2)..=settings.max_colours);
+        // The smaller of two draws: crowded scenes are the rarer ones.
+        let objects = crowding.objects.0..=crowding.objects.1;
+        let n = rng.random_range(objects.clone()).min(rng.random_range(objects));
+        let n_colours = rng.random_range(settings.max_colours.min(3)..=settings.max_colours);
         let palette: Vec<Colour> = Colour::ALL.choose_multiple(rng, n_colours).copied().collect();
         for shape in categories(rng, n, crowding.same_category) {
             let size = *Size::ALL.choose(rng).unwrap_or(&Size::Small);

@@ -62,7 +62,9 @@ pub fn load(source: &Source) -> Result<Config> {
         "tiny" => Config::tiny(),
         "base" => Config::base(),
         "large" => Config::large(),
-        other => bail!("unknown preset `{other}`; nearest is `{}`", nearest(other, ["tiny", "base", "large"])),
+        other => {
+            bail!("unknown preset `{other}`; nearest is `{}`", nearest(other, ["tiny", "base", "large"]))
+        }
     };
     let mut table = Table::try_from(base)?;
     merge(&mut table, layer, "")?;
@@ -74,7 +76,8 @@ pub fn load(source: &Source) -> Result<Config> {
         merge(&mut table, chosen, "")?;
     }
     for text in &source.overrides {
-        let (key, value) = text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
+        let (key, value) =
+            text.split_once('=').with_context(|| format!("--set {text}: expected key=value"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
         let mut chosen = Table::new();
         set(&mut chosen, &path, parse_value(value.trim()));
@@ -157,7 +160,9 @@ pub fn differences(old: &Config, new: &Config) -> Result<Vec<String>> {
 fn compare(old: &Table, new: &Table, prefix: &str, lines: &mut Vec<String>) {
     for (key, before) in old {
         match (before, new.get(key)) {
-            (Value::Table(before), Some(Value::Table(after))) => compare(before, after, &format!("{prefix}{key}."), lines),
+            (Value::Table(before), Some(Value::Table(after))) => {
+                compare(before, after, &format!("{prefix}{key}."), lines)
+            }
             (before, Some(after)) if before == after => {}
             (before, Some(after)) => lines.push(format!("{prefix}{key}: {before} -> {after}")),
             (before, None) => lines.push(format!("{prefix}{key}: {before} -> nothing")),
@@ -170,7 +175,10 @@ mod tests {
     use super::*;
 
     fn with(overrides: &[&str]) -> Result<Config> {
-        load(&Source { overrides: overrides.iter().map(|text| (*text).to_owned()).collect(), ..Source::default() })
+        load(&Source {
+            overrides: overrides.iter().map(|text| (*text).to_owned()).collect(),
+            ..Source::default()
+        })
     }
 
     #[test]
@@ -183,10 +191,14 @@ mod tests {
 
     #[test]
     fn overrides_reach_every_level_and_keep_types() {
-        let config = with(&["seed=7", "train.lr=1", "model.image.adapter_blocks=[0, 2]", "loss.cpcl=0"]).unwrap();
+        let config =
+            with(&["seed=7", "train.lr=1", "model.image.adapter_blocks=[0, 2]", "loss.cpcl=0"]).unwrap();
         assert_eq!((config.seed, config.train.lr, config.loss.cpcl), (7, 1.0, 0.0));
         assert_eq!(config.model.image.adapter_blocks, [0, 2]);
-        assert_eq!(with(&["model.head.fusion=multiply"]).unwrap().model.head.fusion, talent::NeckFusion::Multiply);
+        assert_eq!(
+            with(&["model.head.fusion=multiply"]).unwrap().model.head.fusion,
+            talent::NeckFusion::Multiply
+        );
     }
 
     #[test]
@@ -198,14 +210,18 @@ mod tests {
         assert!(error("model.head.fusion=rca").contains("rca"));
         assert!(error("model.input_size=100").contains("input_size"));
         assert!(error("seed").contains("key=value"));
-        let unknown = load(&Source { config: Some("refcocog-u/base".into()), ..Source::default() }).unwrap_err();
+        let unknown =
+            load(&Source { config: Some("refcocog-u/base".into()), ..Source::default() }).unwrap_err();
         assert!(unknown.to_string().contains("nearest is `refcocog_u/base`"));
     }
 
     #[test]
     fn a_data_set_brings_its_word_length() {
         let config = load(&Source { dataset: Some("refcocog_u".into()), ..Source::default() }).unwrap();
-        assert_eq!((config.model.word_len, config.data.datasets.as_slice()), (22, &["refcocog_u".to_owned()][..]));
+        assert_eq!(
+            (config.model.word_len, config.data.datasets.as_slice()),
+            (22, &["refcocog_u".to_owned()][..])
+        );
     }
 
     #[test]
