@@ -3,7 +3,7 @@
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Tensor};
-use torch_ext::layers::{LayerNorm, Linear, Mode, attention};
+use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
 use torch_ext::{Init, Path};
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
@@ -73,11 +73,9 @@ impl ImageEncoder {
     pub fn new(path: &Path, cfg: &ImageEncoderConfig, word_len: i64, text_width: i64) -> Self {
         let d = cfg.width;
         let cls_token = path.parameter("cls_token", &[1, 1, d], Init::Normal(1e-6));
-        let pos_embed = path.parameter(
-            "pos_embed",
-            &[1, 1 + cfg.position_grid * cfg.position_grid, d],
-            Init::Normal(0.02),
-        );
+        let pos_embed =
+            path.parameter("pos_embed", &[1, 1 + cfg.position_grid * cfg.position_grid, d], Init::Const(0.0));
+        start_positions(&pos_embed, cfg.position_grid);
         let register_tokens = path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6));
         // Part of the published files; used only when patches are masked, as in DINOv2's own training.
         let _ = path.parameter("mask_token", &[1, d], Init::Const(0.0));
@@ -132,6 +130,13 @@ impl ImageEncoder {
         let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
         Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1)
     }
+}
+
+/// Fills a position table's grid with sinusoidal codes of half height, so that an encoder trained from scratch can
+/// tell places apart from the first step on. Pretrained weights overwrite them.
+fn start_positions(table: &Tensor, side: i64) {
+    let codes = grid_positions(table.size()[2], side, side, (table.kind(), table.device())) * 0.5;
+    tch::no_grad(|| table.i((.., 1.., ..)).copy_(&codes));
 }
 
 /// Resamples a position table to a `side` x `side` grid as DINOv2 does (specification, section 4.2): bicubic,

@@ -101,12 +101,12 @@ impl ModelConfig {
     /// A small network without pretrained weights that trains in minutes on two cores.
     pub fn tiny() -> Self {
         let mut config = Self::base();
-        config.input_size = 112;
+        config.input_size = 96;
         config.image.width = 96;
         config.image.depth = 6;
         config.image.n_heads = 3;
         config.image.patch_size = 8;
-        config.image.position_grid = 14;
+        config.image.position_grid = 12;
         config.image.taps = [1, 3];
         config.image.adapter_blocks = vec![1, 3, 5];
         config.image.adapter_width = 32;
@@ -118,7 +118,7 @@ impl ModelConfig {
         config.text.adapter_blocks = vec![1, 2];
         config.text.adapter_width = 32;
         config.head.width = 96;
-        config.decoder = DecoderConfig { depth: 2, n_heads: 3, ffn_width: 192, dropout: 0.1 };
+        config.decoder = DecoderConfig { depth: 2, n_heads: 3, ffn_width: 192, dropout: 0.0 };
         config
     }
 
@@ -161,6 +161,7 @@ impl ModelConfig {
             ("text.width", self.text.width, "text.n_heads", self.text.n_heads),
             ("head.width", self.head.width, "decoder.n_heads", self.decoder.n_heads),
             ("head.width", self.head.width, "4 (two-dimensional position codes)", 4),
+            ("image.width", self.image.width, "4 (two-dimensional position codes)", 4),
             ("image.adapter_width", self.image.adapter_width, "16", 16),
             ("text.adapter_width", self.text.adapter_width, "16", 16),
         ];

@@ -76,6 +76,8 @@ const CHOICES: [u8; 14] = [1, 2, 3, 5, 9, 6, 10, 12, 7, 11, 13, 14, 15, 4];
 
 /// Share of the image's side that must separate two objects for a word of place to be clear.
 const CLEAR: f64 = 0.07;
+/// The same for being the outermost of a group, which is meant to show at a glance.
+const OUTERMOST: f64 = 0.15;
 
 /// Words per expression at most, so that it fits into 17 tokens ("hexagon" takes two).
 const MAX_WORDS: usize = 12;
@@ -189,7 +191,7 @@ fn location(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
                 .collect();
             depth.sort_by(|a, b| b.0.total_cmp(&a.0));
             let gap = |index: usize| depth[index].0 - depth[index + 1].0;
-            if depth[0].1 && gap(0) > CLEAR {
+            if depth[0].1 && gap(0) > OUTERMOST {
                 texts.extend(extreme(side, &words));
             }
             if depth.len() >= 3 && depth[1].1 && gap(0) > CLEAR && gap(1) > CLEAR {

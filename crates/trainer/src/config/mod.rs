@@ -169,7 +169,7 @@ impl Config {
             warmup_steps: 100,
             ..config.train
         };
-        config.eval.batch_size = 32;
+        config.eval.batch_size = 64;
         config
     }
 
