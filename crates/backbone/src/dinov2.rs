@@ -110,11 +110,10 @@ impl ImageEncoder {
                 taps.push(tokens.shallow_clone());
             }
         }
-        let levels = [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
+        [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
             let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
             patches.reshape([-1, self.cfg.width, side, side])
-        });
-        levels
+        })
     }
 
     /// The tokens that enter block 0: class, registers, patches; positions added to all but the registers.
@@ -211,7 +210,7 @@ impl Block {
         let normed = self.norm2.forward(&tokens);
         let mut update = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
         if let Some((adapter, gate)) = &self.adapter {
-            update = update + adapter.forward(&normed, words, mode) * gate;
+            update += adapter.forward(&normed, words, mode) * gate;
         }
         tokens + update * &self.ls2
     }

@@ -11,7 +11,7 @@ use crate::mask::Mask;
 /// Mean of the normalisation, RGB, in units of 255 (CLIP's).
 pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of the normalisation, RGB, in units of 255 (CLIP's).
-pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// The mean colour in 8 bits, which fills the border of a letterboxed image.
 const BORDER: [u8; 3] = [123, 117, 104];
 
@@ -182,8 +182,8 @@ impl<const C: usize> Source<'_, C> {
             if inside {
                 let start = (sy * width + x) as usize * C;
                 for (weight, pixel) in weights.iter().zip(self.data[start..start + K * C].chunks_exact(C)) {
-                    for channel in 0..C {
-                        sums[channel] += weight * i32::from(pixel[channel]);
+                    for (sum, &value) in sums.iter_mut().zip(pixel) {
+                        *sum += weight * i32::from(value);
                     }
                 }
                 continue;
@@ -191,13 +191,13 @@ impl<const C: usize> Source<'_, C> {
             for (column, weight) in weights.iter().enumerate() {
                 let sx = x + column as i64;
                 let hit = sx >= 0 && sx < width && sy >= 0 && sy < height;
-                for channel in 0..C {
+                for (channel, sum) in sums.iter_mut().enumerate() {
                     let value = if hit {
                         self.data[(sy * width + sx) as usize * C + channel]
                     } else {
                         self.border[channel]
                     };
-                    sums[channel] += weight * i32::from(value);
+                    *sum += weight * i32::from(value);
                 }
             }
         }

@@ -73,7 +73,7 @@ fn described<'a>(words: &[&str], scene: &'a [Thing]) -> Vec<&'a Thing> {
     found
 }
 
-fn sorted<'a>(mut things: Vec<&'a Thing>, key: impl Fn(&Thing) -> f64) -> Vec<&'a Thing> {
+fn sorted(mut things: Vec<&Thing>, key: impl Fn(&Thing) -> f64) -> Vec<&Thing> {
     things.sort_by(|a, b| key(a).total_cmp(&key(b)));
     things
 }

@@ -309,7 +309,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>, Error> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.malformed("a dictionary key without a value"));
         }
         Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

@@ -12,7 +12,8 @@ fn presets_fit_together() {
 
 #[test]
 fn misfits_are_named() {
-    let cases: [(&str, fn(&mut ModelConfig)); 10] = [
+    type Spoil = fn(&mut ModelConfig);
+    let cases: [(&str, Spoil); 10] = [
         ("input_size (100)", |cfg| cfg.input_size = 100),
         ("word_len (99)", |cfg| cfg.word_len = 99),
         ("image.n_heads", |cfg| cfg.image.n_heads = 7),

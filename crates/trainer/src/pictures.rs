@@ -73,7 +73,7 @@ impl SheetCollector {
     }
 
     pub(crate) fn visit(&mut self, evaluated: &Evaluated<'_>) {
-        let wanted = self.seen % self.every == 0 && self.rows.len() < ROWS;
+        let wanted = self.seen.is_multiple_of(self.every) && self.rows.len() < ROWS;
         self.seen += 1;
         if !wanted {
             return;

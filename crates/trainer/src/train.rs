@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
             self.at.epoch += 1;
             self.at.batch = 0;
         }
-        if self.is_finished() || self.at.epoch % self.experiment.cfg.eval.every_epochs == 0 {
+        if self.is_finished() || self.at.epoch.is_multiple_of(self.experiment.cfg.eval.every_epochs) {
             self.validate()?;
         }
         self.save()?;
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let Experiment { cfg, device, model, .. } = &self.experiment;
         let whole = TrainTensors::new(batch, *device);
-        let n_parts = if batch.n % cfg.train.accumulate == 0 { cfg.train.accumulate } else { 1 };
+        let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
         let part_size = (batch.n / n_parts) as i64;
         let mut losses: Vec<(&str, f64)> = Vec::new();
         self.adam.zero_grad();
@@ -261,7 +261,8 @@ impl<'a> Run<'a> {
         }
         let finite = self.at.scaler.unscale(&self.adam.grads(), *device)?;
         let finite_loss = losses.iter().all(|(_, value)| value.is_finite());
-        if !(finite && finite_loss) && !self.at.scaler.may_skip() {
+        let acceptable = (finite && finite_loss) || self.at.scaler.may_skip();
+        if !acceptable {
             bail!(
                 "step {}: loss or gradient is not finite: {losses:?}; refs {}",
                 self.at.step + 1,
@@ -298,7 +299,7 @@ impl<'a> Run<'a> {
 
     fn checkpoint_due(&self) -> bool {
         match self.options.checkpoint_every {
-            Some(CheckpointEvery::Steps(n)) => self.at.step % n == 0,
+            Some(CheckpointEvery::Steps(n)) => self.at.step.is_multiple_of(n),
             Some(CheckpointEvery::Time(time)) => self.last_saved.elapsed() >= time,
             None => false,
         }
