@@ -208,10 +208,11 @@ impl Block {
     fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
         let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
         let normed = self.norm2.forward(&tokens);
-        let mut update = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        if let Some((adapter, gate)) = &self.adapter {
-            update += adapter.forward(&normed, words, mode) * gate;
-        }
+        let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
+        let update = match &self.adapter {
+            Some((adapter, gate)) => hidden + adapter.forward(&normed, words, mode) * gate,
+            None => hidden,
+        };
         tokens + update * &self.ls2
     }
 

@@ -33,7 +33,7 @@ fn text_config(adapters: bool) -> TextEncoderConfig {
         state_width: 16,
         adapters,
         adapter_blocks: vec![1],
-        adapter_width: 16,
+        adapter_width: 64,
     }
 }
 
@@ -58,19 +58,20 @@ fn image_config() -> ImageEncoderConfig {
 #[test]
 fn the_text_adapter_sets_position_0_aside_and_doubles_it() {
     let store = store();
-    let adapter = TextAdapter::new(&store.root(), 16, 16);
-    set_identity(&store, "D_fc1", 16);
-    set_identity(&store, "D_fc2", 16);
-    let words = Tensor::randn([2, 5, 16], PLACE);
+    let adapter = TextAdapter::new(&store.root(), 64, 64);
+    set_identity(&store, "D_fc1", 64);
+    set_identity(&store, "D_fc2", 64);
+    let words = Tensor::randn([2, 6, 64], PLACE);
     let out = adapter.forward(&words, Mode::Eval);
     assert!(largest(&(out.i((.., 0)) - words.i((.., 0)).relu() * 2.0)) < 1e-12);
-    // The other positions get the branches, which see two positions to either side and nothing further.
+    // The other positions get the branches. They see three positions to either side and no further: the third
+    // branch sees two, and reads the second, which sees one.
     let moved = words.copy();
-    let _ = moved.i((.., 4)).fill_(3.0);
+    let _ = moved.i((.., 5)).fill_(3.0);
     let difference = (adapter.forward(&moved, Mode::Eval) - out).abs().amax([0, 2].as_slice(), false);
     let reach = Vec::<f64>::try_from(difference).unwrap();
     assert_eq!((reach[0], reach[1]), (0.0, 0.0));
-    assert!(reach[2] > 0.0 && reach[3] > 0.0 && reach[4] > 0.0);
+    assert!(reach[2..].iter().all(|&change| change > 0.0));
 }
 
 #[test]
@@ -146,7 +147,8 @@ fn a_closed_gate_silences_the_adapter() {
         encoder.forward(&images, &(Tensor::ones([1, 3, 8], PLACE) * scale), Mode::Eval)[2].copy()
     };
     let gate = store.get("blocks.2.ls_gate.gamma").unwrap();
-    assert_eq!(Vec::<f64>::try_from(gate).unwrap(), [0.2; 16]);
+    // Start values are drawn in float32, so the constant is float32's 0.2.
+    assert_eq!(Vec::<f64>::try_from(gate).unwrap(), [f64::from(0.2_f32); 16]);
     assert!(largest(&(level(1.0) - level(50.0))) > 0.0);
     store.assign("blocks.2.ls_gate.gamma", &Tensor::zeros([16], PLACE)).unwrap();
     assert_eq!(largest(&(level(1.0) - level(50.0))), 0.0);
@@ -159,7 +161,12 @@ fn positions_are_resampled_by_the_offset_scale() {
     assert_eq!(resample_positions(&table, 5), table);
     let out = resample_positions(&table, 4);
     assert_eq!(f64::try_from(out.i((0, 0, 0))).unwrap(), 9.0);
-    // Bicubic interpolation is exact on a ramp away from the border: source x = 2.5 * 5 / 4.1 - 0.5 for column 2.
-    let expected = 2.5 * 5.0 / 4.1 - 0.5;
+    // Column 2 reads at 2.5 * 5 / 4.1 - 0.5 with the cubic kernel of a = -0.75.
+    let source: f64 = 2.5 * 5.0 / 4.1 - 0.5;
+    let kernel = |x: f64| match x.abs() {
+        x if x <= 1.0 => (1.25 * x - 2.25) * x * x + 1.0,
+        x => ((-0.75 * x + 3.75) * x - 6.0) * x + 3.0,
+    };
+    let expected: f64 = (1..=4).map(|column| f64::from(column) * kernel(source - f64::from(column))).sum();
     assert!((f64::try_from(out.i((0, 1 + 2 * 4 + 2, 0))).unwrap() - expected).abs() < 1e-9);
 }
