@@ -16,5 +16,5 @@ mod word_unit;
 pub use conv_block::ConvBlock;
 pub use coord_conv::CoordConv;
 pub use neck::{Neck, NeckConfig, NeckOutput};
-pub use sentence_unit::{NeckFusion, SentenceCostVolume, SentenceUnit};
+pub use sentence_unit::{NECK_ATTENTION_HEADS, NeckFusion, SentenceCostVolume, SentenceUnit};
 pub use word_unit::{AdapterFusion, WordCostVolume, WordCrossAttention, WordUnit, WordUnitConfig};

@@ -43,7 +43,7 @@ pub enum SentenceUnit {
 }
 
 /// Heads of the `cross-attention` unit; the neck's width must be a multiple of it.
-pub(crate) const N_HEADS: i64 = 8;
+pub const NECK_ATTENTION_HEADS: i64 = 8;
 
 impl SentenceUnit {
     /// Builds the unit for features of width `width` and words of width `text_width`.
@@ -53,7 +53,7 @@ impl SentenceUnit {
             NeckFusion::CostVolume => Self::CostVolume(SentenceCostVolume::new(path, width)),
             NeckFusion::CrossAttention => Self::CrossAttention {
                 words: Linear::torch_default(&(path / "words"), text_width, width),
-                attn: MultiheadAttention::new(&(path / "attn"), width, N_HEADS, 0.1),
+                attn: MultiheadAttention::new(&(path / "attn"), width, NECK_ATTENTION_HEADS, 0.1),
                 norm: norm(),
             },
             NeckFusion::Multiply => {

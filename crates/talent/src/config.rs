@@ -1,5 +1,5 @@
 use backbone::{Gate, ImageEncoderConfig, TextEncoderConfig};
-use rca::{AdapterFusion, NeckFusion, WordCrossAttention};
+use rca::{AdapterFusion, NECK_ATTENTION_HEADS, NeckFusion, WordCrossAttention};
 use serde::{Deserialize, Serialize};
 
 /// All sizes and variants of the network.
@@ -177,10 +177,8 @@ impl ModelConfig {
             )?;
         }
         if self.head.fusion == NeckFusion::CrossAttention {
-            check(
-                self.head.width % 8 == 0,
-                format!("head.width ({}) must be a multiple of 8 heads", self.head.width),
-            )?;
+            let (width, heads) = (self.head.width, NECK_ATTENTION_HEADS);
+            check(width % heads == 0, format!("head.width ({width}) must be a multiple of {heads} heads"))?;
         }
         let (text, state, head) = (self.text.width, self.text.state_width, self.head.width);
         check(

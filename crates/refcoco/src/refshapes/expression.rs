@@ -107,11 +107,10 @@ impl Side {
 
 /// Up to `n` different expressions for an object, of mixed flavours. May be fewer, or none.
 pub(super) fn phrases(scene: &Scene, target: usize, n: usize, rng: &mut ChaCha8Rng) -> Vec<Phrase> {
-    let mut flavours = [Flavour::Location, Flavour::Appearance];
+    let mut flavours = vec![Flavour::Location, Flavour::Appearance];
     flavours.shuffle(rng);
     // Relational expressions are the hardest to learn from; they come first only now and then.
     let relational_at = if rng.random_bool(0.3) { 0 } else { 2 };
-    let mut flavours = flavours.to_vec();
     flavours.insert(relational_at, Flavour::Relational);
     let mut phrases: Vec<Phrase> = Vec::new();
     for round in 0..6 {
