@@ -2,7 +2,8 @@
 //! bytes, lists, tuples, sets and dictionaries.
 //!
 //! A pickle is a program for a stack machine, and Python's own reader lets it call any function. This one
-//! knows no functions: an opcode that names a class or callable ends the reading with [`Error::Forbidden`].
+//! knows no functions: an opcode that names a class or callable ends the reading with [`Error::Forbidden`], or,
+//! for names that the caller admits ([`parse_objects`]), leaves behind an inert description.
 //! Values live in one flat arena and refer to each other by index, so neither deep nesting nor a value that
 //! contains itself can exhaust the stack, and memory stays in proportion to the file, whatever lengths the
 //! file claims.
@@ -21,6 +22,6 @@ mod value;
 mod writer;
 
 pub use error::Error;
-pub use machine::parse;
-pub use value::{Document, Value};
+pub use machine::{parse, parse_objects};
+pub use value::{Document, Object, Value};
 pub use writer::Writer;

@@ -2,18 +2,33 @@ use std::collections::HashMap;
 
 use crate::error::Error;
 use crate::text::{unescape_string_literal, unescape_unicode_line};
-use crate::value::{Document, Id, Node};
+use crate::value::{Document, Id, Node, Parts};
 
-/// Reads one pickle. Bytes behind its STOP opcode are ignored, as Python does.
+/// Reads one pickle of plain data. Bytes behind its STOP opcode are ignored, as Python does.
 ///
 /// # Errors
 /// See [`Error`]: anything but plain data, truncated data, an unknown opcode or protocol, a broken stack.
 pub fn parse(data: &[u8]) -> Result<Document, Error> {
+    parse_with(data, None)
+}
+
+/// Reads one pickle that may also hold objects of the classes (or results of the functions) whose full names
+/// `accept` admits, and persistent ids. Nothing is called or looked up: such an object is kept as the name and
+/// arguments that the file gives ([`Value::object`](crate::Value::object)), for the caller to interpret.
+///
+/// # Errors
+/// As [`parse`]; a name that is not admitted is [`Error::Forbidden`].
+pub fn parse_objects(data: &[u8], accept: &dyn Fn(&str) -> bool) -> Result<Document, Error> {
+    parse_with(data, Some(accept))
+}
+
+fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Document, Error> {
     if data.is_empty() {
         return Err(Error::Empty);
     }
     Machine {
         data,
+        accept,
         position: 0,
         opcode_at: 0,
         nodes: Vec::new(),
@@ -26,6 +41,8 @@ pub fn parse(data: &[u8]) -> Result<Document, Error> {
 
 struct Machine<'a> {
     data: &'a [u8],
+    /// Which names objects may have; without it there are no objects at all.
+    accept: Option<&'a dyn Fn(&str) -> bool>,
     position: usize,
     opcode_at: usize,
     nodes: Vec<Node>,
@@ -208,28 +225,63 @@ impl<'a> Machine<'a> {
                     if opcode == b'r' { self.memo_put(index)? } else { self.memo_get(index)? }
                 }
                 0x94 => self.memo_put(self.memo.len() as u64)?,
-                b'c' | b'i' => {
-                    let module = String::from_utf8_lossy(self.line()?).into_owned();
-                    let name = String::from_utf8_lossy(self.line()?).into_owned();
-                    return Err(self.forbidden(format!("{module}.{name}")));
+                b'c' => {
+                    let name = self.dotted_line_name()?;
+                    self.global(name)?;
                 }
                 0x93 => {
-                    let names =
-                        self.stack.iter().rev().take(2).rev().map(|&id| match &self.nodes[id as usize] {
-                            Node::Str(text) => text.to_string(),
-                            _ => "?".to_owned(),
-                        });
-                    let name = names.collect::<Vec<_>>().join(".");
+                    let (name, module) = (self.pop()?, self.pop()?);
+                    let name = [module, name].map(|id| match &self.nodes[id as usize] {
+                        Node::Str(text) => text.to_string(),
+                        _ => "?".to_owned(),
+                    });
+                    self.global(name.join("."))?;
+                }
+                b'R' | 0x81 => {
+                    let args = self.pop()?;
+                    let class = self.pop()?;
+                    if !matches!(self.nodes[class as usize], Node::Global(_)) {
+                        return Err(self.forbidden("a call of something unnamed".to_owned()));
+                    }
+                    self.push(Node::Object(Box::new(Parts { class, args, ..Parts::default() })))?;
+                }
+                b'b' => {
+                    let state = self.pop()?;
+                    let target = self.top()?;
+                    match &mut self.nodes[target as usize] {
+                        Node::Object(parts) => parts.state = Some(state),
+                        _ => return Err(self.forbidden("state for something that is no object".to_owned())),
+                    }
+                }
+                b'i' => {
+                    let name = self.dotted_line_name()?;
                     return Err(self.forbidden(name));
                 }
-                b'R' => return Err(self.forbidden("REDUCE".to_owned())),
-                b'b' => return Err(self.forbidden("BUILD".to_owned())),
-                b'o' | 0x81 | 0x92 => return Err(self.forbidden("a new object".to_owned())),
+                b'o' | 0x92 => return Err(self.forbidden("a new object".to_owned())),
+                b'Q' if self.accept.is_some() => {
+                    let id = self.pop()?;
+                    self.push(Node::Persistent(id))?;
+                }
                 b'P' | b'Q' => return Err(self.forbidden("a persistent id".to_owned())),
                 0x82..=0x84 => return Err(self.forbidden("an extension registry entry".to_owned())),
                 0x97 | 0x98 => return Err(self.forbidden("an out-of-band buffer".to_owned())),
                 _ => return Err(Error::UnknownOpcode { opcode, offset: self.opcode_at }),
             }
+        }
+    }
+
+    /// Two lines, module and name.
+    fn dotted_line_name(&mut self) -> Result<String, Error> {
+        let module = String::from_utf8_lossy(self.line()?).into_owned();
+        let name = String::from_utf8_lossy(self.line()?).into_owned();
+        Ok(format!("{module}.{name}"))
+    }
+
+    fn global(&mut self, name: String) -> Result<(), Error> {
+        if self.accept.is_some_and(|accept| accept(&name)) {
+            self.push(Node::Global(name.into()))
+        } else {
+            Err(self.forbidden(name))
         }
     }
 
@@ -319,6 +371,7 @@ impl<'a> Machine<'a> {
         let target = self.top()?;
         match &mut self.nodes[target as usize] {
             Node::List(list) | Node::Set(list) => list.extend(items),
+            Node::Object(parts) => parts.items.extend(items),
             _ => return Err(self.malformed("items appended to something that is no list or set")),
         }
         Ok(())
@@ -328,6 +381,7 @@ impl<'a> Machine<'a> {
         let target = self.top()?;
         match &mut self.nodes[target as usize] {
             Node::Dict(dict) => dict.extend(pairs),
+            Node::Object(parts) => parts.pairs.extend(pairs),
             _ => return Err(self.malformed("items set on something that is no dictionary")),
         }
         Ok(())
@@ -436,6 +490,21 @@ mod tests {
             matches!(fails(b"\x80\x04\x8c\x02os\x8c\x06system\x93."), Error::Forbidden { name, .. } if name == "os.system")
         );
         assert!(matches!(fails(b"P1\n."), Error::Forbidden { .. }));
+    }
+
+    #[test]
+    fn admitted_objects_stay_inert() {
+        let data = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0aK\x01u}X\x01\0\0\0mK\x02sb.";
+        assert!(matches!(fails(data), Error::Forbidden { name, .. } if name == "collections.OrderedDict"));
+        let document = parse_objects(data, &|name| name == "collections.OrderedDict").unwrap();
+        let root = document.root();
+        let object = root.object().unwrap();
+        assert_eq!(object.class(), "collections.OrderedDict");
+        assert_eq!(object.args().items().unwrap().len(), 0);
+        assert_eq!(root.get("a").unwrap().as_i64(), Some(1));
+        assert_eq!(object.state().unwrap().get("m").unwrap().as_i64(), Some(2));
+        let refused = parse_objects(b"cos\nsystem\n(S'true'\ntR.", &|name| name.starts_with("torch."));
+        assert!(matches!(refused, Err(Error::Forbidden { name, .. }) if name == "os.system"));
     }
 
     #[test]

@@ -13,6 +13,21 @@ pub(crate) enum Node {
     Tuple(Vec<Id>),
     Set(Vec<Id>),
     Dict(Vec<(Id, Id)>),
+    /// The name of a class or function.
+    Global(Box<str>),
+    Object(Box<Parts>),
+    /// An id that the file's container resolves.
+    Persistent(Id),
+}
+
+/// What a file says of an object.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) class: Id,
+    pub(crate) args: Id,
+    pub(crate) state: Option<Id>,
+    pub(crate) items: Vec<Id>,
+    pub(crate) pairs: Vec<(Id, Id)>,
 }
 
 /// All values of one pickle. Dropping it is a flat loop, however deep the nesting.
@@ -60,6 +75,9 @@ impl<'a> Value<'a> {
             Node::Tuple(_) => "tuple",
             Node::Set(_) => "set",
             Node::Dict(_) => "dict",
+            Node::Global(_) => "class",
+            Node::Object(_) => "object",
+            Node::Persistent(_) => "persistent id",
         }
     }
 
@@ -103,6 +121,30 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The full name of a class or function.
+    pub fn as_global(self) -> Option<&'a str> {
+        match self.node() {
+            Node::Global(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// An object, as the file describes it.
+    pub fn object(self) -> Option<Object<'a>> {
+        match self.node() {
+            Node::Object(parts) => Some(Object { value: self, parts }),
+            _ => None,
+        }
+    }
+
+    /// What the file's container is asked to put here.
+    pub fn persistent_id(self) -> Option<Value<'a>> {
+        match self.node() {
+            Node::Persistent(id) => Some(self.at(*id)),
+            _ => None,
+        }
+    }
+
     /// The elements of a list, tuple or set.
     pub fn items(self) -> Option<impl ExactSizeIterator<Item = Value<'a>>> {
         match self.node() {
@@ -118,23 +160,48 @@ impl<'a> Value<'a> {
         matches!(self.node(), Node::List(_))
     }
 
-    /// The pairs of a dictionary, in the order they were set; a later pair overrides an earlier equal key.
+    /// The pairs of a dictionary, in the order they were set; a later pair overrides an earlier equal key. An
+    /// object has the pairs that were set on it, as an `OrderedDict` has.
     pub fn pairs(self) -> Option<impl ExactSizeIterator<Item = (Value<'a>, Value<'a>)>> {
-        match self.node() {
-            Node::Dict(pairs) => Some(pairs.iter().map(move |&(key, value)| (self.at(key), self.at(value)))),
-            _ => None,
-        }
+        let pairs = self.raw_pairs()?;
+        Some(pairs.iter().map(move |&(key, value)| (self.at(key), self.at(value))))
     }
 
     /// The value under a text key of a dictionary.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
+        let mut pairs = self.raw_pairs()?.iter().rev();
+        pairs.find(|pair| self.at(pair.0).as_str() == Some(key)).map(|pair| self.at(pair.1))
+    }
+
+    fn raw_pairs(self) -> Option<&'a [(Id, Id)]> {
         match self.node() {
-            Node::Dict(pairs) => pairs
-                .iter()
-                .rev()
-                .find(|pair| self.at(pair.0).as_str() == Some(key))
-                .map(|pair| self.at(pair.1)),
+            Node::Dict(pairs) => Some(pairs),
+            Node::Object(parts) => Some(&parts.pairs),
             _ => None,
         }
+    }
+}
+
+/// An object that was described but never made: a name and what it would be made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Object<'a> {
+    value: Value<'a>,
+    parts: &'a Parts,
+}
+
+impl<'a> Object<'a> {
+    /// Full name of the class, or of the function that makes it.
+    pub fn class(self) -> &'a str {
+        self.value.at(self.parts.class).as_global().unwrap_or_default()
+    }
+
+    /// Positional arguments, a tuple.
+    pub fn args(self) -> Value<'a> {
+        self.value.at(self.parts.args)
+    }
+
+    /// Its state, usually a dictionary of attributes.
+    pub fn state(self) -> Option<Value<'a>> {
+        self.parts.state.map(|id| self.value.at(id))
     }
 }

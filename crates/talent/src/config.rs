@@ -105,8 +105,8 @@ impl ModelConfig {
         config.image.width = 96;
         config.image.depth = 6;
         config.image.n_heads = 3;
-        config.image.patch_size = 8;
-        config.image.position_grid = 12;
+        config.image.patch_size = 12;
+        config.image.position_grid = 8;
         config.image.taps = [1, 3];
         config.image.adapter_blocks = vec![1, 3, 5];
         config.image.adapter_width = 32;

@@ -141,17 +141,17 @@ fn fitting<'a>(scene: &'a Scene, description: &Description) -> Vec<&'a Object> {
     scene.objects.iter().filter(|object| description.fits(object)).collect()
 }
 
-/// The shortest descriptions that fit only the target, a few of them.
-fn unique_descriptions(scene: &Scene, target: usize) -> Vec<Description> {
+/// The `n` shortest descriptions that fit only the target. The longer ones say more than they must, as people do.
+fn unique_descriptions(scene: &Scene, target: usize, n: usize) -> Vec<Description> {
     let object = &scene.objects[target];
     let all = CHOICES.iter().map(|&choice| Description::of(object, choice));
-    all.filter(|description| fitting(scene, description).len() == 1).take(3).collect()
+    all.filter(|description| fitting(scene, description).len() == 1).take(n).collect()
 }
 
 fn appearance(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
     let object = &scene.objects[target];
     let mut texts: Vec<String> =
-        unique_descriptions(scene, target).iter().map(|description| description.words(rng)).collect();
+        unique_descriptions(scene, target, 6).iter().map(|description| description.words(rng)).collect();
     for choice in [1, 3] {
         let description = Description::of(object, choice);
         let rivals: Vec<f64> = fitting(scene, &description)
@@ -225,7 +225,7 @@ fn relational(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String>
     let object = &scene.objects[target];
     let mut texts = Vec::new();
     for anchor in (0..scene.objects.len()).filter(|&index| index != target) {
-        let Some(anchor_description) = unique_descriptions(scene, anchor).choose(rng).copied() else {
+        let Some(anchor_description) = unique_descriptions(scene, anchor, 3).choose(rng).copied() else {
             continue;
         };
         let anchor_object = &scene.objects[anchor];
@@ -235,9 +235,6 @@ fn relational(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String>
                 .into_iter()
                 .filter(|other| !std::ptr::eq(*other, object) && !std::ptr::eq(*other, anchor_object))
                 .collect();
-            if rivals.is_empty() {
-                continue;
-            }
             let (words, reference) = (description.words(rng), anchor_description.words(rng));
             for side in Side::ALL {
                 let beyond = |other: &Object| side.towards(scene, other) - side.towards(scene, anchor_object);
@@ -256,7 +253,7 @@ fn relational(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String>
                 (other.seen_at[0] - anchor_object.seen_at[0])
                     .hypot(other.seen_at[1] - anchor_object.seen_at[1])
             };
-            if rivals.iter().all(|rival| distance(rival) > 1.4 * distance(object)) {
+            if !rivals.is_empty() && rivals.iter().all(|rival| distance(rival) > 1.4 * distance(object)) {
                 texts.push(format!("the {words} closest to the {reference}"));
             }
         }

@@ -117,8 +117,8 @@ impl Scene {
         for shape in categories(rng, n, crowding.same_category) {
             let size = *Size::ALL.choose(rng).unwrap_or(&Size::Small);
             let share = match size {
-                Size::Small => rng.random_range(0.024..0.036),
-                Size::Big => rng.random_range(0.060..0.095),
+                Size::Small => rng.random_range(0.030..0.045),
+                Size::Big => rng.random_range(0.070..0.105),
             };
             let area = share * settings.object_scale * (self.width * self.height) as f64;
             let radius = (area / unit_area(shape)).sqrt();
@@ -201,7 +201,7 @@ fn categories(rng: &mut ChaCha8Rng, n: usize, at_least: usize) -> Vec<Shape> {
     order.shuffle(rng);
     let n_main = rng.random_range(at_least.min(n)..=n.min(3).max(at_least.min(n)));
     let mut shapes = vec![order[0]; n_main];
-    if n - n_main >= 2 && rng.random_bool(0.6) {
+    if n - n_main >= 2 && rng.random_bool(0.4) {
         shapes.extend([order[1]; 2]);
     }
     while shapes.len() < n {

@@ -1,0 +1,207 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use crate::error::Error;
+use crate::safetensors_source::SafetensorsSource;
+use crate::tensor::{Scalar, TensorInfo};
+use crate::torch_source::TorchSource;
+
+/// One weight file, or several that belong together.
+///
+/// Names of nested dictionaries are joined by `/`: `state_dict/module.neck.txt_proj.bias`. A TorchScript archive's
+/// modules are joined by `.`, as in a state dictionary.
+#[derive(Debug)]
+pub struct WeightFile {
+    path: PathBuf,
+    sources: Vec<Source>,
+    /// Which source holds a tensor, in file order.
+    tensors: IndexMap<String, usize>,
+    config: Option<Json>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Safetensors(SafetensorsSource),
+    Torch(TorchSource),
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, Error> {
+        use std::io::Read;
+        let mut start = [0_u8; 8];
+        let mut file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
+        let n = file.read(&mut start).map_err(|error| Error::io(path, error))?;
+        match &start[..n] {
+            [b'P', b'K', 3 | 5, 4 | 6, ..] => TorchSource::open(path).map(Self::Torch),
+            // A pickle, either protocol 2 as torch.save wrote it before version 1.6, or of another kind.
+            [0x80, protocol, ..] if (1..=5).contains(protocol) && n == 8 && start[7] != 0 => {
+                Err(Error::malformed(
+                    path,
+                    "a pickle outside a zip container, as PyTorch wrote before version 1.6; load and save it once \
+                     with a newer PyTorch",
+                ))
+            }
+            _ => SafetensorsSource::open(path).map(Self::Safetensors),
+        }
+    }
+
+    fn tensors(&self) -> Box<dyn Iterator<Item = (&String, &TensorInfo)> + '_> {
+        match self {
+            Self::Safetensors(source) => Box::new(source.tensors()),
+            Self::Torch(source) => Box::new(source.tensors()),
+        }
+    }
+}
+
+impl WeightFile {
+    /// Opens a weight file; a folder with `model.safetensors`, `model.safetensors.index.json` or
+    /// `pytorch_model.bin` (or its index), looked for in this order; or such an index file. Only names, types and
+    /// shapes are read.
+    ///
+    /// # Errors
+    /// When a file is missing, broken, or holds an object that is no tensor container.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        let mut opened = Self { path: file.clone(), sources: vec![], tensors: IndexMap::new(), config: None };
+        if file.extension().is_some_and(|extension| extension == "json") {
+            opened.open_shards(&file)?;
+        } else {
+            opened.add(&file)?;
+        }
+        opened.config = config_of(&file)?;
+        Ok(opened)
+    }
+
+    fn open_shards(&mut self, index: &Path) -> Result<(), Error> {
+        let json = read_json(index)?;
+        let map = json.get("weight_map").and_then(Json::as_object);
+        let map = map.ok_or_else(|| Error::malformed(index, "the index has no `weight_map`"))?;
+        let mut shards: Vec<&str> = Vec::new();
+        for (name, shard) in map {
+            let shard = shard.as_str().filter(|shard| {
+                let mut parts = Path::new(shard).components();
+                matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none()
+            });
+            let shard = shard
+                .ok_or_else(|| Error::malformed(index, format!("`{name}` names no file beside the index")))?;
+            if !shards.contains(&shard) {
+                shards.push(shard);
+            }
+        }
+        shards.sort_unstable();
+        for shard in &shards {
+            self.add(&index.with_file_name(shard))?;
+        }
+        for (name, shard) in map {
+            let at = shards.iter().position(|known| Some(*known) == shard.as_str());
+            if self.tensors.get(name).copied() != at {
+                return Err(Error::malformed(index, format!("tensor `{name}` is not in the shard named")));
+            }
+        }
+        match self.tensors.keys().find(|name| !map.contains_key(*name)) {
+            Some(name) => Err(Error::malformed(index, format!("tensor `{name}` is in a shard, not in the index"))),
+            None => Ok(()),
+        }
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), Error> {
+        let source = Source::open(path)?;
+        for (name, _) in source.tensors() {
+            if self.tensors.insert(name.clone(), self.sources.len()).is_some() {
+                return Err(Error::malformed(path, format!("tensor `{name}` is there twice")));
+            }
+        }
+        self.sources.push(source);
+        Ok(())
+    }
+
+    /// The file opened: within a folder, the one that was chosen.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json` beside the weights (or `NAME.config.json` beside `NAME.safetensors`), if there is one.
+    pub fn config(&self) -> Option<&Json> {
+        self.config.as_ref()
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        let sources = self.sources.iter();
+        sources.flat_map(|source| source.tensors().map(|(name, info)| (name.as_str(), info)))
+    }
+
+    /// Type and shape of a tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match &self.sources[*self.tensors.get(name)?] {
+            Source::Safetensors(source) => source.info(name),
+            Source::Torch(source) => source.info(name),
+        }
+    }
+
+    /// Numbers and texts beside the tensors; empty for safetensors.
+    pub fn scalars(&self) -> BTreeMap<&str, &Scalar> {
+        let torch = self.sources.iter().filter_map(|source| match source {
+            Source::Torch(source) => Some(source.scalars()),
+            Source::Safetensors(_) => None,
+        });
+        torch.flatten().map(|(name, scalar)| (name.as_str(), scalar)).collect()
+    }
+
+    /// An entry of a safetensors file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Safetensors(source) => source.metadata(key),
+            Source::Torch(_) => None,
+        })
+    }
+
+    /// The entries of a tensor, row-major, little-endian.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or the file cannot be read.
+    pub fn read(&mut self, name: &str) -> Result<Vec<u8>, Error> {
+        let Some(&at) = self.tensors.get(name) else {
+            return Err(Error::NoTensor { path: self.path.clone(), name: name.to_owned() });
+        };
+        match &mut self.sources[at] {
+            Source::Safetensors(source) => source.read(name),
+            Source::Torch(source) => source.read(name),
+        }
+    }
+}
+
+/// The weights in a folder, safetensors preferred, as the `transformers` library does.
+fn weights_in(folder: &Path) -> Result<PathBuf, Error> {
+    let names = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ];
+    let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| Error::malformed(folder, format!("the folder holds none of {}", names.join(", "))))
+}
+
+fn config_of(file: &Path) -> Result<Option<Json>, Error> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let own = file.with_file_name(format!("{stem}.config.json"));
+    let folder_wide = file.with_file_name("config.json");
+    // A folder's `config.json` belongs to the file of a download, not to whatever else lies there.
+    let is_download = stem.starts_with("model") || stem.starts_with("pytorch_model");
+    if own.is_file() {
+        read_json(&own).map(Some)
+    } else if is_download && folder_wide.is_file() {
+        read_json(&folder_wide).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn read_json(path: &Path) -> Result<Json, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    serde_json::from_str(&text).map_err(|error| Error::malformed(path, error.to_string()))
+}
