@@ -6,10 +6,12 @@ use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
 use torch_ext::{Init, Path};
 
 use crate::adapter::TextAdapter;
+use crate::stage::Stage;
 
 const NORM_EPS: f64 = 1e-5;
 /// Weight of a text adapter's output: a literal constant of the official code (quirk Q3).
 const GATE: f64 = 0.2;
+
 /// Sizes of the text encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +51,7 @@ pub struct TextEncoder {
     positional_embedding: Tensor,
     text_projection: Tensor,
     token_embedding: Tensor,
-    blocks: Vec<Block>,
+    blocks: Vec<TextBlock>,
     ln_final: LayerNorm,
 }
 
@@ -67,7 +69,7 @@ impl TextEncoder {
         Self {
             positional_embedding,
             text_projection,
-            blocks: (0..cfg.depth).map(|index| Block::new(&(&blocks / index), cfg, index)).collect(),
+            blocks: (0..cfg.depth).map(|index| TextBlock::new(&(&blocks / index), cfg, index)).collect(),
             token_embedding: (path / "token_embedding").parameter(
                 "weight",
                 &[cfg.vocabulary, t],
@@ -81,21 +83,39 @@ impl TextEncoder {
     ///
     /// - ids: int64 `[batch, K]`; the end token has the largest id of a row
     pub fn forward(&self, ids: &Tensor, mode: Mode) -> TextOutput {
+        self.forward_observed(ids, mode, &mut |_, _| {})
+    }
+
+    /// As [`TextEncoder::forward`]; `observe` sees what passes on the way.
+    pub fn forward_observed(
+        &self,
+        ids: &Tensor,
+        mode: Mode,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> TextOutput {
         let word_len = ids.size()[1];
         let positions = self.positional_embedding.narrow(0, 0, word_len);
         let mut xs = Tensor::embedding(&self.token_embedding, ids, -1, false, false) + positions;
-        for block in &self.blocks {
+        observe(Stage::Words, &xs);
+        for (index, block) in self.blocks.iter().enumerate() {
             xs = block.forward(&xs, mode);
+            observe(Stage::TextBlock(index), &xs);
         }
         let words = self.ln_final.forward(&xs);
         let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
         let state = words.gather(1, &end, false).squeeze_dim(1).matmul(&self.text_projection);
         TextOutput { words, state }
     }
+
+    /// Its blocks, in order.
+    pub fn blocks(&self) -> &[TextBlock] {
+        &self.blocks
+    }
 }
 
+/// One transformer block, with an adapter beside its MLP or without.
 #[derive(Debug)]
-struct Block {
+pub struct TextBlock {
     attn: MultiheadAttention,
     ln_1: LayerNorm,
     c_fc: Linear,
@@ -104,7 +124,7 @@ struct Block {
     adapter: Option<TextAdapter>,
 }
 
-impl Block {
+impl TextBlock {
     fn new(path: &Path, cfg: &TextEncoderConfig, index: i64) -> Self {
         let t = cfg.width;
         let adapted = cfg.adapters && cfg.adapter_blocks.contains(&index);
@@ -123,8 +143,13 @@ impl Block {
         }
     }
 
+    /// Its adapter, if it has one.
+    pub fn adapter(&self) -> Option<&TextAdapter> {
+        self.adapter.as_ref()
+    }
+
     /// - xs: `[batch, K, T]`, result alike
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let xs = xs + self.attn.forward_self(&self.ln_1.forward(xs), mode, true);
         let hidden = self.c_fc.forward(&self.ln_2.forward(&xs));
         let quick_gelu = &hidden * (&hidden * 1.702).sigmoid();

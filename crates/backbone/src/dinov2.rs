@@ -7,6 +7,7 @@ use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
 use torch_ext::{Init, Path};
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
+use crate::stage::Stage;
 
 const NORM_EPS: f64 = 1e-6;
 const GATE_START: f64 = 0.2;
@@ -61,7 +62,7 @@ pub struct ImageEncoder {
     register_tokens: Tensor,
     patch_weight: Tensor,
     patch_bias: Tensor,
-    blocks: Vec<Block>,
+    blocks: Vec<ImageBlock>,
     norm: LayerNorm,
     cfg: ImageEncoderConfig,
 }
@@ -89,7 +90,7 @@ impl ImageEncoder {
             patch_weight: patch.parameter("weight", &[d, 3, cfg.patch_size, cfg.patch_size], patch_init),
             patch_bias: patch.parameter("bias", &[d], patch_init),
             blocks: (0..cfg.depth)
-                .map(|index| Block::new(&(path / "blocks" / index), cfg, index, word_len, text_width))
+                .map(|index| ImageBlock::new(&(path / "blocks" / index), cfg, index, word_len, text_width))
                 .collect(),
             norm: LayerNorm::new(&(path / "norm"), d, NORM_EPS),
             cfg: cfg.clone(),
@@ -101,11 +102,23 @@ impl ImageEncoder {
     /// - images: `[batch, 3, S, S]`, normalised, S a multiple of the patch size; words: `[batch, K, T]`
     /// - result: three maps `[batch, D, S / patch, S / patch]`
     pub fn forward(&self, images: &Tensor, words: &Tensor, mode: Mode) -> [Tensor; 3] {
+        self.forward_observed(images, words, mode, &mut |_, _| {})
+    }
+
+    /// As [`ImageEncoder::forward`]; `observe` sees what passes on the way.
+    pub fn forward_observed(
+        &self,
+        images: &Tensor,
+        words: &Tensor,
+        mode: Mode,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> [Tensor; 3] {
         let side = images.size()[2] / self.cfg.patch_size;
-        let mut tokens = self.embed(images);
+        let mut tokens = self.embed_observed(images, observe);
         let mut taps = Vec::with_capacity(3);
         for (index, block) in self.blocks.iter().enumerate() {
             tokens = block.forward(&tokens, words, mode);
+            observe(Stage::ImageBlock(index), &tokens);
             if self.cfg.taps.contains(&(index as i64)) {
                 taps.push(tokens.shallow_clone());
             }
@@ -120,14 +133,31 @@ impl ImageEncoder {
     ///
     /// - images: `[batch, 3, S, S]`, result `[batch, 1 + registers + patches, D]`
     pub fn embed(&self, images: &Tensor) -> Tensor {
+        self.embed_observed(images, &mut |_, _| {})
+    }
+
+    /// Its blocks, in order.
+    pub fn blocks(&self) -> &[ImageBlock] {
+        &self.blocks
+    }
+
+    /// The final normalisation, over the last axis.
+    pub fn normalise(&self, tokens: &Tensor) -> Tensor {
+        self.norm.forward(tokens)
+    }
+
+    fn embed_observed(&self, images: &Tensor, observe: &mut dyn FnMut(Stage, &Tensor)) -> Tensor {
         let (p, b) = (self.cfg.patch_size, images.size()[0]);
         let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), p, 0, 1, 1);
         let side = patches.size()[2];
         let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
+        observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
         let tokens = tokens + resample_positions(&self.pos_embed, side);
         let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
-        Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1)
+        let tokens = Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1);
+        observe(Stage::Tokens, &tokens);
+        tokens
     }
 }
 
@@ -156,8 +186,9 @@ pub fn resample_positions(table: &Tensor, side: i64) -> Tensor {
     Tensor::cat(&[table.i((.., ..1, ..)), rows], 1)
 }
 
+/// One transformer block, with an adapter beside its MLP or without.
 #[derive(Debug)]
-struct Block {
+pub struct ImageBlock {
     norm1: LayerNorm,
     qkv: Linear,
     proj: Linear,
@@ -170,7 +201,7 @@ struct Block {
     n_heads: i64,
 }
 
-impl Block {
+impl ImageBlock {
     fn new(path: &Path, cfg: &ImageEncoderConfig, index: i64, word_len: i64, text_width: i64) -> Self {
         let d = cfg.width;
         let linear = |path: Path, n_in: i64, n_out: i64| {
@@ -204,8 +235,13 @@ impl Block {
         }
     }
 
+    /// Its adapter, if it has one.
+    pub fn adapter(&self) -> Option<&VisualAdapter> {
+        self.adapter.as_ref().map(|(adapter, _)| adapter)
+    }
+
     /// - tokens: `[batch, n, D]`; words: `[batch, K, T]`; result like tokens
-    fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+    pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
         let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
         let normed = self.norm2.forward(&tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));

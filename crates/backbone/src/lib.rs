@@ -4,6 +4,8 @@
 pub mod adapter;
 mod clip_text;
 mod dinov2;
+mod stage;
 
-pub use clip_text::{TextEncoder, TextEncoderConfig, TextOutput};
-pub use dinov2::{Gate, ImageEncoder, ImageEncoderConfig, resample_positions};
+pub use clip_text::{TextBlock, TextEncoder, TextEncoderConfig, TextOutput};
+pub use dinov2::{Gate, ImageBlock, ImageEncoder, ImageEncoderConfig, resample_positions};
+pub use stage::Stage;

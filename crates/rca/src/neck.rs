@@ -67,6 +67,16 @@ impl Neck {
         }
     }
 
+    /// The cross-modal units of the three levels.
+    pub fn units(&self) -> &[SentenceUnit; 3] {
+        &self.fusions
+    }
+
+    /// The convolution that sees its place.
+    pub fn coord_conv(&self) -> &CoordConv {
+        &self.coord
+    }
+
     /// - taps: three levels of `[batch, D, H, W]`; state: `[batch, T']`; words: `[batch, K, T]`
     pub fn forward(&self, taps: &[Tensor; 3], state: &Tensor, words: &Tensor, mode: Mode) -> NeckOutput {
         let projected = [

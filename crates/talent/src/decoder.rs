@@ -11,7 +11,7 @@ const NORM_EPS: f64 = 1e-5;
 /// No padding mask: padded words take part, as in the official code (quirk Q6).
 #[derive(Debug)]
 pub struct Decoder {
-    layers: Vec<Layer>,
+    layers: Vec<DecoderLayer>,
     norm: LayerNorm,
 }
 
@@ -20,9 +20,14 @@ impl Decoder {
     pub fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
         let layers = path / "layers";
         Self {
-            layers: (0..cfg.depth).map(|index| Layer::new(&(&layers / index), width, cfg)).collect(),
+            layers: (0..cfg.depth).map(|index| DecoderLayer::new(&(&layers / index), width, cfg)).collect(),
             norm: LayerNorm::new(&(path / "norm"), width, NORM_EPS),
         }
+    }
+
+    /// Its layers, in order.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
     }
 
     /// - features: `[batch, C, H, W]`; words: `[batch, K, C]`; result `[batch, C, H, W]`
@@ -41,7 +46,7 @@ impl Decoder {
 
 /// One decoder layer: pre-norm, with one more norm on each attention's output.
 #[derive(Debug)]
-struct Layer {
+pub struct DecoderLayer {
     self_attn_norm: LayerNorm,
     cross_attn_norm: LayerNorm,
     self_attn: MultiheadAttention,
@@ -55,7 +60,7 @@ struct Layer {
     dropout: f64,
 }
 
-impl Layer {
+impl DecoderLayer {
     fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
         let norm = |name: &str, width: i64| LayerNorm::new(&(path / name), width, NORM_EPS);
         let attention = |name: &str| MultiheadAttention::new(&(path / name), width, cfg.n_heads, cfg.dropout);
@@ -75,7 +80,8 @@ impl Layer {
         }
     }
 
-    fn forward(
+    /// - xs: pixels `[batch, HW, C]`; words: `[batch, K, C]`; positions: codes of both, `[HW, C]` and `[K, C]`
+    pub fn forward(
         &self,
         xs: &Tensor,
         words: &Tensor,

@@ -1,16 +1,18 @@
 //! The TALENT network: encoders with adapters, neck, decoder and projector.
 //!
 //! [`ModelConfig`] names the sizes and variants, with the presets `tiny`, `base` and `large`; [`Talent`] is the
-//! network; [`TalentOutput`] carries everything the losses need. Losses are not part of this crate.
+//! network; [`TalentOutput`] carries everything the losses need; [`weights`] fills it from the files people have.
+//! Losses are not part of this crate.
 
 mod config;
 mod decoder;
 mod model;
 mod projector;
+pub mod weights;
 
-pub use backbone::Gate;
+pub use backbone::{Gate, Stage};
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, DecoderLayer};
 pub use model::{ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group};
 pub use projector::Projector;
 pub use rca::{AdapterFusion, NeckFusion};

@@ -1,4 +1,4 @@
-use backbone::{Gate, ImageEncoder, TextEncoder};
+use backbone::{Gate, ImageEncoder, Stage, TextEncoder};
 use rca::{Neck, NeckConfig, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
@@ -126,6 +126,31 @@ impl Talent {
         &self.store
     }
 
+    /// The text encoder.
+    pub fn text(&self) -> &TextEncoder {
+        &self.text
+    }
+
+    /// The image encoder.
+    pub fn image(&self) -> &ImageEncoder {
+        &self.image
+    }
+
+    /// The neck.
+    pub fn neck(&self) -> &Neck {
+        &self.neck
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The projector.
+    pub fn projector(&self) -> &Projector {
+        &self.projector
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.cfg
@@ -149,12 +174,30 @@ impl Talent {
         trainable.map(|(name, entry)| (name, entry.tensor)).collect()
     }
 
+    /// The trainable parameters as the official optimiser groups them: everything inside the encoders, and the
+    /// head. Their order is that of a checkpoint's optimiser state (specification, 12.4).
+    pub fn optimizer_groups(&self) -> [Vec<(String, Tensor)>; 2] {
+        let in_encoders = |name: &str| name.starts_with("txt_backbone.") || name.starts_with("dinov2.");
+        let (encoders, head) = self.trainable().into_iter().partition(|(name, _)| in_encoders(name));
+        [encoders, head]
+    }
+
     /// Inference.
     ///
     /// - images: `[batch, 3, S, S]`, normalised; words: int64 `[batch, K]`
     pub fn forward(&self, images: &Tensor, words: &Tensor) -> TalentOutput {
-        let text = self.text.forward(words, Mode::Eval);
-        self.forward_image(images, text.words, text.state, None, Mode::Eval)
+        self.forward_observed(images, words, &mut |_, _| {})
+    }
+
+    /// As [`Talent::forward`]; `observe` sees what passes the encoders.
+    pub fn forward_observed(
+        &self,
+        images: &Tensor,
+        words: &Tensor,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> TalentOutput {
+        let text = self.text.forward_observed(words, Mode::Eval, observe);
+        self.forward_image(images, text.words, text.state, None, Mode::Eval, observe)
     }
 
     /// A training pass: batch statistics and dropout. Sentences, positives and negatives go through the text
@@ -162,9 +205,19 @@ impl Talent {
     ///
     /// - images: `[batch, 3, S, S]`, normalised
     pub fn forward_train(&self, images: &Tensor, ids: &Triplet<'_>) -> TalentOutput {
+        self.forward_train_observed(images, ids, &mut |_, _| {})
+    }
+
+    /// As [`Talent::forward_train`]; `observe` sees what passes the encoders.
+    pub fn forward_train_observed(
+        &self,
+        images: &Tensor,
+        ids: &Triplet<'_>,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> TalentOutput {
         let b = images.size()[0];
-        let text =
-            self.text.forward(&Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0), Mode::Train);
+        let sentences = Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0);
+        let text = self.text.forward_observed(&sentences, Mode::Train, observe);
         let states = text.state.split(b, 0);
         let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
         self.forward_image(
@@ -173,6 +226,7 @@ impl Talent {
             states[0].shallow_clone(),
             contrast,
             Mode::Train,
+            observe,
         )
     }
 
@@ -183,8 +237,9 @@ impl Talent {
         state: Tensor,
         contrast: Option<[Tensor; 2]>,
         mode: Mode,
+        observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
-        let taps = self.image.forward(images, &words, mode);
+        let taps = self.image.forward_observed(images, &words, mode, observe);
         let neck = self.neck.forward(&taps, &state, &words, mode);
         let decoded = self.decoder.forward(&neck.features, &words, mode);
         let logits = self.projector.forward(&decoded, &state, mode);

@@ -1,68 +1,15 @@
 //! The network against recordings of the official implementation (see `golden/README.md`).
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+mod common;
 
+use common::{assert_close, miniature, recorded_model, recording};
 use talent::{ModelConfig, Talent, TrainedParts, Triplet};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{TCCL_DIVISOR, consistency_loss, contrastive_loss, segmentation_loss};
 
-fn recording(case: &str) -> HashMap<String, Tensor> {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{case}.safetensors"));
-    Tensor::read_safetensors(path).unwrap().into_iter().collect()
-}
-
-/// The sizes of the recorded model.
-fn miniature() -> ModelConfig {
-    let mut cfg = ModelConfig::base();
-    cfg.input_size = 56;
-    cfg.image.width = 24;
-    cfg.image.depth = 4;
-    cfg.image.n_heads = 4;
-    cfg.image.position_grid = 5;
-    cfg.image.taps = [1, 2];
-    cfg.image.adapter_blocks = vec![1, 3];
-    cfg.image.adapter_width = 16;
-    cfg.image.fusion_width = 20;
-    cfg.text.width = 16;
-    cfg.text.state_width = 16;
-    cfg.text.depth = 4;
-    cfg.text.n_heads = 4;
-    cfg.text.vocabulary = 64;
-    cfg.text.adapter_blocks = vec![1, 3];
-    cfg.text.adapter_width = 16;
-    cfg.head.width = 16;
-    cfg.decoder.depth = 2;
-    cfg.decoder.n_heads = 4;
-    cfg.decoder.ffn_width = 40;
-    cfg.decoder.dropout = 0.0;
-    cfg
-}
-
-fn recorded_model() -> Talent {
-    let model = Talent::new(&miniature(), Device::Cpu, Kind::Float).unwrap();
-    let mut recorded = recording("model_init");
-    for (name, _) in model.store().entries() {
-        let value = recorded.remove(&name).unwrap_or_else(|| panic!("{name} is not recorded"));
-        model.store().assign(&name, &value).unwrap();
-    }
-    assert!(recorded.is_empty(), "the model lacks {:?}", recorded.keys());
-    model
-}
-
-/// Largest difference in units of `max(1, largest expected entry)`.
-#[track_caller]
-fn assert_close(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
-    let expected = expected.view_as(found).to_kind(Kind::Double);
-    let scale = f64::try_from(expected.abs().max()).unwrap().max(1.0);
-    let error = f64::try_from((found.to_kind(Kind::Double) - &expected).abs().max()).unwrap() / scale;
-    assert!(error <= tolerance, "{name}: {error:e} exceeds {tolerance:e}");
-}
-
 #[test]
 fn inference_equals_the_recording() {
-    let (model, recorded) = (recorded_model(), recording("eval_forward"));
+    let (model, recorded) = (recorded_model(Kind::Float), recording("eval_forward"));
     let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"]));
     let intermediates = [
         ("txt", &out.words),
@@ -89,7 +36,7 @@ fn inference_equals_the_recording() {
 
 #[test]
 fn a_training_step_equals_the_recording() {
-    let (model, recorded) = (recorded_model(), recording("train_forward"));
+    let (model, recorded) = (recorded_model(Kind::Float), recording("train_forward"));
     let images = &recording("eval_forward")["img"];
     let ids = Triplet {
         words: &recorded["word"],

@@ -6,9 +6,10 @@
 //!   with every epsilon and initialisation spelled out;
 //! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
 //! - [`generator`]: state of the random generators, for resuming;
-//! - [`fused`]: fused Adam and gradient unscaling;
+//! - [`Adam`] with its state in the open, and the fused operations below it ([`fused`]);
 //! - [`version`] and [`peak_device_bytes`].
 
+mod adam;
 mod autocast;
 pub mod fused;
 pub mod generator;
@@ -17,6 +18,7 @@ pub mod layers;
 mod shim;
 mod store;
 
+pub use adam::{Adam, AdamConfig, AdamGroup, AdamStateError};
 pub use autocast::Autocast;
 pub use init::Init;
 pub use shim::ShimError;

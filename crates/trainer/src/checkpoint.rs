@@ -14,10 +14,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use talent::Talent;
 use tch::{Device, Kind, Tensor};
-use torch_ext::generator;
+use torch_ext::{Adam, generator};
 
 use crate::config::Config;
-use crate::optim::Adam;
 use crate::precision::LossScaler;
 
 const FORMAT: u32 = 1;

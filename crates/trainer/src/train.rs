@@ -18,7 +18,7 @@ use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::events::EventFile;
 use crate::experiment::{Experiment, Machine};
 use crate::objective::objective;
-use crate::optim::{Adam, lr_factor};
+use crate::optim::{adam, lr_factor};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
 use crate::progress::Progress;
@@ -93,7 +93,7 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
         experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
     }
     load_encoders(&experiment.model, &experiment.cfg.weights)?;
-    let adam = Adam::new(experiment.model.trainable(), &experiment.cfg.train);
+    let adam = adam(&experiment.model, &experiment.cfg.train);
     let mut run = Run::start(experiment, mix, adam, options, resume_from)?;
     if run.is_finished() && options.resume != Resume::No && options.run_dir.join("metrics.json").is_file() {
         eprintln!("{}: this run is finished", options.run_dir.display());

@@ -48,6 +48,11 @@ impl VisualAdapter {
         }
     }
 
+    /// The cross-modal unit.
+    pub fn unit(&self) -> &WordUnit {
+        &self.cross
+    }
+
     /// - tokens: `[batch, special + H * W, D]` with H = W; words: `[batch, K, T]`; result like tokens
     pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
         let narrow = self.down.forward(tokens).relu(); // b n r

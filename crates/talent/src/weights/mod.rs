@@ -1,0 +1,75 @@
+//! Filling the network from weight files: the two frozen encoders, or the whole network.
+//!
+//! Loading is strict. Every tensor of the part that is filled must be in the file, and every tensor of the file must
+//! have a place, unless the caller asks for tolerance ([`Strictness`]). Files in half precision are widened: the
+//! network's own dtype never changes. Tensors are read one at a time.
+
+mod encoder;
+mod network;
+mod report;
+
+pub use encoder::load_encoder;
+pub use network::{load_network, official_names};
+pub use report::{Cast, LoadReport, Strictness};
+
+use tch::{Kind, Tensor};
+use weight_files::{Element, TensorInfo, WeightFile};
+
+/// Why weights could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] weight_files::Error),
+    /// The file does not fill this network.
+    #[error("{path}: {report}")]
+    Mismatch {
+        /// The file.
+        path: String,
+        /// All that does not fit.
+        report: Box<LoadReport>,
+    },
+    /// The network in the file computes something else.
+    #[error("{path}: {what}")]
+    Different {
+        /// The file.
+        path: String,
+        /// The difference.
+        what: String,
+    },
+    /// libtorch refused.
+    #[error("tensor `{name}`: {source}")]
+    Torch {
+        /// The tensor.
+        name: String,
+        /// libtorch's reason.
+        source: tch::TchError,
+    },
+}
+
+/// Reads a tensor of a weight file.
+///
+/// # Errors
+/// When there is none of this name, or the file cannot be read.
+pub fn read_tensor(file: &mut WeightFile, name: &str) -> Result<Tensor, WeightsError> {
+    let bytes = file.read(name)?;
+    let info = file.info(name).cloned().unwrap_or(TensorInfo { element: Element::U8, shape: vec![bytes.len()] });
+    let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+    Tensor::f_from_data_size(&bytes, &shape, kind(info.element))
+        .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
+}
+
+fn kind(element: Element) -> Kind {
+    match element {
+        Element::F16 => Kind::Half,
+        Element::BF16 => Kind::BFloat16,
+        Element::F32 => Kind::Float,
+        Element::F64 => Kind::Double,
+        Element::I8 => Kind::Int8,
+        Element::I16 => Kind::Int16,
+        Element::I32 => Kind::Int,
+        Element::I64 => Kind::Int64,
+        Element::U8 => Kind::Uint8,
+        Element::Bool => Kind::Bool,
+    }
+}

@@ -1,0 +1,142 @@
+//! Weight files in every layout people have, against the recorded weights (see `golden/README.md`).
+
+mod common;
+
+use std::path::Path;
+
+use common::{golden, miniature, recorded_model, recording};
+use talent::weights::{LoadReport, Strictness, WeightsError, load_encoder, load_network};
+use talent::{ModelConfig, ParameterGroup, Talent, parameter_group};
+use tch::{Device, Kind, Tensor};
+use weight_files::{Encoder, WeightFile};
+
+fn blank(cfg: &ModelConfig) -> Talent {
+    let model = Talent::new(cfg, Device::Cpu, Kind::Float).unwrap();
+    for (_, entry) in model.store().entries() {
+        tch::no_grad(|| entry.tensor.shallow_clone().fill_(7).shallow_clone());
+    }
+    model
+}
+
+fn load(model: &Talent, encoder: Encoder, path: &str) -> Result<LoadReport, WeightsError> {
+    load_encoder(model, encoder, &golden(path), &Strictness::default())
+}
+
+/// Compares an encoder with the recorded weights, after rounding those as `rounded` does.
+fn assert_filled(model: &Talent, group: ParameterGroup, rounded: impl Fn(&Tensor) -> Tensor) {
+    let mut n = 0;
+    for (name, expected) in recording("model_init") {
+        if parameter_group(&name) == group {
+            let found = model.store().get(&name).unwrap();
+            // No file of the text tower alone holds it, and nothing uses it.
+            if name.ends_with("logit_scale") && f64::try_from(&found).unwrap() == 7.0 {
+                continue;
+            }
+            assert_eq!(found, rounded(&expected), "{name}");
+            n += 1;
+        } else {
+            assert!(model.store().get(&name).unwrap().eq(7).all().int64_value(&[]) == 1, "{name} was touched");
+        }
+    }
+    assert!(n > 40);
+}
+
+#[test]
+fn the_image_encoder_in_every_layout() {
+    for path in ["checkpoints/dinov2_mini_reg4_pretrain.pth", "hf/dinov2_sharded", "hf/dinov2_bin"] {
+        let model = blank(&miniature());
+        let report = load(&model, Encoder::Image, path).unwrap();
+        assert_eq!((report.matched, report.casts.len()), (64, 0), "{path}: {report}");
+        assert_filled(&model, ParameterGroup::ImageEncoder, Tensor::shallow_clone);
+    }
+    let model = blank(&miniature());
+    let report = load(&model, Encoder::Image, "hf/dinov2_hf_f16.safetensors").unwrap();
+    assert!(report.to_string().contains("64 tensors matched"), "{report}");
+    assert!(report.to_string().contains("cast from F16 to Float"), "{report}");
+    let through_half = |tensor: &Tensor| tensor.to_kind(Kind::Half).to_kind(Kind::Float);
+    assert_filled(&model, ParameterGroup::ImageEncoder, through_half);
+}
+
+#[test]
+fn the_text_encoder_in_every_layout() {
+    let paths = [
+        "checkpoints/clip_mini.pt",
+        "hf/clip_bin",
+        "hf/clip_bin/pytorch_model.bin",
+        "hf/clip_sharded",
+        "hf/clip_sharded/model.safetensors.index.json",
+        "hf/clip_text",
+        "hf/clip_text/model.safetensors",
+        "hf/clip_hf_position_ids.safetensors",
+    ];
+    for path in paths {
+        let model = blank(&miniature());
+        let report = load(&model, Encoder::Text, path).unwrap();
+        assert!(report.is_complete() && report.matched + report.tolerated.len() == 54, "{path}: {report}");
+        assert_filled(&model, ParameterGroup::TextEncoder, Tensor::shallow_clone);
+    }
+    let model = blank(&miniature());
+    load(&model, Encoder::Text, "hf/clip_text_hf_f16.safetensors").unwrap();
+    let through_half = |tensor: &Tensor| tensor.to_kind(Kind::Half).to_kind(Kind::Float);
+    assert_filled(&model, ParameterGroup::TextEncoder, through_half);
+}
+
+#[test]
+fn a_training_checkpoint_fills_the_network() {
+    let model = blank(&miniature());
+    let path = golden("checkpoints/best_model.pth");
+    let report = load_network(&model, &path, &Strictness::default()).unwrap();
+    assert_eq!(report.matched, 417);
+    let recorded = recording("eval_forward");
+    let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"]));
+    common::assert_close("logits", &out.logits, &recording("checkpoint")["logits"], 2e-5);
+
+    let mut file = WeightFile::open(&path).unwrap();
+    let scalars = file.scalars();
+    assert_eq!(scalars["epoch"].as_i64(), Some(1));
+    assert_eq!(scalars["scheduler/milestones/35"].as_i64(), Some(1));
+    let moment = talent::weights::read_tensor(&mut file, "optimizer/state/0/exp_avg").unwrap();
+    let name = "exp_avg.txt_backbone.transformer.resblocks.1.adapter.dense_branch1.conv.weight";
+    assert_eq!(moment, recording("checkpoint")[name]);
+}
+
+#[test]
+fn another_word_length_names_the_tensor_and_both_shapes() {
+    let model = Talent::new(&ModelConfig { word_len: 22, ..miniature() }, Device::Cpu, Kind::Float).unwrap();
+    let error = load_network(&model, &golden("checkpoints/best_model.pth"), &Strictness::default()).unwrap_err();
+    let message = error.to_string();
+    for part in ["best_model.pth", "dinov2.blocks.1.adapter.cross.cost_proj.weight", "[20, 17]", "[20, 22]"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn tolerance_must_be_asked_for() {
+    let model = recorded_model(Kind::Float);
+    let path = golden("checkpoints/dinov2_mini_reg4_pretrain.pth");
+    let refused = load_network(&model, &path, &Strictness::default()).unwrap_err().to_string();
+    assert!(refused.contains("missing") && refused.contains("unexpected"), "{refused}");
+    let wrong = load_encoder(&model, Encoder::Text, &path, &Strictness::default()).unwrap_err().to_string();
+    assert!(wrong.contains("no sign of a CLIP text encoder"), "{wrong}");
+
+    // A deeper network than the file's lacks a block's twelve tensors and more.
+    let mut deeper = miniature();
+    deeper.image.depth = 5;
+    let model = Talent::new(&deeper, Device::Cpu, Kind::Float).unwrap();
+    let refused = load_encoder(&model, Encoder::Image, &path, &Strictness::default()).unwrap_err();
+    assert!(refused.to_string().contains("`dinov2.blocks.4.norm1.weight`"), "{refused}");
+    let tolerant = Strictness { allow_missing: vec!["dinov2.blocks.4.".into()] };
+    let report = load_encoder(&model, Encoder::Image, &path, &tolerant).unwrap();
+    assert_eq!((report.matched, report.tolerated.len()), (64, 14));
+}
+
+#[test]
+fn the_head_count_must_agree() {
+    let mut cfg = miniature();
+    cfg.image.n_heads = 3;
+    let model = Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap();
+    let message = load(&model, Encoder::Image, "hf/dinov2_bin").unwrap_err().to_string();
+    assert!(message.contains("4 attention heads, but this model has 3"), "{message}");
+    assert!(load(&model, Encoder::Image, "hf/absent").is_err());
+    assert!(!Path::new("hf/absent").exists());
+}

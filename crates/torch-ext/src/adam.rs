@@ -1,0 +1,211 @@
+//! Adam with its state in the open.
+
+use tch::{Kind, Tensor};
+
+use crate::fused::{self, AdamState, AdamStep};
+use crate::shim::ShimError;
+
+/// Hyper-parameters of [`Adam`], shared by all groups.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamConfig {
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// L2 penalty added to the gradient.
+    pub weight_decay: f64,
+}
+
+/// Parameters that share a learning rate.
+#[derive(Debug)]
+pub struct AdamGroup {
+    /// Parameters by name.
+    pub params: Vec<(String, Tensor)>,
+    /// Learning rate, to be multiplied by each step's factor.
+    pub lr: f64,
+}
+
+/// Why a state could not be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdamStateError {
+    /// An entry is missing.
+    #[error("the optimiser state lacks `{0}`")]
+    Missing(String),
+    /// The shapes differ.
+    #[error("the optimiser state's `{name}` has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The entry.
+        name: String,
+        /// Its shape in the state given.
+        found: Vec<i64>,
+        /// The parameter's shape.
+        expected: Vec<i64>,
+    },
+}
+
+/// Adam over groups of named parameters, numbered through as PyTorch's optimiser state numbers them.
+#[derive(Debug)]
+pub struct Adam {
+    names: Vec<String>,
+    params: Vec<Tensor>,
+    /// Per parameter, as [`AdamGroup::lr`].
+    lrs: Vec<f64>,
+    state: AdamState,
+    cfg: AdamConfig,
+}
+
+impl Adam {
+    /// An optimiser that has done no step.
+    pub fn new(groups: impl IntoIterator<Item = AdamGroup>, cfg: AdamConfig) -> Self {
+        let (mut names, mut params, mut lrs) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups {
+            for (name, param) in group.params {
+                names.push(name);
+                params.push(param);
+                lrs.push(group.lr);
+            }
+        }
+        let zeros = || params.iter().map(|param: &Tensor| param.detach().zeros_like()).collect();
+        let steps = params.iter().map(|param| Tensor::zeros([], (Kind::Float, param.device()))).collect();
+        Self {
+            names,
+            lrs,
+            state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps },
+            params,
+            cfg,
+        }
+    }
+
+    /// Names of all parameters, in order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Entries of all parameters together.
+    pub fn n_values(&self) -> usize {
+        self.params.iter().map(Tensor::numel).sum()
+    }
+
+    /// Gradients of the parameters that have one.
+    pub fn grads(&self) -> Vec<Tensor> {
+        self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect()
+    }
+
+    /// Clears all gradients.
+    pub fn zero_grad(&mut self) {
+        for param in &mut self.params {
+            param.zero_grad();
+        }
+    }
+
+    /// Scales all gradients down to a joint norm of at most `limit` and returns the norm before.
+    ///
+    /// # Errors
+    /// When libtorch cannot read the norm.
+    pub fn clip(&self, limit: f64) -> Result<f64, tch::TchError> {
+        let grads = self.grads();
+        let norms: Vec<Tensor> = grads.iter().map(Tensor::norm).collect();
+        let norm = f64::try_from(Tensor::stack(&norms, 0).norm())?;
+        if norm > limit {
+            for grad in grads {
+                let _ = grad.shallow_clone().g_mul_scalar_(limit / (norm + 1e-6));
+            }
+        }
+        Ok(norm)
+    }
+
+    /// One update; `factor` multiplies every learning rate. Parameters without gradient are left alone.
+    ///
+    /// # Errors
+    /// When libtorch refuses the tensors.
+    pub fn step(&mut self, factor: f64) -> Result<(), ShimError> {
+        let mut rates: Vec<f64> = self.lrs.clone();
+        rates.sort_by(f64::total_cmp);
+        rates.dedup();
+        for rate in rates {
+            let chosen: Vec<usize> = (0..self.params.len())
+                .filter(|&index| self.lrs[index] == rate && self.params[index].grad().defined())
+                .collect();
+            let pick =
+                |list: &[Tensor]| chosen.iter().map(|&index| list[index].shallow_clone()).collect::<Vec<_>>();
+            let state = AdamState {
+                exp_avgs: pick(&self.state.exp_avgs),
+                exp_avg_sqs: pick(&self.state.exp_avg_sqs),
+                steps: pick(&self.state.steps),
+            };
+            for step in &state.steps {
+                let _ = step.shallow_clone().g_add_scalar_(1.0);
+            }
+            let params = pick(&self.params);
+            let grads: Vec<Tensor> = params.iter().map(Tensor::grad).collect();
+            let AdamConfig { betas, eps, weight_decay } = self.cfg;
+            fused::adam(&params, &grads, &state, AdamStep { lr: factor * rate, betas, eps, weight_decay })?;
+        }
+        Ok(())
+    }
+
+    /// Moments and step counts by name: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let lists = [
+            ("exp_avg", &self.state.exp_avgs),
+            ("exp_avg_sq", &self.state.exp_avg_sqs),
+            ("step", &self.state.steps),
+        ];
+        let named = |(kind, list): (&str, &Vec<Tensor>)| -> Vec<(String, Tensor)> {
+            let entries = self.names.iter().zip(list);
+            entries.map(|(name, tensor)| (format!("{kind}/{name}"), tensor.shallow_clone())).collect()
+        };
+        lists.into_iter().flat_map(named).collect()
+    }
+
+    /// Restores what [`Adam::state`] gave.
+    ///
+    /// # Errors
+    /// Names the entry that is missing or of another shape.
+    pub fn load_state(&mut self, find: impl Fn(&str) -> Option<Tensor>) -> Result<(), AdamStateError> {
+        for (name, mut tensor) in self.state() {
+            let Some(value) = find(&name) else { return Err(AdamStateError::Missing(name)) };
+            let (found, expected) = (value.size(), tensor.size());
+            if found != expected {
+                return Err(AdamStateError::Shape { name, found, expected });
+            }
+            tch::no_grad(|| tensor.copy_(&value));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CFG: AdamConfig = AdamConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
+
+    fn param(name: &str) -> (String, Tensor) {
+        (name.to_owned(), Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true))
+    }
+
+    #[test]
+    fn clipping_limits_the_joint_norm() {
+        let params = vec![param("a"), param("b")];
+        let loss = &params[0].1 * 3.0 + &params[1].1 * 4.0;
+        loss.sum(None).backward();
+        let adam = Adam::new([AdamGroup { params, lr: 1.0 }], CFG);
+        assert!((adam.clip(1.0).unwrap() - 5.0).abs() < 1e-5);
+        assert!((adam.clip(1.0).unwrap() - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn every_group_moves_by_its_own_rate() {
+        let groups = [("a", 0.1), ("b", 0.2), ("c", 0.1)].map(|(name, lr)| AdamGroup { params: vec![param(name)], lr });
+        let mut adam = Adam::new(groups, CFG);
+        adam.params.iter().map(|param| param.sum(None)).sum::<Tensor>().backward();
+        adam.step(0.5).unwrap();
+        for (param, expected) in adam.params.iter().zip([-0.05, -0.1, -0.05]) {
+            assert!((f64::try_from(param).unwrap() - expected).abs() < 1e-6);
+        }
+        assert!(adam.state().iter().filter(|(name, _)| name.starts_with("step/")).all(|(_, step)| {
+            f64::try_from(step).unwrap() == 1.0
+        }));
+    }
+}
