@@ -23,6 +23,8 @@ cargo xtask COMMAND
   eval [...]            evaluate a checkpoint
   predict [...]         segment one expression in one image
   params [...]          count parameters
+  parity [...]          compare with recordings of the official implementation
+  export [...]          write a checkpoint as a plain official state dictionary
   data [...]            list, stats, synth: look at data sets; needs no libtorch
 
 The last group runs target/release/talent after set-up and build.";
@@ -37,7 +39,7 @@ fn main() -> Result<()> {
         "test" => tests_and_ci::test(&rest),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program(&rest),
-        "train" | "eval" | "predict" | "params" => forward::to_talent(&command, &rest),
+        "train" | "eval" | "predict" | "params" | "parity" | "export" => forward::to_talent(&command, &rest),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

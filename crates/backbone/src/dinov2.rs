@@ -2,7 +2,7 @@
 
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
-use tch::{IndexOp, Tensor};
+use tch::{IndexOp, Kind, Tensor};
 use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
 use torch_ext::{Init, Path};
 
@@ -170,7 +170,7 @@ fn start_positions(table: &Tensor, side: i64) {
 
 /// Resamples a position table to a `side` x `side` grid as DINOv2 does (specification, section 4.2): bicubic,
 /// driven by the scale factor `(side + 0.1) / P` rather than by the size. The class row stays; a table that fits
-/// already is used as it is.
+/// already is used as it is. Done in float32 whatever the table's dtype, as DINOv2 does.
 ///
 /// - table: `[1, 1 + P * P, D]`, result `[1, 1 + side * side, D]`
 pub fn resample_positions(table: &Tensor, side: i64) -> Tensor {
@@ -181,8 +181,8 @@ pub fn resample_positions(table: &Tensor, side: i64) -> Tensor {
     let grid = (n as f64).sqrt().round() as i64;
     let scale = (side as f64 + 0.1) / grid as f64;
     let map = table.i((.., 1.., ..)).reshape([1, grid, grid, d]).permute([0, 3, 1, 2]);
-    let resampled = map.upsample_bicubic2d([side, side], false, scale, scale);
-    let rows = resampled.permute([0, 2, 3, 1]).reshape([1, side * side, d]);
+    let resampled = map.to_kind(Kind::Float).upsample_bicubic2d([side, side], false, scale, scale);
+    let rows = resampled.permute([0, 2, 3, 1]).reshape([1, side * side, d]).to_kind(table.kind());
     Tensor::cat(&[table.i((.., ..1, ..)), rows], 1)
 }
 

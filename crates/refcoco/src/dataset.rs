@@ -167,11 +167,27 @@ impl Dataset {
     /// # Errors
     /// [`Error::Segmentation`] names the annotation.
     pub fn mask(&self, ann_id: i64) -> Result<Mask> {
+        self.decode(ann_id, Mask::from_segmentation)
+    }
+
+    /// The parts of an annotation, one mask each. They may overlap.
+    ///
+    /// # Errors
+    /// [`Error::Segmentation`] names the annotation.
+    pub fn mask_parts(&self, ann_id: i64) -> Result<Vec<Mask>> {
+        self.decode(ann_id, Mask::parts_of_segmentation)
+    }
+
+    fn decode<T>(
+        &self,
+        ann_id: i64,
+        decode: impl FnOnce(usize, usize, &serde_json::Value) -> Result<T, MaskError>,
+    ) -> Result<T> {
         let annotation = self.annotation(ann_id)?;
         let image = self.image_record(annotation.image_id)?;
         let value = serde_json::from_str(annotation.segmentation.get())
             .map_err(|error| MaskError::Kind(error.to_string()))
-            .and_then(|value| Mask::from_segmentation(image.width, image.height, &value));
+            .and_then(|value| decode(image.width, image.height, &value));
         value.map_err(|source| Error::Segmentation { ann_id, source })
     }
 }

@@ -96,12 +96,32 @@ impl ClipTokenizer {
     }
 }
 
-/// The reference's cleaning: mojibake repaired, HTML entities resolved twice, white space collapsed, lower case.
+/// The reference's cleaning: terminal escape codes dropped, mojibake repaired, HTML entities resolved twice, white
+/// space collapsed, lower case.
 fn clean(text: &str) -> String {
-    let repaired = plsfix::fix_text(text, None);
+    let plain = without_terminal_escapes(text);
+    let repaired = plsfix::fix_text(&plain, None);
     let once = htmlize::unescape(&repaired).into_owned();
     let twice = htmlize::unescape(&once);
     twice.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Drops sequences such as `ESC [31m`, which `plsfix` leaves in place.
+fn without_terminal_escapes(text: &str) -> std::borrow::Cow<'_, str> {
+    const START: &str = "\x1b[";
+    if !text.contains(START) {
+        return text.into();
+    }
+    let mut pieces = text.split(START);
+    let mut kept = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let code = piece.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ';');
+        match code.strip_prefix(|letter: char| letter.is_ascii_alphabetic()) {
+            Some(rest) => kept.push_str(rest),
+            None => kept.extend([START, piece]),
+        }
+    }
+    kept.into()
 }
 
 /// One printable character per byte, in the order of CLIP's vocabulary.
@@ -126,6 +146,14 @@ mod tests {
             [START, 2866, 4298, 525, 12182, 525, 1823, END]
         );
         assert_eq!(tokenizer.encode("").unwrap(), [START, END]);
+    }
+
+    #[test]
+    fn terminal_escapes_are_dropped() {
+        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m man"), "red man");
+        assert_eq!(without_terminal_escapes("a\u{1b}[1;31mb"), "ab");
+        assert_eq!(without_terminal_escapes("a\u{1b}[1;b"), "ab");
+        assert_eq!(without_terminal_escapes("a\u{1b}[?"), "a\u{1b}[?");
     }
 
     #[test]

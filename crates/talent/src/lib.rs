@@ -13,7 +13,9 @@ pub mod weights;
 pub use backbone::{Gate, Stage};
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
 pub use decoder::{Decoder, DecoderLayer};
-pub use model::{ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group};
+pub use model::{
+    ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group, probabilities,
+};
 pub use projector::Projector;
 pub use rca::{AdapterFusion, NeckFusion};
 pub use torch_ext::layers::Mode;

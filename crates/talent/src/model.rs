@@ -50,6 +50,16 @@ pub struct TalentOutput {
     pub decoded: Tensor,
 }
 
+/// Foreground probabilities over the input square, enlarged from the logits as the official evaluation does: sigmoid
+/// first, then bicubic with aligned corners (specification, section 10). Bicubic weights are partly negative, so
+/// values leave 0..1 a little.
+///
+/// - logits: `[batch, 1, 4H, 4W]`, result: float32 `[batch, side, side]`
+pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
+    let small = logits.to_kind(Kind::Float).sigmoid();
+    small.upsample_bicubic2d([side, side], true, None, None).squeeze_dim(1)
+}
+
 /// Which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedParts {

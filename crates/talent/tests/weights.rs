@@ -35,7 +35,10 @@ fn assert_filled(model: &Talent, group: ParameterGroup, rounded: impl Fn(&Tensor
             assert_eq!(found, rounded(&expected), "{name}");
             n += 1;
         } else {
-            assert!(model.store().get(&name).unwrap().eq(7).all().int64_value(&[]) == 1, "{name} was touched");
+            assert!(
+                model.store().get(&name).unwrap().eq(7).all().int64_value(&[]) == 1,
+                "{name} was touched"
+            );
         }
     }
     assert!(n > 40);
@@ -103,7 +106,8 @@ fn a_training_checkpoint_fills_the_network() {
 #[test]
 fn another_word_length_names_the_tensor_and_both_shapes() {
     let model = Talent::new(&ModelConfig { word_len: 22, ..miniature() }, Device::Cpu, Kind::Float).unwrap();
-    let error = load_network(&model, &golden("checkpoints/best_model.pth"), &Strictness::default()).unwrap_err();
+    let error =
+        load_network(&model, &golden("checkpoints/best_model.pth"), &Strictness::default()).unwrap_err();
     let message = error.to_string();
     for part in ["best_model.pth", "dinov2.blocks.1.adapter.cross.cost_proj.weight", "[20, 17]", "[20, 22]"] {
         assert!(message.contains(part), "{message}");

@@ -29,18 +29,21 @@ impl SegmentationLoss {
 /// ```
 ///
 /// - logits: `[batch, 1, h, w]`; enlarged to the target's size by the nearest rule if it differs
-/// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are
+/// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
+///   precision (at least float32), as in the official code, whatever that of the logits.
 pub fn segmentation_loss(logits: &Tensor, target: &Tensor) -> SegmentationLoss {
     let (logits, target) = (wide(logits), wide(target));
+    let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
+    let area = per_sample(&target);
+    let target = target.to_kind(logits.kind());
     let size = &target.size()[2..];
     let logits =
         if &logits.size()[2..] == size { logits } else { logits.upsample_nearest2d(size, None, None) };
     let cross_entropy =
         logits.binary_cross_entropy_with_logits(&target, None::<&Tensor>, None::<&Tensor>, Reduction::Mean);
-    let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
     let probabilities = logits.sigmoid();
     let both = per_sample(&(&probabilities * &target));
-    let either = per_sample(&probabilities) + per_sample(&target) - &both;
+    let either = per_sample(&probabilities) + area - &both;
     let iou = (both + EPS) / (either + EPS);
     SegmentationLoss { cross_entropy, soft_iou: (1.0_f64 - iou).mean(None) }
 }

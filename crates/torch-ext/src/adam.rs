@@ -67,13 +67,7 @@ impl Adam {
         }
         let zeros = || params.iter().map(|param: &Tensor| param.detach().zeros_like()).collect();
         let steps = params.iter().map(|param| Tensor::zeros([], (Kind::Float, param.device()))).collect();
-        Self {
-            names,
-            lrs,
-            state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps },
-            params,
-            cfg,
-        }
+        Self { names, lrs, state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps }, params, cfg }
     }
 
     /// Names of all parameters, in order.
@@ -197,15 +191,19 @@ mod tests {
 
     #[test]
     fn every_group_moves_by_its_own_rate() {
-        let groups = [("a", 0.1), ("b", 0.2), ("c", 0.1)].map(|(name, lr)| AdamGroup { params: vec![param(name)], lr });
+        let groups = [("a", 0.1), ("b", 0.2), ("c", 0.1)]
+            .map(|(name, lr)| AdamGroup { params: vec![param(name)], lr });
         let mut adam = Adam::new(groups, CFG);
         adam.params.iter().map(|param| param.sum(None)).sum::<Tensor>().backward();
         adam.step(0.5).unwrap();
         for (param, expected) in adam.params.iter().zip([-0.05, -0.1, -0.05]) {
             assert!((f64::try_from(param).unwrap() - expected).abs() < 1e-6);
         }
-        assert!(adam.state().iter().filter(|(name, _)| name.starts_with("step/")).all(|(_, step)| {
-            f64::try_from(step).unwrap() == 1.0
-        }));
+        assert!(
+            adam.state()
+                .iter()
+                .filter(|(name, _)| name.starts_with("step/"))
+                .all(|(_, step)| { f64::try_from(step).unwrap() == 1.0 })
+        );
     }
 }

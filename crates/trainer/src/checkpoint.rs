@@ -10,11 +10,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use talent::Talent;
+use talent::weights::read_tensor;
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Adam, generator};
+use weight_files::WeightFile;
 
 use crate::config::Config;
 use crate::precision::LossScaler;
@@ -46,12 +48,6 @@ pub(crate) struct Meta {
     pub(crate) format: u32,
     pub(crate) config: Config,
     pub(crate) position: Position,
-}
-
-/// A file's tensors and metadata.
-struct Contents {
-    meta: Meta,
-    tensors: BTreeMap<String, Tensor>,
 }
 
 /// Writes the model: all parameters and buffers under their official names.
@@ -89,34 +85,34 @@ pub(crate) fn state_path(model: &Path) -> PathBuf {
     }
 }
 
-/// Reads what a checkpoint says of itself.
-pub(crate) fn read_meta(path: &Path) -> Result<Meta> {
-    Ok(read(path)?.meta)
-}
-
-/// Loads a model file into a model built from the same config.
-pub(crate) fn load_model(path: &Path, model: &Talent) -> Result<Meta> {
-    let Contents { meta, mut tensors } = read(path)?;
-    fill(model, &mut tensors, "").with_context(|| path.display().to_string())?;
-    ensure!(
-        tensors.is_empty(),
-        "{}: tensor `{}` is not part of this model",
-        path.display(),
-        first_name(&tensors)
-    );
-    Ok(meta)
+/// What a checkpoint says of itself; `None` if another program wrote it.
+pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
+    let file = WeightFile::open(path)?;
+    let Some(info) = file.metadata(META_KEY) else { return Ok(None) };
+    let meta: Meta = serde_json::from_str(info).with_context(|| format!("{}: metadata", path.display()))?;
+    ensure!(meta.format == FORMAT, "{}: checkpoint format {} is not {FORMAT}", path.display(), meta.format);
+    Ok(Some(meta))
 }
 
 /// Loads a training state into model, optimiser and random generators.
 pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result<Meta> {
-    let Contents { meta, mut tensors } = read(path)?;
+    let meta = read_meta(path)?
+        .ok_or_else(|| anyhow!("{}: this training state was not written by talent", path.display()))?;
+    let mut file = WeightFile::open(path)?;
     let mut restore = || -> Result<()> {
-        fill(model, &mut tensors, "model/")?;
-        adam.load_state(|name| tensors.get(name).map(Tensor::shallow_clone))?;
+        for (name, _) in model.store().entries() {
+            model.store().assign(&name, &read_tensor(&mut file, &format!("model/{name}"))?)?;
+        }
+        let mut state = BTreeMap::new();
+        for (name, _) in adam.state() {
+            let value = read_tensor(&mut file, &name)?;
+            state.insert(name, value);
+        }
+        adam.load_state(|name| state.get(name).map(Tensor::shallow_clone))?;
         let device = model.store().device();
-        generator::set_state(Device::Cpu, tensors.get("rng/cpu").context("the random state is missing")?)?;
-        if let (true, Some(state)) = (device.is_cuda(), tensors.get("rng/cuda")) {
-            generator::set_state(device, state)?;
+        generator::set_state(Device::Cpu, &read_tensor(&mut file, "rng/cpu")?)?;
+        if device.is_cuda() && file.info("rng/cuda").is_some() {
+            generator::set_state(device, &read_tensor(&mut file, "rng/cuda")?)?;
         }
         Ok(())
     };
@@ -124,23 +120,13 @@ pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result
     Ok(meta)
 }
 
-fn first_name(tensors: &BTreeMap<String, Tensor>) -> &str {
-    tensors.keys().next().map_or("", String::as_str)
-}
-
-fn fill(model: &Talent, tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> Result<()> {
-    for (name, _) in model.store().entries() {
-        let key = format!("{prefix}{name}");
-        let value = tensors
-            .remove(&key)
-            .ok_or_else(|| anyhow!("tensor `{name}` is missing; is this another model's?"))?;
-        model.store().assign(&name, &value)?;
-    }
-    Ok(())
-}
-
 fn write(path: &Path, tensors: Vec<(String, Tensor)>, cfg: &Config, position: &Position) -> Result<()> {
     let meta = Meta { format: FORMAT, config: cfg.clone(), position: position.clone() };
+    write_tensors(path, tensors, (META_KEY, &serde_json::to_string(&meta)?))
+}
+
+/// Writes tensors and one metadata entry as safetensors.
+pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>, info: (&str, &str)) -> Result<()> {
     let mut buffers = Vec::with_capacity(tensors.len());
     for (name, tensor) in &tensors {
         let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
@@ -153,7 +139,7 @@ fn write(path: &Path, tensors: Vec<(String, Tensor)>, cfg: &Config, position: &P
     for (name, dtype, shape, bytes) in &buffers {
         views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?));
     }
-    let info = HashMap::from([(META_KEY.to_owned(), serde_json::to_string(&meta)?)]);
+    let info = HashMap::from([(info.0.to_owned(), info.1.to_owned())]);
     let bytes = safetensors::serialize(views, Some(info))?;
     write_atomically(path, &bytes)
 }
@@ -178,44 +164,13 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-fn read(path: &Path) -> Result<Contents> {
-    let name = || path.display().to_string();
-    let bytes = std::fs::read(path).with_context(name)?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|error| anyhow!("not a safetensors file: {error}"))
-        .with_context(name)?;
-    let (_, header) =
-        SafeTensors::read_metadata(&bytes).map_err(|error| anyhow!("{error}")).with_context(name)?;
-    let info = header.metadata().as_ref().and_then(|info| info.get(META_KEY));
-    let info = info.ok_or_else(|| anyhow!("{}: this file was not written by talent", path.display()))?;
-    let meta: Meta = serde_json::from_str(info).with_context(|| format!("{}: metadata", path.display()))?;
-    ensure!(meta.format == FORMAT, "{}: checkpoint format {} is not {FORMAT}", path.display(), meta.format);
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind(view.dtype())?)
-            .with_context(|| format!("{}: tensor `{name}`", path.display()))?;
-        tensors.insert(name, tensor);
-    }
-    Ok(Contents { meta, tensors })
-}
-
 fn dtype(kind: Kind) -> Result<Dtype> {
     Ok(match kind {
+        Kind::Half => Dtype::F16,
         Kind::Float => Dtype::F32,
         Kind::Double => Dtype::F64,
         Kind::Int64 => Dtype::I64,
         Kind::Uint8 => Dtype::U8,
         other => bail!("tensors of type {other:?} are not stored"),
-    })
-}
-
-fn kind(dtype: Dtype) -> Result<Kind> {
-    Ok(match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        Dtype::I64 => Kind::Int64,
-        Dtype::U8 => Kind::Uint8,
-        other => bail!("tensors of type {other:?} are not read"),
     })
 }

@@ -1,19 +1,20 @@
 //! The command line of the `talent` program.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
-use crate::checkpoint;
 use crate::config::{self, Precision, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
-use crate::experiment::{DEFAULT_DATA_ROOT, Experiment, Machine, data_root, open_datasets};
+use crate::experiment::{DEFAULT_DATA_ROOT, Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::table::metrics_table;
 use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
+use crate::weights::export;
 
 /// Referring image segmentation with TALENT.
 #[derive(Debug, Parser)]
@@ -31,6 +32,10 @@ enum Command {
     Eval(EvalArgs),
     /// Segment one expression in one image
     Predict(PredictArgs),
+    /// Write a checkpoint's network as a plain official state dictionary
+    Export(ExportArgs),
+    /// Compare with recordings of the official implementation
+    Parity(ParityArgs),
     /// Count parameters by group
     Params(ParamsArgs),
     /// Look at data sets (needs no libtorch when run through `cargo xtask data`)
@@ -99,9 +104,13 @@ struct TrainArgs {
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
-    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder or a checkpoint
+    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a checkpoint, or an official
+    /// training checkpoint (.pth)
     #[arg(long, value_name = "auto|DIR|FILE")]
     resume: Option<String>,
+    /// Keep the start values of encoder tensors that a weights file lacks and whose official name begins so
+    #[arg(long, value_name = "PREFIX")]
+    allow_missing: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -131,7 +140,37 @@ struct EvalArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    stored: StoredModel,
+    #[command(flatten)]
     machine: Machine,
+}
+
+#[derive(Debug, Args)]
+struct ParityArgs {
+    /// Folder of recordings
+    #[arg(long)]
+    golden: PathBuf,
+    /// Photos and annotations that some data cases need
+    #[arg(long)]
+    data_root: Option<PathBuf>,
+    /// Leave a part out: full, the models at full size
+    #[arg(long, value_parser = ["full"])]
+    skip: Vec<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// Checkpoint, ours or an official one
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// File to write, NAME.safetensors
+    #[arg(long)]
+    to: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -147,11 +186,13 @@ struct ParamsArgs {
 ///
 /// # Errors
 /// What the command fails with.
-pub fn run() -> Result<()> {
-    match Cli::parse().command {
+pub fn run() -> Result<ExitCode> {
+    let done = match Cli::parse().command {
+        Command::Parity(args) => return run_parity(&args),
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Predict(args) => predict(&args),
+        Command::Export(args) => export(&args.checkpoint, &args.to),
         Command::Params(args) => params(&args.config.load()?, args.json),
         Command::Data { args } => data_cli::run(&args),
         Command::Devices => {
@@ -164,7 +205,38 @@ pub fn run() -> Result<()> {
             println!("{devices}");
             Ok(())
         }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Exit code 0 if every case passes, 1 if one fails, 2 if one could not be run for want of data.
+fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
+    // The recordings were made on CPU, and are compared there.
+    args.machine.set_up()?;
+    let options = parity::Options {
+        golden: args.golden.clone(),
+        data_root: args.data_root.clone(),
+        skip_full: args.skip.iter().any(|part| part == "full"),
+    };
+    if !args.json {
+        println!("{}", parity::Report::heading());
     }
+    let report = parity::run(&options, |case| {
+        if args.json { eprintln!("{}: {}", case.name, case.verdict) } else { println!("{case}") }
+    })?;
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        let count = |verdict| report.count(verdict);
+        println!(
+            "{} passed, {} failed, {} skipped, {} not run",
+            count(parity::Verdict::Pass),
+            count(parity::Verdict::Fail),
+            count(parity::Verdict::Skipped),
+            count(parity::Verdict::NotRun),
+        );
+    }
+    Ok(ExitCode::from(report.exit_code()))
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
@@ -174,6 +246,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         data_root: args.data_root.clone(),
         run_dir: args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name)),
         max_steps: args.max_steps,
+        allow_missing: args.allow_missing.clone(),
         checkpoint_every: args.checkpoint_every,
         resume: match args.resume.as_deref() {
             None => Resume::No,
@@ -190,14 +263,14 @@ fn run_train(args: &TrainArgs) -> Result<()> {
 fn run_eval(args: &EvalArgs) -> Result<()> {
     let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
     let device = args.machine.set_up()?;
-    let mut cfg = checkpoint::read_meta(&file)?.config;
+    let mut cfg = args.stored.config_of(&file)?;
     if let Some(name) = &args.dataset {
         cfg.data.datasets = vec![name.clone()];
     }
     let precision = args.precision.unwrap_or(cfg.train.precision);
     let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
-    checkpoint::load_model(&file, &experiment.model)?;
+    args.stored.fill(&experiment.model, &file)?;
     let mut rows = Vec::new();
     for position in 0..experiment.datasets.len() {
         let val = &experiment.datasets[position].descriptor.val;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use metrics::{Overlap, SegmentationMetrics};
 use rayon::prelude::*;
 use refcoco::evaluation::{EvalItem, Query, eval_batches, queries};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::batch::eval_tensors;
 use crate::config::Precision;
@@ -79,7 +79,7 @@ pub(crate) fn probabilities(
             let _guard = precision.autocast(experiment.device)?;
             experiment.model.forward(images, words).logits
         };
-        Ok(logits.to_kind(Kind::Float).sigmoid().upsample_bicubic2d([side, side], true, None, None))
+        Ok(talent::probabilities(&logits, side))
     })?;
     Vec::<f32>::try_from(maps.contiguous().view([-1])).context("probabilities")
 }

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use refcoco::{ClipTokenizer, Dataset, SampleShape};
 use talent::Talent;
+use talent::weights::Strictness;
 use tch::{Device, Kind};
 
-use crate::config::Config;
+use crate::checkpoint;
+use crate::config::{self, Config, Source};
 use crate::progress::Progress;
+use crate::weights::load_whole;
 
 /// Where data sets are looked for unless told otherwise.
 pub(crate) const DEFAULT_DATA_ROOT: &str = "datasets";
@@ -81,6 +84,42 @@ fn generate_refshapes(data_root: &Path) -> Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// A stored model to work with.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct StoredModel {
+    /// Config of a checkpoint that holds none of its own, such as an official best_model.pth: a shipped name
+    /// (refcoco/base) or a TOML file
+    #[arg(long)]
+    config: Option<String>,
+    /// Keep the start values of missing tensors whose official name begins so
+    #[arg(long, value_name = "PREFIX")]
+    allow_missing: Vec<String>,
+}
+
+impl StoredModel {
+    /// The config of a checkpoint: its own, or the one named.
+    pub(crate) fn config_of(&self, checkpoint: &Path) -> Result<Config> {
+        match (checkpoint::read_meta(checkpoint)?, &self.config) {
+            (Some(meta), None) => Ok(meta.config),
+            (Some(_), Some(_)) => bail!("{}: it holds its config; leave out --config", checkpoint.display()),
+            (None, Some(name)) => config::load(&Source { config: Some(name.clone()), ..Source::default() }),
+            (None, None) => bail!(
+                "{}: it does not say which network it is for; name the config, for example --config refcoco/base",
+                checkpoint.display()
+            ),
+        }
+    }
+
+    /// Fills a network built from that config.
+    pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path) -> Result<()> {
+        load_whole(model, checkpoint, &self.strictness())
+    }
+
+    pub(crate) fn strictness(&self) -> Strictness {
+        Strictness { allow_missing: self.allow_missing.clone() }
+    }
 }
 
 /// A model with what it needs to read data.

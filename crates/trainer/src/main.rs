@@ -1,5 +1,5 @@
 //! The `talent` program.
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     trainer::cli::run()
 }

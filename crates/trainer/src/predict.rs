@@ -9,9 +9,9 @@ use refcoco::{Mask, read_image};
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use crate::checkpoint::{self, write_atomically};
+use crate::checkpoint::write_atomically;
 use crate::evaluate::probabilities;
-use crate::experiment::{Experiment, Machine};
+use crate::experiment::{Experiment, Machine, StoredModel};
 
 /// What to predict.
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,8 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    stored: StoredModel,
+    #[command(flatten)]
     machine: Machine,
 }
 
@@ -41,9 +43,9 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     ensure!(!args.text.trim().is_empty(), "--text: the expression is empty");
     let image = read_image(&args.image)?;
     let device = args.machine.set_up()?;
-    let meta = checkpoint::read_meta(&args.checkpoint)?;
-    let experiment = Experiment::with_datasets(meta.config, device, Vec::new())?;
-    checkpoint::load_model(&args.checkpoint, &experiment.model)?;
+    let cfg = args.stored.config_of(&args.checkpoint)?;
+    let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
+    args.stored.fill(&experiment.model, &args.checkpoint)?;
 
     let shape = experiment.shape();
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);

@@ -35,6 +35,18 @@ impl Progress {
         Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now }
     }
 
+    /// A handle that clears the bar while other work shows its own.
+    pub(crate) fn pauser(&self) -> Pauser {
+        Pauser(self.bar.clone())
+    }
+
+    /// Takes the bar off the screen.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
     /// One or more units are done.
     pub(crate) fn advance(&mut self, n: u64, message: &str) {
         self.done += n;
@@ -53,10 +65,21 @@ impl Progress {
     }
 }
 
+/// See [`Progress::pauser`].
+#[derive(Debug)]
+pub(crate) struct Pauser(Option<ProgressBar>);
+
+impl Pauser {
+    pub(crate) fn pause<R>(&self, work: impl FnOnce() -> R) -> R {
+        match &self.0 {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.clear();
     }
 }

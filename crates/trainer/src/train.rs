@@ -10,6 +10,8 @@ use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, Plan, RefAt, sampler, training_batches};
 use serde_json::{Value, json};
 use talent::Triplet;
+use talent::weights::Strictness;
+use torch_ext::Adam;
 
 use crate::batch::TrainTensors;
 use crate::checkpoint::{self, Position};
@@ -24,7 +26,7 @@ use crate::precision::LossScaler;
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, environment};
 use crate::table::metrics_table;
-use crate::weights::load_encoders;
+use crate::weights::{load_encoders, load_whole, resume_official};
 
 /// When to write checkpoints besides the ends of epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct RunOptions {
     pub run_dir: PathBuf,
     /// Ends the run normally after this many steps.
     pub max_steps: Option<u64>,
+    /// Tensors, by the beginning of their official names, that the encoders' files may lack.
+    pub allow_missing: Vec<String>,
     /// When to write checkpoints.
     pub checkpoint_every: Option<CheckpointEvery>,
     /// Where to start from.
@@ -92,7 +96,8 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     for position in 0..experiment.datasets.len() {
         experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
     }
-    load_encoders(&experiment.model, &experiment.cfg.weights)?;
+    let strictness = Strictness { allow_missing: options.allow_missing.clone() };
+    load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
     let adam = adam(&experiment.model, &experiment.cfg.train);
     let mut run = Run::start(experiment, mix, adam, options, resume_from)?;
     if run.is_finished() && options.resume != Resume::No && options.run_dir.join("metrics.json").is_file() {
@@ -104,6 +109,11 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
         run.epoch()?;
     }
     run.finish()
+}
+
+/// Whether a training state is one of PyTorch's files rather than ours.
+fn is_official(path: &std::path::Path) -> bool {
+    path.extension().is_none_or(|extension| extension != "safetensors")
 }
 
 /// The training state to go on from, if any.
@@ -122,7 +132,11 @@ fn find_checkpoint(options: &RunOptions) -> Result<Option<PathBuf>> {
         }
         Resume::Auto => Ok(Some(last_of(&options.run_dir)).filter(|path| path.is_file())),
         Resume::From(path) => {
-            let file = if path.is_dir() { last_of(path) } else { checkpoint::state_path(path) };
+            let file = match path {
+                path if path.is_dir() => last_of(path),
+                path if is_official(path) => path.clone(),
+                path => checkpoint::state_path(path),
+            };
             ensure!(file.is_file(), "--resume: there is no training state {}", file.display());
             Ok(Some(file))
         }
@@ -137,7 +151,11 @@ struct Run<'a> {
     dir: RunDir,
     events: EventFile,
     at: Position,
+    /// Steps of an epoch.
+    per_epoch: u64,
+    /// Step at which this run ends.
     n_steps: u64,
+    progress: Progress,
     last_saved: Instant,
     started: Instant,
 }
@@ -153,7 +171,12 @@ impl<'a> Run<'a> {
         let cfg = &experiment.cfg;
         let scaler = LossScaler::new(cfg.train.precision);
         let mut at = Position { step: 0, epoch: 0, batch: 0, best_miou: None, n_records: 0, scaler };
-        if let Some(path) = resume_from {
+        let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
+        if let Some(path) = resume_from.as_ref().filter(|path| is_official(path)) {
+            at.epoch = resume_official(path, &experiment.model, &mut adam)?;
+            at.step = at.epoch * per_epoch;
+            eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
+        } else if let Some(path) = resume_from {
             let meta = checkpoint::load_state(&path, &experiment.model, &mut adam)?;
             let changed = differences(&meta.config, cfg)?;
             ensure!(changed.is_empty(), "{}: the config differs: {}", path.display(), changed.join("; "));
@@ -164,11 +187,24 @@ impl<'a> Run<'a> {
         let environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
         let dir = RunDir::open(&options.run_dir, cfg, &environment, at.n_records)?;
         let events = EventFile::create(dir.path())?;
-        let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
         let whole = per_epoch * cfg.train.epochs;
         let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
         let now = Instant::now();
-        Ok(Self { experiment, mix, adam, options, dir, events, at, n_steps, last_saved: now, started: now })
+        let progress = Progress::new("training", n_steps, at.step);
+        Ok(Self {
+            experiment,
+            mix,
+            adam,
+            options,
+            dir,
+            events,
+            at,
+            per_epoch,
+            n_steps,
+            progress,
+            last_saved: now,
+            started: now,
+        })
     }
 
     fn is_finished(&self) -> bool {
@@ -196,7 +232,7 @@ impl<'a> Run<'a> {
             (self.experiment.cfg.seed, self.at.epoch, self.experiment.cfg.train.batch_size);
         let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
         let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
-        let per_epoch = batches_per_epoch(refs.len(), batch_size);
+        let per_epoch = self.per_epoch;
         let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
         let batches = batches.skip(self.at.batch as usize).map(<[RefAt]>::to_vec).collect();
         let plan = Plan { batches, seed, epoch, shape: self.experiment.shape(), prefetch: 3 };
@@ -206,10 +242,9 @@ impl<'a> Run<'a> {
             plan,
         );
 
-        let mut progress = Progress::new(&format!("epoch {}", epoch + 1), self.n_steps, self.at.step);
         for batch in loader {
             let message = self.step(&batch?)?;
-            progress.advance(1, &message);
+            self.progress.advance(1, &format!("epoch {}  {message}", epoch + 1));
             let epoch_ends = self.at.batch == per_epoch;
             if self.is_finished() || epoch_ends {
                 break;
@@ -218,14 +253,14 @@ impl<'a> Run<'a> {
                 self.save()?;
             }
         }
-        drop(progress);
 
         if self.at.batch == per_epoch {
             self.at.epoch += 1;
             self.at.batch = 0;
         }
         if self.is_finished() || self.at.epoch.is_multiple_of(self.experiment.cfg.eval.every_epochs) {
-            self.validate()?;
+            // Evaluation shows progress of its own.
+            self.progress.pauser().pause(|| self.validate())?;
         }
         self.save()?;
         self.draw_curves()
@@ -269,7 +304,7 @@ impl<'a> Run<'a> {
                 batch.refs.join(", ")
             );
         }
-        let whole_run = batches_per_epoch(self.mix.refs.len(), cfg.train.batch_size) * cfg.train.epochs;
+        let whole_run = self.per_epoch * cfg.train.epochs;
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
         if finite {
             if cfg.train.clip_norm > 0.0 {
@@ -368,9 +403,10 @@ impl<'a> Run<'a> {
 
     /// Evaluates the best model on every split, draws, and prints the final table.
     fn finish(&mut self) -> Result<()> {
+        self.progress.clear();
         let trained = self.started.elapsed();
         let best = self.dir.checkpoint("best");
-        checkpoint::load_model(&best, &self.experiment.model)?;
+        load_whole(&self.experiment.model, &best, &Strictness::default())?;
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();

@@ -1,55 +1,104 @@
-//! Pretrained encoders.
+//! Pretrained encoders, and checkpoints that other programs wrote.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use talent::Talent;
-use tch::Tensor;
+use talent::weights::{LoadReport, Strictness, load_encoder, load_network, read_tensor};
+use torch_ext::Adam;
+use weight_files::{Encoder, WeightFile};
 
 use crate::config::WeightsConfig;
 
 /// Loads the encoders a config names; an empty name leaves that encoder as it started.
-pub(crate) fn load_encoders(model: &Talent, cfg: &WeightsConfig) -> Result<()> {
-    for (file, prefix) in [(&cfg.image, "dinov2."), (&cfg.text, "txt_backbone.")] {
-        if !file.is_empty() {
-            load_encoder(model, Path::new(file), prefix).with_context(|| format!("weights file {file}"))?;
+pub(crate) fn load_encoders(model: &Talent, cfg: &WeightsConfig, strictness: &Strictness) -> Result<()> {
+    let files = [("weights.image", &cfg.image, Encoder::Image), ("weights.text", &cfg.text, Encoder::Text)];
+    for (key, file, encoder) in files {
+        if file.is_empty() {
+            continue;
         }
+        let path = Path::new(file);
+        ensure!(
+            path.exists(),
+            "weights file {file}: there is no such file; put it there, name another file or folder with \
+             --set {key}=PATH, or start from random values with an empty name"
+        );
+        let report = load_encoder(model, encoder, path, strictness)
+            .with_context(|| format!("{key}: the encoder cannot be filled"))?;
+        announce(path, &report);
     }
     Ok(())
 }
 
-/// Fills the frozen tensors below `prefix` from a safetensors file that holds them without it.
-fn load_encoder(model: &Talent, path: &Path, prefix: &str) -> Result<()> {
-    ensure!(
-        path.is_file(),
-        "there is no such file; put it there, name another one with --set weights.image=FILE or weights.text=FILE, \
-         or start from random values with an empty name"
-    );
-    if path.extension().is_none_or(|extension| extension != "safetensors") {
-        bail!("only safetensors files can be read so far; convert it once with Python's safetensors package");
+/// Fills the whole network from a checkpoint, ours or an official one.
+pub(crate) fn load_whole(model: &Talent, path: &Path, strictness: &Strictness) -> Result<()> {
+    let report = load_network(model, path, strictness)
+        .context("the checkpoint does not fit this network; is the config another one's?")?;
+    if !report.casts.is_empty() || !report.tolerated.is_empty() {
+        announce(path, &report);
     }
-    let mut found: std::collections::BTreeMap<String, Tensor> =
-        Tensor::read_safetensors(path)?.into_iter().collect();
-    let mut missing = Vec::new();
-    for (name, _) in model.store().entries() {
-        let Some(short) =
-            name.strip_prefix(prefix).filter(|name| !name.contains("adapter.") && !name.contains("ls_gate."))
-        else {
-            continue;
-        };
-        match found.remove(short) {
-            Some(value) => model.store().assign(&name, &value)?,
-            None => missing.push(short.to_owned()),
+    Ok(())
+}
+
+fn announce(path: &Path, report: &LoadReport) {
+    eprintln!("{}: {report}", path.display());
+}
+
+/// Restores network and optimiser from an official training checkpoint and returns the number of epochs it has
+/// finished.
+///
+/// Its `best_iou` is not used: it is the best of the epochs before (quirk Q15).
+pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> Result<u64> {
+    load_whole(model, path, &Strictness::default())?;
+    let mut restore = || -> Result<u64> {
+        let mut file = WeightFile::open(path)?;
+        let epoch = file.scalars().get("epoch").and_then(|epoch| epoch.as_i64());
+        let epoch = epoch.and_then(|epoch| u64::try_from(epoch).ok()).context("it holds no `epoch`")?;
+        let sizes = model.optimizer_groups().map(|group| group.len());
+        for (group, size) in sizes.iter().enumerate() {
+            let prefix = format!("optimizer/param_groups/{group}/params/");
+            let found = file.scalars().keys().filter(|name| name.starts_with(&prefix)).count();
+            ensure!(
+                found == *size,
+                "its optimiser has {found} parameters in group {group}, this network has {size}; \
+                 does it train the same parts?"
+            );
         }
+        let mut state = std::collections::BTreeMap::new();
+        for (index, name) in adam.names().to_vec().into_iter().enumerate() {
+            for kind in ["exp_avg", "exp_avg_sq", "step"] {
+                let stored = format!("optimizer/state/{index}/{kind}");
+                let value = match file.scalars().get(stored.as_str()).and_then(|scalar| scalar.as_f64()) {
+                    // Before version 1.12 PyTorch kept the step as a number.
+                    Some(number) => tch::Tensor::from(number as f32),
+                    None => read_tensor(&mut file, &stored)?,
+                };
+                state.insert(format!("{kind}/{name}"), value);
+            }
+        }
+        adam.load_state(|name| state.get(name).map(tch::Tensor::shallow_clone))?;
+        Ok(epoch)
+    };
+    restore().with_context(|| path.display().to_string())
+}
+
+/// Writes a checkpoint's network as a plain official state dictionary in safetensors.
+pub(crate) fn export(checkpoint: &Path, to: &Path) -> Result<()> {
+    if to.extension().is_none_or(|extension| extension != "safetensors") {
+        bail!("--to {}: the name must end in .safetensors", to.display());
     }
-    ensure!(missing.is_empty(), "it lacks {} tensors, the first is `{}`", missing.len(), missing[0]);
-    // CLIP files hold the image tower and three numbers besides.
-    let stray = found.keys().find(|name| {
-        !name.starts_with("visual.")
-            && !["input_resolution", "context_length", "vocab_size"].contains(&name.as_str())
-    });
-    if let Some(name) = stray {
-        bail!("it holds a tensor `{name}` that is not part of this encoder");
+    let mut file = WeightFile::open(checkpoint)?;
+    let names = talent::weights::official_names(&file);
+    ensure!(
+        names.contains_key("neck.txt_proj.weight"),
+        "{}: this is no checkpoint of the whole network",
+        checkpoint.display()
+    );
+    let mut tensors = Vec::with_capacity(names.len());
+    for (name, stored) in &names {
+        tensors.push((name.clone(), read_tensor(&mut file, stored)?));
     }
+    crate::checkpoint::write_tensors(to, tensors, ("format", "pt"))?;
+    eprintln!("{}: {} tensors", to.display(), names.len());
     Ok(())
 }

@@ -102,7 +102,9 @@ impl WeightFile {
             }
         }
         match self.tensors.keys().find(|name| !map.contains_key(*name)) {
-            Some(name) => Err(Error::malformed(index, format!("tensor `{name}` is in a shard, not in the index"))),
+            Some(name) => {
+                Err(Error::malformed(index, format!("tensor `{name}` is in a shard, not in the index")))
+            }
             None => Ok(()),
         }
     }

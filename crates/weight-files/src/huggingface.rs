@@ -156,7 +156,9 @@ fn facts(config: Option<&Json>, encoder: Encoder) -> Result<EncoderFacts, String
         Encoder::Text => ("quick_gelu", 1e-5, Some(8)),
     };
     if let Some(found) = setting("hidden_act").and_then(Json::as_str).filter(|found| *found != activation) {
-        return Err(format!("config.json: hidden_act is `{found}`, but this network computes `{activation}`"));
+        return Err(format!(
+            "config.json: hidden_act is `{found}`, but this network computes `{activation}`"
+        ));
     }
     if let Some(found) = setting("layer_norm_eps").and_then(Json::as_f64).filter(|found| *found != eps) {
         return Err(format!("config.json: layer_norm_eps is {found}, but this network uses {eps}"));
@@ -186,17 +188,24 @@ mod tests {
         let packed = "transformer.resblocks.7.attn.in_proj_weight".to_owned();
         assert_eq!(third("encoder.layers.7.self_attn.k_proj.weight"), (packed, Step::Third(1)));
         let bias = "blocks.10.attn.qkv.bias".to_owned();
-        assert_eq!(image_name("encoder.layer.10.attention.attention.value.bias").unwrap(), (bias, Step::Third(2)));
+        assert_eq!(
+            image_name("encoder.layer.10.attention.attention.value.bias").unwrap(),
+            (bias, Step::Third(2))
+        );
     }
 
     #[test]
     fn other_networks_are_refused() {
         let config = |text: &str| serde_json::from_str::<Json>(text).unwrap();
         let refused = |text: &str, encoder| facts(Some(&config(text)), encoder).unwrap_err();
-        assert!(refused(r#"{"model_type":"clip_text_model","hidden_act":"gelu"}"#, Encoder::Text).contains("gelu"));
+        assert!(
+            refused(r#"{"model_type":"clip_text_model","hidden_act":"gelu"}"#, Encoder::Text)
+                .contains("gelu")
+        );
         assert!(refused(r#"{"model_type":"dinov2"}"#, Encoder::Image).contains("dinov2_with_registers"));
         assert!(refused(r#"{"use_swiglu_ffn":true}"#, Encoder::Image).contains("use_swiglu_ffn"));
-        let nested = config(r#"{"model_type":"clip","text_config":{},"vision_config":{"num_attention_heads":12}}"#);
+        let nested =
+            config(r#"{"model_type":"clip","text_config":{},"vision_config":{"num_attention_heads":12}}"#);
         assert_eq!(facts(Some(&nested), Encoder::Text).unwrap().n_heads, Some(8));
     }
 }

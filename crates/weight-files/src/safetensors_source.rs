@@ -35,7 +35,10 @@ impl SafetensorsSource {
             Err(_) => return Err(Error::malformed(path, "too short for a weight file")),
         };
         if header_len > MAX_HEADER || header_len > file_len - 8 {
-            return Err(Error::malformed(path, "neither a safetensors file nor a zip container of PyTorch's"));
+            return Err(Error::malformed(
+                path,
+                "neither a safetensors file nor a zip container of PyTorch's",
+            ));
         }
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header).map_err(io)?;
@@ -48,13 +51,19 @@ impl SafetensorsSource {
         for (name, entry) in entries {
             if name == "__metadata__" {
                 let pairs = entry.as_object().into_iter().flatten();
-                metadata = pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+                metadata = pairs
+                    .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                    .collect();
                 continue;
             }
-            let (info, start, end) = parse_entry(entry)
-                .ok_or_else(|| Error::malformed(path, format!("tensor `{name}`: its header entry is broken")))?;
+            let (info, start, end) = parse_entry(entry).ok_or_else(|| {
+                Error::malformed(path, format!("tensor `{name}`: its header entry is broken"))
+            })?;
             if start > end || info.byte_len().map(|n| n as u64) != Some(end - start) {
-                return Err(Error::malformed(path, format!("tensor `{name}`: shape and byte range disagree")));
+                return Err(Error::malformed(
+                    path,
+                    format!("tensor `{name}`: shape and byte range disagree"),
+                ));
             }
             placed.push((start, end, name.clone(), info));
         }
@@ -63,7 +72,10 @@ impl SafetensorsSource {
         let mut expected = 0;
         for (start, end, name, _) in &placed {
             if *start != expected {
-                return Err(Error::malformed(path, format!("tensor `{name}`: its byte range leaves a gap or overlaps")));
+                return Err(Error::malformed(
+                    path,
+                    format!("tensor `{name}`: its byte range leaves a gap or overlaps"),
+                ));
             }
             expected = *end;
         }
@@ -103,7 +115,8 @@ impl SafetensorsSource {
 fn parse_entry(entry: &Json) -> Option<(TensorInfo, u64, u64)> {
     let element = Element::from_safetensors(entry.get("dtype")?.as_str()?)?;
     let shape = entry.get("shape")?.as_array()?.iter();
-    let shape = shape.map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect::<Option<Vec<_>>>()?;
+    let shape =
+        shape.map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect::<Option<Vec<_>>>()?;
     let [start, end] = entry.get("data_offsets")?.as_array()?.as_slice() else { return None };
     Some((TensorInfo { element, shape }, start.as_u64()?, end.as_u64()?))
 }

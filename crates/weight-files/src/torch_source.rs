@@ -74,7 +74,14 @@ impl TorchSource {
         let pickle = read_entry(&mut archive, path, &pickle_name, MAX_PICKLE)?;
         let document = safe_pickle::parse_objects(&pickle, &is_tensor_container)
             .map_err(|source| Error::Pickle { path: path.to_path_buf(), source })?;
-        let mut walk = Walk { path, root: &root, tensors: IndexMap::new(), views: vec![], scalars: BTreeMap::new(), n: 0 };
+        let mut walk = Walk {
+            path,
+            root: &root,
+            tensors: IndexMap::new(),
+            views: vec![],
+            scalars: BTreeMap::new(),
+            n: 0,
+        };
         walk.visit(document.root(), String::new(), 0)?;
         let Walk { tensors, views, scalars, .. } = walk;
         for (name, view) in tensors.keys().zip(&views) {
@@ -156,10 +163,12 @@ impl Walk<'_> {
         if let Some(object) = value.object() {
             return match object.class() {
                 "torch._utils._rebuild_tensor_v2" => self.tensor(object, name),
-                "torch._utils._rebuild_parameter" => match object.args().items().and_then(|mut args| args.next()) {
-                    Some(tensor) => self.visit(tensor, name, depth + 1),
-                    None => Err(self.malformed(&name, "a parameter without a tensor")),
-                },
+                "torch._utils._rebuild_parameter" => {
+                    match object.args().items().and_then(|mut args| args.next()) {
+                        Some(tensor) => self.visit(tensor, name, depth + 1),
+                        None => Err(self.malformed(&name, "a parameter without a tensor")),
+                    }
+                }
                 class if class.starts_with("__torch__.") => match object.state() {
                     Some(state) => self.entries(state, &name, '.', depth),
                     None => Ok(()),

@@ -22,7 +22,9 @@ fn archive(folder: &Path, entries: &[(&str, &[u8])]) -> PathBuf {
 fn pickle(shape: [u8; 2], strides: [u8; 2], offset: u8) -> Vec<u8> {
     let mut bytes = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage".to_vec();
     bytes.extend(b"ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ");
-    bytes.extend([b'K', offset, b'K', shape[0], b'K', shape[1], 0x86, b'K', strides[0], b'K', strides[1], 0x86]);
+    bytes.extend([
+        b'K', offset, b'K', shape[0], b'K', shape[1], 0x86, b'K', strides[0], b'K', strides[1], 0x86,
+    ]);
     bytes.extend(b"\x89ccollections\nOrderedDict\n)RtRs.");
     bytes
 }
@@ -43,12 +45,14 @@ fn message(path: &Path) -> String {
 fn strided_views_are_gathered() {
     let folder = tempfile::tempdir().unwrap();
     for (strides, expected) in [([3, 1], [0., 1., 2., 3., 4., 5.]), ([1, 2], [0., 2., 4., 1., 3., 5.])] {
-        let path = archive(folder.path(), &[("a/data.pkl", &pickle([2, 3], strides, 0)), ("a/data/0", &storage())]);
+        let path =
+            archive(folder.path(), &[("a/data.pkl", &pickle([2, 3], strides, 0)), ("a/data/0", &storage())]);
         let mut file = WeightFile::open(&path).unwrap();
         assert_eq!(file.info("w").unwrap().shape, [2, 3]);
         assert_eq!(values(&file.read("w").unwrap()), expected);
     }
-    let path = archive(folder.path(), &[("a/data.pkl", &pickle([1, 2], [2, 1], 4)), ("a/data/0", &storage())]);
+    let path =
+        archive(folder.path(), &[("a/data.pkl", &pickle([1, 2], [2, 1], 4)), ("a/data/0", &storage())]);
     assert_eq!(values(&WeightFile::open(&path).unwrap().read("w").unwrap()), [4.0, 5.0]);
 }
 
@@ -56,9 +60,13 @@ fn strided_views_are_gathered() {
 fn tensors_beyond_their_storage_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     // Too many entries, a far stride, a far offset, and one value repeated more often than the file is long.
-    for (shape, strides, offset) in [([2, 4], [4, 1], 0), ([2, 3], [200, 1], 0), ([2, 3], [3, 1], 1), ([9, 9], [0, 0], 0)] {
-        let path =
-            archive(folder.path(), &[("a/data.pkl", &pickle(shape, strides, offset)), ("a/data/0", &storage())]);
+    for (shape, strides, offset) in
+        [([2, 4], [4, 1], 0), ([2, 3], [200, 1], 0), ([2, 3], [3, 1], 1), ([9, 9], [0, 0], 0)]
+    {
+        let path = archive(
+            folder.path(),
+            &[("a/data.pkl", &pickle(shape, strides, offset)), ("a/data/0", &storage())],
+        );
         let message = message(&path);
         assert!(message.contains("weights.pth") && message.contains("`w`"), "{message}");
     }
@@ -78,7 +86,8 @@ fn objects_that_are_no_tensor_containers_are_refused_by_name() {
 #[test]
 fn a_damaged_storage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let path = archive(folder.path(), &[("a/data.pkl", &pickle([2, 3], [3, 1], 0)), ("a/data/0", &storage())]);
+    let path =
+        archive(folder.path(), &[("a/data.pkl", &pickle([2, 3], [3, 1], 0)), ("a/data/0", &storage())]);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(24).position(|window| window == storage()).unwrap();
     bytes[at + 5] ^= 0x40;

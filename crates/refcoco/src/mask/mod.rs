@@ -65,6 +65,25 @@ impl Mask {
         polygon::rasterise(width, height, polygons)
     }
 
+    /// The parts of a COCO `segmentation` value, one mask each: a polygon list's polygons, or the one run-length mask.
+    /// Parts may overlap; their union is [`Mask::from_segmentation`].
+    ///
+    /// # Errors
+    /// See [`MaskError`].
+    pub fn parts_of_segmentation(width: usize, height: usize, value: &Value) -> Result<Vec<Self>, MaskError> {
+        let whole = Self::from_segmentation(width, height, value)?;
+        let Value::Array(parts) = value else { return Ok(vec![whole]) };
+        let part = |(index, part): (usize, &Value)| {
+            let polygon = polygon_coordinates(part)?;
+            // Two points enclose nothing; the COCO tools let them pass behind the first part.
+            if index > 0 && polygon.len() == 4 {
+                return Ok(Self::zeros(width, height));
+            }
+            Self::from_polygons(width, height, &[polygon])
+        };
+        parts.iter().enumerate().map(part).collect()
+    }
+
     /// Any COCO `segmentation` value for an image of this size.
     ///
     /// # Errors

@@ -53,7 +53,8 @@ pub enum WeightsError {
 /// When there is none of this name, or the file cannot be read.
 pub fn read_tensor(file: &mut WeightFile, name: &str) -> Result<Tensor, WeightsError> {
     let bytes = file.read(name)?;
-    let info = file.info(name).cloned().unwrap_or(TensorInfo { element: Element::U8, shape: vec![bytes.len()] });
+    let info =
+        file.info(name).cloned().unwrap_or(TensorInfo { element: Element::U8, shape: vec![bytes.len()] });
     let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
     Tensor::f_from_data_size(&bytes, &shape, kind(info.element))
         .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })

@@ -16,7 +16,8 @@ pub fn official_names(file: &WeightFile) -> BTreeMap<String, String> {
         true => Some((name, name.strip_prefix("state_dict/")?)),
         false => Some((name, name)),
     });
-    own.map(|(stored, name)| (name.strip_prefix("module.").unwrap_or(name).to_owned(), stored.to_owned())).collect()
+    own.map(|(stored, name)| (name.strip_prefix("module.").unwrap_or(name).to_owned(), stored.to_owned()))
+        .collect()
 }
 
 /// Fills the whole network, buffers included, from an official `best_model.pth` or any state dictionary with the

@@ -1,0 +1,153 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+use talent::weights::read_tensor;
+use tch::{Kind, Tensor};
+use weight_files::WeightFile;
+
+use crate::report::{CaseReport, Comparison, Tolerance};
+
+/// A recording under comparison: its tensors, its JSON, and what was found so far.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) json: Value,
+    tensors: BTreeMap<String, Tensor>,
+    used: BTreeSet<String>,
+    comparisons: Vec<Comparison>,
+    notes: Vec<String>,
+}
+
+impl Case {
+    /// Loads `<name>.json` and `<name>.safetensors`, does `work`, and checks that it used every tensor.
+    pub(crate) fn run(name: &str, folder: &Path, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
+        match Self::load(name, folder) {
+            Ok(case) => case.carry_out(work),
+            Err(error) => CaseReport::failed(name, &format!("{error:#}")),
+        }
+    }
+
+    /// A case without files of its own.
+    pub(crate) fn bare(name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
+        Self::new(name, Value::Null, BTreeMap::new()).carry_out(work)
+    }
+
+    fn new(name: &str, json: Value, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self {
+            name: name.to_owned(),
+            json,
+            tensors,
+            used: BTreeSet::new(),
+            comparisons: vec![],
+            notes: vec![],
+        }
+    }
+
+    fn load(name: &str, folder: &Path) -> Result<Self> {
+        let json = read_json(&folder.join(format!("{name}.json")))?;
+        let path = folder.join(format!("{name}.safetensors"));
+        let tensors = if path.is_file() { read_tensors(&path)? } else { BTreeMap::new() };
+        Ok(Self::new(name, json, tensors))
+    }
+
+    fn carry_out(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
+        if let Err(error) = work(&mut self) {
+            self.notes.push(format!("{error:#}"));
+        }
+        let unused: Vec<&str> =
+            self.tensors.keys().filter(|name| !self.used.contains(*name)).map(String::as_str).collect();
+        if !unused.is_empty() {
+            self.notes.push(format!("recorded but not compared: {}", unused.join(", ")));
+        }
+        CaseReport::finished(&self.name, self.comparisons, self.notes)
+    }
+
+    /// Names of all recorded tensors.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A recorded tensor that serves as input (or as expected value of a comparison made elsewhere).
+    pub(crate) fn input(&mut self, name: &str) -> Result<Tensor> {
+        let tensor = self.tensors.get(name).with_context(|| format!("the recording lacks `{name}`"))?;
+        self.used.insert(name.to_owned());
+        Ok(tensor.shallow_clone())
+    }
+
+    /// Compares with the recorded tensor of this name.
+    pub(crate) fn compare(&mut self, name: &str, found: &Tensor, tolerance: Tolerance) -> Result<()> {
+        let expected = self.input(name)?;
+        self.compare_with(name, found, &expected, tolerance);
+        Ok(())
+    }
+
+    /// Compares as many entries as both have; axes of length 1 may differ.
+    pub(crate) fn compare_with(
+        &mut self,
+        label: &str,
+        found: &Tensor,
+        expected: &Tensor,
+        tolerance: Tolerance,
+    ) {
+        let essential = |tensor: &Tensor| tensor.size().into_iter().filter(|&n| n != 1).collect::<Vec<_>>();
+        if essential(found) != essential(expected) {
+            self.notes.push(format!("{label}: shape {:?}, recorded {:?}", found.size(), expected.size()));
+            return;
+        }
+        let wide = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).contiguous().view([-1]);
+        let (found, expected) = (wide(found), wide(expected));
+        let largest = |tensor: &Tensor| {
+            if tensor.numel() == 0 { Ok(0.0) } else { f64::try_from(tensor.abs().max()) }
+        };
+        match (largest(&(&found - &expected)), largest(&expected)) {
+            (Ok(error), Ok(scale)) => self.comparisons.push(Comparison::new(label, error, scale, tolerance)),
+            (Err(error), _) | (_, Err(error)) => self.notes.push(format!("{label}: {error}")),
+        }
+    }
+
+    /// Compares single numbers.
+    pub(crate) fn compare_number(&mut self, label: &str, found: f64, expected: f64, tolerance: Tolerance) {
+        self.comparisons.push(Comparison::new(label, (found - expected).abs(), expected.abs(), tolerance));
+    }
+
+    /// Records a comparison whose error was worked out elsewhere.
+    pub(crate) fn record(&mut self, comparison: Comparison) {
+        self.comparisons.push(comparison);
+    }
+
+    /// Something that fails the case without being a number.
+    pub(crate) fn check(&mut self, label: &str, holds: bool) {
+        let error = if holds { 0.0 } else { f64::INFINITY };
+        self.comparisons.push(Comparison::new(label, error, 1.0, Tolerance::Exact));
+    }
+
+    /// A number of the case's JSON, by JSON pointer.
+    pub(crate) fn number(&self, pointer: &str) -> Result<f64> {
+        let value = self.json.pointer(pointer).and_then(Value::as_f64);
+        value.ok_or_else(|| anyhow!("the case's JSON has no number at {pointer}"))
+    }
+
+    /// A text of the case's JSON, by JSON pointer.
+    pub(crate) fn text(&self, pointer: &str) -> Result<String> {
+        let value = self.json.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        value.ok_or_else(|| anyhow!("the case's JSON has no text at {pointer}"))
+    }
+}
+
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// All tensors of a weight file.
+pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut file = WeightFile::open(path)?;
+    let names: Vec<String> = file.tensors().map(|(name, _)| name.to_owned()).collect();
+    names.into_iter().map(|name| Ok((name.clone(), read_tensor(&mut file, &name)?))).collect()
+}

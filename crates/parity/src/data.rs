@@ -1,0 +1,335 @@
+//! The data path: letterbox, masks, metrics and the way back to the photo (`data/README.md`).
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use metrics::{Overlap, SegmentationMetrics};
+use refcoco::letterbox::{Affine, Letterbox};
+use refcoco::{Mask, read_image};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use crate::case::{Case, read_json, read_tensors};
+use crate::data_text;
+use crate::photos;
+use crate::recorded::list;
+use crate::report::{CaseReport, Comparison, Tolerance};
+
+/// Files that hold facts, not recordings, and files that belong to a case of another name.
+const BESIDE: [&str; 3] = ["README.md", "versions.json", "opencv_releases.json"];
+const PARTS: [&str; 9] = [
+    "decoded",
+    "letterbox448",
+    "letterbox112",
+    "mask_src",
+    "mask448",
+    "mask112",
+    "tensors112.safetensors",
+    "eval_maps.safetensors",
+    "train_metric.safetensors",
+];
+
+/// Every file and folder of `data/`.
+pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> {
+    let entries = match list(folder) {
+        Ok(entries) => entries,
+        Err(error) => return vec![CaseReport::failed("data", &format!("{error:#}"))],
+    };
+    let mut reports = Vec::new();
+    for entry in entries.iter().filter(|entry| !BESIDE.contains(&entry.as_str())) {
+        let label = format!("data/{entry}");
+        let bare = |work: &dyn Fn(&mut Case) -> Result<()>| Case::bare(&label, |case| work(case));
+        let with_photos = |work: &dyn Fn(&Path, &mut Case) -> Result<()>| match data_root {
+            Some(root) => Case::bare(&label, |case| work(root, case)),
+            None => {
+                CaseReport::not_run(&label, "needs the photos and annotations: name them with --data-root")
+            }
+        };
+        match entry.as_str() {
+            "affine.json" => reports.push(bare(&|case| affine(folder, case))),
+            "letterbox.json" => {
+                reports.push(bare(&|case| letterbox(folder, case)));
+                let photos = with_photos(&|root, case| photos::letterbox112(folder, root, case));
+                reports.push(CaseReport { name: format!("{label} (photos)"), ..photos });
+            }
+            "eval.json" => reports.push(bare(&|case| evaluation(folder, case))),
+            "metrics.json" => reports.push(bare(&|case| aggregate(folder, case))),
+            "tokens.json" => reports.push(bare(&|case| data_text::tokens(folder, case))),
+            "tokens_nasty.json" => reports.push(bare(&|case| data_text::nasty(folder, case))),
+            "images.json" => reports.push(with_photos(&|root, case| photos::images(folder, root, case))),
+            "masks.json" => reports.push(with_photos(&|root, case| photos::masks(folder, root, case))),
+            "refs_json" => reports.push(with_photos(&|root, case| data_text::refs(folder, root, case))),
+            "anns" => reports.push(with_photos(&|root, case| data_text::anns(folder, root, case))),
+            part if PARTS.contains(&part) => {}
+            _ => reports.push(CaseReport::failed(&label, "nothing here knows this file or folder")),
+        }
+    }
+    reports
+}
+
+pub(crate) fn integer(value: &Value, key: &str) -> Result<i64> {
+    value.get(key).and_then(Value::as_i64).with_context(|| format!("an entry lacks the integer `{key}`"))
+}
+
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
+    value.get(key).and_then(Value::as_str).with_context(|| format!("an entry lacks the text `{key}`"))
+}
+
+fn number(value: &Value, key: &str) -> Result<f64> {
+    value.get(key).and_then(Value::as_f64).with_context(|| format!("an entry lacks the number `{key}`"))
+}
+
+pub(crate) fn entries<'a>(value: &'a Value, what: &str) -> Result<&'a Vec<Value>> {
+    value.as_array().with_context(|| format!("{what} is no list"))
+}
+
+/// Largest error between matrices, entry by entry.
+fn compare_affine(case: &mut Case, label: &str, found: &Affine, expected: Option<&Value>) -> Result<()> {
+    let (mut error, mut largest) = (0.0_f64, 0.0_f64);
+    for (row, values) in found.0.iter().enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            let expected = expected.and_then(|expected| expected.pointer(&format!("/{row}/{column}")));
+            let expected = expected.and_then(Value::as_f64).context("a matrix has 2 x 3 numbers")?;
+            error = error.max((value - expected).abs());
+            largest = largest.max(expected.abs());
+        }
+    }
+    case.record(Comparison::new(label, error, largest, Tolerance::Scaled(1e-12)));
+    Ok(())
+}
+
+fn affine(folder: &Path, case: &mut Case) -> Result<()> {
+    let json = read_json(&folder.join("affine.json"))?;
+    for entry in entries(&json, "affine.json")? {
+        let (w, h, size) =
+            (integer(entry, "ori_w")?, integer(entry, "ori_h")?, integer(entry, "input_size")?);
+        let found = Letterbox::new(w as usize, h as usize, size as usize);
+        compare_affine(case, &format!("{w} x {h} to {size}"), &found.to_input, entry.get("mat"))?;
+        compare_affine(case, &format!("{size} to {w} x {h}"), &found.to_image, entry.get("mat_inv"))?;
+    }
+    Ok(())
+}
+
+/// Compares bytes; the error is the largest difference in levels.
+pub(crate) fn compare_bytes(case: &mut Case, label: &str, found: &[u8], expected: &[u8]) {
+    if found.len() != expected.len() {
+        case.check(&format!("{label}: {} bytes, {} recorded", found.len(), expected.len()), false);
+        return;
+    }
+    let error = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+    case.record(Comparison::new(label, f64::from(error), 255.0, Tolerance::Exact));
+}
+
+/// The first channel of a picture.
+pub(crate) fn grey(path: &Path) -> Result<Mask> {
+    let image = read_image(path)?;
+    let data = image.data.chunks_exact(3).map(|pixel| pixel[0]).collect();
+    Ok(Mask { width: image.width, height: image.height, data })
+}
+
+fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
+    let json = read_json(&folder.join("letterbox.json"))?;
+    let tensors = read_tensors(&folder.join("tensors112.safetensors"))?;
+    let mut used = std::collections::BTreeSet::new();
+    let mut n_tensors = 0;
+    for (key, side) in [("letterbox448", 448), ("letterbox112", 112)] {
+        for entry in entries(json.get(key).with_context(|| format!("letterbox.json lacks {key}"))?, key)? {
+            let id = integer(entry, "image_id")?;
+            // Pictures without decoded pixels are compared from the photos.
+            let Some(decoded) = entry.get("decoded").and_then(Value::as_str) else { continue };
+            let decoded_name = decoded;
+            let decoded = read_image(&folder.join(decoded))?;
+            let letterbox = Letterbox::new(decoded.width, decoded.height, side);
+            let expected = read_image(&folder.join(text(entry, "image")?))?;
+            compare_bytes(case, &format!("{key} {id}"), &letterbox.image(&decoded), &expected.data);
+            used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
+            if let (112, Some(tensor)) = (side, tensors.get(&format!("{id}.image"))) {
+                let found = Tensor::from_slice(&letterbox.normalised_image(&decoded)).view([3, 112, 112]);
+                // Set A holds these values in [row, column, channel] order under the shape [3, 112, 112].
+                let (label, expected) = match found == *tensor {
+                    true => (format!("tensor {id}.image"), tensor.shallow_clone()),
+                    false => (
+                        format!("tensor {id}.image, channels last"),
+                        tensor.contiguous().view([112, 112, 3]).permute([2, 0, 1]),
+                    ),
+                };
+                case.compare_with(&label, &found, &expected, Tolerance::Exact);
+                n_tensors += 1;
+            }
+            for mask in entries(entry.get("masks").context("no masks")?, "masks")? {
+                let ann_id = integer(mask, "ann_id")?;
+                let source_name = format!("mask_src/{ann_id}.png");
+                let source = grey(&folder.join(&source_name))?;
+                // Written as 0 or 255; where an odd number of parts overlap that is 255, else 254 or less.
+                ensure!(
+                    source.data.iter().all(|value| [0, 255].contains(value)),
+                    "{source_name} is not binary"
+                );
+                let binary = Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source };
+                let warped = letterbox.mask(&binary);
+                let expected_name = text(mask, "warped")?;
+                compare_bytes(
+                    case,
+                    &format!("{key} mask {ann_id}"),
+                    &warped,
+                    &grey(&folder.join(expected_name))?.data,
+                );
+                let sum: i64 = warped.iter().map(|&value| i64::from(value)).sum();
+                case.check(&format!("{key} mask {ann_id}: sum"), sum == integer(mask, "sum_u8")?);
+                let nonzero = warped.iter().filter(|&&value| value > 0).count() as i64;
+                case.check(&format!("{key} mask {ann_id}: nonzero"), nonzero == integer(mask, "nonzero")?);
+                used.extend([source_name, expected_name.to_owned()]);
+            }
+            if let (112, Some(tensor)) = (side, tensors.get(&format!("{id}.mask"))) {
+                let mut found = Tensor::zeros([112, 112], (Kind::Float, tch::Device::Cpu));
+                if let Some(ann_id) = entry.get("tensor_mask_ann_id").and_then(Value::as_i64) {
+                    let source = grey(&folder.join(format!("mask_src/{ann_id}.png")))?;
+                    let binary =
+                        Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source };
+                    let values: Vec<f32> = letterbox
+                        .mask(&binary)
+                        .iter()
+                        .map(|&value| (f64::from(value) / 255.0) as f32)
+                        .collect();
+                    found = Tensor::from_slice(&values);
+                }
+                case.compare_with(
+                    &format!("tensor {id}.mask"),
+                    &found.view([112, 112]),
+                    tensor,
+                    Tolerance::Exact,
+                );
+                n_tensors += 1;
+            }
+        }
+    }
+    case.compare_number("tensors112 used", n_tensors as f64, tensors.len() as f64, Tolerance::Exact);
+    for folder_name in ["decoded", "letterbox448", "mask_src", "mask448"] {
+        for name in list(&folder.join(folder_name))? {
+            let name = format!("{folder_name}/{name}");
+            ensure!(used.contains(&name), "{name} is recorded but was not compared");
+        }
+    }
+    Ok(())
+}
+
+/// Probabilities back to the photo, cut at the threshold.
+fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
+    let json = read_json(&folder.join("eval.json"))?;
+    let mut maps = read_tensors(&folder.join("eval_maps.safetensors"))?;
+    let targets = read_json(&folder.join("masks.json"))?;
+    for entry in entries(&json, "eval.json")? {
+        let key = text(entry, "key")?;
+        let (w, h) = (integer(entry, "width")? as usize, integer(entry, "height")? as usize);
+        let letterbox = Letterbox::new(w, h, integer(entry, "input_size")? as usize);
+        compare_affine(case, &format!("{key}: matrix"), &letterbox.to_image, entry.get("mat_inv"))?;
+        let map = maps.remove(&format!("{key}.prob")).with_context(|| format!("no map {key}"))?;
+        let map = Vec::<f32>::try_from(map.to_kind(Kind::Float).view([-1]))?;
+        let warped = letterbox.map_to_image(&map);
+        if let Some(expected) = maps.remove(&format!("{key}.warped")) {
+            let found = Tensor::from_slice(&warped).view([h as i64, w as i64]);
+            case.compare_with(&format!("{key}: warped"), &found, &expected, Tolerance::Absolute(1e-6));
+        }
+        let sum: f64 = warped.iter().map(|&value| f64::from(value)).sum();
+        case.compare_number(
+            &format!("{key}: sum"),
+            sum,
+            number(entry, "warped_sum")?,
+            Tolerance::Scaled(1e-6),
+        );
+
+        let binary =
+            Mask { width: w, height: h, data: warped.iter().map(|&value| u8::from(value > 0.35)).collect() };
+        let expected = Mask::from_rle_string(w, h, text(entry, "pred_rle_counts")?)?;
+        let flips = binary.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
+        let share = flips as f64 / (w * h) as f64;
+        case.record(Comparison::new(
+            &format!("{key}: flipped pixels"),
+            share,
+            1.0,
+            Tolerance::Absolute(1e-4),
+        ));
+        let ann_id = integer(entry, "ann_id")?.to_string();
+        let target = targets.get(&ann_id).with_context(|| format!("masks.json lacks {ann_id}"))?;
+        let target = Mask::from_rle_string(w, h, text(target, "rle_counts")?)?;
+        let overlap = Overlap::of_probabilities(&warped, 0.35, &target.data);
+        case.compare_number(
+            &format!("{key}: IoU"),
+            overlap.iou(),
+            number(entry, "iou")?,
+            Tolerance::Absolute(1e-3),
+        );
+    }
+    ensure!(
+        maps.is_empty(),
+        "recorded but not compared: {}",
+        maps.into_keys().collect::<Vec<_>>().join(", ")
+    );
+    Ok(())
+}
+
+/// Overlaps, their means, and the training-time figures.
+fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
+    const EXACT: Tolerance = Tolerance::Absolute(1e-9);
+    let json = read_json(&folder.join("metrics.json"))?;
+    for (set, facts) in json.as_object().context("metrics.json is no object")? {
+        if set == "train_metric" {
+            continue;
+        }
+        let mut overlaps = Vec::new();
+        for pair in entries(facts.get("pairs").context("no pairs")?, "pairs")? {
+            let (w, h) = (integer(pair, "width")? as usize, integer(pair, "height")? as usize);
+            let mask = |key: &str| Ok::<_, anyhow::Error>(Mask::from_rle_string(w, h, text(pair, key)?)?);
+            let overlap = Overlap::of_masks(&mask("pred")?.data, &mask("gt")?.data);
+            let name = format!("{set} {}", text(pair, "name")?);
+            let counts = (overlap.intersection as i64, overlap.union as i64);
+            case.check(&format!("{name}: I, U"), counts == (integer(pair, "I")?, integer(pair, "U")?));
+            case.compare_number(&name, overlap.iou(), number(pair, "iou")?, EXACT);
+            overlaps.push(overlap);
+        }
+        let found = SegmentationMetrics::from_overlaps(&overlaps);
+        case.compare_number(&format!("{set}: mIoU"), found.miou / 100.0, number(facts, "mIoU")?, EXACT);
+        case.compare_number(&format!("{set}: oIoU"), found.oiou / 100.0, number(facts, "oIoU")?, EXACT);
+        let counts = facts.get("precision_counts").context("no precision_counts")?;
+        for (name, percent) in ["Pr@50", "Pr@60", "Pr@70", "Pr@80", "Pr@90"].iter().zip(found.precisions()) {
+            let count = percent * overlaps.len() as f64 / 100.0;
+            case.compare_number(&format!("{set}: {name}"), count, number(counts, name)?, EXACT);
+        }
+    }
+    let mut maps = read_tensors(&folder.join("train_metric.safetensors"))?;
+    for entry in entries(json.get("train_metric").context("no train_metric")?, "train_metric")? {
+        let key = text(entry, "key")?;
+        let mut take = |name: &str| {
+            maps.remove(&format!("{key}.{name}")).with_context(|| format!("train_metric lacks {key}.{name}"))
+        };
+        let (logits, target) = (take("logits")?, take("target")?);
+        // During training the threshold itself counts as foreground, and so does every target above 0.
+        let rows = |tensor: Tensor| tensor.to_kind(Kind::Uint8).flatten(1, 3);
+        let (found, target) = (rows(logits.sigmoid().ge(0.35)), rows(target.ne(0.0)));
+        let overlaps = (0..found.size()[0]).map(|row| -> Result<Overlap> {
+            let bytes = |tensor: &Tensor| Vec::<u8>::try_from(tensor.select(0, row).contiguous());
+            Ok(Overlap::of_masks(&bytes(&found)?, &bytes(&target)?))
+        });
+        let metrics = SegmentationMetrics::from_overlaps(&overlaps.collect::<Result<Vec<_>>>()?);
+        // Recorded in float32 percent.
+        let single = Tolerance::Absolute(2e-5);
+        case.compare_number(
+            &format!("train {key}: IoU"),
+            metrics.miou,
+            number(entry, "iou_percent")?,
+            single,
+        );
+        case.compare_number(
+            &format!("train {key}: Pr@50"),
+            metrics.pr50,
+            number(entry, "pr50_percent")?,
+            single,
+        );
+    }
+    ensure!(
+        maps.is_empty(),
+        "recorded but not compared: {}",
+        maps.into_keys().collect::<Vec<_>>().join(", ")
+    );
+    Ok(())
+}

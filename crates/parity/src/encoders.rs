@@ -1,0 +1,254 @@
+//! The frozen encoders in Hugging Face format.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use talent::weights::{Strictness, load_encoder};
+use talent::{Mode, ModelConfig, ParameterGroup, Stage, Talent, parameter_group};
+use tch::{Device, Kind, Tensor};
+use weight_files::{Encoder, Step, WeightFile, encoder_plan};
+
+use crate::case::{Case, read_json};
+use crate::recorded::{Recorded, list};
+use crate::report::{CaseReport, Tolerance};
+
+const IMAGE: Tolerance = Tolerance::Absolute(2e-5);
+const TEXT: Tolerance = Tolerance::Absolute(1e-5);
+
+/// Every file and folder of `hf/`.
+pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
+    let entries = match list(folder) {
+        Ok(entries) => entries,
+        Err(error) => return vec![CaseReport::failed("hf", &format!("{error:#}"))],
+    };
+    let mut reports = Vec::new();
+    for entry in entries {
+        let path = folder.join(&entry);
+        let label = crate::shown(recorded.path(), &path);
+        let stem = entry.split('.').next().unwrap_or(&entry);
+        let report = match entry.as_str() {
+            "README.md" => continue,
+            "dinov2_forward.json" => {
+                rename(&label, Case::run(stem, folder, |case| image_forward(recorded, folder, case)))
+            }
+            "clip_text_forward.json" => {
+                rename(&label, Case::run(stem, folder, |case| text_forward(recorded, folder, case)))
+            }
+            "dinov2_forward.safetensors" | "clip_text_forward.safetensors" => continue,
+            // Belongs to the weights of the same name, which read it.
+            name if name.ends_with(".config.json") => continue,
+            name if name.starts_with("mapping_") => Case::bare(&label, |case| mapping(&path, folder, case)),
+            _ => Case::bare(&label, |case| weights(recorded, &path, case)),
+        };
+        reports.push(report);
+    }
+    reports
+}
+
+fn rename(label: &str, report: CaseReport) -> CaseReport {
+    CaseReport { name: label.to_owned(), ..report }
+}
+
+/// Which encoder a file holds.
+fn encoder_in(path: &Path) -> Result<Encoder> {
+    let file = WeightFile::open(path)?;
+    let image = encoder_plan(&file, Encoder::Image);
+    let text = encoder_plan(&file, Encoder::Text);
+    match (image, text) {
+        (Ok(_), Err(_)) => Ok(Encoder::Image),
+        (Err(_), Ok(_)) => Ok(Encoder::Text),
+        (Ok(_), Ok(_)) => bail!("it holds both encoders"),
+        (Err(error), Err(_)) => Err(error.into()),
+    }
+}
+
+/// A file's weights, compared with the recorded start values: equal, or equal after rounding to float16.
+fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Result<()> {
+    let encoder = encoder_in(path)?;
+    let group = match encoder {
+        Encoder::Image => ParameterGroup::ImageEncoder,
+        Encoder::Text => ParameterGroup::TextEncoder,
+    };
+    let network = recorded.network(Kind::Float)?;
+    for (name, entry) in network.store().entries() {
+        if parameter_group(&name) == group && !name.ends_with("logit_scale") {
+            tch::no_grad(|| {
+                let _ = entry.tensor.shallow_clone().zero_();
+            });
+        }
+    }
+    let report = load_encoder(&network, encoder, path, &Strictness::default())?;
+    let half = report.casts.keys().any(|cast| cast.from == weight_files::Element::F16);
+    for (name, entry) in network.store().entries() {
+        if parameter_group(&name) == group {
+            let expected = recorded.init()?.get(&name).context("model_init is incomplete")?;
+            let left_alone = report.tolerated.contains(&name);
+            let rounded = half && !left_alone;
+            let expected = if rounded { expected.to_kind(Kind::Half) } else { expected.shallow_clone() };
+            case.compare_with(&name, &entry.tensor, &expected, Tolerance::Exact);
+        }
+    }
+    Ok(())
+}
+
+/// Our reading of the names against the list of facts.
+fn mapping(path: &Path, folder: &Path, case: &mut Case) -> Result<()> {
+    let rows = read_json(path)?;
+    let rows = rows.as_array().context("the mapping is no list")?;
+    let (encoder, file) = if path.ends_with("mapping_dinov2.json") {
+        (Encoder::Image, "dinov2_hf.safetensors")
+    } else {
+        (Encoder::Text, "clip_hf.safetensors")
+    };
+    let plan = encoder_plan(&WeightFile::open(&folder.join(file))?, encoder)?;
+    for row in rows {
+        let text = |key: &str| row.get(key).and_then(Value::as_str);
+        let name = text("hf").context("a row without `hf`")?;
+        let part = plan.parts.iter().find(|part| part.source == name);
+        if text("tower").is_some_and(|tower| tower != "text") {
+            case.check(&format!("{name} is ignored"), plan.ignored.iter().any(|ignored| ignored == name));
+            continue;
+        }
+        let rows = row.pointer("/rows/0").and_then(Value::as_u64);
+        let n = row.pointer("/shape/0").and_then(Value::as_u64).unwrap_or(1);
+        let step = match text("op").context("a row without `op`")? {
+            "copy" => Step::Copy,
+            "transpose" => Step::Transpose,
+            "rows" => Step::Third((rows.context("a row without `rows`")? / n) as usize),
+            other => bail!("unknown op `{other}`"),
+        };
+        let target = text("official");
+        case.check(name, part.is_some_and(|part| Some(part.target.as_str()) == target && part.step == step));
+    }
+    let listed = rows.len();
+    let ours = plan.parts.len() + plan.ignored.len() + plan.unexpected.len();
+    case.compare_number("tensors", ours as f64, listed as f64, Tolerance::Exact);
+    Ok(())
+}
+
+/// The encoders without adapters, filled from files that hold this encoder in this precision.
+fn bare_networks(
+    recorded: &Recorded,
+    folder: &Path,
+    encoder: Encoder,
+    half: bool,
+) -> Result<Vec<(String, Talent)>> {
+    let mut cfg: ModelConfig = recorded.model.clone();
+    cfg.image.adapter_blocks.clear();
+    cfg.text.adapter_blocks.clear();
+    let mut networks = Vec::new();
+    for entry in list(folder)? {
+        let path: PathBuf = folder.join(&entry);
+        let is_weights = path.is_dir() || (entry.ends_with(".safetensors") && !entry.contains("_forward"));
+        if !is_weights || entry.contains("_f16") != half || encoder_in(&path)? != encoder {
+            continue;
+        }
+        let network = Talent::new(&cfg, Device::Cpu, Kind::Float)?;
+        load_encoder(&network, encoder, &path, &Strictness::default())?;
+        networks.push((entry, network));
+    }
+    anyhow::ensure!(!networks.is_empty(), "there are no weights for this recording");
+    Ok(networks)
+}
+
+fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
+    let no_words = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+    let run = |network: &Talent, pixels: &Tensor| {
+        let mut seen = BTreeMap::new();
+        let mut last = None;
+        tch::no_grad(|| {
+            let _ = network.image().forward_observed(pixels, &no_words, Mode::Eval, &mut |stage, value| {
+                match stage {
+                    Stage::Tokens => seen.insert("embeddings".to_owned(), value.shallow_clone()),
+                    Stage::ImageBlock(index) => seen.insert(format!("block{index}"), value.shallow_clone()),
+                    _ => None,
+                };
+                last = Some(value.shallow_clone());
+            });
+            if let Some(last) = last {
+                seen.insert("last_hidden_state".to_owned(), network.image().normalise(&last));
+            }
+        });
+        seen
+    };
+    for (pixels, prefix) in [("native.pixel_values", "native"), ("resized.pixel_values", "resized.scale01")] {
+        let pixels = case.input(pixels)?;
+        for (file, network) in bare_networks(recorded, folder, Encoder::Image, false)? {
+            for (name, value) in run(&network, &pixels) {
+                let expected = case.input(&format!("{prefix}.{name}"))?;
+                case.compare_with(&format!("{file}: {prefix}.{name}"), &value, &expected, IMAGE);
+            }
+        }
+        for (file, network) in bare_networks(recorded, folder, Encoder::Image, true)? {
+            let expected = case.input(&format!("{prefix}.last_hidden_state.f16w"))?;
+            let seen = run(&network, &pixels);
+            let found = seen.get("last_hidden_state").context("no final state")?;
+            case.compare_with(&format!("{file}: {prefix}"), found, &expected, IMAGE);
+        }
+    }
+    let table = recorded.init()?.get("dinov2.pos_embed").context("no position table")?;
+    let side = recorded.model.grid();
+    let ours = backbone::resample_positions(table, side);
+    case.compare("resized.pos_embed_scale01", &ours, IMAGE)?;
+    // The library's own rule is recorded to show that ours is another; it is no target.
+    for (library, network) in [
+        ("resized.pos_embed_hf", "resized.pos_embed_scale01"),
+        ("resized.hf.embeddings", "resized.scale01.embeddings"),
+        ("resized.hf.last_hidden_state", "resized.scale01.last_hidden_state"),
+    ] {
+        let distance = (case.input(library)? - case.input(network)?).abs().max();
+        case.check(&format!("{library} is another rule's"), f64::try_from(distance)? > 1e-3);
+    }
+    Ok(())
+}
+
+fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
+    let ids = case.input("input_ids")?;
+    let ends = ids.argmax(-1, false);
+    case.compare("eot_position", &ends, Tolerance::Exact)?;
+    let run = |network: &Talent, ids: &Tensor| {
+        let mut seen = BTreeMap::new();
+        let out = tch::no_grad(|| {
+            network.text().forward_observed(ids, Mode::Eval, &mut |stage, value| {
+                match stage {
+                    Stage::Words => seen.insert("embeddings".to_owned(), value.shallow_clone()),
+                    Stage::TextBlock(index) => seen.insert(format!("block{index}"), value.shallow_clone()),
+                    _ => None,
+                };
+            })
+        });
+        let at_end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, out.words.size()[2]], false);
+        seen.insert("pooler_output".to_owned(), out.words.gather(1, &at_end, false).squeeze_dim(1));
+        seen.insert("last_hidden_state".to_owned(), out.words);
+        seen.insert("text_embeds".to_owned(), out.state);
+        seen
+    };
+    let other_ids = case.input("eos.input_ids")?;
+    let positions = other_ids.argmax(-1, false);
+    case.compare("eos.position_argmax", &positions, Tolerance::Exact)?;
+    // The library's second rule agrees with ours wherever a tokenizer's output is concerned.
+    let same = positions.eq_tensor(&case.input("eos.position_eos_id")?);
+    for (file, network) in bare_networks(recorded, folder, Encoder::Text, false)? {
+        for (name, value) in run(&network, &ids) {
+            let expected = case.input(&name)?;
+            case.compare_with(&format!("{file}: {name}"), &value, &expected, TEXT);
+        }
+        let states = run(&network, &other_ids).remove("text_embeds").context("no state")?;
+        let expected = case.input("eos.text_embeds_argmax")?;
+        case.compare_with(&format!("{file}: eos.text_embeds_argmax"), &states, &expected, TEXT);
+        let rows = same.nonzero().squeeze_dim(1);
+        let expected = case.input("eos.text_embeds_eos_id")?.index_select(0, &rows);
+        let found = states.index_select(0, &rows);
+        case.compare_with(&format!("{file}: eos.text_embeds_eos_id"), &found, &expected, TEXT);
+    }
+    for (file, network) in bare_networks(recorded, folder, Encoder::Text, true)? {
+        let seen = run(&network, &ids);
+        for name in ["last_hidden_state", "text_embeds"] {
+            let expected = case.input(&format!("{name}.f16w"))?;
+            case.compare_with(&format!("{file}: {name}"), &seen[name], &expected, TEXT);
+        }
+    }
+    Ok(())
+}

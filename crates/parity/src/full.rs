@@ -1,0 +1,185 @@
+//! The base and large models at full size (`full/README.md`, whose tolerances these are).
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use talent::{Stage, Talent, TalentOutput, Triplet};
+use tch::{Kind, Tensor};
+
+use crate::case::{Case, read_json};
+use crate::formula::Formula;
+use crate::full_train;
+use crate::recorded::list;
+use crate::report::{CaseReport, Comparison, Tolerance};
+
+/// Every file of `full/`.
+pub(crate) fn cases(folder: &Path) -> Vec<CaseReport> {
+    let prepared = || -> Result<(Formula, Vec<String>)> {
+        Ok((Formula::new(read_json(&folder.join("formula.json"))?)?, list(folder)?))
+    };
+    let (formula, entries) = match prepared() {
+        Ok(prepared) => prepared,
+        Err(error) => return vec![CaseReport::failed("full", &format!("{error:#}"))],
+    };
+    let mut reports = Vec::new();
+    let examples = Case::bare("full/formula", |case| {
+        let n = formula.check_examples()?;
+        case.check(&format!("{n} worked examples"), true);
+        Ok(())
+    });
+    reports.push(examples);
+    for entry in &entries {
+        let stem = entry.strip_suffix(".json").filter(|stem| *stem != "formula");
+        let known = ["README.md", "formula.json"].contains(&entry.as_str())
+            || entry
+                .strip_suffix(".safetensors")
+                .is_some_and(|stem| entries.contains(&format!("{stem}.json")));
+        match stem {
+            Some(stem) => {
+                let report = Case::run(stem, folder, |case| one(&formula, case));
+                reports.push(CaseReport { name: format!("full/{stem}"), ..report });
+            }
+            None if known => {}
+            None => {
+                reports.push(CaseReport::failed(&format!("full/{entry}"), "nothing here knows this file"))
+            }
+        }
+    }
+    reports
+}
+
+/// Named values of a pass, as the recordings call them.
+pub(crate) type Values = Vec<(String, Tensor)>;
+
+fn one(formula: &Formula, case: &mut Case) -> Result<()> {
+    let config = case.text("/config")?;
+    let word_len = case.number("/word_len")? as i64;
+    let n = case.number("/batch")? as i64;
+    let (network, n_checked) = formula.network(&config, word_len)?;
+    case.check(&format!("checksums of {n_checked} tensors"), true);
+    let images = formula.images(n)?;
+    let sum = f64::try_from(images.to_kind(Kind::Double).sum(None))?;
+    case.compare_number("img_sum_f64", sum, case.number("/img_sum_f64")?, Tolerance::OfLargest(1e-9));
+    let sentences = |case: &mut Case, name: &str| -> Result<Tensor> {
+        let ids = formula.sentences(name, n as usize, word_len)?;
+        let expected =
+            case.json.get(name).and_then(Value::as_array).with_context(|| format!("no `{name}`"))?;
+        let expected = expected.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_i64);
+        let same = Vec::<i64>::try_from(ids.view([-1]))?.into_iter().eq(expected);
+        case.check(name, same);
+        Ok(ids)
+    };
+    match case.text("/mode")?.as_str() {
+        "eval" => {
+            let words = sentences(case, "word")?;
+            let (values, logits) = infer(&network, &images, &words);
+            compare_values(case, &values)?;
+            compare_logits(case, &logits)
+        }
+        "train" => {
+            let ids = [sentences(case, "word")?, sentences(case, "pos_word")?, sentences(case, "neg_word")?];
+            let ids = Triplet { words: &ids[0], positives: &ids[1], negatives: &ids[2] };
+            full_train::compare(formula, &network, &images, &ids, case)
+        }
+        other => bail!("unknown mode `{other}`"),
+    }
+}
+
+fn infer(network: &Talent, images: &Tensor, words: &Tensor) -> (Values, Tensor) {
+    let mut values = Values::new();
+    let out = tch::no_grad(|| {
+        network.forward_observed(images, words, &mut |stage, value| observe(&mut values, stage, value))
+    });
+    let logits = out.logits.shallow_clone();
+    outputs(&mut values, &out);
+    (values, logits)
+}
+
+pub(crate) fn observe(values: &mut Values, stage: Stage, value: &Tensor) {
+    match stage {
+        Stage::ImageBlock(index) => values.push((format!("vit_block{index}"), value.detach())),
+        // Recorded as [K, batch, T].
+        Stage::TextBlock(index) => {
+            values.push((format!("txt_block{index}"), value.detach().transpose(0, 1).contiguous()));
+        }
+        Stage::Patches | Stage::Tokens | Stage::Words => {}
+    }
+}
+
+pub(crate) fn outputs(values: &mut Values, out: &TalentOutput) {
+    let named = [
+        ("words", &out.words),
+        ("state", &out.state),
+        ("vis0", &out.taps[0]),
+        ("vis1", &out.taps[1]),
+        ("vis2", &out.taps[2]),
+        ("neck_txt", &out.neck.sentence),
+        ("fq3", &out.neck.fused[0]),
+        ("fq4", &out.neck.fused[1]),
+        ("fq5", &out.neck.fused[2]),
+        ("neck_agg", &out.neck.aggregated),
+        ("neck_fq", &out.neck.features),
+        ("decoder_out", &out.decoded),
+        ("logits", &out.logits),
+    ];
+    values.extend(named.map(|(name, value)| (name.to_owned(), value.detach())));
+    if let Some([positive, negative]) = &out.contrast {
+        values.push(("pos_state".to_owned(), positive.detach()));
+        values.push(("neg_state".to_owned(), negative.detach()));
+    }
+}
+
+/// Samples, mean, deviation and norm of every recorded tensor, against the float64 run.
+pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
+    let facts = case.json.get("tensors").and_then(Value::as_object).cloned().context("no `tensors`")?;
+    for (name, facts) in &facts {
+        let value = values.iter().find(|(known, _)| known == name);
+        let (_, value) = value.with_context(|| format!("nothing here computes `{name}`"))?;
+        let number =
+            |key: &str| facts.get(key).and_then(Value::as_f64).with_context(|| format!("{name}: no {key}"));
+        let numel: i64 = facts
+            .get("shape")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_i64)
+            .product();
+        ensure!(numel as usize == value.numel(), "`{name}` has {} entries, {numel} recorded", value.numel());
+        let flat = value.to_kind(Kind::Double).contiguous().view([-1]);
+        let noise = number("noise_f32_f64")?.max(number("noise_f32_f32")?);
+        let error = sample_error(&flat, facts).with_context(|| name.clone())?;
+        case.record(Comparison::new(name, error, number("max_abs")?, Tolerance::Absolute(4.0 * noise)));
+
+        let norm = f64::try_from(flat.norm())?;
+        case.compare_number(&format!("{name}: norm"), norm, number("l2")?, Tolerance::OfLargest(5e-6));
+        let mean = f64::try_from(flat.mean(None))?;
+        let std = f64::try_from(flat.std(false))?;
+        let moments = Tolerance::Absolute(5e-6 * (1.0 + number("std")?));
+        case.compare_number(&format!("{name}: mean"), mean, number("mean")?, moments);
+        case.compare_number(&format!("{name}: deviation"), std, number("std")?, moments);
+    }
+    Ok(())
+}
+
+/// Largest error of the sampled entries.
+pub(crate) fn sample_error(flat: &Tensor, facts: &Value) -> Result<f64> {
+    let list = |key: &str| facts.get(key).and_then(Value::as_array).with_context(|| format!("no {key}"));
+    let index: Vec<i64> = list("index")?.iter().filter_map(Value::as_i64).collect();
+    let expected: Vec<f64> = list("f64")?.iter().filter_map(Value::as_f64).collect();
+    ensure!(index.len() == expected.len() && !index.is_empty(), "indices and samples do not match");
+    let found = flat.index_select(0, &Tensor::from_slice(&index));
+    Ok(f64::try_from((found - Tensor::from_slice(&expected)).abs().max())?)
+}
+
+/// All logits, against the float64 run.
+pub(crate) fn compare_logits(case: &mut Case, logits: &Tensor) -> Result<()> {
+    let noise = |key: &str| case.number(&format!("/tensors/logits/{key}"));
+    let bound = 4.0 * noise("noise_f32_f64")?.max(noise("noise_f32_f32")?);
+    let expected = case.input("logits.f64")?;
+    case.compare_with("all logits", logits, &expected, Tolerance::Absolute(bound));
+    // The float32 run of the official code is within its own noise of the float64 one.
+    let single = case.input("logits")?;
+    case.compare_with("all logits, float32", logits, &single, Tolerance::Absolute(2.0 * bound));
+    Ok(())
+}

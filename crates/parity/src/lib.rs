@@ -1,0 +1,88 @@
+//! Compares this implementation with recordings of the official one.
+//!
+//! [`run`] takes a folder of recordings, builds the model from its `config.json`, carries out every case it finds and
+//! reports the largest errors. A recorded tensor that no comparison used fails its case, and so does a file that
+//! nothing here understands: silence would look like agreement.
+
+mod case;
+mod data;
+mod data_text;
+mod encoders;
+mod formula;
+mod full;
+mod full_train;
+mod losses;
+mod modules;
+mod network;
+mod photos;
+mod recorded;
+mod report;
+mod training;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+pub use report::{CaseReport, Comparison, Report, Tolerance, Verdict};
+
+use crate::case::Case;
+use crate::recorded::Recorded;
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of recordings.
+    pub golden: PathBuf,
+    /// Photos and annotations that some of the data cases need.
+    pub data_root: Option<PathBuf>,
+    /// Leaves out the models at full size.
+    pub skip_full: bool,
+}
+
+/// Runs every case of a folder.
+///
+/// # Errors
+/// When the folder or its `config.json` cannot be read. Anything wrong with a case is part of the report.
+pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<Report> {
+    let recorded = Recorded::open(&options.golden)?;
+    let mut report = Report::default();
+    let mut add = |case: CaseReport| {
+        announce(&case);
+        report.cases.push(case);
+    };
+    let training = training::Trainings::default();
+    for name in recorded.case_names()? {
+        add(run_case(&recorded, &training, &name));
+    }
+    for entry in recorded.other_entries()? {
+        let path = options.golden.join(&entry);
+        match entry.as_str() {
+            "checkpoints" => network::checkpoint_files(&recorded, &path).into_iter().for_each(&mut add),
+            "hf" => encoders::cases(&recorded, &path).into_iter().for_each(&mut add),
+            "data" => data::cases(&path, options.data_root.as_deref()).into_iter().for_each(&mut add),
+            "full" if options.skip_full => add(CaseReport::skipped("full", "asked for by --skip full")),
+            "full" => full::cases(&path).into_iter().for_each(&mut add),
+            _ => add(CaseReport::failed(&entry, "nothing here knows this file or folder")),
+        }
+    }
+    Ok(report)
+}
+
+fn run_case(recorded: &Recorded, training: &training::Trainings, name: &str) -> CaseReport {
+    Case::run(name, recorded.path(), |case| match name {
+        "model_init" => network::model_init(recorded, case),
+        "eval_forward" => network::eval_forward(recorded, case),
+        "train_forward" => training::forward(recorded, training, case),
+        "train_grads" => training::gradients(recorded, training, case),
+        "checkpoint" => network::checkpoint(recorded, case),
+        name if name.starts_with("train_params_step") => training::parameters(recorded, training, case),
+        name if name.starts_with("loss_") => losses::case(case),
+        name if name.starts_with("module_") => modules::case(recorded, case),
+        _ => anyhow::bail!("nothing here knows this case"),
+    })
+}
+
+/// A file's name for reports, relative to the recordings.
+fn shown(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}

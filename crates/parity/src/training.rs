@@ -1,0 +1,220 @@
+//! Training steps: loss terms, gradients, parameters and buffers.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use talent::{Talent, TalentOutput, Triplet};
+use tch::{Kind, Tensor};
+use tlm_losses::{TCCL_DIVISOR, consistency_loss, contrastive_loss, segmentation_loss};
+use torch_ext::{Adam, AdamConfig, AdamGroup};
+
+use crate::case::{Case, read_json, read_tensors};
+use crate::network::{INTERMEDIATE, compare_outputs};
+use crate::recorded::Recorded;
+use crate::report::{Comparison, Tolerance};
+
+/// Loss terms in float32.
+const TERM: Tolerance = Tolerance::Scaled(1e-6);
+/// Anything recorded in float64.
+pub(crate) const DOUBLE: Tolerance = Tolerance::OfLargest(1e-9);
+
+/// The recorded training steps, done once per precision.
+#[derive(Debug, Default)]
+pub(crate) struct Trainings {
+    single: OnceCell<Training>,
+    double: OnceCell<Training>,
+}
+
+impl Trainings {
+    fn get(&self, recorded: &Recorded, kind: Kind) -> Result<&Training> {
+        let cell = if kind == Kind::Double { &self.double } else { &self.single };
+        if cell.get().is_none() {
+            let _ = cell.set(Training::run(recorded, kind)?);
+        }
+        cell.get().context("training")
+    }
+}
+
+#[derive(Debug)]
+struct Training {
+    first: TalentOutput,
+    gradients: BTreeMap<String, Tensor>,
+    steps: Vec<Step>,
+}
+
+/// What one step left behind.
+#[derive(Debug)]
+struct Step {
+    terms: Vec<(&'static str, f64)>,
+    partners: Vec<Tensor>,
+    /// Trainable parameters and buffers.
+    state: BTreeMap<String, Tensor>,
+}
+
+/// Loss terms of a pass, and the partners of each level.
+pub(crate) struct Terms {
+    pub(crate) total: Tensor,
+    pub(crate) named: Vec<(&'static str, Tensor)>,
+    pub(crate) partners: Vec<Tensor>,
+}
+
+/// `seg + 0.1 affinity + 0.1 tccl`.
+pub(crate) fn terms(out: &TalentOutput, mask: &Tensor, valid: &Tensor) -> Result<Terms> {
+    let seg = segmentation_loss(&out.logits, mask).total();
+    let levels: Vec<_> =
+        out.neck.fused.iter().map(|fused| consistency_loss(fused, &out.neck.sentence)).collect();
+    let affinity = levels.iter().map(|level| &level.loss).sum::<Tensor>() / levels.len() as f64;
+    let [positive, negative] =
+        out.contrast.as_ref().context("a training pass has positives and negatives")?;
+    let tccl = contrastive_loss(&out.neck.aggregated, positive, negative, valid, TCCL_DIVISOR);
+    let total = &seg + &affinity * 0.1 + &tccl * 0.1;
+    let mut named =
+        vec![("loss", total.shallow_clone()), ("seg", seg), ("affinity", affinity), ("tccl", tccl)];
+    for (name, level) in ["affinity_level3", "affinity_level4", "affinity_level5"].into_iter().zip(&levels) {
+        named.push((name, level.loss.shallow_clone()));
+    }
+    let named = named.into_iter().map(|(name, term)| (name, term.detach())).collect();
+    Ok(Terms { total, named, partners: levels.into_iter().map(|level| level.partners).collect() })
+}
+
+impl Training {
+    fn run(recorded: &Recorded, kind: Kind) -> Result<Self> {
+        let inputs = read_tensors(&recorded.path().join("train_forward.safetensors"))?;
+        let images = read_tensors(&recorded.path().join("eval_forward.safetensors"))?;
+        let json = read_json(&recorded.path().join("train_forward.json"))?;
+        let n_steps = json.pointer("/scalars/steps").and_then(Value::as_array).context("no steps")?.len();
+        let input = |name: &str| inputs.get(name).with_context(|| format!("train_forward lacks `{name}`"));
+        let images = images.get("img").context("eval_forward lacks `img`")?.to_kind(kind);
+        // The mask stays float32 in the float64 run, as it did in the recorded one.
+        let (mask, valid) = (input("mask")?, input("tccl_valid")?.to_kind(kind));
+        let network = recorded.network(kind)?;
+        let mut adam = optimiser(&network, &recorded.config)?;
+        let ids =
+            Triplet { words: input("word")?, positives: input("pos_word")?, negatives: input("neg_word")? };
+        let (mut first, mut gradients, mut steps) = (None, BTreeMap::new(), Vec::new());
+        for _ in 0..n_steps {
+            adam.zero_grad();
+            let out = network.forward_train(&images, &ids);
+            let Terms { total, named, partners } = terms(&out, mask, &valid)?;
+            total.backward();
+            if first.is_none() {
+                let trainable = network.trainable();
+                gradients =
+                    trainable.into_iter().map(|(name, tensor)| (name, tensor.grad().copy())).collect();
+                first = Some(out);
+            }
+            adam.step(1.0)?;
+            let kept =
+                network.store().entries().into_iter().filter(|(_, entry)| {
+                    entry.role == torch_ext::Role::Buffer || entry.tensor.requires_grad()
+                });
+            let state = kept.map(|(name, entry)| (name, entry.tensor.detach().copy())).collect();
+            let values = named.iter().map(|(name, term)| Ok((*name, f64::try_from(term)?)));
+            steps.push(Step { terms: values.collect::<Result<_>>()?, partners, state });
+        }
+        Ok(Self { first: first.context("no steps were recorded")?, gradients, steps })
+    }
+}
+
+fn optimiser(network: &Talent, config: &Value) -> Result<Adam> {
+    let number = |pointer: &str| {
+        config.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("config.json: no {pointer}"))
+    };
+    let lr = number("/optim/lr")?;
+    let cfg = AdamConfig {
+        betas: [number("/optim/betas/0")?, number("/optim/betas/1")?],
+        eps: number("/optim/eps")?,
+        weight_decay: number("/optim/weight_decay")?,
+    };
+    Ok(Adam::new(network.optimizer_groups().map(|params| AdamGroup { params, lr }), cfg))
+}
+
+/// The first step's values, and the loss terms of all steps in both precisions.
+pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Case) -> Result<()> {
+    let training = trainings.get(recorded, Kind::Float)?;
+    for input in ["word", "pos_word", "neg_word", "tccl_valid", "mask"] {
+        let _ = case.input(input)?;
+    }
+    let out = &training.first;
+    compare_outputs(case, out)?;
+    case.compare("decoder_out", &out.decoded.flatten(2, 3), INTERMEDIATE)?;
+    if let Some([positive, negative]) = &out.contrast {
+        case.compare("pos_state", positive, INTERMEDIATE)?;
+        case.compare("neg_state", negative, INTERMEDIATE)?;
+    }
+    let proto = out.neck.aggregated.mean_dim([2, 3].as_slice(), false, None);
+    case.compare("visual_proto", &proto, INTERMEDIATE)?;
+    // Training logits pass more batch normalisations on batch statistics, which amplify rounding; section 14 of the
+    // specification reached 6e-5.
+    case.compare("logits", &out.logits, Tolerance::Absolute(1.2e-4))?;
+    let n_rows = case.input("nearest_rows")?.size()[0];
+    let rows = Tensor::arange(out.logits.size()[2], (Kind::Float, tch::Device::Cpu)).view([1, 1, -1, 1]);
+    case.compare("nearest_rows", &rows.upsample_nearest2d([n_rows, 1], None, None), Tolerance::Exact)?;
+    for (level, name) in ["lv_col3", "lv_col4", "lv_col5"].into_iter().enumerate() {
+        case.compare(name, &training.steps[0].partners[level], Tolerance::Exact)?;
+    }
+    for (kind, key, tolerance) in [(Kind::Float, "steps", TERM), (Kind::Double, "steps_f64", DOUBLE)] {
+        let training = trainings.get(recorded, kind)?;
+        for (index, step) in training.steps.iter().enumerate() {
+            for (name, value) in &step.terms {
+                let expected = case.number(&format!("/scalars/{key}/{index}/{name}"))?;
+                case.compare_number(&format!("{key} {}: {name}", index + 1), *value, expected, tolerance);
+            }
+            for (level, partners) in step.partners.iter().enumerate() {
+                let passing = f64::try_from(partners.ge(0).to_kind(Kind::Double).sum(None))?;
+                let expected = case.number(&format!("/scalars/{key}/{index}/rows_passing/{level}"))?;
+                let label = format!("{key} {}: rows of level {}", index + 1, level + 3);
+                case.compare_number(&label, passing, expected, Tolerance::Exact);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of the first step for every trained parameter.
+pub(crate) fn gradients(recorded: &Recorded, trainings: &Trainings, case: &mut Case) -> Result<()> {
+    let training = trainings.get(recorded, Kind::Float)?;
+    let zero = case.json.get("structurally_zero").and_then(Value::as_array).cloned().unwrap_or_default();
+    let zero: Vec<&str> = zero.iter().filter_map(Value::as_str).collect();
+    for (name, gradient) in &training.gradients {
+        // A gradient that is zero in theory is recorded as rounding noise (quirk Q12), far below this.
+        let tolerance = if zero.contains(&name.as_str()) {
+            Tolerance::Absolute(1e-6)
+        } else {
+            Tolerance::OfLargest(4e-4)
+        };
+        case.compare(name, gradient, tolerance)?;
+    }
+    Ok(())
+}
+
+/// Parameters and buffers after some steps.
+pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut Case) -> Result<()> {
+    let training = trainings.get(recorded, Kind::Float)?;
+    let n_steps = case.number("/scalars/optimizer_steps")?;
+    let lr = case.number("/scalars/lr")?;
+    let gradients = read_tensors(&recorded.path().join("train_grads.safetensors"))?;
+    let step = training.steps.get((n_steps as usize).wrapping_sub(1));
+    let step = step.with_context(|| format!("{n_steps} steps, but train_forward records fewer"))?;
+    for (name, found) in &step.state {
+        let Some(gradient) = gradients.get(name) else {
+            case.compare(name, found, INTERMEDIATE)?;
+            continue;
+        };
+        // Adam divides by the gradient's size, so where that is noise the step's direction is noise too: those
+        // entries are only held to the distance that Adam can go.
+        let expected = case.input(name)?;
+        let error = (found - &expected).abs();
+        let clear = gradient.abs().ge(1e-6);
+        let zero = error.zeros_like();
+        let largest =
+            |mask: &Tensor| f64::try_from(error.where_self(mask, &zero).max().to_kind(Kind::Double));
+        let (tight, loose) = (largest(&clear)?, largest(&clear.logical_not())?);
+        case.record(Comparison::new(name, tight, 1.0, Tolerance::Absolute(5e-6)));
+        let reach = Tolerance::Absolute(1.1 * lr * n_steps);
+        case.record(Comparison::new(&format!("{name} (gradient below 1e-6)"), loose, 1.0, reach));
+    }
+    Ok(())
+}
