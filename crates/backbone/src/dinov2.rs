@@ -2,11 +2,12 @@
 
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
-use tch::{IndexOp, Kind, Tensor};
+use tch::{IndexOp, Tensor};
 use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
 use torch_ext::{Init, Path};
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
+use crate::positions::{PositionRule, resample_positions};
 use crate::stage::Stage;
 
 const NORM_EPS: f64 = 1e-6;
@@ -40,6 +41,8 @@ pub struct ImageEncoderConfig {
     pub n_registers: i64,
     /// Side of the stored position grid (37 in the published weights); resampled if the input's grid differs.
     pub position_grid: i64,
+    /// How it is resampled.
+    pub position_rule: PositionRule,
     /// The two blocks (from 0) whose outputs are tapped, besides the normalised final output.
     pub taps: [i64; 2],
     /// Blocks (from 0) with an adapter.
@@ -153,7 +156,7 @@ impl ImageEncoder {
         let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
         observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
-        let tokens = tokens + resample_positions(&self.pos_embed, side);
+        let tokens = tokens + resample_positions(&self.pos_embed, side, self.cfg.position_rule);
         let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
         let tokens = Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1);
         observe(Stage::Tokens, &tokens);
@@ -166,24 +169,6 @@ impl ImageEncoder {
 fn start_positions(table: &Tensor, side: i64) {
     let codes = grid_positions(table.size()[2], side, side, (table.kind(), table.device())) * 0.5;
     tch::no_grad(|| table.i((.., 1.., ..)).copy_(&codes));
-}
-
-/// Resamples a position table to a `side` x `side` grid as DINOv2 does (specification, section 4.2): bicubic,
-/// driven by the scale factor `(side + 0.1) / P` rather than by the size. The class row stays; a table that fits
-/// already is used as it is. Done in float32 whatever the table's dtype, as DINOv2 does.
-///
-/// - table: `[1, 1 + P * P, D]`, result `[1, 1 + side * side, D]`
-pub fn resample_positions(table: &Tensor, side: i64) -> Tensor {
-    let (n, d) = (table.size()[1] - 1, table.size()[2]);
-    if n == side * side {
-        return table.shallow_clone();
-    }
-    let grid = (n as f64).sqrt().round() as i64;
-    let scale = (side as f64 + 0.1) / grid as f64;
-    let map = table.i((.., 1.., ..)).reshape([1, grid, grid, d]).permute([0, 3, 1, 2]);
-    let resampled = map.to_kind(Kind::Float).upsample_bicubic2d([side, side], false, scale, scale);
-    let rows = resampled.permute([0, 2, 3, 1]).reshape([1, side * side, d]).to_kind(table.kind());
-    Tensor::cat(&[table.i((.., ..1, ..)), rows], 1)
 }
 
 /// One transformer block, with an adapter beside its MLP or without.

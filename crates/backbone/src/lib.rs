@@ -4,8 +4,10 @@
 pub mod adapter;
 mod clip_text;
 mod dinov2;
+mod positions;
 mod stage;
 
 pub use clip_text::{TextBlock, TextEncoder, TextEncoderConfig, TextOutput};
-pub use dinov2::{Gate, ImageBlock, ImageEncoder, ImageEncoderConfig, resample_positions};
+pub use dinov2::{Gate, ImageBlock, ImageEncoder, ImageEncoderConfig};
+pub use positions::{PositionRule, resample_positions};
 pub use stage::Stage;

@@ -1,7 +1,9 @@
 //! What the encoders and adapters do, with numbers a reader can check by hand.
 
 use backbone::adapter::{TextAdapter, VisualAdapter, VisualAdapterConfig};
-use backbone::{Gate, ImageEncoder, ImageEncoderConfig, TextEncoder, TextEncoderConfig, resample_positions};
+use backbone::{
+    Gate, ImageEncoder, ImageEncoderConfig, PositionRule, TextEncoder, TextEncoderConfig, resample_positions,
+};
 use rca::{AdapterFusion, WordUnitConfig};
 use tch::{Device, IndexOp, Kind, Tensor};
 use torch_ext::Store;
@@ -46,6 +48,7 @@ fn image_config() -> ImageEncoderConfig {
         patch_size: 4,
         n_registers: 2,
         position_grid: 3,
+        position_rule: PositionRule::Talent,
         taps: [0, 1],
         adapter_blocks: vec![2],
         adapter_width: 16,
@@ -158,8 +161,8 @@ fn a_closed_gate_silences_the_adapter() {
 fn positions_are_resampled_by_the_offset_scale() {
     let ramp = Tensor::arange(25, PLACE).view([5, 5]).i((0, ..)).expand([5, 5], false).reshape([1, 25, 1]);
     let table = Tensor::cat(&[Tensor::full([1, 1, 1], 9.0, PLACE), ramp], 1);
-    assert_eq!(resample_positions(&table, 5), table);
-    let out = resample_positions(&table, 4);
+    assert_eq!(resample_positions(&table, 5, PositionRule::Talent), table);
+    let out = resample_positions(&table, 4, PositionRule::Talent);
     assert_eq!(f64::try_from(out.i((0, 0, 0))).unwrap(), 9.0);
     // Column 2 reads at 2.5 * 5 / 4.1 - 0.5 with the cubic kernel of a = -0.75.
     let source: f64 = 2.5 * 5.0 / 4.1 - 0.5;
@@ -168,5 +171,10 @@ fn positions_are_resampled_by_the_offset_scale() {
         x => ((-0.75 * x + 3.75) * x - 6.0) * x + 3.0,
     };
     let expected: f64 = (1..=4).map(|column| f64::from(column) * kernel(source - f64::from(column))).sum();
-    assert!((f64::try_from(out.i((0, 1 + 2 * 4 + 2, 0))).unwrap() - expected).abs() < 1e-9);
+    assert!((f64::try_from(out.i((0, 1 + 2 * 4 + 2, 0))).unwrap() - expected).abs() < 1e-5);
+    // DINOv2's own rule keeps a ramp's symmetry, the offset does not.
+    let symmetric = resample_positions(&table, 4, PositionRule::Dinov2);
+    let middle = symmetric.i((0, 1..5, 0)).mean(None);
+    assert!((f64::try_from(middle).unwrap() - 2.0).abs() < 1e-5);
+    assert!((f64::try_from(out.i((0, 1..5, 0)).mean(None)).unwrap() - 2.0).abs() > 1e-3);
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use backbone::PositionRule;
 use serde_json::Value;
 use talent::weights::{Strictness, load_encoder};
 use talent::{Mode, ModelConfig, ParameterGroup, Stage, Talent, parameter_group};
@@ -134,8 +135,10 @@ fn bare_networks(
     folder: &Path,
     encoder: Encoder,
     half: bool,
+    rule: PositionRule,
 ) -> Result<Vec<(String, Talent)>> {
     let mut cfg: ModelConfig = recorded.model.clone();
+    cfg.image.position_rule = rule;
     cfg.image.adapter_blocks.clear();
     cfg.text.adapter_blocks.clear();
     let mut networks = Vec::new();
@@ -175,13 +178,13 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
     };
     for (pixels, prefix) in [("native.pixel_values", "native"), ("resized.pixel_values", "resized.scale01")] {
         let pixels = case.input(pixels)?;
-        for (file, network) in bare_networks(recorded, folder, Encoder::Image, false)? {
+        for (file, network) in bare_networks(recorded, folder, Encoder::Image, false, PositionRule::Talent)? {
             for (name, value) in run(&network, &pixels) {
                 let expected = case.input(&format!("{prefix}.{name}"))?;
                 case.compare_with(&format!("{file}: {prefix}.{name}"), &value, &expected, IMAGE);
             }
         }
-        for (file, network) in bare_networks(recorded, folder, Encoder::Image, true)? {
+        for (file, network) in bare_networks(recorded, folder, Encoder::Image, true, PositionRule::Talent)? {
             let expected = case.input(&format!("{prefix}.last_hidden_state.f16w"))?;
             let seen = run(&network, &pixels);
             let found = seen.get("last_hidden_state").context("no final state")?;
@@ -190,16 +193,18 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
     }
     let table = recorded.init()?.get("dinov2.pos_embed").context("no position table")?;
     let side = recorded.model.grid();
-    let ours = backbone::resample_positions(table, side);
+    let ours = backbone::resample_positions(table, side, PositionRule::Talent);
     case.compare("resized.pos_embed_scale01", &ours, IMAGE)?;
-    // The library's own rule is recorded to show that ours is another; it is no target.
-    for (library, network) in [
-        ("resized.pos_embed_hf", "resized.pos_embed_scale01"),
-        ("resized.hf.embeddings", "resized.scale01.embeddings"),
-        ("resized.hf.last_hidden_state", "resized.scale01.last_hidden_state"),
-    ] {
-        let distance = (case.input(library)? - case.input(network)?).abs().max();
-        case.check(&format!("{library} is another rule's"), f64::try_from(distance)? > 1e-3);
+    // The library follows DINOv2's own configuration, which is a switch here.
+    let library = backbone::resample_positions(table, side, PositionRule::Dinov2);
+    case.compare("resized.pos_embed_hf", &library, IMAGE)?;
+    let pixels = case.input("resized.pixel_values")?;
+    for (file, network) in bare_networks(recorded, folder, Encoder::Image, false, PositionRule::Dinov2)? {
+        let seen = run(&network, &pixels);
+        for name in ["embeddings", "last_hidden_state"] {
+            let expected = case.input(&format!("resized.hf.{name}"))?;
+            case.compare_with(&format!("{file}: resized.hf.{name}"), &seen[name], &expected, IMAGE);
+        }
     }
     Ok(())
 }
@@ -230,7 +235,7 @@ fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<(
     case.compare("eos.position_argmax", &positions, Tolerance::Exact)?;
     // The library's second rule agrees with ours wherever a tokenizer's output is concerned.
     let same = positions.eq_tensor(&case.input("eos.position_eos_id")?);
-    for (file, network) in bare_networks(recorded, folder, Encoder::Text, false)? {
+    for (file, network) in bare_networks(recorded, folder, Encoder::Text, false, PositionRule::Talent)? {
         for (name, value) in run(&network, &ids) {
             let expected = case.input(&name)?;
             case.compare_with(&format!("{file}: {name}"), &value, &expected, TEXT);
@@ -243,7 +248,7 @@ fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<(
         let found = states.index_select(0, &rows);
         case.compare_with(&format!("{file}: eos.text_embeds_eos_id"), &found, &expected, TEXT);
     }
-    for (file, network) in bare_networks(recorded, folder, Encoder::Text, true)? {
+    for (file, network) in bare_networks(recorded, folder, Encoder::Text, true, PositionRule::Talent)? {
         let seen = run(&network, &ids);
         for name in ["last_hidden_state", "text_embeds"] {
             let expected = case.input(&format!("{name}.f16w"))?;

@@ -1,6 +1,7 @@
 //! Single modules with their input gradients.
 
 use anyhow::{Context, Result, bail, ensure};
+use backbone::PositionRule;
 use rca::{SentenceUnit, WordUnit};
 use talent::{Mode, Talent};
 use tch::{Device, Kind, Tensor};
@@ -63,7 +64,7 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
         }
         "module_decoder_layer" => decoder_layer(&network, &place, case),
         "module_decoder" => module(case, &["vis", "txt"], |inputs, mode| {
-            network.decoder().forward(&inputs[0], &inputs[1], mode).flatten(2, 3)
+            network.decoder().forward(&inputs[0], &inputs[1], None, mode).flatten(2, 3)
         }),
         "module_projector" => module(case, &["x", "word"], |inputs, mode| {
             network.projector().forward(&inputs[0], &inputs[1], mode)
@@ -131,7 +132,7 @@ fn decoder_layer(network: &Talent, place: &str, case: &mut Case) -> Result<()> {
     case.compare_with("txt_pos", &sequence_positions(c, words.size()[1], here), &words, INTERMEDIATE);
     let swap = |tensor: &Tensor| tensor.transpose(0, 1);
     module(case, &["vis", "txt"], |inputs, mode| {
-        swap(&layer.forward(&swap(&inputs[0]), &swap(&inputs[1]), &pixels, &words, mode))
+        swap(&layer.forward(&swap(&inputs[0]), &swap(&inputs[1]), [&pixels, &words], None, mode))
     })
 }
 
@@ -204,7 +205,7 @@ fn pos_embed(case: &mut Case) -> Result<()> {
         let Some(stem) = name.strip_suffix(".pos_embed") else { continue };
         let side = stem.split_once("_to_").and_then(|(_, side)| side.parse().ok());
         let side = side.with_context(|| format!("`{name}` follows no known pattern"))?;
-        let resampled = backbone::resample_positions(&case.input(&name)?, side);
+        let resampled = backbone::resample_positions(&case.input(&name)?, side, PositionRule::Talent);
         case.compare(&format!("{stem}.out"), &resampled, INTERMEDIATE)?;
     }
     Ok(())

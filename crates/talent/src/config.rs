@@ -1,4 +1,4 @@
-use backbone::{Gate, ImageEncoderConfig, TextEncoderConfig};
+use backbone::{Gate, ImageEncoderConfig, PositionRule, TextEncoderConfig};
 use rca::{AdapterFusion, NECK_ATTENTION_HEADS, NeckFusion, WordCrossAttention};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,9 @@ pub struct DecoderConfig {
     pub ffn_width: i64,
     /// Dropout probability.
     pub dropout: f64,
+    /// Whether padded words are hidden from the attention. The official code computes such a mask and ignores it
+    /// (quirk Q6).
+    pub mask_padding: bool,
 }
 
 /// Sizes that do not fit together.
@@ -64,6 +67,7 @@ impl ModelConfig {
                 patch_size: 14,
                 n_registers: 4,
                 position_grid: 37,
+                position_rule: PositionRule::Talent,
                 taps: [4, 8],
                 adapter_blocks: every_other.clone(),
                 adapter_width: 128,
@@ -83,7 +87,13 @@ impl ModelConfig {
                 adapter_width: 64,
             },
             head: HeadConfig { width: 512, fusion: NeckFusion::CostVolume },
-            decoder: DecoderConfig { depth: 3, n_heads: 8, ffn_width: 512, dropout: 0.1 },
+            decoder: DecoderConfig {
+                depth: 3,
+                n_heads: 8,
+                ffn_width: 512,
+                dropout: 0.1,
+                mask_padding: false,
+            },
         }
     }
 
@@ -118,7 +128,8 @@ impl ModelConfig {
         config.text.adapter_blocks = vec![1, 2];
         config.text.adapter_width = 32;
         config.head.width = 96;
-        config.decoder = DecoderConfig { depth: 2, n_heads: 3, ffn_width: 192, dropout: 0.0 };
+        config.decoder =
+            DecoderConfig { depth: 2, n_heads: 3, ffn_width: 192, dropout: 0.0, mask_padding: false };
         config
     }
 

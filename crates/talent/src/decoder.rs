@@ -8,7 +8,7 @@ const NORM_EPS: f64 = 1e-5;
 
 /// Vision-language decoder: pixels attend to each other and to the words (specification, section 6).
 ///
-/// No padding mask: padded words take part, as in the official code (quirk Q6).
+/// Padded words take part, as in the official code (quirk Q6), unless a mask is given.
 #[derive(Debug)]
 pub struct Decoder {
     layers: Vec<DecoderLayer>,
@@ -31,14 +31,15 @@ impl Decoder {
     }
 
     /// - features: `[batch, C, H, W]`; words: `[batch, K, C]`; result `[batch, C, H, W]`
-    pub fn forward(&self, features: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+    /// - visible: the words that may be attended to, bool `[batch, K]`; all without it
+    pub fn forward(&self, features: &Tensor, words: &Tensor, visible: Option<&Tensor>, mode: Mode) -> Tensor {
         let (c, h, w) = (features.size()[1], features.size()[2], features.size()[3]);
         let place = (features.kind(), features.device());
         let pixel_positions = grid_positions(c, h, w, place);
         let word_positions = sequence_positions(c, words.size()[1], place);
         let mut xs = features.flatten(2, 3).transpose(1, 2); // b hw c
         for layer in &self.layers {
-            xs = layer.forward(&xs, words, &pixel_positions, &word_positions, mode);
+            xs = layer.forward(&xs, words, [&pixel_positions, &word_positions], visible, mode);
         }
         self.norm.forward(&xs).transpose(1, 2).reshape([-1, c, h, w])
     }
@@ -80,13 +81,14 @@ impl DecoderLayer {
         }
     }
 
-    /// - xs: pixels `[batch, HW, C]`; words: `[batch, K, C]`; positions: codes of both, `[HW, C]` and `[K, C]`
+    /// - xs: pixels `[batch, HW, C]`; words: `[batch, K, C]`; positions: codes of both, `[1, HW, C]` and `[1, K, C]`
+    /// - visible: the words that may be attended to, bool `[batch, K]`; all without it
     pub fn forward(
         &self,
         xs: &Tensor,
         words: &Tensor,
-        pixel_positions: &Tensor,
-        word_positions: &Tensor,
+        [pixel_positions, word_positions]: [&Tensor; 2],
+        visible: Option<&Tensor>,
         mode: Mode,
     ) -> Tensor {
         let drop = |xs: Tensor| {
@@ -99,7 +101,11 @@ impl DecoderLayer {
         let xs = xs + drop(self.self_attn_norm.forward(&seen));
 
         let queries = self.norm2.forward(&xs) + pixel_positions;
-        let read = self.multihead_attn.forward(&queries, &(words + word_positions), words, mode);
+        let keys = words + word_positions;
+        let read = match visible {
+            Some(visible) => self.multihead_attn.forward_masked(&queries, &keys, words, visible, mode),
+            None => self.multihead_attn.forward(&queries, &keys, words, mode),
+        };
         let xs = xs + drop(self.cross_attn_norm.forward(&read));
 
         let hidden = drop(self.ffn_in.forward(&self.norm3.forward(&xs)).relu());

@@ -10,7 +10,7 @@ mod model;
 mod projector;
 pub mod weights;
 
-pub use backbone::{Gate, Stage};
+pub use backbone::{Gate, PositionRule, Stage};
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
 pub use decoder::{Decoder, DecoderLayer};
 pub use model::{

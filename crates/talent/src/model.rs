@@ -60,6 +60,14 @@ pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
     small.upsample_bicubic2d([side, side], true, None, None).squeeze_dim(1)
 }
 
+/// Encoded sentences.
+struct Sentence<'a> {
+    ids: &'a Tensor,
+    words: Tensor,
+    state: Tensor,
+    contrast: Option<[Tensor; 2]>,
+}
+
 /// Which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedParts {
@@ -207,7 +215,8 @@ impl Talent {
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
         let text = self.text.forward_observed(words, Mode::Eval, observe);
-        self.forward_image(images, text.words, text.state, None, Mode::Eval, observe)
+        let sentence = Sentence { ids: words, words: text.words, state: text.state, contrast: None };
+        self.forward_image(images, sentence, Mode::Eval, observe)
     }
 
     /// A training pass: batch statistics and dropout. Sentences, positives and negatives go through the text
@@ -230,28 +239,28 @@ impl Talent {
         let text = self.text.forward_observed(&sentences, Mode::Train, observe);
         let states = text.state.split(b, 0);
         let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
-        self.forward_image(
-            images,
-            text.words.narrow(0, 0, b),
-            states[0].shallow_clone(),
+        let sentence = Sentence {
+            ids: ids.words,
+            words: text.words.narrow(0, 0, b),
+            state: states[0].shallow_clone(),
             contrast,
-            Mode::Train,
-            observe,
-        )
+        };
+        self.forward_image(images, sentence, Mode::Train, observe)
     }
 
     fn forward_image(
         &self,
         images: &Tensor,
-        words: Tensor,
-        state: Tensor,
-        contrast: Option<[Tensor; 2]>,
+        sentence: Sentence<'_>,
         mode: Mode,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
+        let Sentence { ids, words, state, contrast } = sentence;
         let taps = self.image.forward_observed(images, &words, mode, observe);
         let neck = self.neck.forward(&taps, &state, &words, mode);
-        let decoded = self.decoder.forward(&neck.features, &words, mode);
+        // Padding has id 0, which no word has.
+        let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(0));
+        let decoded = self.decoder.forward(&neck.features, &words, visible.as_ref(), mode);
         let logits = self.projector.forward(&decoded, &state, mode);
         TalentOutput { logits, words, state, contrast, taps, neck, decoded }
     }

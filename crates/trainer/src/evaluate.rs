@@ -10,7 +10,7 @@ use refcoco::evaluation::{EvalItem, Query, eval_batches, queries};
 use tch::Tensor;
 
 use crate::batch::eval_tensors;
-use crate::config::Precision;
+use crate::config::{Precision, Selection};
 use crate::experiment::Experiment;
 use crate::progress::Progress;
 
@@ -95,6 +95,23 @@ pub(crate) fn evaluate_split(
     let queries = queries(&experiment.datasets[position], split)?;
     let label = format!("eval {}", experiment.split_name(position, split));
     let overlaps = evaluate_queries(experiment, position, &queries, precision, &label, visit)?;
+    Ok(SegmentationMetrics::from_overlaps(&overlaps))
+}
+
+/// Evaluates what decides on the best model.
+pub(crate) fn evaluate_for_selection(
+    experiment: &Experiment,
+    position: usize,
+    split: &str,
+    precision: Precision,
+) -> Result<SegmentationMetrics> {
+    let mut queries = queries(&experiment.datasets[position], split)?;
+    if experiment.cfg.eval.selection == Selection::FirstExpression {
+        // A ref's queries stand together.
+        queries.dedup_by_key(|query| query.ref_index);
+    }
+    let label = format!("eval {}", experiment.split_name(position, split));
+    let overlaps = evaluate_queries(experiment, position, &queries, precision, &label, |_| {})?;
     Ok(SegmentationMetrics::from_overlaps(&overlaps))
 }
 

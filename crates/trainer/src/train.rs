@@ -16,7 +16,7 @@ use torch_ext::Adam;
 use crate::batch::TrainTensors;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, differences};
-use crate::evaluate::{evaluate_exchanged, evaluate_split};
+use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::events::EventFile;
 use crate::experiment::{Experiment, Machine};
 use crate::objective::objective;
@@ -358,7 +358,7 @@ impl<'a> Run<'a> {
         for position in 0..self.experiment.datasets.len() {
             let split = self.experiment.datasets[position].descriptor.val.clone();
             let started = Instant::now();
-            let metrics = evaluate_split(&self.experiment, position, &split, precision, |_| {})?;
+            let metrics = evaluate_for_selection(&self.experiment, position, &split, precision)?;
             let name = self.experiment.split_name(position, &split);
             eprintln!(
                 "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}",

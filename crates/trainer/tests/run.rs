@@ -13,6 +13,7 @@ const MINIATURE: &[&str] = &[
     "model.image.width=16",
     "model.image.depth=2",
     "model.image.n_heads=2",
+    "model.image.patch_size=8",
     "model.image.position_grid=4",
     "model.image.taps=[0,1]",
     "model.image.adapter_blocks=[1]",
@@ -304,6 +305,49 @@ fn mistakes_get_one_clear_error() {
         assert!(!message.contains("panicked"), "{args:?}: {message}");
     }
     assert!(!Path::new(run).exists(), "a mistake must leave nothing behind");
+}
+
+#[test]
+fn an_exported_model_evaluates_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--max-steps", "2"]);
+    let own = run.join("checkpoints/best.safetensors");
+    let exported = folder.path().join("official.safetensors");
+    let output =
+        talent(&["export", "--checkpoint", own.to_str().unwrap(), "--to", exported.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let eval = |checkpoint: &Path, extra: &[&str]| {
+        let root = data_root().to_str().unwrap();
+        let mut args = vec!["eval", "--json", "--device", "cpu", "--data-root", root, "--checkpoint"];
+        args.push(checkpoint.to_str().unwrap());
+        args.extend(extra);
+        talent(&args)
+    };
+    let splits = |output: &Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["splits"].clone()
+    };
+    let config = run.join("config.toml");
+    let config = ["--config", config.to_str().unwrap()];
+    assert_eq!(splits(&eval(&own, &[])), splits(&eval(&exported, &config)));
+    // An export does not say which network it is for, and another network is refused.
+    let message = |output: Output| String::from_utf8(output.stderr).unwrap();
+    assert!(message(eval(&exported, &[])).contains("--config"));
+    let refused = message(eval(&exported, &["--config", "refcoco/base"]));
+    assert!(refused.contains("another shape") && refused.contains("official.safetensors"), "{refused}");
+    assert!(message(eval(&own, &config)).contains("leave out --config"));
+}
+
+#[test]
+fn parity_tells_by_its_exit_code() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden");
+    let output = talent(&["parity", "--golden", golden.to_str().unwrap(), "--skip", "full", "--json"]);
+    // The cases that need photos cannot be run here.
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report["failed"].as_u64(), report["skipped"].as_u64()), (Some(0), Some(1)));
+    assert!(report["passed"].as_u64().unwrap() > 50);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use talent::{ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
 
 pub(crate) fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden").join(name)
 }
 
 pub(crate) fn recording(case: &str) -> HashMap<String, Tensor> {

@@ -13,6 +13,17 @@ pub fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, dropout: f64,
     Tensor::scaled_dot_product_attention(queries, keys, values, None::<&Tensor>, dropout, causal, None, false)
 }
 
+/// Which keys a query may see.
+#[derive(Debug, Clone, Copy)]
+enum Visible<'a> {
+    /// All.
+    All,
+    /// Those at its own position and before.
+    Past,
+    /// Those marked: bool `[batch, m]`.
+    Marked(&'a Tensor),
+}
+
 /// Multi-head attention with packed projections (`in_proj_weight`, `in_proj_bias`, `out_proj`), batch first.
 #[derive(Debug)]
 pub struct MultiheadAttention {
@@ -44,12 +55,37 @@ impl MultiheadAttention {
 
     /// - queries: `[batch, n, width]`; keys, values: `[batch, m, width]`; result `[batch, n, width]`
     pub fn forward(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mode: Mode) -> Tensor {
+        self.forward_to(queries, keys, values, mode, Visible::All)
+    }
+
+    /// As [`MultiheadAttention::forward`], to some of the keys only.
+    ///
+    /// - visible: bool `[batch, m]`, at least one true a row
+    pub fn forward_masked(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        visible: &Tensor,
+        mode: Mode,
+    ) -> Tensor {
+        self.forward_to(queries, keys, values, mode, Visible::Marked(visible))
+    }
+
+    fn forward_to(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        mode: Mode,
+        visible: Visible<'_>,
+    ) -> Tensor {
         let width = queries.size()[2];
         let project = |xs: &Tensor, third: i64| {
             let rows = third * width..(third + 1) * width;
             xs.linear(&self.in_proj_weight.i(rows.clone()), Some(&self.in_proj_bias.i(rows)))
         };
-        self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, false)
+        self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, visible)
     }
 
     /// Self attention with one packed product.
@@ -57,14 +93,32 @@ impl MultiheadAttention {
     /// - xs: `[batch, n, width]`
     pub fn forward_self(&self, xs: &Tensor, mode: Mode, causal: bool) -> Tensor {
         let packed = xs.linear(&self.in_proj_weight, Some(&self.in_proj_bias)).chunk(3, -1);
-        self.mix(&packed[0], &packed[1], &packed[2], mode, causal)
+        let visible = if causal { Visible::Past } else { Visible::All };
+        self.mix(&packed[0], &packed[1], &packed[2], mode, visible)
     }
 
-    fn mix(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mode: Mode, causal: bool) -> Tensor {
+    fn mix(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        mode: Mode,
+        visible: Visible<'_>,
+    ) -> Tensor {
         let (b, n, width) = (queries.size()[0], queries.size()[1], queries.size()[2]);
         let split = |xs: &Tensor| xs.view([b, -1, self.n_heads, width / self.n_heads]).transpose(1, 2); // b h n d
         let dropout = if mode.is_train() { self.dropout } else { 0.0 };
-        let mixed = attention(&split(queries), &split(keys), &split(values), dropout, causal);
+        let (queries, keys, values) = (split(queries), split(keys), split(values));
+        let mixed = match visible {
+            Visible::All => attention(&queries, &keys, &values, dropout, false),
+            Visible::Past => attention(&queries, &keys, &values, dropout, true),
+            Visible::Marked(marked) => {
+                let mask = Some(marked.unsqueeze(1).unsqueeze(1)); // b 1 1 m
+                Tensor::scaled_dot_product_attention(
+                    &queries, &keys, &values, mask, dropout, false, None, false,
+                )
+            }
+        };
         self.out_proj.forward(&mixed.transpose(1, 2).reshape([b, n, width]))
     }
 }
@@ -81,6 +135,20 @@ mod tests {
         let one = |values: &[f64]| Tensor::from_slice(values).view([1, 1, -1, 1]);
         let out = attention(&one(&[1.0]), &one(&[0.0, 3.0_f64.ln()]), &one(&[4.0, 8.0]), 0.0, false);
         assert!((f64::try_from(out.view([])).unwrap() - 7.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn unmarked_keys_do_not_count() {
+        tch::manual_seed(0);
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let mha = MultiheadAttention::new(&store.root(), 8, 2, 0.0);
+        let random = |n: i64| Tensor::randn([1, n, 8], (Kind::Double, Device::Cpu));
+        let (queries, keys) = (random(3), random(4));
+        let visible = Tensor::from_slice(&[true, true, false, false]).view([1, 4]);
+        let masked = mha.forward_masked(&queries, &keys, &keys, &visible, Mode::Eval);
+        let short = keys.narrow(1, 0, 2);
+        let difference = masked - mha.forward(&queries, &short, &short, Mode::Eval);
+        assert!(f64::try_from(difference.abs().max()).unwrap() < 1e-12);
     }
 
     #[test]

@@ -148,6 +148,18 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Epochs between evaluations on the validation splits.
     pub every_epochs: u64,
+    /// Which expressions decide on the best model.
+    pub selection: Selection,
+}
+
+/// Which expressions of a validation split decide on the best model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selection {
+    /// All of every ref, as in the final evaluation.
+    AllExpressions,
+    /// The first of every ref, as in the official training.
+    FirstExpression,
 }
 
 impl Config {
@@ -202,7 +214,12 @@ impl Config {
                 warmup_steps: 0,
             },
             loss: LossConfig { seg: 1.0, cpcl: 0.1, tccl: 0.1, tccl_divisor: tlm_losses::TCCL_DIVISOR },
-            eval: EvalConfig { threshold: 0.35, batch_size: 64, every_epochs: 1 },
+            eval: EvalConfig {
+                threshold: 0.35,
+                batch_size: 64,
+                every_epochs: 1,
+                selection: Selection::AllExpressions,
+            },
         }
     }
 
@@ -227,6 +244,12 @@ impl Config {
         self.model.validate()?;
         let TrainConfig { batch_size, accumulate, .. } = self.train;
         ensure!(!self.name.is_empty(), "name must not be empty");
+        ensure!(
+            self.model.text.vocabulary >= refcoco::VOCABULARY,
+            "model.text.vocabulary ({}) must hold the {} tokens of CLIP's tokenizer",
+            self.model.text.vocabulary,
+            refcoco::VOCABULARY
+        );
         ensure!(!self.data.datasets.is_empty(), "data.datasets must name at least one data set");
         for name in &self.data.datasets {
             refcoco::Descriptor::named(name)?;

@@ -1,0 +1,92 @@
+//! The recordings in `tests/golden` agree with this implementation, and the comparison notices when they do not.
+
+use std::path::{Path, PathBuf};
+
+use parity::{CaseReport, Options, Report, Verdict};
+use tch::Tensor;
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn run(golden: &Path, skip_full: bool) -> Report {
+    let options = Options { golden: golden.to_path_buf(), data_root: None, skip_full };
+    parity::run(&options, |_| {}).unwrap()
+}
+
+#[test]
+fn everything_recorded_agrees() {
+    let report = run(&golden(), false);
+    for case in &report.cases {
+        match case.name.as_str() {
+            // The photos are not part of the project.
+            "data/masks.json" => assert_eq!(case.verdict, Verdict::NotRun, "{case}"),
+            _ => assert_eq!(case.verdict, Verdict::Pass, "{case}"),
+        }
+    }
+    assert_eq!(report.exit_code(), 2, "a case that was not run shows in the exit code");
+    let names = |prefix: &str| report.cases.iter().filter(|case| case.name.starts_with(prefix)).count();
+    assert_eq!((names("module_"), names("loss_"), names("full/"), names("checkpoints/")), (15, 17, 4, 3));
+}
+
+/// A folder with one loss case and what every folder needs.
+fn small_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "loss_seg_soft.json", "loss_seg_soft.safetensors"] {
+        std::fs::copy(golden().join(name), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+fn only_case(folder: &Path) -> CaseReport {
+    let report = run(folder, true);
+    assert_eq!(report.cases.len(), 1);
+    report.cases.into_iter().next().unwrap()
+}
+
+fn rewrite(folder: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
+    let path = folder.join("loss_seg_soft.safetensors");
+    let mut tensors = Tensor::read_safetensors(&path).unwrap();
+    change(&mut tensors);
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+}
+
+#[test]
+fn a_changed_value_fails() {
+    let folder = small_folder();
+    assert_eq!(only_case(folder.path()).verdict, Verdict::Pass);
+    rewrite(folder.path(), |tensors| {
+        for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name == "grad_pred.f64") {
+            *tensor = tensor.shallow_clone() * (1.0 + 1e-8);
+        }
+    });
+    let case = only_case(folder.path());
+    assert_eq!(case.verdict, Verdict::Fail);
+    assert_eq!(case.worst().unwrap().name, "grad_pred.f64");
+}
+
+#[test]
+fn what_nothing_compares_fails() {
+    let folder = small_folder();
+    rewrite(folder.path(), |tensors| tensors.push(("stray".into(), Tensor::from(1.0_f32))));
+    let case = only_case(folder.path());
+    assert_eq!(case.verdict, Verdict::Fail);
+    assert!(case.notes[0].contains("recorded but not compared: stray"), "{case}");
+
+    let folder = small_folder();
+    std::fs::write(folder.path().join("module_unheard_of.json"), "{}").unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "").unwrap();
+    let report = run(folder.path(), true);
+    assert_eq!((report.count(Verdict::Fail), report.exit_code()), (2, 1));
+}
+
+#[test]
+fn a_recording_of_other_sizes_fails_instead_of_panicking() {
+    let folder = small_folder();
+    rewrite(folder.path(), |tensors| tensors.retain(|(name, _)| name != "mask"));
+    let case = only_case(folder.path());
+    assert!(case.verdict == Verdict::Fail && case.notes[0].contains("lacks `mask`"), "{case}");
+    assert!(
+        parity::run(&Options { golden: "absent".into(), data_root: None, skip_full: true }, |_| {}).is_err()
+    );
+}
