@@ -152,7 +152,7 @@ mod tests {
     fn terminal_escapes_are_dropped() {
         assert_eq!(clean("\u{1b}[31mred\u{1b}[0m man"), "red man");
         assert_eq!(without_terminal_escapes("a\u{1b}[1;31mb"), "ab");
-        assert_eq!(without_terminal_escapes("a\u{1b}[1;b"), "ab");
+        assert_eq!(without_terminal_escapes("a\u{1b}[1;mb"), "ab");
         assert_eq!(without_terminal_escapes("a\u{1b}[?"), "a\u{1b}[?");
     }
 

@@ -61,8 +61,8 @@ fn a_pixel_by_the_recipe() {
     let round = |value: f64| value.round_ties_even() as i64;
     for (x, y) in [(40, 3), (56, 56), (71, 108)] {
         let place = |scale: f64, offset: f64, at: usize| {
-            let fixed = round(at as f64 / scale * 1024.0) + round(-offset / scale * 1024.0) + 16 >> 5;
-            (fixed >> 5, (fixed & 31) as f32 / 32.0)
+            let fixed = round(at as f64 / scale * 1024.0) + round(-offset / scale * 1024.0) + 16;
+            (fixed >> 10, ((fixed >> 5) & 31) as f32 / 32.0)
         };
         let ((sx, fx), (sy, fy)) = (place(a, c, x), place(e, f, y));
         let cubic = |t: f32| {

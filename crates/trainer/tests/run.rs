@@ -294,7 +294,7 @@ fn mistakes_get_one_clear_error() {
             "weights/dinov2",
         ),
         (&["eval", "--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
-        (&["eval", "--checkpoint", foreign, "--data-root", root], "not written by talent"),
+        (&["eval", "--checkpoint", foreign, "--data-root", root], "name the config"),
         (&["eval"], "--run DIR or --checkpoint FILE"),
     ];
     for (args, culprit) in cases {
@@ -334,7 +334,7 @@ fn an_exported_model_evaluates_alike() {
     // An export does not say which network it is for, and another network is refused.
     let message = |output: Output| String::from_utf8(output.stderr).unwrap();
     assert!(message(eval(&exported, &[])).contains("--config"));
-    let refused = message(eval(&exported, &["--config", "refcoco/base"]));
+    let refused = message(eval(&exported, &["--config", "refcoco/base", "--dataset", "refshapes"]));
     assert!(refused.contains("another shape") && refused.contains("official.safetensors"), "{refused}");
     assert!(message(eval(&own, &config)).contains("leave out --config"));
 }

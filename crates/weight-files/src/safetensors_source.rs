@@ -67,7 +67,7 @@ impl SafetensorsSource {
             }
             placed.push((start, end, name.clone(), info));
         }
-        placed.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        placed.sort_by_key(|&(start, end, ..)| (start, end));
         let data_len = file_len - 8 - header_len;
         let mut expected = 0;
         for (start, end, name, _) in &placed {

@@ -66,10 +66,10 @@ impl TorchSource {
             .map(str::to_owned)
             .ok_or_else(|| Error::malformed(path, "a zip file without PyTorch's data.pkl"))?;
         let root = pickle_name.trim_end_matches("data.pkl").to_owned();
-        if let Ok(order) = read_entry(&mut archive, path, &format!("{root}byteorder"), 16) {
-            if order != b"little" {
-                return Err(Error::malformed(path, "its numbers are not little-endian"));
-            }
+        // Files from before PyTorch 2.1 do not say.
+        let order = read_entry(&mut archive, path, &format!("{root}byteorder"), 16);
+        if order.is_ok_and(|order| order != b"little") {
+            return Err(Error::malformed(path, "its numbers are not little-endian"));
         }
         let pickle = read_entry(&mut archive, path, &pickle_name, MAX_PICKLE)?;
         let document = safe_pickle::parse_objects(&pickle, &is_tensor_container)

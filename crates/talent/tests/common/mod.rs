@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use talent::{ModelConfig, Talent};
@@ -12,7 +12,7 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden").join(name)
 }
 
-pub(crate) fn recording(case: &str) -> HashMap<String, Tensor> {
+pub(crate) fn recording(case: &str) -> BTreeMap<String, Tensor> {
     Tensor::read_safetensors(golden(&format!("{case}.safetensors"))).unwrap().into_iter().collect()
 }
 
