@@ -1,5 +1,6 @@
 //! The data path: letterbox, masks, metrics and the way back to the photo (`data/README.md`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -17,17 +18,29 @@ use crate::report::{CaseReport, Comparison, Tolerance};
 
 /// Files that hold facts, not recordings, and files that belong to a case of another name.
 const BESIDE: [&str; 3] = ["README.md", "versions.json", "opencv_releases.json"];
-const PARTS: [&str; 9] = [
-    "decoded",
-    "letterbox448",
-    "letterbox112",
-    "mask_src",
-    "mask448",
-    "mask112",
-    "tensors112.safetensors",
-    "eval_maps.safetensors",
-    "train_metric.safetensors",
-];
+const PARTS: [&str; 4] = ["decoded", "mask_src", "eval_maps.safetensors", "train_metric.safetensors"];
+
+/// Whether an entry belongs to `letterbox.json`: `letterbox<side>`, `mask<side>`, `tensors<side>.safetensors`.
+fn belongs_to_letterbox(entry: &str) -> bool {
+    let stem = entry.trim_end_matches(".safetensors");
+    ["letterbox", "mask", "tensors"].iter().any(|kind| side_of(stem, kind).is_some())
+}
+
+/// The number in a name such as `letterbox448`.
+fn side_of(name: &str, kind: &str) -> Option<usize> {
+    name.strip_prefix(kind)?.parse().ok()
+}
+
+/// The lists of `letterbox.json` with the side of their square.
+pub(crate) fn letterbox_lists(json: &Value) -> Result<Vec<(usize, &Vec<Value>)>> {
+    let lists = json.as_object().context("letterbox.json is no object")?;
+    let lists = lists.iter().map(|(key, list)| {
+        let side = side_of(key, "letterbox")
+            .with_context(|| format!("letterbox.json has an unknown key `{key}`"))?;
+        Ok((side, entries(list, key)?))
+    });
+    lists.collect()
+}
 
 /// Every file and folder of `data/`.
 pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> {
@@ -49,7 +62,7 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
             "affine.json" => reports.push(bare(&|case| affine(folder, case))),
             "letterbox.json" => {
                 reports.push(bare(&|case| letterbox(folder, case)));
-                let photos = with_photos(&|root, case| photos::letterbox112(folder, root, case));
+                let photos = with_photos(&|root, case| photos::letterbox(folder, root, case));
                 reports.push(CaseReport { name: format!("{label} (photos)"), ..photos });
             }
             "eval.json" => reports.push(bare(&|case| evaluation(folder, case))),
@@ -60,7 +73,7 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
             "masks.json" => reports.push(with_photos(&|root, case| photos::masks(folder, root, case))),
             "refs_json" => reports.push(with_photos(&|root, case| data_text::refs(folder, root, case))),
             "anns" => reports.push(with_photos(&|root, case| data_text::anns(folder, root, case))),
-            part if PARTS.contains(&part) => {}
+            part if PARTS.contains(&part) || belongs_to_letterbox(part) => {}
             _ => reports.push(CaseReport::failed(&label, "nothing here knows this file or folder")),
         }
     }
@@ -129,11 +142,14 @@ pub(crate) fn grey(path: &Path) -> Result<Mask> {
 
 fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("letterbox.json"))?;
-    let tensors = read_tensors(&folder.join("tensors112.safetensors"))?;
-    let mut used = std::collections::BTreeSet::new();
-    let mut n_tensors = 0;
-    for (key, side) in [("letterbox448", 448), ("letterbox112", 112)] {
-        for entry in entries(json.get(key).with_context(|| format!("letterbox.json lacks {key}"))?, key)? {
+    let mut used = BTreeSet::new();
+    for (side, list) in letterbox_lists(&json)? {
+        let key = format!("letterbox{side}");
+        let side_long = side as i64;
+        let tensors = folder.join(format!("tensors{side}.safetensors"));
+        let tensors = if tensors.is_file() { read_tensors(&tensors)? } else { BTreeMap::new() };
+        let mut n_tensors = 0;
+        for entry in list {
             let id = integer(entry, "image_id")?;
             // Pictures without decoded pixels are compared from the photos.
             let Some(decoded) = entry.get("decoded").and_then(Value::as_str) else { continue };
@@ -143,14 +159,15 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
             let expected = read_image(&folder.join(text(entry, "image")?))?;
             compare_bytes(case, &format!("{key} {id}"), &letterbox.image(&decoded), &expected.data);
             used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
-            if let (112, Some(tensor)) = (side, tensors.get(&format!("{id}.image"))) {
-                let found = Tensor::from_slice(&letterbox.normalised_image(&decoded)).view([3, 112, 112]);
-                // Set A holds these values in [row, column, channel] order under the shape [3, 112, 112].
+            if let Some(tensor) = tensors.get(&format!("{id}.image")) {
+                let found =
+                    Tensor::from_slice(&letterbox.normalised_image(&decoded)).view([3, side_long, side_long]);
+                // Set A holds these values in [row, column, channel] order under the shape [3, side, side].
                 let (label, expected) = match found == *tensor {
                     true => (format!("tensor {id}.image"), tensor.shallow_clone()),
                     false => (
                         format!("tensor {id}.image, channels last"),
-                        tensor.contiguous().view([112, 112, 3]).permute([2, 0, 1]),
+                        tensor.contiguous().view([side_long, side_long, 3]).permute([2, 0, 1]),
                     ),
                 };
                 case.compare_with(&label, &found, &expected, Tolerance::Exact);
@@ -180,8 +197,8 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
                 case.check(&format!("{key} mask {ann_id}: nonzero"), nonzero == integer(mask, "nonzero")?);
                 used.extend([source_name, expected_name.to_owned()]);
             }
-            if let (112, Some(tensor)) = (side, tensors.get(&format!("{id}.mask"))) {
-                let mut found = Tensor::zeros([112, 112], (Kind::Float, tch::Device::Cpu));
+            if let Some(tensor) = tensors.get(&format!("{id}.mask")) {
+                let mut found = Tensor::zeros([side_long, side_long], (Kind::Float, tch::Device::Cpu));
                 if let Some(ann_id) = entry.get("tensor_mask_ann_id").and_then(Value::as_i64) {
                     let source = grey(&folder.join(format!("mask_src/{ann_id}.png")))?;
                     let binary =
@@ -195,16 +212,22 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
                 }
                 case.compare_with(
                     &format!("tensor {id}.mask"),
-                    &found.view([112, 112]),
+                    &found.view([side_long, side_long]),
                     tensor,
                     Tolerance::Exact,
                 );
                 n_tensors += 1;
             }
         }
+        case.compare_number(
+            &format!("tensors{side} used"),
+            f64::from(n_tensors),
+            tensors.len() as f64,
+            Tolerance::Exact,
+        );
     }
-    case.compare_number("tensors112 used", n_tensors as f64, tensors.len() as f64, Tolerance::Exact);
-    for folder_name in ["decoded", "letterbox448", "mask_src", "mask448"] {
+    // Pictures without decoded pixels belong to the case that needs the photos.
+    for folder_name in ["decoded", "mask_src"] {
         for name in list(&folder.join(folder_name))? {
             let name = format!("{folder_name}/{name}");
             ensure!(used.contains(&name), "{name} is recorded but was not compared");

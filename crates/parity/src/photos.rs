@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::case::{Case, read_json};
-use crate::data::{compare_bytes, entries, grey, integer, text};
+use crate::data::{compare_bytes, entries, grey, integer, letterbox_lists, text};
 use crate::data_text::dataset;
 use crate::report::{Comparison, Tolerance};
 
@@ -85,7 +85,10 @@ pub(crate) fn images(folder: &Path, root: &Path, case: &mut Case) -> Result<()> 
         let size = (image.width as i64, image.height as i64);
         case.check(&format!("{id}: size"), size == (integer(facts, "width")?, integer(facts, "height")?));
         compare_moments(case, id, &image.data, facts, "decoded")?;
-        for side in [448, 112] {
+        let recorded = facts.as_object().into_iter().flatten().filter_map(|(key, _)| {
+            key.strip_prefix("letterbox")?.strip_suffix("_mean")?.parse::<usize>().ok()
+        });
+        for side in recorded {
             let warped = Letterbox::new(image.width, image.height, side).image(&image);
             compare_moments(case, id, &warped, facts, &format!("letterbox{side}"))?;
         }
@@ -98,25 +101,28 @@ pub(crate) fn images(folder: &Path, root: &Path, case: &mut Case) -> Result<()> 
     Ok(())
 }
 
-/// The small letterboxed pictures and masks, from the photos and annotations.
-pub(crate) fn letterbox112(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
+/// All letterboxed pictures and masks, from the photos and annotations.
+pub(crate) fn letterbox(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("letterbox.json"))?;
     let datasets = datasets(root)?;
     let paths = photo_paths(&datasets)?;
-    for entry in entries(json.get("letterbox112").context("no letterbox112")?, "letterbox112")? {
+    let lists = letterbox_lists(&json)?;
+    for (side, entry) in
+        lists.into_iter().flat_map(|(side, list)| list.iter().map(move |entry| (side, entry)))
+    {
         let id = integer(entry, "image_id")?;
         let path = photo(&paths, id, &format!("COCO_train2014_{id:012}.jpg"))?;
         let photo: RgbImage = read_image(&path)?;
-        let letterbox = Letterbox::new(photo.width, photo.height, 112);
+        let letterbox = Letterbox::new(photo.width, photo.height, side);
         let expected = read_image(&folder.join(text(entry, "image")?))?;
         let difference = mean_difference(&letterbox.image(&photo), &expected.data);
-        case.record(Comparison::new(&format!("photo {id}"), difference, 255.0, LEVEL));
+        case.record(Comparison::new(&format!("photo {id} at {side}"), difference, 255.0, LEVEL));
         for mask in entries(entry.get("masks").context("no masks")?, "masks")? {
             let ann_id = integer(mask, "ann_id")?;
             let ours = datasets.iter().find_map(|dataset| dataset.mask(ann_id).ok());
             let ours = ours.with_context(|| format!("annotation {ann_id} is in no data set"))?;
             let expected = grey(&folder.join(text(mask, "warped")?))?;
-            compare_bytes(case, &format!("mask {ann_id}"), &letterbox.mask(&ours), &expected.data);
+            compare_bytes(case, &format!("mask {ann_id} at {side}"), &letterbox.mask(&ours), &expected.data);
         }
     }
     Ok(())
