@@ -25,11 +25,21 @@ cargo xtask COMMAND
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
   export [...]          write a checkpoint as a plain official state dictionary
-  data [...]            list, stats, synth: look at data sets; needs no libtorch
+  data [...]            list, stats, verify, show, synth: look at data sets; needs no libtorch
 
 The last group runs target/release/talent after set-up and build.";
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();

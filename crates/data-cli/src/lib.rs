@@ -1,6 +1,9 @@
 //! The `data` commands. They need no libtorch, so they are a small program of their own; the `talent` program
 //! offers them too.
 
+mod show;
+mod verify;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +11,9 @@ use clap::{Args, Parser, Subcommand};
 use refcoco::refshapes::{self, Settings};
 use refcoco::{Dataset, Descriptor};
 use serde_json::json;
+
+use crate::show::ShowArgs;
+use crate::verify::VerifyArgs;
 
 #[derive(Debug, Parser)]
 #[command(name = "data", about = "Look at data sets")]
@@ -22,6 +28,10 @@ enum Command {
     List(ListArgs),
     /// What a data set holds, per split
     Stats(StatsArgs),
+    /// Check every ref, mask and image of a data set
+    Verify(VerifyArgs),
+    /// Draw a ref, or all refs of an image
+    Show(ShowArgs),
     /// Generate RefShapes
     Synth(SynthArgs),
 }
@@ -60,6 +70,29 @@ struct SynthArgs {
     settings: Vec<String>,
 }
 
+/// How a program ends: with the code its work gives, or with code 1 after one line on standard error that holds the
+/// error and its causes.
+pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", one_line(&error));
+        std::process::ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes. A cause that a message repeats already is left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 /// Runs a `data` command.
 ///
 /// - args: what follows `data` on the command line
@@ -74,17 +107,26 @@ pub fn run(args: &[String]) -> Result<()> {
     match cli.command {
         Command::List(args) => list(&args),
         Command::Stats(args) => stats(&args),
+        Command::Verify(args) => verify::verify(&args),
+        Command::Show(args) => show::show(&args),
         Command::Synth(args) => synth(&args),
     }
 }
 
 /// Opens a data set; RefShapes is generated first if it is not there.
 fn open(name: &str, data_root: &Path) -> Result<Dataset> {
-    if name == "refshapes" && !data_root.join("refshapes/instances.json").is_file() {
-        eprintln!("generating RefShapes below {}", data_root.display());
-        refshapes::generate(&Settings::default(), data_root, |_| {})?;
+    if name == "refshapes" {
+        ensure_refshapes(data_root)?;
     }
     Ok(Dataset::open(name, data_root)?)
+}
+
+fn ensure_refshapes(data_root: &Path) -> Result<()> {
+    Ok(refshapes::ensure(data_root, |done, total| {
+        if done == total {
+            eprintln!("generated RefShapes below {} ({total} images)", data_root.display());
+        }
+    })?)
 }
 
 fn list(args: &ListArgs) -> Result<()> {
@@ -180,4 +222,14 @@ fn synth(args: &SynthArgs) -> Result<()> {
     let folder = refshapes::generate(&settings, &args.data_root, |_| {})?;
     println!("wrote {}", folder.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_error_is_one_line_that_says_everything_once() {
+        let cause = anyhow::anyhow!("line 1 column 23");
+        let error = cause.context("a.json: line 1 column 23").context("data set `x`");
+        assert_eq!(super::one_line(&error), "data set `x`: a.json: line 1 column 23");
+    }
 }

@@ -1,6 +1,8 @@
-//! The `talent-data` program: what `cargo xtask data` runs.
+//! The `talent-data` program: the `data` commands without libtorch.
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    data_cli::run(&args)
+    data_cli::conclude(data_cli::run(&args).map(|()| ExitCode::SUCCESS))
 }

@@ -4,9 +4,11 @@ use std::path::{Component, Path, PathBuf};
 use crate::annotation::{Annotation, ImageRecord, Ref};
 use crate::descriptor::Descriptor;
 use crate::error::{Error, MaskError, Result};
-use crate::image_file::{RgbImage, read_image};
+use crate::image_file::{RgbImage, decode_image};
+use crate::image_source::ImageSource;
 use crate::mask::Mask;
 use crate::reader::{Instances, read_instances, read_refs};
+use crate::verify::Problem;
 
 /// One data set, indexed: refs by position, images and annotations by number.
 #[derive(Debug)]
@@ -18,7 +20,8 @@ pub struct Dataset {
     /// Images, annotations and categories.
     pub instances: Instances,
     refs_by_image: BTreeMap<i64, Vec<usize>>,
-    image_root: PathBuf,
+    images: ImageSource,
+    refs_path: PathBuf,
 }
 
 impl Dataset {
@@ -35,6 +38,22 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`].
     pub fn open_described(descriptor: Descriptor, data_root: &Path) -> Result<Self> {
+        let dataset = Self::read(descriptor, data_root)?;
+        let first = dataset.dangling().next();
+        match first {
+            Some((record, what)) => Err(Error::Record { path: dataset.refs_path, record, what }),
+            None => Ok(dataset),
+        }
+    }
+
+    /// Opens a data set whose refs may point at nothing, and says which do.
+    pub(crate) fn open_leniently(descriptor: Descriptor, data_root: &Path) -> Result<(Self, Vec<Problem>)> {
+        let dataset = Self::read(descriptor, data_root)?;
+        let problems = dataset.dangling().map(|(record, what)| Problem { record, what }).collect();
+        Ok((dataset, problems))
+    }
+
+    fn read(descriptor: Descriptor, data_root: &Path) -> Result<Self> {
         let folder = data_root.join(&descriptor.folder);
         let layout = |what: String| Error::Layout {
             dataset: descriptor.name.clone(),
@@ -50,35 +69,34 @@ impl Dataset {
                 return Err(layout(format!("file `{}`", shown.display())));
             }
         }
-        let image_root =
-            descriptor.images.iter().map(|images| data_root.join(images)).find(|path| path.is_dir());
-        let image_root = image_root
-            .ok_or_else(|| layout(format!("image folder (`{}`)", descriptor.images.join("`, `"))))?;
+        let images = ImageSource::find(data_root, &descriptor.images)
+            .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??;
         let refs = read_refs(&refs_path)?;
         let instances = read_instances(&instances_path)?;
         let mut refs_by_image: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (index, reference) in refs.iter().enumerate() {
+            refs_by_image.entry(reference.image_id).or_default().push(index);
+        }
+        Ok(Self { descriptor, refs, instances, refs_by_image, images, refs_path })
+    }
+
+    /// Refs whose annotation or image does not exist or does not fit: record, and what is wrong.
+    fn dangling(&self) -> impl Iterator<Item = (String, String)> {
+        self.refs.iter().filter_map(|reference| {
             let Ref { ref_id, ann_id, image_id, .. } = reference;
-            let fail = |what: String| Error::Record {
-                path: refs_path.clone(),
-                record: format!("ref_id {ref_id}"),
-                what,
-            };
-            let Some(annotation) = instances.annotations.get(ann_id) else {
-                return Err(fail(format!("its annotation {ann_id} is not in instances.json")));
-            };
-            if annotation.image_id != *image_id {
-                return Err(fail(format!(
+            let what = match self.instances.annotations.get(ann_id) {
+                None => format!("its annotation {ann_id} is not in instances.json"),
+                Some(annotation) if annotation.image_id != *image_id => format!(
                     "it names image {image_id}, but its annotation {ann_id} is in image {}",
                     annotation.image_id
-                )));
-            }
-            if !instances.images.contains_key(image_id) {
-                return Err(fail(format!("its image {image_id} is not in instances.json")));
-            }
-            refs_by_image.entry(*image_id).or_default().push(index);
-        }
-        Ok(Self { descriptor, refs, instances, refs_by_image, image_root })
+                ),
+                Some(_) if !self.instances.images.contains_key(image_id) => {
+                    format!("its image {image_id} is not in instances.json")
+                }
+                Some(_) => return None,
+            };
+            Some((format!("ref_id {ref_id}"), what))
+        })
     }
 
     /// Names of the splits there are, in the order of their first ref.
@@ -130,13 +148,16 @@ impl Dataset {
         Error::Record { path, record, what: "there is no such record".into() }
     }
 
-    /// Where an image's file is.
+    /// Where an image's file is. In an archive, the archive's path with the file's name behind it.
     ///
     /// # Errors
     /// When its name would leave the image folder.
     pub fn image_path(&self, image: &ImageRecord) -> Result<PathBuf> {
-        let name = Path::new(&image.file_name);
-        let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+        Ok(self.images.path(self.image_name(image)?))
+    }
+
+    fn image_name<'a>(&self, image: &'a ImageRecord) -> Result<&'a str> {
+        let plain = Path::new(&image.file_name).components().all(|part| matches!(part, Component::Normal(_)));
         if !plain || image.file_name.is_empty() {
             return Err(Error::Record {
                 path: PathBuf::from(&self.descriptor.folder).join("instances.json"),
@@ -144,7 +165,16 @@ impl Dataset {
                 what: format!("file name `{}` does not stay inside the image folder", image.file_name),
             });
         }
-        Ok(self.image_root.join(name))
+        Ok(&image.file_name)
+    }
+
+    /// An image file's bytes.
+    ///
+    /// # Errors
+    /// When there is no such image, or its file cannot be read.
+    pub fn image_bytes(&self, image_id: i64) -> Result<Vec<u8>> {
+        let record = self.image_record(image_id)?;
+        self.images.read(self.image_name(record)?)
     }
 
     /// Decodes an image and checks its size against the record.
@@ -154,7 +184,8 @@ impl Dataset {
     pub fn image(&self, image_id: i64) -> Result<RgbImage> {
         let record = self.image_record(image_id)?;
         let path = self.image_path(record)?;
-        let image = read_image(&path)?;
+        let image = decode_image(&self.image_bytes(image_id)?)
+            .map_err(|what| Error::Image { path: path.clone(), what })?;
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
             return Err(Error::ImageSize { path, found, expected });

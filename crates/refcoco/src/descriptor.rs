@@ -14,8 +14,11 @@ pub struct Descriptor {
     pub folder: String,
     /// The refs file in that folder.
     pub refs: String,
-    /// Image folders below the data root, the first that exists is used.
+    /// Image folders or zip archives below the data root, the first that exists is used.
     pub images: Vec<String>,
+    /// Whether an image may be in several splits, by design of the data set.
+    #[serde(default)]
+    pub splits_share_images: bool,
     /// Words per expression that the official configuration uses (start and end tokens included).
     pub word_len: usize,
     /// The split models are selected on.

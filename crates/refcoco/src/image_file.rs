@@ -29,7 +29,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     decode_image(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })
 }
 
-fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
+pub(crate) fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     let mut limits = Limits::default();
@@ -58,4 +58,11 @@ fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     };
     let (width, height) = rgb.dimensions();
     Ok(RgbImage { width: width as usize, height: height as usize, data: rgb.into_raw() })
+}
+
+/// Whether a JPEG lacks its end marker, as a file does whose copying was interrupted. Decoders fill in what is missing.
+pub(crate) fn is_cut_short(bytes: &[u8]) -> bool {
+    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
+    // In entropy-coded data 0xff is always followed by 0, so the marker cannot occur there by chance.
+    is_jpeg && !bytes.windows(2).any(|pair| pair == [0xff, 0xd9])
 }

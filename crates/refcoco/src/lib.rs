@@ -6,6 +6,7 @@
 //! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
 //! - [`ClipTokenizer`] is CLIP's tokenizer with the reference's text cleaning;
 //! - [`sampler`] and [`training_batches`] give training batches whose order depends on the seed alone;
+//! - [`verify`] checks a whole data set and lists all that is wrong;
 //! - [`refshapes`] makes the synthetic set.
 
 mod annotation;
@@ -14,6 +15,7 @@ mod descriptor;
 mod error;
 pub mod evaluation;
 mod image_file;
+mod image_source;
 pub mod letterbox;
 mod loader;
 mod mask;
@@ -24,6 +26,7 @@ pub mod sampler;
 mod stats;
 mod tokenizer;
 pub mod training_mix;
+mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
 pub use dataset::Dataset;
@@ -36,3 +39,4 @@ pub use prefetch::Prefetch;
 pub use reader::{Instances, read_instances, read_refs};
 pub use stats::{DatasetStats, SplitStats};
 pub use tokenizer::{ClipTokenizer, END, START, VOCABULARY};
+pub use verify::{Problem, Verification, verify};

@@ -65,25 +65,17 @@ impl Machine {
 
 /// Opens the data sets below a root. RefShapes is generated first if it is not there.
 pub(crate) fn open_datasets(names: &[String], data_root: &Path) -> Result<Vec<Dataset>> {
-    for name in names {
-        if name == "refshapes" && !data_root.join("refshapes/instances.json").is_file() {
-            generate_refshapes(data_root)?;
-        }
+    if names.iter().any(|name| name == "refshapes") {
+        let progress = std::sync::Mutex::new(None);
+        refcoco::refshapes::ensure(data_root, |_, total| {
+            if let Ok(mut progress) = progress.lock() {
+                progress
+                    .get_or_insert_with(|| Progress::new("generating RefShapes", total as u64, 0))
+                    .advance(1, "");
+            }
+        })?;
     }
     names.iter().map(|name| Ok(Dataset::open(name, data_root)?)).collect()
-}
-
-fn generate_refshapes(data_root: &Path) -> Result<()> {
-    let settings = refcoco::refshapes::Settings::default();
-    let total = settings.train_images + settings.val_images + settings.test_a_images + settings.test_b_images;
-    eprintln!("generating RefShapes below {} ({total} images, seed {})", data_root.display(), settings.seed);
-    let progress = std::sync::Mutex::new(Progress::new("refshapes", total as u64, 0));
-    refcoco::refshapes::generate(&settings, data_root, |_| {
-        if let Ok(mut progress) = progress.lock() {
-            progress.advance(1, "");
-        }
-    })?;
-    Ok(())
 }
 
 /// A stored model to work with.

@@ -1,5 +1,5 @@
 //! The `talent` program.
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    trainer::cli::run()
+fn main() -> std::process::ExitCode {
+    data_cli::conclude(trainer::cli::run())
 }

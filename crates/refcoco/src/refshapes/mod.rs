@@ -10,7 +10,7 @@ mod scene;
 mod write;
 
 pub use expression::Flavour;
-pub use write::generate;
+pub use write::{ensure, generate};
 
 use crate::error::{Error, Result};
 

@@ -46,6 +46,20 @@ pub fn generate(settings: &Settings, data_root: &Path, progress: impl Fn(usize) 
     result.map(|()| target)
 }
 
+/// Generates the default set unless there is one. `progress` is called with the number of images made and of all
+/// images after each one, from any thread; it is not called if there is nothing to do.
+///
+/// # Errors
+/// As [`generate`].
+pub fn ensure(data_root: &Path, progress: impl Fn(usize, usize) + Sync) -> Result<()> {
+    if data_root.join("refshapes/instances.json").is_file() {
+        return Ok(());
+    }
+    let settings = Settings::default();
+    let total = settings.train_images + settings.val_images + settings.test_a_images + settings.test_b_images;
+    generate(&settings, data_root, |done| progress(done, total)).map(|_| ())
+}
+
 fn write_all(
     settings: &Settings,
     folder: &Path,
