@@ -217,6 +217,8 @@ impl Report {
                 "tensors": case.comparisons.len(),
                 "max_abs": number(case.largest(|comparison| comparison.max_abs)),
                 "max_rel": number(case.largest(|comparison| comparison.max_rel)),
+                "tolerance": case.worst().map(|worst| worst.tolerance.to_string()),
+                "closest": case.worst().map(|worst| worst.name.clone()),
                 "notes": case.notes,
                 "comparisons": case.comparisons.iter().map(comparison).collect::<Vec<_>>(),
             })
