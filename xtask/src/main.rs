@@ -27,6 +27,8 @@ cargo xtask COMMAND
   export [...]          write a checkpoint as a plain official state dictionary
   data [...]            list, stats, verify, show, synth: look at data sets; needs no libtorch
 
+  bench data [...]      time the making of training samples
+
 The last group runs target/release/talent after set-up and build.";
 
 fn main() -> std::process::ExitCode {
@@ -49,6 +51,14 @@ fn run() -> Result<()> {
         "test" => tests_and_ci::test(&rest),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program(&rest),
+        "bench" => match rest.split_first() {
+            Some((what, rest)) if what == "data" => {
+                let args: Vec<String> =
+                    std::iter::once("bench".to_owned()).chain(rest.iter().cloned()).collect();
+                forward::to_data_program(&args)
+            }
+            _ => bail!("bench: expected `bench data`"),
+        },
         "train" | "eval" | "predict" | "params" | "parity" | "export" => forward::to_talent(&command, &rest),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");

@@ -1,6 +1,7 @@
 //! The `data` commands. They need no libtorch, so they are a small program of their own; the `talent` program
 //! offers them too.
 
+mod bench;
 mod show;
 mod verify;
 
@@ -12,6 +13,7 @@ use refcoco::refshapes::{self, Settings};
 use refcoco::{Dataset, Descriptor};
 use serde_json::json;
 
+use crate::bench::BenchArgs;
 use crate::show::ShowArgs;
 use crate::verify::VerifyArgs;
 
@@ -34,6 +36,8 @@ enum Command {
     Show(ShowArgs),
     /// Generate RefShapes
     Synth(SynthArgs),
+    /// Time the making of training samples, stage by stage
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +114,7 @@ pub fn run(args: &[String]) -> Result<()> {
         Command::Verify(args) => verify::verify(&args),
         Command::Show(args) => show::show(&args),
         Command::Synth(args) => synth(&args),
+        Command::Bench(args) => bench::bench(&args),
     }
 }
 

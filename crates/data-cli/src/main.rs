@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The system's allocator gives large blocks back at once, and every sample would fault its pages in anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     data_cli::conclude(data_cli::run(&args).map(|()| ExitCode::SUCCESS))

@@ -29,7 +29,11 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     decode_image(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })
 }
 
-pub(crate) fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
+/// Decodes a JPEG or PNG in memory, as [`read_image`] does.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
     let mut limits = Limits::default();

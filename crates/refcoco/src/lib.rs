@@ -32,7 +32,7 @@ pub use annotation::{Annotation, Expression, ImageRecord, Ref};
 pub use dataset::Dataset;
 pub use descriptor::Descriptor;
 pub use error::{Error, MaskError, Result};
-pub use image_file::{RgbImage, read_image};
+pub use image_file::{RgbImage, decode_image, read_image};
 pub use loader::{Batch, Plan, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use prefetch::Prefetch;

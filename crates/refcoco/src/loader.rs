@@ -1,6 +1,6 @@
 //! Training batches, prepared ahead on all cores and delivered in a fixed order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
@@ -77,9 +77,34 @@ pub fn training_batches(
     Prefetch::new(batches, prefetch, move |refs| load_batch(&datasets, &tokenizer, refs, seed, epoch, shape))
 }
 
+/// Pixel buffers of batches that were dropped. A batch of the official size takes 98 MiB; a fresh one of that size costs
+/// more time in page faults than some stages take.
+static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+/// Two buffers a batch, for the batches that are in flight at once.
+const MAX_SPARE: usize = 8;
+
+/// A buffer of this length with arbitrary values.
+fn buffer(len: usize) -> Vec<f32> {
+    let spare = SPARE.lock().ok().and_then(|mut spare| {
+        let found = spare.iter().position(|buffer| buffer.len() == len)?;
+        Some(spare.swap_remove(found))
+    });
+    spare.unwrap_or_else(|| vec![0.0; len])
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let Ok(mut spare) = SPARE.lock() {
+            spare.extend([std::mem::take(&mut self.images), std::mem::take(&mut self.masks)]);
+            // The oldest first: they may be of a size that is no longer in use.
+            let excess = spare.len().saturating_sub(MAX_SPARE);
+            spare.drain(..excess);
+        }
+    }
+}
+
+/// What a sample holds besides its pixels.
 struct Sample {
-    image: Vec<f32>,
-    mask: Vec<f32>,
     words: [Vec<i64>; 3],
     valid: bool,
     name: String,
@@ -97,15 +122,22 @@ pub fn load_batch(
     epoch: u64,
     shape: SampleShape,
 ) -> Result<Batch> {
+    let plane = shape.input_size * shape.input_size;
+    let (mut images, mut masks) = (buffer(refs.len() * 3 * plane), buffer(refs.len() * plane));
+    // Every sample is written where it belongs; plane is 0 only for an impossible shape.
+    let places = images.par_chunks_mut((3 * plane).max(1)).zip(masks.par_chunks_mut(plane.max(1)));
     let samples: Vec<Result<Sample>> = refs
         .par_iter()
-        .map(|&at| load_sample(&datasets[at.dataset], tokenizer, at.index, seed, epoch, shape))
+        .zip(places)
+        .map(|(&at, pixels)| {
+            load_sample(&datasets[at.dataset], tokenizer, (at.index, seed, epoch), shape, pixels)
+        })
         .collect();
     let mut batch = Batch {
         n: refs.len(),
         shape,
-        images: Vec::with_capacity(refs.len() * 3 * shape.input_size * shape.input_size),
-        masks: Vec::with_capacity(refs.len() * shape.input_size * shape.input_size),
+        images,
+        masks,
         words: Vec::new(),
         positive_words: Vec::new(),
         negative_words: Vec::new(),
@@ -114,8 +146,6 @@ pub fn load_batch(
     };
     for sample in samples {
         let sample = sample?;
-        batch.images.extend(sample.image);
-        batch.masks.extend(sample.mask);
         let [words, positive, negative] = sample.words;
         batch.words.extend(words);
         batch.positive_words.extend(positive);
@@ -129,10 +159,9 @@ pub fn load_batch(
 fn load_sample(
     dataset: &Dataset,
     tokenizer: &ClipTokenizer,
-    index: usize,
-    seed: u64,
-    epoch: u64,
+    (index, seed, epoch): (usize, u64, u64),
     shape: SampleShape,
+    (image_out, mask_out): (&mut [f32], &mut [f32]),
 ) -> Result<Sample> {
     let reference = &dataset.refs[index];
     let name = format!("{}/{}", dataset.descriptor.name, reference.ref_id);
@@ -140,13 +169,12 @@ fn load_sample(
         .ok_or_else(|| Error::Expression { what: format!("ref {name} has no expression") })?;
     let image = dataset.image(reference.image_id)?;
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-    let mask = letterbox.mask(&dataset.mask(reference.ann_id)?);
+    letterbox.normalised_image_into(&image, image_out);
+    letterbox.unit_mask_into(&dataset.mask(reference.ann_id)?, mask_out);
     let encode = |text: &str| tokenizer.encode_padded(text, shape.word_len);
     let valid = expressions.negative.is_some();
     let negative = expressions.negative.as_deref().map_or_else(|| Ok(vec![0; shape.word_len]), encode)?;
     Ok(Sample {
-        image: letterbox.normalised_image(&image),
-        mask: mask.into_iter().map(|value| (f64::from(value) / 255.0) as f32).collect(),
         words: [encode(&expressions.anchor)?, encode(&expressions.positive)?, negative],
         valid,
         name,

@@ -44,6 +44,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Time the making of training samples: `bench data`
+    Bench {
+        /// What to time
+        #[arg(value_parser = ["data"])]
+        what: String,
+        /// See `data bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Say which devices libtorch sees, as JSON
     Devices,
 }
@@ -195,6 +204,9 @@ pub fn run() -> Result<ExitCode> {
         Command::Export(args) => export(&args.checkpoint, &args.to),
         Command::Params(args) => params(&args.config.load()?, args.json),
         Command::Data { args } => data_cli::run(&args),
+        Command::Bench { what: _, args } => {
+            data_cli::run(&std::iter::once("bench".to_owned()).chain(args).collect::<Vec<_>>())
+        }
         Command::Devices => {
             let devices = json!({
                 "libtorch": torch_ext::version()?,

@@ -3,8 +3,11 @@
 //! The reference data path warps with OpenCV 4, whose fixed-point arithmetic decides every pixel: coordinates
 //! rounded to 1/32 pixel, 8-bit weights in units of 1/32768. The same arithmetic is used here.
 
-use std::sync::OnceLock;
+mod rows;
+mod weights;
 
+use self::rows::{Axes, Place};
+use self::weights::{STEPS, cubic_weights, linear_weights};
 use crate::image_file::RgbImage;
 use crate::mask::Mask;
 
@@ -78,44 +81,95 @@ impl Letterbox {
 
     /// The image in the square: bicubic, border in the mean colour. RGB, row-major, `size * size * 3` bytes.
     pub fn image(&self, image: &RgbImage) -> Vec<u8> {
-        let source = Source { data: &image.data, width: image.width, height: image.height, border: BORDER };
         let mut out = vec![0; self.size * self.size * 3];
-        let weights = cubic_weights();
-        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
-            let pixel: [u8; 3] =
-                source.taps::<4>(x - 1, y - 1, &weights.fixed[(fy * STEPS + fx) * 16..][..16]);
-            out[index * 3..index * 3 + 3].copy_from_slice(&pixel);
-        });
+        self.image_rows(image, |y, row| out[y * row.len()..][..row.len()].copy_from_slice(row));
         out
     }
 
     /// The image in the square, normalised, planes R, G, B: `(value / 255 - mean) / std`.
     pub fn normalised_image(&self, image: &RgbImage) -> Vec<f32> {
-        let pixels = self.image(image);
-        let plane = self.size * self.size;
-        let mut out = vec![0.0; 3 * plane];
-        for channel in 0..3 {
-            let table: Vec<f32> =
-                (0..=255).map(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]).collect();
-            let target = &mut out[channel * plane..(channel + 1) * plane];
-            for (value, pixel) in target.iter_mut().zip(pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
-        }
+        let mut out = vec![0.0; 3 * self.size * self.size];
+        self.normalised_image_into(image, &mut out);
         out
+    }
+
+    /// [`Letterbox::normalised_image`] into a place of `3 * size * size` values.
+    pub fn normalised_image_into(&self, image: &RgbImage, out: &mut [f32]) {
+        let plane = self.size * self.size;
+        let tables: [Vec<f32>; 3] = [0, 1, 2].map(|channel| {
+            (0..=255).map(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]).collect()
+        });
+        self.image_rows(image, |y, row| {
+            for (channel, table) in tables.iter().enumerate() {
+                let target = &mut out[channel * plane + y * self.size..][..self.size];
+                for (value, pixel) in target.iter_mut().zip(row.chunks_exact(3)) {
+                    *value = table[usize::from(pixel[channel])];
+                }
+            }
+        });
+    }
+
+    /// Calls `emit(y, row)` with every row of the letterboxed image, `size * 3` bytes.
+    fn image_rows(&self, image: &RgbImage, mut emit: impl FnMut(usize, &[u8])) {
+        if let Some(axes) = Axes::of(&self.to_input, self.size) {
+            return rows::bicubic_rgb(image, &axes, BORDER, emit);
+        }
+        let source = Source { data: &image.data, width: image.width, height: image.height, border: BORDER };
+        let weights = cubic_weights();
+        let mut row = vec![0; self.size * 3];
+        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
+            let pixel: [u8; 3] =
+                source.taps::<4>(x - 1, y - 1, &weights.fixed[(fy * STEPS + fx) * 16..][..16]);
+            let column = index % self.size;
+            row[column * 3..column * 3 + 3].copy_from_slice(&pixel);
+            if column + 1 == self.size {
+                emit(index / self.size, &row);
+            }
+        });
     }
 
     /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
     pub fn mask(&self, mask: &Mask) -> Vec<u8> {
-        let bytes: Vec<u8> = mask.data.iter().map(|&pixel| pixel * 255).collect();
-        let source = Source { data: &bytes, width: mask.width, height: mask.height, border: [0] };
         let mut out = vec![0; self.size * self.size];
-        let weights = linear_weights();
-        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
-            let [pixel] = source.taps::<2>(x, y, &weights[(fy * STEPS + fx) * 4..][..4]);
-            out[index] = pixel;
-        });
+        self.mask_pixels(mask, |index, value| out[index] = value);
         out
+    }
+
+    /// [`Letterbox::mask`] divided by 255 into a place of `size * size` values.
+    pub fn unit_mask_into(&self, mask: &Mask, out: &mut [f32]) {
+        let table: Vec<f32> = (0..=255).map(|value| (f64::from(value) / 255.0) as f32).collect();
+        out.fill(0.0);
+        self.mask_pixels(mask, |index, value| out[index] = table[usize::from(value)]);
+    }
+
+    /// Calls `emit(index, value)` for every target pixel that the foreground reaches; all others are 0.
+    fn mask_pixels(&self, mask: &Mask, mut emit: impl FnMut(usize, u8)) {
+        let Some(bounds) = Bounds::of(mask) else { return };
+        let source = Source { data: &mask.data, width: mask.width, height: mask.height, border: [0] };
+        let weights = linear_weights();
+        let mut pixel = |index: usize, (x, fx): Place, (y, fy): Place| {
+            emit(index, source.binary_taps(x, y, &weights[(fy * STEPS + fx) * 4..][..4]));
+        };
+        let Some(axes) = Axes::of(&self.to_input, self.size) else {
+            warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
+                if bounds.columns.touch(x) && bounds.rows.touch(y) {
+                    pixel(index, (x, fx), (y, fy));
+                }
+            });
+            return;
+        };
+        let columns: Vec<(usize, Place)> = axes
+            .columns
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, place)| bounds.columns.touch(place.0))
+            .collect();
+        for (y, &row) in axes.rows.iter().enumerate().filter(|(_, place)| bounds.rows.touch(place.0)) {
+            for &(x, column) in &columns {
+                pixel(y * self.size + x, column, row);
+            }
+        }
     }
 
     /// A map over the square (`size * size` values) back in the original image, `height * width` values:
@@ -145,9 +199,6 @@ impl Letterbox {
     }
 }
 
-/// Sub-pixel positions per pixel.
-const STEPS: usize = 32;
-
 /// Calls `pixel(index, x, y, fraction_x, fraction_y)` for every target pixel with its source position.
 fn warp(map: &Affine, width: usize, height: usize, mut pixel: impl FnMut(usize, i64, i64, usize, usize)) {
     let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
@@ -161,6 +212,43 @@ fn warp(map: &Affine, width: usize, height: usize, mut pixel: impl FnMut(usize, 
             let (sx, sy) = ((x0 + column.0) >> 5, (y0 + column.1) >> 5);
             pixel(y * width + x, sx >> 5, sy >> 5, (sx & 31) as usize, (sy & 31) as usize);
         }
+    }
+}
+
+/// The smallest rectangle that holds a mask's foreground.
+struct Bounds {
+    columns: Span,
+    rows: Span,
+}
+
+/// A range of pixels, ends included.
+#[derive(Clone, Copy)]
+struct Span(i64, i64);
+
+impl Span {
+    /// Whether two pixels from here on reach into it.
+    fn touch(self, at: i64) -> bool {
+        at >= self.0 - 1 && at <= self.1
+    }
+}
+
+impl Bounds {
+    /// `None` for an empty mask.
+    fn of(mask: &Mask) -> Option<Self> {
+        let mut bounds: Option<Self> = None;
+        for (y, row) in mask.data.chunks_exact(mask.width.max(1)).enumerate() {
+            let Some(first) = memchr::memchr(1, row) else { continue };
+            let last = memchr::memrchr(1, row).unwrap_or(first);
+            let (here, y) = (Span(first as i64, last as i64), y as i64);
+            bounds = Some(match bounds {
+                None => Self { columns: here, rows: Span(y, y) },
+                Some(Self { columns, rows }) => Self {
+                    columns: Span(columns.0.min(here.0), columns.1.max(here.1)),
+                    rows: Span(rows.0, y),
+                },
+            });
+        }
+        bounds
     }
 }
 
@@ -205,68 +293,19 @@ impl<const C: usize> Source<'_, C> {
     }
 }
 
-struct CubicWeights {
-    float: Vec<f32>,
-    fixed: Vec<i32>,
-}
-
-fn cubic_weights() -> &'static CubicWeights {
-    static WEIGHTS: OnceLock<CubicWeights> = OnceLock::new();
-    WEIGHTS.get_or_init(|| {
-        const A: f32 = -0.75;
-        let taps: Vec<[f32; 4]> = (0..STEPS)
-            .map(|step| {
-                let x = step as f32 / STEPS as f32;
-                let far = ((A * (x + 1.0) - 5.0 * A) * (x + 1.0) + 8.0 * A) * (x + 1.0) - 4.0 * A;
-                let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-                let next = ((A + 2.0) * (1.0 - x) - (A + 3.0)) * (1.0 - x) * (1.0 - x) + 1.0;
-                [far, near, next, 1.0 - far - near - next]
-            })
-            .collect();
-        let float = products(&taps);
-        let fixed = fixed_point::<4>(&float);
-        CubicWeights { float, fixed }
-    })
-}
-
-fn linear_weights() -> &'static [i32] {
-    static WEIGHTS: OnceLock<Vec<i32>> = OnceLock::new();
-    WEIGHTS.get_or_init(|| {
-        let taps: Vec<[f32; 2]> =
-            (0..STEPS).map(|step| step as f32 / STEPS as f32).map(|x| [1.0 - x, x]).collect();
-        fixed_point::<2>(&products(&taps))
-    })
-}
-
-/// The K x K weights of every pair of vertical and horizontal fractions.
-fn products<const K: usize>(taps: &[[f32; K]]) -> Vec<f32> {
-    let mut table = Vec::with_capacity(STEPS * STEPS * K * K);
-    for vertical in taps {
-        for horizontal in taps {
-            table.extend(vertical.iter().flat_map(|v| horizontal.iter().map(move |h| v * h)));
-        }
-    }
-    table
-}
-
-/// Weights in units of 1/32768 that add up exactly: rounding leftovers go to one of the central entries.
-fn fixed_point<const K: usize>(float: &[f32]) -> Vec<i32> {
-    let mut fixed: Vec<i32> =
-        float.iter().map(|weight| (weight * 32768.0).round_ties_even() as i32).collect();
-    for table in fixed.chunks_exact_mut(K * K) {
-        let excess = table.iter().sum::<i32>() - 32768;
-        let centre = K / 2..(K / 2 + 2).min(K);
-        let entries = centre.clone().flat_map(|row| centre.clone().map(move |column| row * K + column));
-        let mut chosen = K / 2 * K + K / 2;
-        for entry in entries {
-            let better = if excess < 0 { table[entry] > table[chosen] } else { table[entry] < table[chosen] };
-            if better {
-                chosen = entry;
+impl Source<'_, 1> {
+    /// The bilinear value at (x, y) of a mask whose foreground is 1 here and 255 in the result.
+    fn binary_taps(&self, x: i64, y: i64, weights: &[i32]) -> u8 {
+        let (width, height) = (self.width as i64, self.height as i64);
+        let mut covered = 0;
+        for (tap, weight) in weights.iter().enumerate() {
+            let (x, y) = (x + (tap & 1) as i64, y + (tap >> 1) as i64);
+            if x >= 0 && y >= 0 && x < width && y < height {
+                covered += weight * i32::from(self.data[(y * width + x) as usize]);
             }
         }
-        table[chosen] -= excess;
+        ((covered * 255 + (1 << 14)) >> 15).clamp(0, 255) as u8
     }
-    fixed
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! How fast training samples are made, stage by stage.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use refcoco::letterbox::Letterbox;
+use refcoco::sampler::draw_expressions;
+use refcoco::{ClipTokenizer, Dataset, RefAt, SampleShape, decode_image, load_batch};
+use serde_json::json;
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Data set, such as refcoco
+    #[arg(long, default_value = "refcoco")]
+    dataset: String,
+    /// Folder of the data sets
+    #[arg(long, default_value = "datasets")]
+    data_root: PathBuf,
+    /// Threads of the whole pipeline; stages are timed on one
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Side of the letterboxed square
+    #[arg(long, default_value_t = 448)]
+    input_size: usize,
+    /// Refs per batch
+    #[arg(long, default_value_t = 32)]
+    batch_size: usize,
+    /// Passes over the refs, besides a first one to warm up
+    #[arg(long, default_value_t = 5)]
+    passes: usize,
+    /// Refs to use at most
+    #[arg(long, default_value_t = 500)]
+    max_refs: usize,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+const STAGES: [&str; 6] = ["read", "decode", "image", "mask", "mask warp", "tokens"];
+
+pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    ensure!(
+        args.passes > 0 && args.threads > 0 && args.batch_size > 0,
+        "passes, threads and batch size must be positive"
+    );
+    ensure!(args.input_size > 0, "--input-size must be positive");
+    let datasets = vec![crate::open(&args.dataset, &args.data_root)?];
+    let dataset = &datasets[0];
+    let usable = (0..dataset.refs.len()).filter(|&index| !dataset.refs[index].expressions.is_empty());
+    let refs: Vec<RefAt> = usable.take(args.max_refs).map(|index| RefAt { dataset: 0, index }).collect();
+    ensure!(!refs.is_empty(), "{}: there are no refs", args.dataset);
+    let tokenizer = ClipTokenizer::new()?;
+    let shape = SampleShape { input_size: args.input_size, word_len: dataset.descriptor.word_len };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build()?;
+
+    let (mut stages, mut wholes) = (Vec::new(), Vec::new());
+    for pass in 0..=args.passes as u64 {
+        let times = stage_times(dataset, &tokenizer, &refs, shape, pass)?;
+        let started = Instant::now();
+        pool.install(|| -> Result<()> {
+            for batch in refs.chunks(args.batch_size) {
+                load_batch(&datasets, &tokenizer, batch, 0, pass, shape)?;
+            }
+            Ok(())
+        })?;
+        if pass > 0 {
+            stages.push(times);
+            wholes.push(refs.len() as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    let stage_ms: Vec<f64> = (0..STAGES.len())
+        .map(|stage| {
+            median(stages.iter().map(|times| times[stage].as_secs_f64() * 1e3 / refs.len() as f64).collect())
+        })
+        .collect();
+    let rate = median(wholes.clone());
+    let (lowest, highest) =
+        wholes.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), &rate| (low.min(rate), high.max(rate)));
+    let pixels = args.batch_size * 4 * 4 * args.input_size * args.input_size;
+    if args.json {
+        let stages: serde_json::Map<_, _> =
+            STAGES.iter().zip(&stage_ms).map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
+        let report = json!({
+            "dataset": args.dataset, "samples": refs.len(), "passes": args.passes, "threads": args.threads,
+            "input_size": args.input_size, "stages_ms": stages,
+            "images_per_s": rate, "images_per_s_min": lowest, "images_per_s_max": highest,
+            "batch_bytes": pixels,
+        });
+        println!("{report}");
+        return Ok(());
+    }
+    println!(
+        "{} refs of {} to {2} x {2}, {3} passes; medians",
+        refs.len(),
+        args.dataset,
+        args.input_size,
+        args.passes
+    );
+    println!("{:12}{:>10}{:>14}", "stage", "ms", "images/s");
+    for (name, ms) in STAGES.iter().zip(&stage_ms) {
+        println!("{name:12}{ms:>10.3}{:>14.1}", 1e3 / ms.max(1e-9));
+    }
+    println!(
+        "whole samples in batches of {}, {} threads: {rate:.1} images/s ({lowest:.1} to {highest:.1})",
+        args.batch_size, args.threads
+    );
+    println!(
+        "a batch takes {:.1} MiB; three are prepared ahead in training",
+        pixels as f64 / (1 << 20) as f64
+    );
+    Ok(())
+}
+
+/// Time of each stage over all refs, on this thread. `image` is letterboxing and normalisation, `tokens` three
+/// expressions as a training sample needs them.
+fn stage_times(
+    dataset: &Dataset,
+    tokenizer: &ClipTokenizer,
+    refs: &[RefAt],
+    shape: SampleShape,
+    epoch: u64,
+) -> Result<[Duration; STAGES.len()]> {
+    let mut times = [Duration::ZERO; STAGES.len()];
+    let plane = shape.input_size * shape.input_size;
+    let (mut image_out, mut mask_out) = (vec![0.0; 3 * plane], vec![0.0; plane]);
+    for at in refs {
+        let reference = &dataset.refs[at.index];
+        let mut started = Instant::now();
+        let mut lap = |stage: usize| {
+            times[stage] += started.elapsed();
+            started = Instant::now();
+        };
+        let bytes = dataset.image_bytes(reference.image_id)?;
+        lap(0);
+        let image = decode_image(&bytes).map_err(anyhow::Error::msg)?;
+        lap(1);
+        let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
+        letterbox.normalised_image_into(&image, &mut image_out);
+        lap(2);
+        let mask = dataset.mask(reference.ann_id)?;
+        lap(3);
+        letterbox.unit_mask_into(&mask, &mut mask_out);
+        lap(4);
+        if let Some(expressions) = draw_expressions(dataset, reference, 0, epoch) {
+            tokenizer.encode_padded(&expressions.anchor, shape.word_len)?;
+            tokenizer.encode_padded(&expressions.positive, shape.word_len)?;
+            tokenizer.encode_padded(expressions.negative.as_deref().unwrap_or_default(), shape.word_len)?;
+        }
+        lap(5);
+    }
+    Ok(times)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
