@@ -16,7 +16,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "refcoco")]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Threads of the whole pipeline; stages are timed on one
     #[arg(long, default_value_t = 1)]

@@ -17,6 +17,9 @@ use crate::bench::BenchArgs;
 use crate::show::ShowArgs;
 use crate::verify::VerifyArgs;
 
+/// Where data sets are looked for unless told otherwise.
+pub const DEFAULT_DATA_ROOT: &str = "datasets";
+
 #[derive(Debug, Parser)]
 #[command(name = "data", about = "Look at data sets")]
 struct Cli {
@@ -43,7 +46,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ListArgs {
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Print one JSON document
     #[arg(long)]
@@ -56,7 +59,7 @@ struct StatsArgs {
     #[arg(long)]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Print one JSON document
     #[arg(long)]
@@ -66,7 +69,7 @@ struct StatsArgs {
 #[derive(Debug, Args)]
 struct SynthArgs {
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// A setting and its value, such as train_images=500; settings: seed, train_images, val_images, test_a_images,
     /// test_b_images, min_objects, max_objects, max_colours, occlusion, clutter, object_scale
@@ -167,11 +170,12 @@ fn list(args: &ListArgs) -> Result<()> {
 
 /// Whether a data set has the refs its descriptor expects.
 fn judge(dataset: &Dataset, expected: &std::collections::BTreeMap<String, usize>) -> (&'static str, String) {
-    let count = |split: &str| dataset.refs.iter().filter(|reference| reference.split == split).count();
-    let counts: Vec<String> =
+    let counts = dataset.ref_counts();
+    let count = |split: &str| counts.get(split).copied().unwrap_or(0);
+    let shown: Vec<String> =
         dataset.splits().iter().map(|split| format!("{split} {}", count(split))).collect();
     let complete = expected.iter().all(|(split, &n)| count(split) == n);
-    (if complete { "complete" } else { "partial" }, format!("refs: {}", counts.join(", ")))
+    (if complete { "complete" } else { "partial" }, format!("refs: {}", shown.join(", ")))
 }
 
 fn stats(args: &StatsArgs) -> Result<()> {

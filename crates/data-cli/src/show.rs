@@ -11,7 +11,7 @@ pub(crate) struct ShowArgs {
     #[arg(long)]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// The ref to draw
     #[arg(long = "ref", conflicts_with = "image", required_unless_present = "image")]

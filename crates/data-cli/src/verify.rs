@@ -12,7 +12,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = "datasets")]
+    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Take a set that is not complete for an error
     #[arg(long)]

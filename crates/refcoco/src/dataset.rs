@@ -110,6 +110,15 @@ impl Dataset {
         names
     }
 
+    /// Refs per split.
+    pub fn ref_counts(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for reference in &self.refs {
+            *counts.entry(reference.split.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Positions of a split's refs.
     ///
     /// # Errors
@@ -182,10 +191,14 @@ impl Dataset {
     /// # Errors
     /// Names the file: missing, undecodable, of another size.
     pub fn image(&self, image_id: i64) -> Result<RgbImage> {
+        self.decode_image_file(image_id, &self.image_bytes(image_id)?)
+    }
+
+    /// [`Dataset::image`] from bytes that were read already.
+    pub(crate) fn decode_image_file(&self, image_id: i64, bytes: &[u8]) -> Result<RgbImage> {
         let record = self.image_record(image_id)?;
         let path = self.image_path(record)?;
-        let image = decode_image(&self.image_bytes(image_id)?)
-            .map_err(|what| Error::Image { path: path.clone(), what })?;
+        let image = decode_image(bytes).map_err(|what| Error::Image { path: path.clone(), what })?;
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
             return Err(Error::ImageSize { path, found, expected });

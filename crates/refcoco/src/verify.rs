@@ -86,10 +86,7 @@ pub fn verify(
     errors.sort();
     warnings.sort();
 
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for reference in &dataset.refs {
-        *counts.entry(reference.split.clone()).or_default() += 1;
-    }
+    let counts = dataset.ref_counts().into_iter().map(|(split, n)| (split.to_owned(), n)).collect();
     let expected = &dataset.descriptor.expected_refs;
     Ok(Verification {
         refs: dataset.refs.len(),
@@ -162,10 +159,12 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
 
 fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
     let problem = |what: String| Problem { record: format!("image {id}"), what };
-    match dataset.image(id) {
+    let decoded = dataset
+        .image_bytes(id)
+        .and_then(|bytes| dataset.decode_image_file(id, &bytes).map(|_| is_cut_short(&bytes)));
+    match decoded {
         Err(error) => (Some(problem(error.to_string())), None),
-        Ok(_) => {
-            let cut = dataset.image_bytes(id).is_ok_and(|bytes| is_cut_short(&bytes));
+        Ok(cut) => {
             (None, cut.then(|| problem("the JPEG has no end marker: part of it may be missing".into())))
         }
     }

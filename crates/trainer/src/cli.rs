@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
+use data_cli::DEFAULT_DATA_ROOT;
 use serde_json::json;
 
 use crate::config::{self, Precision, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
-use crate::experiment::{DEFAULT_DATA_ROOT, Experiment, Machine, StoredModel, data_root, open_datasets};
+use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::table::metrics_table;

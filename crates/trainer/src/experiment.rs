@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use data_cli::DEFAULT_DATA_ROOT;
 use refcoco::{ClipTokenizer, Dataset, SampleShape};
 use talent::Talent;
 use talent::weights::Strictness;
@@ -13,9 +14,6 @@ use crate::checkpoint;
 use crate::config::{self, Config, Source};
 use crate::progress::Progress;
 use crate::weights::load_whole;
-
-/// Where data sets are looked for unless told otherwise.
-pub(crate) const DEFAULT_DATA_ROOT: &str = "datasets";
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,11 +104,7 @@ impl StoredModel {
 
     /// Fills a network built from that config.
     pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path) -> Result<()> {
-        load_whole(model, checkpoint, &self.strictness())
-    }
-
-    pub(crate) fn strictness(&self) -> Strictness {
-        Strictness { allow_missing: self.allow_missing.clone() }
+        load_whole(model, checkpoint, &Strictness { allow_missing: self.allow_missing.clone() })
     }
 }
 

@@ -110,22 +110,8 @@ impl Letterbox {
     }
 
     /// Calls `emit(y, row)` with every row of the letterboxed image, `size * 3` bytes.
-    fn image_rows(&self, image: &RgbImage, mut emit: impl FnMut(usize, &[u8])) {
-        if let Some(axes) = Axes::of(&self.to_input, self.size) {
-            return rows::bicubic_rgb(image, &axes, BORDER, emit);
-        }
-        let source = Source { data: &image.data, width: image.width, height: image.height, border: BORDER };
-        let weights = cubic_weights();
-        let mut row = vec![0; self.size * 3];
-        warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
-            let pixel: [u8; 3] =
-                source.taps::<4>(x - 1, y - 1, &weights.fixed[(fy * STEPS + fx) * 16..][..16]);
-            let column = index % self.size;
-            row[column * 3..column * 3 + 3].copy_from_slice(&pixel);
-            if column + 1 == self.size {
-                emit(index / self.size, &row);
-            }
-        });
+    fn image_rows(&self, image: &RgbImage, emit: impl FnMut(usize, &[u8])) {
+        rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size, self.size), BORDER, emit);
     }
 
     /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
@@ -145,29 +131,16 @@ impl Letterbox {
     /// Calls `emit(index, value)` for every target pixel that the foreground reaches; all others are 0.
     fn mask_pixels(&self, mask: &Mask, mut emit: impl FnMut(usize, u8)) {
         let Some(bounds) = Bounds::of(mask) else { return };
-        let source = Source { data: &mask.data, width: mask.width, height: mask.height, border: [0] };
         let weights = linear_weights();
-        let mut pixel = |index: usize, (x, fx): Place, (y, fy): Place| {
-            emit(index, source.binary_taps(x, y, &weights[(fy * STEPS + fx) * 4..][..4]));
+        let axes = Axes::of(&self.to_input, self.size, self.size);
+        let within = |places: &[Place], span: Span| -> Vec<(usize, Place)> {
+            places.iter().copied().enumerate().filter(|(_, place)| span.touch(place.0)).collect()
         };
-        let Some(axes) = Axes::of(&self.to_input, self.size) else {
-            warp(&self.to_input, self.size, self.size, |index, x, y, fx, fy| {
-                if bounds.columns.touch(x) && bounds.rows.touch(y) {
-                    pixel(index, (x, fx), (y, fy));
-                }
-            });
-            return;
-        };
-        let columns: Vec<(usize, Place)> = axes
-            .columns
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, place)| bounds.columns.touch(place.0))
-            .collect();
-        for (y, &row) in axes.rows.iter().enumerate().filter(|(_, place)| bounds.rows.touch(place.0)) {
-            for &(x, column) in &columns {
-                pixel(y * self.size + x, column, row);
+        let columns = within(&axes.columns, bounds.columns);
+        for (y, (sy, fy)) in within(&axes.rows, bounds.rows) {
+            for &(x, (sx, fx)) in &columns {
+                let weights = &weights[(fy * STEPS + fx) * 4..][..4];
+                emit(y * self.size + x, bilinear_binary(mask, sx, sy, weights));
             }
         }
     }
@@ -178,7 +151,9 @@ impl Letterbox {
         let mut out = vec![0.0; self.width * self.height];
         let weights = cubic_weights();
         let side = self.size as i64;
-        warp(&self.to_image, self.width, self.height, |index, x, y, fx, fy| {
+        let axes = Axes::of(&self.to_image, self.width, self.height);
+        let targets = axes.rows.iter().flat_map(|row| axes.columns.iter().map(move |column| (column, row)));
+        for (value, (&(x, fx), &(y, fy))) in out.iter_mut().zip(targets) {
             let weights = &weights.float[(fy * STEPS + fx) * 16..][..16];
             let mut sum = 0.0;
             for (row, weights) in weights.chunks_exact(4).enumerate() {
@@ -193,25 +168,9 @@ impl Letterbox {
                     }
                 }
             }
-            out[index] = sum;
-        });
-        out
-    }
-}
-
-/// Calls `pixel(index, x, y, fraction_x, fraction_y)` for every target pixel with its source position.
-fn warp(map: &Affine, width: usize, height: usize, mut pixel: impl FnMut(usize, i64, i64, usize, usize)) {
-    let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
-    let fixed = |value: f64| (value * 1024.0).round_ties_even() as i64;
-    let columns: Vec<(i64, i64)> =
-        (0..width).map(|x| (fixed(m00 * x as f64), fixed(m10 * x as f64))).collect();
-    for y in 0..height {
-        let x0 = fixed(m01 * y as f64 + m02) + 16;
-        let y0 = fixed(m11 * y as f64 + m12) + 16;
-        for (x, column) in columns.iter().enumerate() {
-            let (sx, sy) = ((x0 + column.0) >> 5, (y0 + column.1) >> 5);
-            pixel(y * width + x, sx >> 5, sy >> 5, (sx & 31) as usize, (sy & 31) as usize);
+            *value = sum;
         }
+        out
     }
 }
 
@@ -252,60 +211,17 @@ impl Bounds {
     }
 }
 
-struct Source<'a, const C: usize> {
-    data: &'a [u8],
-    width: usize,
-    height: usize,
-    border: [u8; C],
-}
-
-impl<const C: usize> Source<'_, C> {
-    /// The weighted `K` x `K` neighbourhood whose top left corner is (x, y); taps outside take the border value.
-    fn taps<const K: usize>(&self, x: i64, y: i64, weights: &[i32]) -> [u8; C] {
-        let mut sums = [1 << 14; C];
-        let (width, height) = (self.width as i64, self.height as i64);
-        let inside = x >= 0 && y >= 0 && x + K as i64 <= width && y + K as i64 <= height;
-        for (row, weights) in weights.chunks_exact(K).enumerate() {
-            let sy = y + row as i64;
-            if inside {
-                let start = (sy * width + x) as usize * C;
-                for (weight, pixel) in weights.iter().zip(self.data[start..start + K * C].chunks_exact(C)) {
-                    for (sum, &value) in sums.iter_mut().zip(pixel) {
-                        *sum += weight * i32::from(value);
-                    }
-                }
-                continue;
-            }
-            for (column, weight) in weights.iter().enumerate() {
-                let sx = x + column as i64;
-                let hit = sx >= 0 && sx < width && sy >= 0 && sy < height;
-                for (channel, sum) in sums.iter_mut().enumerate() {
-                    let value = if hit {
-                        self.data[(sy * width + sx) as usize * C + channel]
-                    } else {
-                        self.border[channel]
-                    };
-                    *sum += weight * i32::from(value);
-                }
-            }
+/// The bilinear value at (x, y) of a mask whose foreground is 1 here and 255 in the result.
+fn bilinear_binary(mask: &Mask, x: i64, y: i64, weights: &[i32]) -> u8 {
+    let (width, height) = (mask.width as i64, mask.height as i64);
+    let mut covered = 0;
+    for (tap, weight) in weights.iter().enumerate() {
+        let (x, y) = (x + (tap & 1) as i64, y + (tap >> 1) as i64);
+        if x >= 0 && y >= 0 && x < width && y < height {
+            covered += weight * i32::from(mask.data[(y * width + x) as usize]);
         }
-        sums.map(|sum| (sum >> 15).clamp(0, 255) as u8)
     }
-}
-
-impl Source<'_, 1> {
-    /// The bilinear value at (x, y) of a mask whose foreground is 1 here and 255 in the result.
-    fn binary_taps(&self, x: i64, y: i64, weights: &[i32]) -> u8 {
-        let (width, height) = (self.width as i64, self.height as i64);
-        let mut covered = 0;
-        for (tap, weight) in weights.iter().enumerate() {
-            let (x, y) = (x + (tap & 1) as i64, y + (tap >> 1) as i64);
-            if x >= 0 && y >= 0 && x < width && y < height {
-                covered += weight * i32::from(self.data[(y * width + x) as usize]);
-            }
-        }
-        ((covered * 255 + (1 << 14)) >> 15).clamp(0, 255) as u8
-    }
+    ((covered * 255 + (1 << 14)) >> 15).clamp(0, 255) as u8
 }
 
 #[cfg(test)]

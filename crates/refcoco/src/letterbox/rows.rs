@@ -1,7 +1,7 @@
-//! The bicubic warp of an axis-aligned map, row by row without bounds checks per pixel: what letterboxing always is.
+//! Where target pixels lie in the source, and the bicubic warp of pictures, row by row without bounds checks per pixel.
 //!
 //! A letterbox only scales and shifts, so source column and horizontal fraction depend on the target column alone, and
-//! likewise for rows. Every output value is the same integer sum as in the general warp.
+//! likewise for rows.
 
 use std::sync::OnceLock;
 
@@ -21,22 +21,20 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// The axes of a map onto a square of side `size`; `None` if it is not axis-aligned.
-    pub(super) fn of(map: &Affine, size: usize) -> Option<Self> {
+    /// The axes of a map that neither turns nor shears, for a target of this size.
+    pub(super) fn of(map: &Affine, width: usize, height: usize) -> Self {
         let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
+        debug_assert!(m01 == 0.0 && m10 == 0.0, "a letterbox only scales and shifts");
         let fixed = |value: f64| (value * 1024.0).round_ties_even() as i64;
-        let last = size.saturating_sub(1) as f64;
-        // Both terms enter the sum of a coordinate; below half a unit of 1/1024 pixel they vanish in the rounding.
-        let aligned = m01 == 0.0 && fixed(m10 * last) == 0;
         let place = |at: i64| {
             let at = at >> 5;
             (at >> 5, (at & 31) as usize)
         };
         let x0 = fixed(m02) + 16;
-        aligned.then(|| Self {
-            columns: (0..size).map(|x| place(x0 + fixed(m00 * x as f64))).collect(),
-            rows: (0..size).map(|y| place(fixed(m11 * y as f64 + m12) + 16)).collect(),
-        })
+        Self {
+            columns: (0..width).map(|x| place(x0 + fixed(m00 * x as f64))).collect(),
+            rows: (0..height).map(|y| place(fixed(m11 * y as f64 + m12) + 16)).collect(),
+        }
     }
 }
 
