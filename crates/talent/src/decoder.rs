@@ -102,10 +102,7 @@ impl DecoderLayer {
 
         let queries = self.norm2.forward(&xs) + pixel_positions;
         let keys = words + word_positions;
-        let read = match visible {
-            Some(visible) => self.multihead_attn.forward_masked(&queries, &keys, words, visible, mode),
-            None => self.multihead_attn.forward(&queries, &keys, words, mode),
-        };
+        let read = self.multihead_attn.forward_masked(&queries, &keys, words, visible, mode);
         let xs = xs + drop(self.cross_attn_norm.forward(&read));
 
         let hidden = drop(self.ffn_in.forward(&self.norm3.forward(&xs)).relu());

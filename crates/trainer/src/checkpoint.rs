@@ -87,7 +87,11 @@ pub(crate) fn state_path(model: &Path) -> PathBuf {
 
 /// What a checkpoint says of itself; `None` if another program wrote it.
 pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
-    let file = WeightFile::open(path)?;
+    meta_of(&WeightFile::open(path)?)
+}
+
+fn meta_of(file: &WeightFile) -> Result<Option<Meta>> {
+    let path = file.path();
     let Some(info) = file.metadata(META_KEY) else { return Ok(None) };
     let meta: Meta = serde_json::from_str(info).with_context(|| format!("{}: metadata", path.display()))?;
     ensure!(meta.format == FORMAT, "{}: checkpoint format {} is not {FORMAT}", path.display(), meta.format);
@@ -96,9 +100,9 @@ pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
 
 /// Loads a training state into model, optimiser and random generators.
 pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result<Meta> {
-    let meta = read_meta(path)?
-        .ok_or_else(|| anyhow!("{}: this training state was not written by talent", path.display()))?;
     let mut file = WeightFile::open(path)?;
+    let meta = meta_of(&file)?
+        .ok_or_else(|| anyhow!("{}: this training state was not written by talent", path.display()))?;
     let mut restore = || -> Result<()> {
         for (name, _) in model.store().entries() {
             model.store().assign(&name, &read_tensor(&mut file, &format!("model/{name}"))?)?;

@@ -94,8 +94,7 @@ pub(crate) fn evaluate_split(
 ) -> Result<SegmentationMetrics> {
     let queries = queries(&experiment.datasets[position], split)?;
     let label = format!("eval {}", experiment.split_name(position, split));
-    let overlaps = evaluate_queries(experiment, position, &queries, precision, &label, visit)?;
-    Ok(SegmentationMetrics::from_overlaps(&overlaps))
+    metrics_of(experiment, position, &queries, precision, &label, visit)
 }
 
 /// Evaluates what decides on the best model.
@@ -111,7 +110,18 @@ pub(crate) fn evaluate_for_selection(
         queries.dedup_by_key(|query| query.ref_index);
     }
     let label = format!("eval {}", experiment.split_name(position, split));
-    let overlaps = evaluate_queries(experiment, position, &queries, precision, &label, |_| {})?;
+    metrics_of(experiment, position, &queries, precision, &label, |_| {})
+}
+
+fn metrics_of(
+    experiment: &Experiment,
+    position: usize,
+    queries: &[Query],
+    precision: Precision,
+    label: &str,
+    visit: impl FnMut(Evaluated<'_>),
+) -> Result<SegmentationMetrics> {
+    let overlaps = evaluate_queries(experiment, position, queries, precision, label, visit)?;
     Ok(SegmentationMetrics::from_overlaps(&overlaps))
 }
 
@@ -124,9 +134,7 @@ pub(crate) fn evaluate_exchanged(
     precision: Precision,
 ) -> Result<[SegmentationMetrics; 2]> {
     let (own, exchanged) = refcoco::evaluation::exchanged_queries(&experiment.datasets[position], split)?;
-    let run = |queries: &[Query], label: &str| -> Result<SegmentationMetrics> {
-        let overlaps = evaluate_queries(experiment, position, queries, precision, label, |_| {})?;
-        Ok(SegmentationMetrics::from_overlaps(&overlaps))
-    };
+    let run =
+        |queries: &[Query], label: &str| metrics_of(experiment, position, queries, precision, label, |_| {});
     Ok([run(&own, "eval own expressions")?, run(&exchanged, "eval exchanged expressions")?])
 }

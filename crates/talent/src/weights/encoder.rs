@@ -1,12 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tch::Tensor;
 use torch_ext::Role;
 use weight_files::{Encoder, Part, Step, WeightFile, encoder_plan};
 
-use super::report::{Cast, LoadReport, Strictness};
-use super::{WeightsError, read_tensor};
+use super::report::{LoadReport, Strictness};
+use super::{WeightsError, fill};
 use crate::model::{ParameterGroup, Talent, parameter_group};
 
 /// Fills a frozen encoder from a file or folder in any of the known layouts. Adapters and gates stay as they are.
@@ -57,50 +56,10 @@ pub fn load_encoder(
         }
         let mut fits = true;
         for part in found {
-            fits &= fill(&mut file, part, &name, &entry.tensor, &mut report)?;
+            fits &= fill(&mut file, (&part.source, part.step), &name, &entry.tensor, &mut report)?;
         }
         report.matched += usize::from(fits);
     }
     report.unexpected.extend(parts.into_values().flatten().map(|part| part.source.clone()));
-    if report.is_complete() {
-        Ok(report)
-    } else {
-        Err(WeightsError::Mismatch { path: shown, report: Box::new(report) })
-    }
-}
-
-/// Puts one stored tensor into its place; false if the shape differs.
-fn fill(
-    file: &mut WeightFile,
-    part: &Part,
-    name: &str,
-    target: &Tensor,
-    report: &mut LoadReport,
-) -> Result<bool, WeightsError> {
-    let Some(info) = file.info(&part.source).cloned() else { return Ok(false) };
-    let mut place = match part.step {
-        Step::Third(index) => {
-            let rows = target.size()[0] / 3;
-            target.narrow(0, index as i64 * rows, rows)
-        }
-        Step::Copy | Step::Transpose => target.shallow_clone(),
-    };
-    let mut expected = place.size();
-    if part.step == Step::Transpose {
-        expected.reverse();
-    }
-    if !info.shape.iter().map(|&n| n as i64).eq(expected.iter().copied()) {
-        report.mismatched.push((name.to_owned(), info.shape, expected));
-        return Ok(false);
-    }
-    let mut value = read_tensor(file, &part.source)?;
-    if value.kind() != place.kind() {
-        let cast = Cast { from: info.element, to: format!("{:?}", place.kind()) };
-        *report.casts.entry(cast).or_default() += 1;
-    }
-    if part.step == Step::Transpose {
-        value = value.transpose(0, 1);
-    }
-    tch::no_grad(|| place.copy_(&value));
-    Ok(true)
+    report.unless_incomplete(shown)
 }

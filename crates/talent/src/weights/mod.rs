@@ -13,7 +13,7 @@ pub use network::{load_network, official_names};
 pub use report::{Cast, LoadReport, Strictness};
 
 use tch::{Kind, Tensor};
-use weight_files::{Element, TensorInfo, WeightFile};
+use weight_files::{Element, Step, TensorInfo, WeightFile};
 
 /// Why weights could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,44 @@ pub fn read_tensor(file: &mut WeightFile, name: &str) -> Result<Tensor, WeightsE
     let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
     Tensor::f_from_data_size(&bytes, &shape, kind(info.element))
         .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
+}
+
+/// Puts one stored tensor into its place; false, with an entry in the report, if the shape differs.
+///
+/// - stored: its name in the file, and how it becomes (part of) the network's tensor `name`
+fn fill(
+    file: &mut WeightFile,
+    (stored, step): (&str, Step),
+    name: &str,
+    target: &Tensor,
+    report: &mut LoadReport,
+) -> Result<bool, WeightsError> {
+    let Some(info) = file.info(stored).cloned() else { return Ok(false) };
+    let mut place = match step {
+        Step::Third(index) => {
+            let rows = target.size()[0] / 3;
+            target.narrow(0, index as i64 * rows, rows)
+        }
+        Step::Copy | Step::Transpose => target.shallow_clone(),
+    };
+    let mut expected = place.size();
+    if step == Step::Transpose {
+        expected.reverse();
+    }
+    if !info.shape.iter().map(|&n| n as i64).eq(expected.iter().copied()) {
+        report.mismatched.push((name.to_owned(), info.shape, expected));
+        return Ok(false);
+    }
+    let mut value = read_tensor(file, stored)?;
+    if value.kind() != place.kind() {
+        let cast = Cast { from: info.element, to: format!("{:?}", place.kind()) };
+        *report.casts.entry(cast).or_default() += 1;
+    }
+    if step == Step::Transpose {
+        value = value.transpose(0, 1);
+    }
+    tch::no_grad(|| place.copy_(&value));
+    Ok(true)
 }
 
 fn kind(element: Element) -> Kind {

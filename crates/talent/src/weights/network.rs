@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use weight_files::WeightFile;
+use weight_files::{Step, WeightFile};
 
-use super::report::{Cast, LoadReport, Strictness};
-use super::{WeightsError, read_tensor};
+use super::report::{LoadReport, Strictness};
+use super::{WeightsError, fill};
 use crate::model::Talent;
 
 /// The file's name of every tensor of a whole network, by official name. An official training checkpoint keeps them
@@ -40,24 +40,9 @@ pub fn load_network(
             if allowed { &mut report.tolerated } else { &mut report.missing }.push(name);
             continue;
         };
-        let Some(info) = file.info(&stored).cloned() else { continue };
-        let mut target = entry.tensor;
-        if !info.shape.iter().map(|&n| n as i64).eq(target.size()) {
-            report.mismatched.push((name, info.shape, target.size()));
-            continue;
-        }
-        let value = read_tensor(&mut file, &stored)?;
-        if value.kind() != target.kind() {
-            let cast = Cast { from: info.element, to: format!("{:?}", target.kind()) };
-            *report.casts.entry(cast).or_default() += 1;
-        }
-        tch::no_grad(|| target.copy_(&value));
-        report.matched += 1;
+        let fits = fill(&mut file, (&stored, Step::Copy), &name, &entry.tensor, &mut report)?;
+        report.matched += usize::from(fits);
     }
     report.unexpected.extend(names.into_values());
-    if report.is_complete() {
-        Ok(report)
-    } else {
-        Err(WeightsError::Mismatch { path: file.path().display().to_string(), report: Box::new(report) })
-    }
+    report.unless_incomplete(file.path().display().to_string())
 }

@@ -3,6 +3,8 @@ use std::fmt;
 
 use weight_files::Element;
 
+use super::WeightsError;
+
 /// What may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strictness {
@@ -50,6 +52,15 @@ impl LoadReport {
     /// Whether everything has found its place.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+
+    /// The report itself, or the error that it makes of the file `path`.
+    pub(super) fn unless_incomplete(self, path: String) -> Result<Self, WeightsError> {
+        if self.is_complete() {
+            Ok(self)
+        } else {
+            Err(WeightsError::Mismatch { path, report: Box::new(self) })
+        }
     }
 }
 

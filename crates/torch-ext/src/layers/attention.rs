@@ -55,31 +55,21 @@ impl MultiheadAttention {
 
     /// - queries: `[batch, n, width]`; keys, values: `[batch, m, width]`; result `[batch, n, width]`
     pub fn forward(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mode: Mode) -> Tensor {
-        self.forward_to(queries, keys, values, mode, Visible::All)
+        self.forward_masked(queries, keys, values, None, mode)
     }
 
     /// As [`MultiheadAttention::forward`], to some of the keys only.
     ///
-    /// - visible: bool `[batch, m]`, at least one true a row
+    /// - visible: bool `[batch, m]`, at least one true a row; all keys without it
     pub fn forward_masked(
         &self,
         queries: &Tensor,
         keys: &Tensor,
         values: &Tensor,
-        visible: &Tensor,
+        visible: Option<&Tensor>,
         mode: Mode,
     ) -> Tensor {
-        self.forward_to(queries, keys, values, mode, Visible::Marked(visible))
-    }
-
-    fn forward_to(
-        &self,
-        queries: &Tensor,
-        keys: &Tensor,
-        values: &Tensor,
-        mode: Mode,
-        visible: Visible<'_>,
-    ) -> Tensor {
+        let visible = visible.map_or(Visible::All, Visible::Marked);
         let width = queries.size()[2];
         let project = |xs: &Tensor, third: i64| {
             let rows = third * width..(third + 1) * width;
@@ -145,7 +135,7 @@ mod tests {
         let random = |n: i64| Tensor::randn([1, n, 8], (Kind::Double, Device::Cpu));
         let (queries, keys) = (random(3), random(4));
         let visible = Tensor::from_slice(&[true, true, false, false]).view([1, 4]);
-        let masked = mha.forward_masked(&queries, &keys, &keys, &visible, Mode::Eval);
+        let masked = mha.forward_masked(&queries, &keys, &keys, Some(&visible), Mode::Eval);
         let short = keys.narrow(1, 0, 2);
         let difference = masked - mha.forward(&queries, &short, &short, Mode::Eval);
         assert!(f64::try_from(difference.abs().max()).unwrap() < 1e-12);
