@@ -1,12 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use talent::weights::read_tensor;
 use tch::{Kind, Tensor};
 use weight_files::WeightFile;
 
+use crate::json::read_json;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
 /// A recording under comparison: its tensors, its JSON, and what was found so far.
@@ -116,6 +117,14 @@ impl Case {
         self.comparisons.push(Comparison::new(label, (found - expected).abs(), expected.abs(), tolerance));
     }
 
+    /// Compares the number of positions that have a partner with a number of the case's JSON.
+    pub(crate) fn compare_rows(&mut self, label: &str, partners: &Tensor, pointer: &str) -> Result<()> {
+        let passing = f64::try_from(partners.ge(0).to_kind(Kind::Double).sum(None))?;
+        let expected = self.number(pointer)?;
+        self.compare_number(label, passing, expected, Tolerance::Exact);
+        Ok(())
+    }
+
     /// Records a comparison whose error was worked out elsewhere.
     pub(crate) fn record(&mut self, comparison: Comparison) {
         self.comparisons.push(comparison);
@@ -140,9 +149,11 @@ impl Case {
     }
 }
 
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+/// Fails if tensors that comparisons take away are left over.
+pub(crate) fn nothing_left(tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
+    ensure!(names.is_empty(), "recorded but not compared: {}", names.join(", "));
+    Ok(())
 }
 
 /// All tensors of a weight file.

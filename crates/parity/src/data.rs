@@ -10,8 +10,9 @@ use refcoco::{Mask, read_image};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::case::{Case, read_json, read_tensors};
+use crate::case::{Case, nothing_left, read_tensors};
 use crate::data_text;
+use crate::json::{as_list, entries, integer, number, read_json, text};
 use crate::photos;
 use crate::recorded::list;
 use crate::report::{CaseReport, Comparison, Tolerance};
@@ -37,7 +38,7 @@ pub(crate) fn letterbox_lists(json: &Value) -> Result<Vec<(usize, &Vec<Value>)>>
     let lists = lists.iter().map(|(key, list)| {
         let side = side_of(key, "letterbox")
             .with_context(|| format!("letterbox.json has an unknown key `{key}`"))?;
-        Ok((side, entries(list, key)?))
+        Ok((side, as_list(list, key)?))
     });
     lists.collect()
 }
@@ -63,7 +64,7 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
             "letterbox.json" => {
                 reports.push(bare(&|case| letterbox(folder, case)));
                 let photos = with_photos(&|root, case| photos::letterbox(folder, root, case));
-                reports.push(CaseReport { name: format!("{label} (photos)"), ..photos });
+                reports.push(photos.named(format!("{label} (photos)")));
             }
             "eval.json" => reports.push(bare(&|case| evaluation(folder, case))),
             "metrics.json" => reports.push(bare(&|case| aggregate(folder, case))),
@@ -78,22 +79,6 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
         }
     }
     reports
-}
-
-pub(crate) fn integer(value: &Value, key: &str) -> Result<i64> {
-    value.get(key).and_then(Value::as_i64).with_context(|| format!("an entry lacks the integer `{key}`"))
-}
-
-pub(crate) fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
-    value.get(key).and_then(Value::as_str).with_context(|| format!("an entry lacks the text `{key}`"))
-}
-
-fn number(value: &Value, key: &str) -> Result<f64> {
-    value.get(key).and_then(Value::as_f64).with_context(|| format!("an entry lacks the number `{key}`"))
-}
-
-pub(crate) fn entries<'a>(value: &'a Value, what: &str) -> Result<&'a Vec<Value>> {
-    value.as_array().with_context(|| format!("{what} is no list"))
 }
 
 /// Largest error between matrices, entry by entry.
@@ -113,7 +98,7 @@ fn compare_affine(case: &mut Case, label: &str, found: &Affine, expected: Option
 
 fn affine(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("affine.json"))?;
-    for entry in entries(&json, "affine.json")? {
+    for entry in as_list(&json, "affine.json")? {
         let (w, h, size) =
             (integer(entry, "ori_w")?, integer(entry, "ori_h")?, integer(entry, "input_size")?);
         let found = Letterbox::new(w as usize, h as usize, size as usize);
@@ -140,6 +125,13 @@ pub(crate) fn grey(path: &Path) -> Result<Mask> {
     Ok(Mask { width: image.width, height: image.height, data })
 }
 
+/// A mask that the conversion script wrote: 0 or 255, or 254 and less where parts overlap, which is refused here.
+fn binary(path: &Path) -> Result<Mask> {
+    let source = grey(path)?;
+    ensure!(source.data.iter().all(|value| [0, 255].contains(value)), "{} is not binary", path.display());
+    Ok(Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source })
+}
+
 fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("letterbox.json"))?;
     let mut used = BTreeSet::new();
@@ -152,9 +144,8 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
         for entry in list {
             let id = integer(entry, "image_id")?;
             // Pictures without decoded pixels are compared from the photos.
-            let Some(decoded) = entry.get("decoded").and_then(Value::as_str) else { continue };
-            let decoded_name = decoded;
-            let decoded = read_image(&folder.join(decoded))?;
+            let Some(decoded_name) = entry.get("decoded").and_then(Value::as_str) else { continue };
+            let decoded = read_image(&folder.join(decoded_name))?;
             let letterbox = Letterbox::new(decoded.width, decoded.height, side);
             let expected = read_image(&folder.join(text(entry, "image")?))?;
             compare_bytes(case, &format!("{key} {id}"), &letterbox.image(&decoded), &expected.data);
@@ -173,17 +164,10 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
                 case.compare_with(&label, &found, &expected, Tolerance::Exact);
                 n_tensors += 1;
             }
-            for mask in entries(entry.get("masks").context("no masks")?, "masks")? {
+            for mask in entries(entry, "masks")? {
                 let ann_id = integer(mask, "ann_id")?;
                 let source_name = format!("mask_src/{ann_id}.png");
-                let source = grey(&folder.join(&source_name))?;
-                // Written as 0 or 255; where an odd number of parts overlap that is 255, else 254 or less.
-                ensure!(
-                    source.data.iter().all(|value| [0, 255].contains(value)),
-                    "{source_name} is not binary"
-                );
-                let binary = Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source };
-                let warped = letterbox.mask(&binary);
+                let warped = letterbox.mask(&binary(&folder.join(&source_name))?);
                 let expected_name = text(mask, "warped")?;
                 compare_bytes(
                     case,
@@ -198,21 +182,14 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
                 used.extend([source_name, expected_name.to_owned()]);
             }
             if let Some(tensor) = tensors.get(&format!("{id}.mask")) {
-                let mut found = Tensor::zeros([side_long, side_long], (Kind::Float, tch::Device::Cpu));
+                let mut found = vec![0.0; side * side];
                 if let Some(ann_id) = entry.get("tensor_mask_ann_id").and_then(Value::as_i64) {
-                    let source = grey(&folder.join(format!("mask_src/{ann_id}.png")))?;
-                    let binary =
-                        Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source };
-                    let values: Vec<f32> = letterbox
-                        .mask(&binary)
-                        .iter()
-                        .map(|&value| (f64::from(value) / 255.0) as f32)
-                        .collect();
-                    found = Tensor::from_slice(&values);
+                    let source = binary(&folder.join(format!("mask_src/{ann_id}.png")))?;
+                    letterbox.unit_mask_into(&source, &mut found);
                 }
                 case.compare_with(
                     &format!("tensor {id}.mask"),
-                    &found.view([side_long, side_long]),
+                    &Tensor::from_slice(&found).view([side_long, side_long]),
                     tensor,
                     Tolerance::Exact,
                 );
@@ -241,7 +218,7 @@ fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("eval.json"))?;
     let mut maps = read_tensors(&folder.join("eval_maps.safetensors"))?;
     let targets = read_json(&folder.join("masks.json"))?;
-    for entry in entries(&json, "eval.json")? {
+    for entry in as_list(&json, "eval.json")? {
         let key = text(entry, "key")?;
         let (w, h) = (integer(entry, "width")? as usize, integer(entry, "height")? as usize);
         let letterbox = Letterbox::new(w, h, integer(entry, "input_size")? as usize);
@@ -283,12 +260,7 @@ fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
             Tolerance::Absolute(1e-3),
         );
     }
-    ensure!(
-        maps.is_empty(),
-        "recorded but not compared: {}",
-        maps.into_keys().collect::<Vec<_>>().join(", ")
-    );
-    Ok(())
+    nothing_left(&maps)
 }
 
 /// Overlaps, their means, and the training-time figures.
@@ -300,7 +272,7 @@ fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
             continue;
         }
         let mut overlaps = Vec::new();
-        for pair in entries(facts.get("pairs").context("no pairs")?, "pairs")? {
+        for pair in entries(facts, "pairs")? {
             let (w, h) = (integer(pair, "width")? as usize, integer(pair, "height")? as usize);
             let mask = |key: &str| Ok::<_, anyhow::Error>(Mask::from_rle_string(w, h, text(pair, key)?)?);
             let overlap = Overlap::of_masks(&mask("pred")?.data, &mask("gt")?.data);
@@ -320,7 +292,7 @@ fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
         }
     }
     let mut maps = read_tensors(&folder.join("train_metric.safetensors"))?;
-    for entry in entries(json.get("train_metric").context("no train_metric")?, "train_metric")? {
+    for entry in entries(&json, "train_metric")? {
         let key = text(entry, "key")?;
         let mut take = |name: &str| {
             maps.remove(&format!("{key}.{name}")).with_context(|| format!("train_metric lacks {key}.{name}"))
@@ -349,10 +321,5 @@ fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
             single,
         );
     }
-    ensure!(
-        maps.is_empty(),
-        "recorded but not compared: {}",
-        maps.into_keys().collect::<Vec<_>>().join(", ")
-    );
-    Ok(())
+    nothing_left(&maps)
 }

@@ -6,16 +6,12 @@ use anyhow::{Context, Result, bail};
 use refcoco::{ClipTokenizer, Dataset};
 use serde_json::Value;
 
-use crate::case::{Case, read_json};
-use crate::data::{entries, integer, text};
+use crate::case::Case;
+use crate::json::{as_list, entries, integer, integers, read_json, text};
 use crate::recorded::list;
 
 fn compare_ids(case: &mut Case, tokenizer: &ClipTokenizer, text: &str, facts: &Value) -> Result<()> {
-    let ids = |key: &str| -> Result<Vec<i64>> {
-        let list =
-            facts.get(key).and_then(Value::as_array).with_context(|| format!("`{text}` has no `{key}`"))?;
-        Ok(list.iter().filter_map(Value::as_i64).collect())
-    };
+    let ids = |key: &str| integers(facts, key).with_context(|| format!("{text:?}"));
     let mut same = tokenizer.encode(text)? == ids("full")?;
     for (key, _) in facts.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("len")) {
         let word_len = key.trim_start_matches("len").parse().with_context(|| format!("`{key}`"))?;
@@ -35,7 +31,7 @@ pub(crate) fn tokens(folder: &Path, case: &mut Case) -> Result<()> {
 
 pub(crate) fn nasty(folder: &Path, case: &mut Case) -> Result<()> {
     let (json, tokenizer) = (read_json(&folder.join("tokens_nasty.json"))?, ClipTokenizer::new()?);
-    for facts in entries(&json, "tokens_nasty.json")? {
+    for facts in as_list(&json, "tokens_nasty.json")? {
         compare_ids(case, &tokenizer, text(facts, "text")?, facts)?;
     }
     Ok(())
@@ -58,14 +54,14 @@ pub(crate) fn refs(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     for name in list(&folder.join("refs_json"))? {
         let stem = name.trim_end_matches(".json");
         let (json, dataset) = (read_json(&folder.join("refs_json").join(&name))?, dataset(stem, root)?);
-        let recorded = entries(&json, &name)?;
+        let recorded = as_list(&json, &name)?;
         case.check(&format!("{stem}: number of refs"), recorded.len() == dataset.refs.len());
         for (ours, theirs) in dataset.refs.iter().zip(recorded) {
             let mut same = ours.ref_id == integer(theirs, "ref_id")?
                 && ours.ann_id == integer(theirs, "ann_id")?
                 && ours.image_id == integer(theirs, "image_id")?
                 && ours.split == text(theirs, "split")?;
-            let sentences = entries(theirs.get("sentences").context("no sentences")?, "sentences")?;
+            let sentences = entries(theirs, "sentences")?;
             same &= sentences.len() == ours.expressions.len();
             for (expression, sentence) in ours.expressions.iter().zip(sentences) {
                 same &= expression.sent_id == integer(sentence, "sent_id")?
@@ -85,7 +81,7 @@ pub(crate) fn anns(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
         for file in list(&folder.join("anns").join(&name))? {
             let split = file.trim_end_matches(".json");
             let json = read_json(&folder.join("anns").join(&name).join(&file))?;
-            let recorded = entries(&json, &file)?;
+            let recorded = as_list(&json, &file)?;
             let refs = dataset.split(split)?;
             case.check(&format!("{name} {split}: number of refs"), recorded.len() == refs.len());
             for (index, theirs) in refs.into_iter().zip(recorded) {
@@ -93,7 +89,7 @@ pub(crate) fn anns(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
                 let image = dataset.image_record(ours.image_id)?;
                 let mut same = ours.ref_id == integer(theirs, "segment_id")?
                     && image.file_name == text(theirs, "img_name")?;
-                let sentences = entries(theirs.get("sentences").context("no sentences")?, "sentences")?;
+                let sentences = entries(theirs, "sentences")?;
                 same &= sentences.len() as i64 == integer(theirs, "sentences_num")?
                     && sentences.len() == ours.expressions.len();
                 for (expression, sentence) in ours.expressions.iter().zip(sentences) {

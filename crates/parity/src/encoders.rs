@@ -9,9 +9,10 @@ use serde_json::Value;
 use talent::weights::{Strictness, load_encoder};
 use talent::{Mode, ModelConfig, ParameterGroup, Stage, Talent, parameter_group};
 use tch::{Device, Kind, Tensor};
-use weight_files::{Encoder, Step, WeightFile, encoder_plan};
+use weight_files::{Element, Encoder, Step, WeightFile, encoder_plan};
 
-use crate::case::{Case, read_json};
+use crate::case::Case;
+use crate::json::read_json;
 use crate::recorded::{Recorded, list};
 use crate::report::{CaseReport, Tolerance};
 
@@ -32,10 +33,10 @@ pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
         let report = match entry.as_str() {
             "README.md" => continue,
             "dinov2_forward.json" => {
-                rename(&label, Case::run(stem, folder, |case| image_forward(recorded, folder, case)))
+                Case::run(stem, folder, |case| image_forward(recorded, folder, case)).named(label)
             }
             "clip_text_forward.json" => {
-                rename(&label, Case::run(stem, folder, |case| text_forward(recorded, folder, case)))
+                Case::run(stem, folder, |case| text_forward(recorded, folder, case)).named(label)
             }
             "dinov2_forward.safetensors" | "clip_text_forward.safetensors" => continue,
             // Belongs to the weights of the same name, which read it.
@@ -48,12 +49,8 @@ pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
     reports
 }
 
-fn rename(label: &str, report: CaseReport) -> CaseReport {
-    CaseReport { name: label.to_owned(), ..report }
-}
-
 /// Which encoder a file holds.
-fn encoder_in(path: &Path) -> Result<Encoder> {
+pub(crate) fn encoder_in(path: &Path) -> Result<Encoder> {
     let file = WeightFile::open(path)?;
     let image = encoder_plan(&file, Encoder::Image);
     let text = encoder_plan(&file, Encoder::Text);
@@ -65,29 +62,26 @@ fn encoder_in(path: &Path) -> Result<Encoder> {
     }
 }
 
-/// A file's weights, compared with the recorded start values: equal, or equal after rounding to float16.
-fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Result<()> {
+/// A file's weights, compared with the recorded start values: equal, or equal after rounding to float16 where the
+/// whole file is in float16.
+pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Result<()> {
     let encoder = encoder_in(path)?;
     let group = match encoder {
         Encoder::Image => ParameterGroup::ImageEncoder,
         Encoder::Text => ParameterGroup::TextEncoder,
     };
-    let network = recorded.network(Kind::Float)?;
-    for (name, entry) in network.store().entries() {
-        if parameter_group(&name) == group && !name.ends_with("logit_scale") {
-            tch::no_grad(|| {
-                let _ = entry.tensor.shallow_clone().zero_();
-            });
-        }
-    }
+    let network = recorded.blank_network()?;
     let report = load_encoder(&network, encoder, path, &Strictness::default())?;
-    let half = report.casts.keys().any(|cast| cast.from == weight_files::Element::F16);
+    let half = WeightFile::open(path)?.tensors().all(|(_, info)| info.element != Element::F32);
     for (name, entry) in network.store().entries() {
         if parameter_group(&name) == group {
             let expected = recorded.init()?.get(&name).context("model_init is incomplete")?;
-            let left_alone = report.tolerated.contains(&name);
-            let rounded = half && !left_alone;
-            let expected = if rounded { expected.to_kind(Kind::Half) } else { expected.shallow_clone() };
+            let expected = match report.tolerated.contains(&name) {
+                // Left as it was.
+                true => expected.zeros_like(),
+                false if half => expected.to_kind(Kind::Half),
+                false => expected.shallow_clone(),
+            };
             case.compare_with(&name, &entry.tensor, &expected, Tolerance::Exact);
         }
     }
@@ -176,17 +170,19 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
         });
         seen
     };
+    let whole = bare_networks(recorded, folder, Encoder::Image, false, PositionRule::Talent)?;
+    let halved = bare_networks(recorded, folder, Encoder::Image, true, PositionRule::Talent)?;
     for (pixels, prefix) in [("native.pixel_values", "native"), ("resized.pixel_values", "resized.scale01")] {
         let pixels = case.input(pixels)?;
-        for (file, network) in bare_networks(recorded, folder, Encoder::Image, false, PositionRule::Talent)? {
-            for (name, value) in run(&network, &pixels) {
+        for (file, network) in &whole {
+            for (name, value) in run(network, &pixels) {
                 let expected = case.input(&format!("{prefix}.{name}"))?;
                 case.compare_with(&format!("{file}: {prefix}.{name}"), &value, &expected, IMAGE);
             }
         }
-        for (file, network) in bare_networks(recorded, folder, Encoder::Image, true, PositionRule::Talent)? {
+        for (file, network) in &halved {
             let expected = case.input(&format!("{prefix}.last_hidden_state.f16w"))?;
-            let seen = run(&network, &pixels);
+            let seen = run(network, &pixels);
             let found = seen.get("last_hidden_state").context("no final state")?;
             case.compare_with(&format!("{file}: {prefix}"), found, &expected, IMAGE);
         }

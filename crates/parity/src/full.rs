@@ -7,9 +7,11 @@ use serde_json::Value;
 use talent::{Stage, Talent, TalentOutput, Triplet};
 use tch::{Kind, Tensor};
 
-use crate::case::{Case, read_json};
+use crate::case::Case;
 use crate::formula::Formula;
 use crate::full_train;
+use crate::json::{entries, integers, number, read_json};
+use crate::network::named_outputs;
 use crate::recorded::list;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
@@ -38,7 +40,7 @@ pub(crate) fn cases(folder: &Path) -> Vec<CaseReport> {
         match stem {
             Some(stem) => {
                 let report = Case::run(stem, folder, |case| one(&formula, case));
-                reports.push(CaseReport { name: format!("full/{stem}"), ..report });
+                reports.push(report.named(format!("full/{stem}")));
             }
             None if known => {}
             None => {
@@ -108,26 +110,13 @@ pub(crate) fn observe(values: &mut Values, stage: Stage, value: &Tensor) {
 }
 
 pub(crate) fn outputs(values: &mut Values, out: &TalentOutput) {
-    let named = [
-        ("words", &out.words),
-        ("state", &out.state),
-        ("vis0", &out.taps[0]),
-        ("vis1", &out.taps[1]),
-        ("vis2", &out.taps[2]),
-        ("neck_txt", &out.neck.sentence),
-        ("fq3", &out.neck.fused[0]),
-        ("fq4", &out.neck.fused[1]),
-        ("fq5", &out.neck.fused[2]),
-        ("neck_agg", &out.neck.aggregated),
-        ("neck_fq", &out.neck.features),
-        ("decoder_out", &out.decoded),
-        ("logits", &out.logits),
-    ];
-    values.extend(named.map(|(name, value)| (name.to_owned(), value.detach())));
-    if let Some([positive, negative]) = &out.contrast {
-        values.push(("pos_state".to_owned(), positive.detach()));
-        values.push(("neg_state".to_owned(), negative.detach()));
-    }
+    // Two names differ from those of the miniature's recordings.
+    values.extend(named_outputs(out).into_iter().map(|(name, value)| match name {
+        "txt" => ("words".to_owned(), value),
+        "neck_tccl_feature" => ("neck_agg".to_owned(), value),
+        name => (name.to_owned(), value),
+    }));
+    values.push(("logits".to_owned(), out.logits.detach()));
 }
 
 /// Samples, mean, deviation and norm of every recorded tensor, against the float64 run.
@@ -136,19 +125,12 @@ pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
     for (name, facts) in &facts {
         let value = values.iter().find(|(known, _)| known == name);
         let (_, value) = value.with_context(|| format!("nothing here computes `{name}`"))?;
-        let number =
-            |key: &str| facts.get(key).and_then(Value::as_f64).with_context(|| format!("{name}: no {key}"));
-        let numel: i64 = facts
-            .get("shape")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_i64)
-            .product();
+        let number = |key: &str| number(facts, key).with_context(|| name.clone());
+        let numel: i64 = integers(facts, "shape")?.into_iter().product();
         ensure!(numel as usize == value.numel(), "`{name}` has {} entries, {numel} recorded", value.numel());
         let flat = value.to_kind(Kind::Double).contiguous().view([-1]);
         let noise = number("noise_f32_f64")?.max(number("noise_f32_f32")?);
-        let error = sample_error(&flat, facts).with_context(|| name.clone())?;
+        let error = worst(&sample_errors(&flat, facts).with_context(|| name.clone())?);
         case.record(Comparison::new(name, error, number("max_abs")?, Tolerance::Absolute(4.0 * noise)));
 
         let norm = f64::try_from(flat.norm())?;
@@ -162,14 +144,18 @@ pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
     Ok(())
 }
 
-/// Largest error of the sampled entries.
-pub(crate) fn sample_error(flat: &Tensor, facts: &Value) -> Result<f64> {
-    let list = |key: &str| facts.get(key).and_then(Value::as_array).with_context(|| format!("no {key}"));
-    let index: Vec<i64> = list("index")?.iter().filter_map(Value::as_i64).collect();
-    let expected: Vec<f64> = list("f64")?.iter().filter_map(Value::as_f64).collect();
+/// Errors of the sampled entries.
+pub(crate) fn sample_errors(flat: &Tensor, facts: &Value) -> Result<Vec<f64>> {
+    let index = integers(facts, "index")?;
+    let expected: Vec<f64> = entries(facts, "f64")?.iter().filter_map(Value::as_f64).collect();
     ensure!(index.len() == expected.len() && !index.is_empty(), "indices and samples do not match");
     let found = flat.index_select(0, &Tensor::from_slice(&index));
-    Ok(f64::try_from((found - Tensor::from_slice(&expected)).abs().max())?)
+    Ok(Vec::<f64>::try_from((found - Tensor::from_slice(&expected)).abs())?)
+}
+
+/// The largest of some errors; one that is no number counts as the largest.
+pub(crate) fn worst(errors: &[f64]) -> f64 {
+    errors.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0)
 }
 
 /// All logits, against the float64 run.

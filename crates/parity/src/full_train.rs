@@ -7,7 +7,8 @@ use tch::{Kind, Tensor};
 
 use crate::case::Case;
 use crate::formula::Formula;
-use crate::full::{Values, compare_logits, compare_values, observe, outputs, sample_error};
+use crate::full::{Values, compare_logits, compare_values, observe, outputs, sample_errors, worst};
+use crate::json::number;
 use crate::report::{Comparison, Tolerance};
 use crate::training;
 
@@ -75,8 +76,7 @@ fn statistics(network: &Talent, case: &mut Case) -> Result<()> {
     for (name, facts) in &recorded {
         let value = network.store().get(name).with_context(|| format!("there is no buffer `{name}`"))?;
         let values = Vec::<f64>::try_from(value.to_kind(Kind::Double).contiguous().view([-1]))?;
-        let number =
-            |key: &str| facts.get(key).and_then(Value::as_f64).with_context(|| format!("{name}: no {key}"));
+        let number = |key: &str| number(facts, key).with_context(|| name.clone());
         let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
         case.compare_number(&format!("{name}: norm"), norm, number("l2")?, Tolerance::Scaled(6e-6));
         case.compare_number(&format!("{name}: first"), values[0], number("f64_first")?, STATISTICS);
@@ -97,11 +97,10 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
         case.json.get("gradients").and_then(Value::as_object).cloned().context("no `gradients`")?;
     let trainable = network.trainable();
     case.compare_number("gradients", trainable.len() as f64, recorded.len() as f64, Tolerance::Exact);
-    let (mut norm_errors, mut sample_errors, mut total) = (Vec::new(), Vec::new(), 0.0);
+    let (mut norm_errors, mut relative_errors, mut total) = (Vec::new(), Vec::new(), 0.0);
     for (name, parameter) in &trainable {
         let facts = recorded.get(name).with_context(|| format!("no gradient of `{name}` is recorded"))?;
-        let number =
-            |key: &str| facts.get(key).and_then(Value::as_f64).with_context(|| format!("{name}: no {key}"));
+        let number = |key: &str| number(facts, key).with_context(|| name.clone());
         let flag = |key: &str| {
             facts.get(key).is_some_and(|value| value.as_bool() != Some(false) && !value.is_null())
         };
@@ -123,9 +122,9 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
         let norm_error = (norm / number("l2")? - 1.0).abs();
         case.record(Comparison::new(&format!("{name}: norm"), norm_error, 1.0, Tolerance::Absolute(3e-2)));
         norm_errors.push(norm_error);
-        let error = sample_error(&flat, facts)?;
-        case.record(Comparison::new(name, error, largest, Tolerance::OfLargest(4e-2)));
-        sample_errors.extend(sample_errors_of(&flat, facts, largest)?);
+        let errors = sample_errors(&flat, facts).with_context(|| name.clone())?;
+        case.record(Comparison::new(name, worst(&errors), largest, Tolerance::OfLargest(4e-2)));
+        relative_errors.extend(errors.into_iter().map(|error| error / largest));
     }
     let share = |errors: &mut Vec<f64>, share: f64| {
         errors.sort_by(f64::total_cmp);
@@ -133,8 +132,8 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
     };
     let quantiles = [
         ("gradient norms, 95 % of the parameters", share(&mut norm_errors, 0.95), 2e-3),
-        ("gradient samples, 95 %", share(&mut sample_errors, 0.95), 5e-3),
-        ("gradient samples, median", share(&mut sample_errors, 0.5), 5e-4),
+        ("gradient samples, 95 %", share(&mut relative_errors, 0.95), 5e-3),
+        ("gradient samples, median", share(&mut relative_errors, 0.5), 5e-4),
     ];
     for (label, error, bound) in quantiles {
         case.record(Comparison::new(label, error, 1.0, Tolerance::Absolute(bound)));
@@ -142,12 +141,4 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
     let expected = case.number("/grad_l2_total/f64")?;
     case.compare_number("total gradient norm", total.sqrt(), expected, Tolerance::OfLargest(5e-4));
     Ok(())
-}
-
-fn sample_errors_of(flat: &Tensor, facts: &Value, largest: f64) -> Result<Vec<f64>> {
-    let list = |key: &str| facts.get(key).and_then(Value::as_array).with_context(|| format!("no {key}"));
-    let index: Vec<i64> = list("index")?.iter().filter_map(Value::as_i64).collect();
-    let expected: Vec<f64> = list("f64")?.iter().filter_map(Value::as_f64).collect();
-    let found = Vec::<f64>::try_from(flat.index_select(0, &Tensor::from_slice(&index)))?;
-    Ok(found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs() / largest).collect())
 }

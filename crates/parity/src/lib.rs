@@ -11,6 +11,7 @@ mod encoders;
 mod formula;
 mod full;
 mod full_train;
+mod json;
 mod losses;
 mod modules;
 mod network;
@@ -80,6 +81,14 @@ fn run_case(recorded: &Recorded, training: &training::Trainings, name: &str) -> 
         name if name.starts_with("module_") => modules::case(recorded, case),
         _ => anyhow::bail!("nothing here knows this case"),
     })
+}
+
+/// The network that a folder of recordings was made with.
+///
+/// # Errors
+/// When its `config.json` cannot be read or describes no network of ours.
+pub fn recorded_model(golden: &Path) -> Result<talent::ModelConfig> {
+    Ok(Recorded::open(golden)?.model)
 }
 
 /// A file's name for reports, relative to the recordings.

@@ -11,7 +11,7 @@ use torch_ext::layers::{grid_positions, sequence_positions};
 use crate::case::Case;
 use crate::network::INTERMEDIATE;
 use crate::recorded::Recorded;
-use crate::report::Tolerance;
+use crate::training::TERM;
 
 pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let name = case.name.clone();
@@ -156,24 +156,13 @@ fn neck(recorded: &Recorded, case: &mut Case) -> Result<()> {
             for (index, level) in levels.iter().enumerate() {
                 let expected = case.number(&format!("/scalars/levels/{index}"))?;
                 let found = f64::try_from(&level.loss)?;
-                case.compare_number(
-                    &format!("level {}", index + 3),
-                    found,
-                    expected,
-                    Tolerance::Scaled(1e-6),
-                );
-                let passing = f64::try_from(level.partners.ge(0).to_kind(Kind::Double).sum(None))?;
-                let expected = case.number(&format!("/scalars/rows_passing/{index}"))?;
-                case.compare_number(
-                    &format!("rows of level {}", index + 3),
-                    passing,
-                    expected,
-                    Tolerance::Exact,
-                );
+                case.compare_number(&format!("level {}", index + 3), found, expected, TERM);
+                let pointer = format!("/scalars/rows_passing/{index}");
+                case.compare_rows(&format!("rows of level {}", index + 3), &level.partners, &pointer)?;
             }
             let affinity = levels.iter().map(|level| &level.loss).sum::<Tensor>() / 3.0;
             let expected = case.number("/scalars/affinity")?;
-            case.compare_number("affinity", f64::try_from(&affinity)?, expected, Tolerance::Scaled(1e-6));
+            case.compare_number("affinity", f64::try_from(&affinity)?, expected, TERM);
             scalar += affinity;
         }
         scalar.backward();

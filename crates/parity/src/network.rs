@@ -1,15 +1,16 @@
 //! Inference, start values, and the checkpoint files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
-use talent::weights::{Strictness, load_encoder, load_network, official_names, read_tensor};
-use talent::{ParameterGroup, Stage, TrainedParts, parameter_group, probabilities};
+use talent::weights::{Strictness, load_network, official_names, read_tensor};
+use talent::{Stage, TalentOutput, TrainedParts, probabilities};
 use tch::{Kind, Tensor};
 use weight_files::{Encoder, WeightFile};
 
 use crate::case::{Case, read_tensors};
+use crate::encoders;
 use crate::recorded::{Recorded, list};
 use crate::report::{CaseReport, Tolerance};
 
@@ -65,7 +66,6 @@ pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
         case.compare(name, value, INTERMEDIATE)?;
     }
     compare_outputs(case, &out)?;
-    case.compare("decoder_out", &out.decoded.flatten(2, 3), INTERMEDIATE)?;
     for (level, name) in ["v3", "v4", "v5"].into_iter().enumerate() {
         case.compare(name, &out.neck.projected[level], INTERMEDIATE)?;
     }
@@ -74,9 +74,10 @@ pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// What inference and training recordings share.
-pub(crate) fn compare_outputs(case: &mut Case, out: &talent::TalentOutput) -> Result<()> {
-    let values = [
+/// What a pass computes behind the encoders' blocks, as the recordings call it; the logits apart.
+pub(crate) fn named_outputs(out: &TalentOutput) -> Vec<(&'static str, Tensor)> {
+    let decoded = out.decoded.flatten(2, 3);
+    let mut named = vec![
         ("txt", &out.words),
         ("state", &out.state),
         ("vis0", &out.taps[0]),
@@ -88,9 +89,18 @@ pub(crate) fn compare_outputs(case: &mut Case, out: &talent::TalentOutput) -> Re
         ("fq5", &out.neck.fused[2]),
         ("neck_tccl_feature", &out.neck.aggregated),
         ("neck_fq", &out.neck.features),
+        ("decoder_out", &decoded),
     ];
-    for (name, value) in values {
-        case.compare(name, value, INTERMEDIATE)?;
+    if let Some([positive, negative]) = &out.contrast {
+        named.extend([("pos_state", positive), ("neg_state", negative)]);
+    }
+    named.into_iter().map(|(name, value)| (name, value.detach())).collect()
+}
+
+/// What inference and training recordings share.
+pub(crate) fn compare_outputs(case: &mut Case, out: &TalentOutput) -> Result<()> {
+    for (name, value) in named_outputs(out) {
+        case.compare(name, &value, INTERMEDIATE)?;
     }
     Ok(())
 }
@@ -184,7 +194,7 @@ fn element_name(element: weight_files::Element) -> &'static str {
     }
 }
 
-fn training_checkpoint(folder: &Path) -> Result<Option<std::path::PathBuf>> {
+fn training_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
     for name in list(folder)? {
         let path = folder.join(name);
         if WeightFile::open(&path)?.tensors().any(|(name, _)| name.starts_with("state_dict/")) {
@@ -194,15 +204,16 @@ fn training_checkpoint(folder: &Path) -> Result<Option<std::path::PathBuf>> {
     Ok(None)
 }
 
-fn encoder_files(folder: &Path) -> Result<(Option<std::path::PathBuf>, Option<std::path::PathBuf>)> {
+/// The files of the image and of the text encoder.
+fn encoder_files(folder: &Path) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
     let (mut image, mut text) = (None, None);
     for name in list(folder)? {
         let path = folder.join(name);
-        let file = WeightFile::open(&path)?;
-        if file.info("cls_token").is_some() {
-            image = Some(path);
-        } else if file.info("token_embedding.weight").is_some() {
-            text = Some(path);
+        match encoders::encoder_in(&path) {
+            Ok(Encoder::Image) => image = Some(path),
+            Ok(Encoder::Text) => text = Some(path),
+            // The training checkpoint.
+            Err(_) => {}
         }
     }
     Ok((image, text))
@@ -221,46 +232,25 @@ pub(crate) fn checkpoint_files(recorded: &Recorded, folder: &Path) -> Vec<CaseRe
 fn one_checkpoint(recorded: &Recorded, path: &Path) -> CaseReport {
     let label = crate::shown(recorded.path(), path);
     Case::bare(&label, |case| {
-        let file = WeightFile::open(path)?;
-        let network = recorded.network(Kind::Float)?;
-        // Values that loading must replace.
-        for (_, entry) in network.store().entries() {
-            tch::no_grad(|| {
-                let _ = entry.tensor.shallow_clone().zero_();
-            });
+        if !official_names(&WeightFile::open(path)?).contains_key("neck.txt_proj.weight") {
+            return encoders::weights(recorded, path, case);
         }
-        let official = official_names(&file);
-        if official.contains_key("neck.txt_proj.weight") {
-            load_network(&network, path, &Strictness::default())?;
-            let trained = read_tensors(&last_parameters(recorded)?)?;
-            for (name, entry) in network.store().entries() {
-                let expected = match trained.get(&name) {
-                    Some(expected) => expected,
-                    None => recorded.init()?.get(&name).context("model_init is incomplete")?,
-                };
-                // The file is a copy of that state, entry for entry.
-                case.compare_with(&name, &entry.tensor, expected, Tolerance::Exact);
-            }
-            return Ok(());
-        }
-        let (encoder, group) = if file.info("cls_token").is_some() {
-            (Encoder::Image, ParameterGroup::ImageEncoder)
-        } else {
-            ensure!(file.info("token_embedding.weight").is_some(), "nothing here knows this file");
-            (Encoder::Text, ParameterGroup::TextEncoder)
-        };
-        load_encoder(&network, encoder, path, &Strictness::default())?;
+        let network = recorded.blank_network()?;
+        load_network(&network, path, &Strictness::default())?;
+        let trained = read_tensors(&last_parameters(recorded)?)?;
         for (name, entry) in network.store().entries() {
-            if parameter_group(&name) == group {
-                let expected = recorded.init()?.get(&name).context("model_init is incomplete")?;
-                case.compare_with(&name, &entry.tensor, expected, Tolerance::Exact);
-            }
+            let expected = match trained.get(&name) {
+                Some(expected) => expected,
+                None => recorded.init()?.get(&name).context("model_init is incomplete")?,
+            };
+            // The file is a copy of that state, entry for entry.
+            case.compare_with(&name, &entry.tensor, expected, Tolerance::Exact);
         }
         Ok(())
     })
 }
 
-fn last_parameters(recorded: &Recorded) -> Result<std::path::PathBuf> {
+fn last_parameters(recorded: &Recorded) -> Result<PathBuf> {
     let steps = recorded
         .case_names()?
         .into_iter()

@@ -9,9 +9,10 @@ use refcoco::{Dataset, RgbImage, read_image};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::case::{Case, read_json};
-use crate::data::{compare_bytes, entries, grey, integer, letterbox_lists, text};
+use crate::case::Case;
+use crate::data::{compare_bytes, grey, letterbox_lists};
 use crate::data_text::dataset;
+use crate::json::{entries, integer, integers, read_json, text};
 use crate::report::{Comparison, Tolerance};
 
 /// JPEG decoders differ: the mean absolute difference to libjpeg-turbo may be one level.
@@ -26,6 +27,12 @@ fn datasets(root: &Path) -> Result<Vec<Dataset>> {
         .map(|name| dataset(name, root))
         .into_iter()
         .collect()
+}
+
+/// The data set that has an annotation.
+fn holder(datasets: &[Dataset], ann_id: i64) -> Result<&Dataset> {
+    let found = datasets.iter().find(|dataset| dataset.instances.annotations.contains_key(&ann_id));
+    found.with_context(|| format!("annotation {ann_id} is in no data set"))
 }
 
 /// Paths of all photos by number.
@@ -117,10 +124,9 @@ pub(crate) fn letterbox(folder: &Path, root: &Path, case: &mut Case) -> Result<(
         let expected = read_image(&folder.join(text(entry, "image")?))?;
         let difference = mean_difference(&letterbox.image(&photo), &expected.data);
         case.record(Comparison::new(&format!("photo {id} at {side}"), difference, 255.0, LEVEL));
-        for mask in entries(entry.get("masks").context("no masks")?, "masks")? {
+        for mask in entries(entry, "masks")? {
             let ann_id = integer(mask, "ann_id")?;
-            let ours = datasets.iter().find_map(|dataset| dataset.mask(ann_id).ok());
-            let ours = ours.with_context(|| format!("annotation {ann_id} is in no data set"))?;
+            let ours = holder(&datasets, ann_id)?.mask(ann_id)?;
             let expected = grey(&folder.join(text(mask, "warped")?))?;
             compare_bytes(case, &format!("mask {ann_id} at {side}"), &letterbox.mask(&ours), &expected.data);
         }
@@ -134,8 +140,7 @@ pub(crate) fn masks(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     let datasets = datasets(root)?;
     for (id, facts) in json.as_object().context("masks.json is no object")? {
         let ann_id: i64 = id.parse().with_context(|| format!("`{id}`"))?;
-        let holder = datasets.iter().find(|dataset| dataset.mask(ann_id).is_ok());
-        let holder = holder.with_context(|| format!("annotation {ann_id} is in no data set"))?;
+        let holder = holder(&datasets, ann_id)?;
         let (union, parts) = (holder.mask(ann_id)?, holder.mask_parts(ann_id)?);
         let mut sum = vec![0_u8; union.data.len()];
         for part in &parts {
@@ -146,13 +151,7 @@ pub(crate) fn masks(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
         let written: Vec<u8> = sum.iter().map(|&n| n.wrapping_mul(255)).collect();
         let refer_area: i64 = sum.iter().map(|&n| i64::from(n)).sum();
         let areas: Vec<i64> = parts.iter().map(|part| part.area() as i64).collect();
-        let recorded: Vec<i64> = facts
-            .get("part_areas")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_i64)
-            .collect();
+        let recorded = integers(facts, "part_areas")?;
         let same = union.to_rle_string() == text(facts, "rle_counts")?
             && union.area() as i64 == integer(facts, "area")?
             && refer_area == integer(facts, "refer_area")?

@@ -7,7 +7,8 @@ use serde_json::Value;
 use talent::{ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
 
-use crate::case::{read_json, read_tensors};
+use crate::case::read_tensors;
+use crate::json::read_json;
 
 /// A folder of recordings and the network it was made with.
 #[derive(Debug)]
@@ -61,6 +62,17 @@ impl Recorded {
             let _ = self.init.set(tensors);
         }
         self.init.get().context("model_init")
+    }
+
+    /// The network with zeros everywhere, which loading must replace.
+    pub(crate) fn blank_network(&self) -> Result<Talent> {
+        let network = Talent::new(&self.model, Device::Cpu, Kind::Float)?;
+        for (_, entry) in network.store().entries() {
+            tch::no_grad(|| {
+                let _ = entry.tensor.shallow_clone().zero_();
+            });
+        }
+        Ok(network)
     }
 
     /// The network with the recorded start values.

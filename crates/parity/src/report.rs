@@ -132,6 +132,11 @@ impl CaseReport {
         Self { verdict: Verdict::NotRun, ..Self::skipped(name, why) }
     }
 
+    /// The same under another name.
+    pub(crate) fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
     /// The comparison that came closest to its bound, or went furthest beyond it.
     pub fn worst(&self) -> Option<&Comparison> {
         self.comparisons.iter().max_by(|a, b| a.used.total_cmp(&b.used))

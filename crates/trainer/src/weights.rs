@@ -106,36 +106,31 @@ pub(crate) fn export(checkpoint: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use talent::ModelConfig;
     use tch::{Device, Kind};
 
-    fn best_model() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden/checkpoints/best_model.pth")
+    fn golden() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden")
     }
 
-    /// The sizes of the recorded network.
-    fn miniature() -> ModelConfig {
-        let mut cfg = ModelConfig { input_size: 56, ..ModelConfig::base() };
-        (cfg.image.width, cfg.image.depth, cfg.image.n_heads) = (24, 4, 4);
-        (cfg.image.position_grid, cfg.image.taps, cfg.image.adapter_blocks) = (5, [1, 2], vec![1, 3]);
-        (cfg.image.adapter_width, cfg.image.fusion_width) = (16, 20);
-        (cfg.text.width, cfg.text.state_width, cfg.text.depth, cfg.text.n_heads) = (16, 16, 4, 4);
-        (cfg.text.vocabulary, cfg.text.adapter_blocks, cfg.text.adapter_width) = (64, vec![1, 3], 16);
-        cfg.head.width = 16;
-        (cfg.decoder.depth, cfg.decoder.n_heads, cfg.decoder.ffn_width) = (2, 4, 40);
-        cfg
+    fn best_model() -> std::path::PathBuf {
+        golden().join("checkpoints/best_model.pth")
+    }
+
+    /// The network that was recorded.
+    fn recorded() -> Talent {
+        let cfg = parity::recorded_model(&golden()).unwrap();
+        Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap()
     }
 
     #[test]
     fn an_official_training_checkpoint_is_resumed() {
-        let model = Talent::new(&miniature(), Device::Cpu, Kind::Float).unwrap();
+        let model = recorded();
         let mut adam = crate::optim::adam(&model, &crate::config::Config::base().train);
         assert_eq!(resume_official(&best_model(), &model, &mut adam).unwrap(), 1);
         let state = adam.state();
         let find = |name: &str| &state.iter().find(|(known, _)| known == name).unwrap().1;
         assert_eq!(f64::try_from(find("step/proj.txt.bias")).unwrap(), 3.0);
-        let recorded =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden/checkpoint.safetensors");
+        let recorded = golden().join("checkpoint.safetensors");
         let recorded = tch::Tensor::read_safetensors(recorded).unwrap();
         for (name, expected) in recorded.iter().filter(|(name, _)| name.starts_with("exp_avg")) {
             assert_eq!(find(&name.replacen('.', "/", 1)), expected, "{name}");
@@ -144,7 +139,7 @@ mod tests {
 
     #[test]
     fn an_optimiser_of_other_parts_is_refused() {
-        let model = Talent::new(&miniature(), Device::Cpu, Kind::Float).unwrap();
+        let model = recorded();
         model.train_only(talent::TrainedParts::All);
         let mut adam = crate::optim::adam(&model, &crate::config::Config::base().train);
         let error = format!("{:#}", resume_official(&best_model(), &model, &mut adam).unwrap_err());
@@ -167,7 +162,7 @@ mod tests {
             assert_eq!(exported.read(&name).unwrap(), original.read(&stored).unwrap(), "{name}");
         }
         // And back: the export fills the network.
-        let model = Talent::new(&miniature(), Device::Cpu, Kind::Float).unwrap();
+        let model = recorded();
         load_whole(&model, &to, &Strictness::default()).unwrap();
         assert!(export(&best_model(), &folder.path().join("x.pth")).is_err());
         let encoder = best_model().with_file_name("clip_mini.pt");
