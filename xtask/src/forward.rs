@@ -15,14 +15,13 @@ pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
     let mut build = cargo();
     build.env("LIBTORCH", &libtorch.path);
     build_quietly(&mut build, "trainer", "talent")?;
-    let args: Vec<String> = std::iter::once(command.to_owned()).chain(args.iter().cloned()).collect();
-    become_program("talent", &args)
+    become_program("talent", command, args)
 }
 
-/// Builds and becomes `talent-data ARGS`; needs no libtorch.
-pub(crate) fn to_data_program(args: &[String]) -> Result<()> {
+/// Builds and becomes `talent-data COMMAND ARGS`; needs no libtorch.
+pub(crate) fn to_data_program(command: &str, args: &[String]) -> Result<()> {
     build_quietly(&mut cargo(), "data-cli", "talent-data")?;
-    become_program("talent-data", args)
+    become_program("talent-data", command, args)
 }
 
 /// Builds a program; prints cargo's progress only when there is something to compile for the first time.
@@ -36,9 +35,11 @@ pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -
     run_aside(build)
 }
 
-fn become_program(program: &str, args: &[String]) -> Result<()> {
+/// - command: goes in front of the arguments unless it is empty
+fn become_program(program: &str, command: &str, args: &[String]) -> Result<()> {
     // Started from the folder the user is in, so that relative paths mean what they say.
     let path = root().join("target/release").join(program);
-    let error = Command::new(&path).args(args).exec();
+    let error =
+        Command::new(&path).args(Some(command).filter(|command| !command.is_empty())).args(args).exec();
     bail!("{}: {error}", path.display())
 }

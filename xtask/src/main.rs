@@ -20,12 +20,12 @@ cargo xtask COMMAND
   ci                    formatting, clippy, tests
 
   train [...]           train, evaluate and draw a model        (each has --help)
-  eval [...]            evaluate a checkpoint
+  eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
   predict [...]         segment one expression in one image
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
   export [...]          write a checkpoint as a plain official state dictionary
-  data [...]            list, stats, verify, show, synth: look at data sets; needs no libtorch
+  data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
   bench data [...]      time the making of training samples
 
@@ -50,15 +50,15 @@ fn run() -> Result<()> {
         "doctor" => doctor::doctor(&rest),
         "test" => tests_and_ci::test(&rest),
         "ci" => tests_and_ci::ci(),
-        "data" => forward::to_data_program(&rest),
+        "data" => forward::to_data_program("", &rest),
         "bench" => match rest.split_first() {
-            Some((what, rest)) if what == "data" => {
-                let args: Vec<String> =
-                    std::iter::once("bench".to_owned()).chain(rest.iter().cloned()).collect();
-                forward::to_data_program(&args)
-            }
+            Some((what, rest)) if what == "data" => forward::to_data_program("bench", rest),
             _ => bail!("bench: expected `bench data`"),
         },
+        // Needs no libtorch, and whoever scores another program's masks may not have it.
+        "eval" if rest.iter().any(|arg| arg == "--predictions" || arg.starts_with("--predictions=")) => {
+            forward::to_data_program("score", &rest)
+        }
         "train" | "eval" | "predict" | "params" | "parity" | "export" => forward::to_talent(&command, &rest),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");

@@ -139,7 +139,7 @@ fn stage_times(
         let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
         letterbox.normalised_image_into(&image, &mut image_out);
         lap(2);
-        let mask = dataset.mask(reference.ann_id)?;
+        let mask = dataset.target(reference)?;
         lap(3);
         letterbox.unit_mask_into(&mask, &mut mask_out);
         lap(4);

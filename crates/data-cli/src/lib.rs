@@ -2,20 +2,31 @@
 //! offers them too.
 
 mod bench;
+mod import;
+mod list;
+pub mod progress;
+pub mod score;
 mod show;
+mod stats;
+mod table;
 mod verify;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use refcoco::Dataset;
 use refcoco::refshapes::{self, Settings};
-use refcoco::{Dataset, Descriptor};
-use serde_json::json;
 
 use crate::bench::BenchArgs;
+use crate::import::ImportArgs;
+use crate::list::ListArgs;
+use crate::score::ScoreArgs;
 use crate::show::ShowArgs;
+use crate::stats::StatsArgs;
 use crate::verify::VerifyArgs;
+
+pub use table::metrics_table;
 
 /// Where data sets are looked for unless told otherwise.
 pub const DEFAULT_DATA_ROOT: &str = "datasets";
@@ -39,31 +50,12 @@ enum Command {
     Show(ShowArgs),
     /// Generate RefShapes
     Synth(SynthArgs),
+    /// Convert Hugging Face parquet files into a folder of own data
+    Import(ImportArgs),
+    /// Metrics of a file of predicted masks
+    Score(ScoreArgs),
     /// Time the making of training samples, stage by stage
     Bench(BenchArgs),
-}
-
-#[derive(Debug, Args)]
-struct ListArgs {
-    /// Folder of the data sets
-    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
-    data_root: PathBuf,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct StatsArgs {
-    /// Data set, such as refcoco
-    #[arg(long)]
-    dataset: String,
-    /// Folder of the data sets
-    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
-    data_root: PathBuf,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -112,11 +104,13 @@ pub fn run(args: &[String]) -> Result<()> {
         Err(error) => error.exit(),
     };
     match cli.command {
-        Command::List(args) => list(&args),
-        Command::Stats(args) => stats(&args),
+        Command::List(args) => list::list(&args),
+        Command::Stats(args) => stats::stats(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Show(args) => show::show(&args),
         Command::Synth(args) => synth(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Score(args) => score::score(&args),
         Command::Bench(args) => bench::bench(&args),
     }
 }
@@ -135,81 +129,6 @@ fn ensure_refshapes(data_root: &Path) -> Result<()> {
             eprintln!("generated RefShapes below {} ({total} images)", data_root.display());
         }
     })?)
-}
-
-fn list(args: &ListArgs) -> Result<()> {
-    let mut report = Vec::new();
-    for descriptor in Descriptor::all()? {
-        let name = descriptor.name.clone();
-        let about = descriptor.about.clone();
-        let expected = descriptor.expected_refs.clone();
-        let present = args.data_root.join(&descriptor.folder).join(&descriptor.refs).is_file();
-        let (state, detail) = if present {
-            match Dataset::open_described(descriptor, &args.data_root) {
-                Ok(dataset) => judge(&dataset, &expected),
-                Err(error) => ("broken", error.to_string()),
-            }
-        } else {
-            ("missing", String::new())
-        };
-        report.push((name, state, detail, about));
-    }
-    if args.json {
-        let rows = report
-            .iter()
-            .map(|(name, state, detail, _)| json!({"name": name, "state": state, "detail": detail}));
-        println!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
-    } else {
-        for (name, state, detail, about) in report {
-            let detail = if detail.is_empty() { about } else { detail };
-            println!("{name:17} {state:9} {detail}");
-        }
-    }
-    Ok(())
-}
-
-/// Whether a data set has the refs its descriptor expects.
-fn judge(dataset: &Dataset, expected: &std::collections::BTreeMap<String, usize>) -> (&'static str, String) {
-    let counts = dataset.ref_counts();
-    let count = |split: &str| counts.get(split).copied().unwrap_or(0);
-    let shown: Vec<String> =
-        dataset.splits().iter().map(|split| format!("{split} {}", count(split))).collect();
-    let complete = expected.iter().all(|(split, &n)| count(split) == n);
-    (if complete { "complete" } else { "partial" }, format!("refs: {}", shown.join(", ")))
-}
-
-fn stats(args: &StatsArgs) -> Result<()> {
-    let stats = open(&args.dataset, &args.data_root)?.stats()?;
-    if args.json {
-        println!("{}", serde_json::to_string(&stats)?);
-        return Ok(());
-    }
-    println!(
-        "{:8} {:>7} {:>12} {:>7} {:>8} {:>16} {:>16} {:>15}",
-        "split",
-        "refs",
-        "expressions",
-        "images",
-        "words",
-        "with distractor",
-        "distractors/ref",
-        "median target"
-    );
-    for (name, split) in
-        stats.splits.iter().map(|(name, split)| (name.as_str(), split)).chain([("total", &stats.total)])
-    {
-        let share = 100.0 * split.refs_with_distractor as f64 / split.refs.max(1) as f64;
-        println!(
-            "{name:8} {:>7} {:>12} {:>7} {:>8} {share:>14.1} % {:>16.2} {:>13.2} %",
-            split.refs,
-            split.expressions,
-            split.images,
-            split.words,
-            split.mean_distractors,
-            split.median_target_percent
-        );
-    }
-    Ok(())
 }
 
 fn synth(args: &SynthArgs) -> Result<()> {

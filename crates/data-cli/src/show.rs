@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use figures::{Canvas, overlay};
-use refcoco::Ref;
+use refcoco::{Dataset, Ref};
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
@@ -48,16 +48,10 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     let text_width = width.max(320);
     for (index, reference) in refs.iter().enumerate() {
         let y = GAP + index * cell;
-        let mask = dataset.mask(reference.ann_id)?;
+        let mask = dataset.target(reference)?;
         sheet.paste(&overlay(&picture, &mask.data, COLOUR), GAP, y);
-        let category = dataset.instances.categories.get(&reference.category_id);
-        let title = format!(
-            "ref {}, annotation {}, {}, {}",
-            reference.ref_id,
-            reference.ann_id,
-            category.map_or("unknown category", String::as_str),
-            reference.split
-        );
+        let title =
+            format!("ref {}, {}, {}", reference.ref_id, targets(&dataset, reference), reference.split);
         sheet.text(&title, GAP, y + height + 4, 15.0, text_width, [120; 3]);
         for (line, expression) in reference.expressions.iter().enumerate() {
             let caption = format!("\u{201c}{}\u{201d}", expression.sent);
@@ -67,4 +61,15 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     sheet.save(&args.out)?;
     println!("{}", args.out.display());
     Ok(())
+}
+
+/// What a ref's targets are, in words.
+fn targets(dataset: &Dataset, reference: &Ref) -> String {
+    let described = reference.ann_ids.iter().map(|ann_id| {
+        let annotation = dataset.instances.annotations.get(ann_id);
+        let category = annotation.and_then(|one| dataset.instances.categories.get(&one.category_id));
+        format!("annotation {ann_id} ({})", category.map_or("unknown category", String::as_str))
+    });
+    let described: Vec<String> = described.collect();
+    if described.is_empty() { "no target".to_owned() } else { described.join(", ") }
 }

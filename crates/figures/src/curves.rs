@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Once;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
@@ -26,7 +27,7 @@ pub struct Panel {
     pub series: Vec<Series>,
 }
 
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 69, 33),
     RGBColor(44, 140, 60),
@@ -40,6 +41,15 @@ const COLOURS: [RGBColor; 6] = [
 /// # Errors
 /// When the file cannot be written.
 pub fn curves(path: &Path, panels: &[Panel]) -> Result<(), Error> {
+    panels_side_by_side(path, panels, draw)
+}
+
+/// Draws panels side by side into a PNG file, 640 x 440 pixels each.
+pub(crate) fn panels_side_by_side<P>(
+    path: &Path,
+    panels: &[P],
+    draw: impl Fn(&DrawingArea<BitMapBackend<'_>, Shift>, &P) -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<(), Error> {
     static FONT: Once = Once::new();
     FONT.call_once(|| {
         // Fails only for bytes that are no font.
@@ -60,7 +70,7 @@ pub fn curves(path: &Path, panels: &[Panel]) -> Result<(), Error> {
 }
 
 fn draw(
-    area: &DrawingArea<BitMapBackend<'_>, plotters::coord::Shift>,
+    area: &DrawingArea<BitMapBackend<'_>, Shift>,
     panel: &Panel,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let finite = |series: &Series| -> Vec<(f64, f64)> {

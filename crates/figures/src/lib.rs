@@ -1,9 +1,11 @@
-//! Pictures of runs, as PNG files: [`curves`], mask [`overlay`]s and [`contact_sheet`]s.
+//! Pictures of runs, as PNG files: [`curves`], [`bars`], mask [`overlay`]s and [`contact_sheet`]s.
 
+mod bars;
 mod canvas;
 mod curves;
 mod sheet;
 
+pub use bars::{BarPanel, Bars, bars};
 pub use canvas::{Canvas, overlay};
 pub use curves::{Panel, Series, curves};
 pub use sheet::{SheetRow, contact_sheet};

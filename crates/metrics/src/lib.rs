@@ -5,17 +5,30 @@
 //! - **mIoU**: the mean over expressions of each expression's IoU. What TALENT's paper and code report.
 //! - **oIoU** (overall or cumulative IoU): all intersections over all unions. Large objects dominate it.
 //!
+//! gRefCOCO, where an expression may have no target, calls its own variants gIoU and cIoU: [`GeneralizedMetrics`].
+//!
+//! [`nta`] measures what a prediction covers of the objects that were not referred to; [`SplitReport`] holds all of it.
+//!
 //! ```
 //! use metrics::{Overlap, SegmentationMetrics};
 //!
-//! let overlaps = [Overlap { intersection: 50, union: 100 }, Overlap { intersection: 900, union: 900 }];
+//! let overlaps = [
+//!     Overlap { intersection: 50, prediction: 50, target: 100 },
+//!     Overlap { intersection: 900, prediction: 900, target: 900 },
+//! ];
 //! let metrics = SegmentationMetrics::from_overlaps(&overlaps);
 //! assert!((metrics.miou - 75.0).abs() < 1e-5);
 //! assert!((metrics.oiou - 95.0).abs() < 1e-5);
 //! ```
 
+mod generalized;
+pub mod nta;
 mod overlap;
+mod report;
 mod segmentation;
 
+pub use generalized::GeneralizedMetrics;
+pub use nta::{Activation, NtaMetrics};
 pub use overlap::Overlap;
+pub use report::{Evaluated, GroupReport, MIN_TARGET_PIXELS, SplitReport, has_position_word};
 pub use segmentation::{PRECISION_THRESHOLDS, SegmentationMetrics};

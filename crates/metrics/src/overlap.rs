@@ -1,10 +1,14 @@
-/// Intersection and union of one prediction with its target, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// How one prediction and its target overlap, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
     /// Pixels in both.
     pub intersection: u64,
-    /// Pixels in either.
-    pub union: u64,
+    /// Pixels of the prediction.
+    pub prediction: u64,
+    /// Pixels of the target.
+    pub target: u64,
 }
 
 impl Overlap {
@@ -29,18 +33,24 @@ impl Overlap {
     }
 
     fn of(pairs: impl Iterator<Item = (bool, bool)>) -> Self {
-        let (mut intersection, mut union) = (0, 0);
+        let mut overlap = Self { intersection: 0, prediction: 0, target: 0 };
         for (predicted, truth) in pairs {
-            intersection += u64::from(predicted && truth);
-            union += u64::from(predicted || truth);
+            overlap.intersection += u64::from(predicted && truth);
+            overlap.prediction += u64::from(predicted);
+            overlap.target += u64::from(truth);
         }
-        Self { intersection, union }
+        overlap
+    }
+
+    /// Pixels in either.
+    pub fn union(&self) -> u64 {
+        self.prediction + self.target - self.intersection
     }
 
     /// `intersection / (union + 1e-6)`, as the official evaluation computes it: 0 for two empty masks, and never
     /// quite 1.
     pub fn iou(&self) -> f64 {
-        self.intersection as f64 / (self.union as f64 + 1e-6)
+        self.intersection as f64 / (self.union() as f64 + 1e-6)
     }
 }
 
@@ -51,7 +61,8 @@ mod tests {
     #[test]
     fn by_hand() {
         let overlap = Overlap::of_probabilities(&[0.36, 0.9, 0.35, 0.0], 0.35, &[1, 255, 1, 0]);
-        assert_eq!(overlap, Overlap { intersection: 2, union: 3 });
+        assert_eq!(overlap, Overlap { intersection: 2, prediction: 2, target: 3 });
+        assert_eq!(overlap.union(), 3);
         assert_eq!(Overlap::of_masks(&[0, 0], &[0, 0]).iou(), 0.0);
     }
 }

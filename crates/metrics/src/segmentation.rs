@@ -44,7 +44,7 @@ impl SegmentationMetrics {
             100.0 * hits as f64 / n
         };
         let intersection: u64 = overlaps.iter().map(|overlap| overlap.intersection).sum();
-        let union: u64 = overlaps.iter().map(|overlap| overlap.union).sum();
+        let union: u64 = overlaps.iter().map(Overlap::union).sum();
         let [pr50, pr60, pr70, pr80, pr90] = PRECISION_THRESHOLDS.map(above);
         Self {
             miou: 100.0 * ious.iter().sum::<f64>() / n,
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn thresholds_are_strict_and_in_float32() {
-        let overlap = |intersection, union| Overlap { intersection, union };
+        let overlap = |intersection, target| Overlap { intersection, prediction: intersection, target };
         // Exactly 0.5 and 0.6 never count; 0.7 does once the 1e-6 no longer matters.
         let metrics = SegmentationMetrics::from_overlaps(&[overlap(500_000, 1_000_000)]);
         assert_eq!(metrics.pr50, 0.0);

@@ -277,7 +277,7 @@ fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
             let mask = |key: &str| Ok::<_, anyhow::Error>(Mask::from_rle_string(w, h, text(pair, key)?)?);
             let overlap = Overlap::of_masks(&mask("pred")?.data, &mask("gt")?.data);
             let name = format!("{set} {}", text(pair, "name")?);
-            let counts = (overlap.intersection as i64, overlap.union as i64);
+            let counts = (overlap.intersection as i64, overlap.union() as i64);
             case.check(&format!("{name}: I, U"), counts == (integer(pair, "I")?, integer(pair, "U")?));
             case.compare_number(&name, overlap.iou(), number(pair, "iou")?, EXACT);
             overlaps.push(overlap);

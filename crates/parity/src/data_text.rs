@@ -58,7 +58,7 @@ pub(crate) fn refs(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
         case.check(&format!("{stem}: number of refs"), recorded.len() == dataset.refs.len());
         for (ours, theirs) in dataset.refs.iter().zip(recorded) {
             let mut same = ours.ref_id == integer(theirs, "ref_id")?
-                && ours.ann_id == integer(theirs, "ann_id")?
+                && ours.ann_ids == [integer(theirs, "ann_id")?]
                 && ours.image_id == integer(theirs, "image_id")?
                 && ours.split == text(theirs, "split")?;
             let sentences = entries(theirs, "sentences")?;

@@ -11,21 +11,28 @@ pub struct Expression {
     pub raw: String,
 }
 
-/// A referent: one annotated object with the expressions that pick it out.
+/// What expressions refer to: one annotated object in RefCOCO and its kin, none or several in gRefCOCO.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ref {
     /// Its number, unique in its refs file.
     pub ref_id: i64,
-    /// The object's annotation in `instances.json`.
-    pub ann_id: i64,
+    /// The target objects' annotations in `instances.json`.
+    pub ann_ids: Vec<i64>,
     /// The image's record in `instances.json`.
     pub image_id: i64,
-    /// The object's category.
-    pub category_id: i64,
+    /// The target objects' categories, as the file has them: one each, or each once.
+    pub category_ids: Vec<i64>,
     /// `train`, `val`, `test`, `testA`, `testB`, or whatever the file says.
     pub split: String,
     /// May be empty in a damaged file; such a ref is never sampled.
     pub expressions: Vec<Expression>,
+}
+
+impl Ref {
+    /// Whether some object is a target of both.
+    pub fn shares_target(&self, other: &Self) -> bool {
+        self.ann_ids.iter().any(|id| other.ann_ids.contains(id))
+    }
 }
 
 /// An image's record.
@@ -52,6 +59,7 @@ pub struct Annotation {
     pub category_id: i64,
     /// Whether it marks a crowd rather than one object.
     pub is_crowd: bool,
-    /// The segmentation as it stands in the file; decoded when a mask is asked for.
+    /// The segmentation as it stands in the file; decoded when a mask is asked for. In own data it may be text: the
+    /// path of a PNG file.
     pub segmentation: Box<serde_json::value::RawValue>,
 }

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::annotation::{Annotation, ImageRecord, Ref};
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, Format};
 use crate::error::{Error, MaskError, Result};
-use crate::image_file::{RgbImage, decode_image};
-use crate::image_source::ImageSource;
+use crate::image_file::{RgbImage, decode_image, read_mask};
+use crate::image_source::{ImageSource, stays_inside};
 use crate::mask::Mask;
-use crate::reader::{Instances, read_instances, read_refs};
+use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
 use crate::verify::Problem;
 
 /// One data set, indexed: refs by position, images and annotations by number.
@@ -20,17 +20,19 @@ pub struct Dataset {
     /// Images, annotations and categories.
     pub instances: Instances,
     refs_by_image: BTreeMap<i64, Vec<usize>>,
+    annotations_by_image: BTreeMap<i64, Vec<i64>>,
     images: ImageSource,
     refs_path: PathBuf,
+    instances_path: PathBuf,
 }
 
 impl Dataset {
-    /// Opens the data set of this name below a data root.
+    /// Opens the data set of this name below a data root; see [`Descriptor::find`] for names.
     ///
     /// # Errors
     /// Names the missing file or folder, or the ref whose annotation or image does not exist.
     pub fn open(name: &str, data_root: &Path) -> Result<Self> {
-        Self::open_described(Descriptor::named(name)?, data_root)
+        Self::open_described(Descriptor::find(name, data_root)?, data_root)
     }
 
     /// Opens a data set by its descriptor.
@@ -62,39 +64,62 @@ impl Dataset {
             advice: "see datasets/README.md for the layout, or point --data-root at the folder that has it"
                 .into(),
         };
-        let (refs_path, instances_path) = (folder.join(&descriptor.refs), folder.join("instances.json"));
+        let refs_path = folder.join(&descriptor.refs);
+        let own = descriptor.format == Format::Own;
+        // Own data has everything in one file.
+        let instances_path = if own { refs_path.clone() } else { folder.join("instances.json") };
         for path in [&refs_path, &instances_path] {
             if !path.is_file() {
                 let shown = path.strip_prefix(data_root).unwrap_or(path);
                 return Err(layout(format!("file `{}`", shown.display())));
             }
         }
-        let images = ImageSource::find(data_root, &descriptor.images)
-            .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??;
-        let refs = read_refs(&refs_path)?;
-        let instances = read_instances(&instances_path)?;
+        let images = match own {
+            true => ImageSource::Folder(refs_path.parent().unwrap_or(Path::new("")).to_path_buf()),
+            false => ImageSource::find(data_root, &descriptor.images)
+                .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??,
+        };
+        let (refs, instances) = match descriptor.format {
+            Format::Refer => (read_refs(&refs_path)?, read_instances(&instances_path)?),
+            Format::Grefcoco => (read_grefs(&refs_path)?, read_instances(&instances_path)?),
+            Format::Own => read_own(&refs_path)?,
+        };
         let mut refs_by_image: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (index, reference) in refs.iter().enumerate() {
             refs_by_image.entry(reference.image_id).or_default().push(index);
         }
-        Ok(Self { descriptor, refs, instances, refs_by_image, images, refs_path })
+        let mut annotations_by_image: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for annotation in instances.annotations.values() {
+            annotations_by_image.entry(annotation.image_id).or_default().push(annotation.id);
+        }
+        Ok(Self {
+            descriptor,
+            refs,
+            instances,
+            refs_by_image,
+            annotations_by_image,
+            images,
+            refs_path,
+            instances_path,
+        })
     }
 
-    /// Refs whose annotation or image does not exist or does not fit: record, and what is wrong.
+    /// Refs whose annotations or image do not exist or do not fit: record, and what is wrong.
     fn dangling(&self) -> impl Iterator<Item = (String, String)> {
         self.refs.iter().filter_map(|reference| {
-            let Ref { ref_id, ann_id, image_id, .. } = reference;
-            let what = match self.instances.annotations.get(ann_id) {
-                None => format!("its annotation {ann_id} is not in instances.json"),
-                Some(annotation) if annotation.image_id != *image_id => format!(
+            let Ref { ref_id, ann_ids, image_id, .. } = reference;
+            let wrong = |ann_id: &i64| match self.instances.annotations.get(ann_id) {
+                None => Some(format!("its annotation {ann_id} has no record")),
+                Some(annotation) if annotation.image_id != *image_id => Some(format!(
                     "it names image {image_id}, but its annotation {ann_id} is in image {}",
                     annotation.image_id
-                ),
-                Some(_) if !self.instances.images.contains_key(image_id) => {
-                    format!("its image {image_id} is not in instances.json")
-                }
-                Some(_) => return None,
+                )),
+                Some(_) => None,
             };
+            let what = ann_ids.iter().find_map(wrong).or_else(|| {
+                let known = self.instances.images.contains_key(image_id);
+                (!known).then(|| format!("its image {image_id} has no record"))
+            })?;
             Some((format!("ref_id {ref_id}"), what))
         })
     }
@@ -153,8 +178,7 @@ impl Dataset {
     }
 
     fn unknown(&self, record: String) -> Error {
-        let path = PathBuf::from(&self.descriptor.folder).join("instances.json");
-        Error::Record { path, record, what: "there is no such record".into() }
+        Error::Record { path: self.instances_path.clone(), record, what: "there is no such record".into() }
     }
 
     /// Where an image's file is. In an archive, the archive's path with the file's name behind it.
@@ -166,15 +190,23 @@ impl Dataset {
     }
 
     fn image_name<'a>(&self, image: &'a ImageRecord) -> Result<&'a str> {
-        let plain = Path::new(&image.file_name).components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain || image.file_name.is_empty() {
+        if !stays_inside(&image.file_name) {
             return Err(Error::Record {
-                path: PathBuf::from(&self.descriptor.folder).join("instances.json"),
+                path: self.instances_path.clone(),
                 record: format!("image {}", image.id),
                 what: format!("file name `{}` does not stay inside the image folder", image.file_name),
             });
         }
         Ok(&image.file_name)
+    }
+
+    /// Images that refs are in and whose file does not exist, by number.
+    pub fn missing_images(&self) -> Vec<i64> {
+        let there = |id: &i64| {
+            let record = self.instances.images.get(id);
+            record.is_some_and(|record| self.image_name(record).is_ok_and(|name| self.images.has(name)))
+        };
+        self.refs_by_image.keys().copied().filter(|id| !there(id)).collect()
     }
 
     /// An image file's bytes.
@@ -206,12 +238,62 @@ impl Dataset {
         Ok(image)
     }
 
+    /// The other non-crowd objects of the targets' categories in a ref's image, by annotation number: what a model
+    /// that only understands the category would confuse the targets with. None for a ref without target.
+    pub fn distractors(&self, reference: &Ref) -> Vec<i64> {
+        let categories: Vec<i64> = reference
+            .ann_ids
+            .iter()
+            .filter_map(|id| Some(self.instances.annotations.get(id)?.category_id))
+            .collect();
+        self.annotations_in_image(reference.image_id)
+            .iter()
+            .copied()
+            .filter(|id| {
+                let other = &self.instances.annotations[id];
+                !other.is_crowd && categories.contains(&other.category_id) && !reference.ann_ids.contains(id)
+            })
+            .collect()
+    }
+
+    /// The masks of a ref's [distractors](Self::distractors).
+    ///
+    /// # Errors
+    /// As [`Dataset::mask`].
+    pub fn distractor_masks(&self, reference: &Ref) -> Result<Vec<Mask>> {
+        self.distractors(reference).into_iter().map(|ann_id| self.mask(ann_id)).collect()
+    }
+
+    /// Numbers of all annotations in an image, in ascending order.
+    pub fn annotations_in_image(&self, image_id: i64) -> &[i64] {
+        self.annotations_by_image.get(&image_id).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a ref's expressions ask for: the union of its targets' masks, empty if it has none.
+    ///
+    /// # Errors
+    /// As [`Dataset::mask`], and when its image has no record.
+    pub fn target(&self, reference: &Ref) -> Result<Mask> {
+        if let [ann_id] = reference.ann_ids[..] {
+            return self.mask(ann_id);
+        }
+        let image = self.image_record(reference.image_id)?;
+        let mut union = Mask::zeros(image.width, image.height);
+        for &ann_id in &reference.ann_ids {
+            union.unite(&self.mask(ann_id)?);
+        }
+        Ok(union)
+    }
+
     /// The mask of an annotation in its image's pixels: the union of its parts.
     ///
     /// # Errors
     /// [`Error::Segmentation`] names the annotation.
     pub fn mask(&self, ann_id: i64) -> Result<Mask> {
-        self.decode(ann_id, Mask::from_segmentation)
+        match self.mask_file(ann_id)? {
+            Some(path) => self.mask_from_file(ann_id, &path),
+            None => self.decode(ann_id, Mask::from_segmentation),
+        }
     }
 
     /// The parts of an annotation, one mask each. They may overlap.
@@ -219,7 +301,36 @@ impl Dataset {
     /// # Errors
     /// [`Error::Segmentation`] names the annotation.
     pub fn mask_parts(&self, ann_id: i64) -> Result<Vec<Mask>> {
-        self.decode(ann_id, Mask::parts_of_segmentation)
+        match self.mask_file(ann_id)? {
+            Some(path) => Ok(vec![self.mask_from_file(ann_id, &path)?]),
+            None => self.decode(ann_id, Mask::parts_of_segmentation),
+        }
+    }
+
+    /// The mask file that own data names in place of a segmentation.
+    fn mask_file(&self, ann_id: i64) -> Result<Option<PathBuf>> {
+        let text = self.annotation(ann_id)?.segmentation.get();
+        if self.descriptor.format != Format::Own || !text.starts_with('"') {
+            return Ok(None);
+        }
+        let name: String = serde_json::from_str(text)
+            .map_err(|error| self.bad_mask(ann_id, MaskError::Kind(error.to_string())))?;
+        if !stays_inside(&name) {
+            let what = format!("mask `{name}` does not stay inside the file's folder");
+            let record = format!("line {ann_id}");
+            return Err(Error::Record { path: self.refs_path.clone(), record, what });
+        }
+        Ok(Some(self.images.path(&name)))
+    }
+
+    fn mask_from_file(&self, ann_id: i64, path: &Path) -> Result<Mask> {
+        let mask = read_mask(path)?;
+        let image = self.image_record(self.annotation(ann_id)?.image_id)?;
+        let (found, expected) = ((mask.height, mask.width), (image.height, image.width));
+        if found != expected {
+            return Err(self.bad_mask(ann_id, MaskError::Size { found, expected }));
+        }
+        Ok(mask)
     }
 
     fn decode<T>(
@@ -232,6 +343,10 @@ impl Dataset {
         let value = serde_json::from_str(annotation.segmentation.get())
             .map_err(|error| MaskError::Kind(error.to_string()))
             .and_then(|value| decode(image.width, image.height, &value));
-        value.map_err(|source| Error::Segmentation { ann_id, source })
+        value.map_err(|source| self.bad_mask(ann_id, source))
+    }
+
+    fn bad_mask(&self, ann_id: i64, source: MaskError) -> Error {
+        Error::Segmentation { path: self.instances_path.clone(), ann_id, source }
     }
 }

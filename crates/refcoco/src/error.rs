@@ -57,8 +57,10 @@ pub enum Error {
         expected: (usize, usize),
     },
     /// A segmentation cannot be turned into a mask.
-    #[error("annotation {ann_id}: {source}")]
+    #[error("{}: annotation {ann_id}: {source}", path.display())]
     Segmentation {
+        /// The file that holds it.
+        path: PathBuf,
         /// The annotation.
         ann_id: i64,
         /// What is wrong with it.
@@ -71,7 +73,9 @@ pub enum Error {
         what: String,
     },
     /// A data set's name is unknown.
-    #[error("unknown data set `{name}`; known are {known}")]
+    #[error(
+        "unknown data set `{name}`; known are {known}; own data needs a folder of that name with a refs.jsonl below the data root"
+    )]
     UnknownDataset {
         /// The name given.
         name: String,

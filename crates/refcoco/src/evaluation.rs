@@ -1,6 +1,6 @@
 //! What is evaluated: every expression of every ref of a split, each on its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ use crate::tokenizer::ClipTokenizer;
 /// One expression to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Position of the ref whose object is the target.
+    /// Position of the ref whose objects are the target.
     pub ref_index: usize,
     /// The expression's number.
     pub sent_id: i64,
@@ -54,7 +54,7 @@ pub fn exchanged_queries(dataset: &Dataset, split: &str) -> Result<(Vec<Query>, 
         let reference = &dataset.refs[query.ref_index];
         let rivals = dataset.refs_in_image(reference.image_id).iter().map(|&index| &dataset.refs[index]);
         let texts: Vec<&str> = rivals
-            .filter(|rival| rival.category_id == reference.category_id && rival.ann_id != reference.ann_id)
+            .filter(|rival| rival.category_ids == reference.category_ids && !rival.shares_target(reference))
             .flat_map(|rival| rival.expressions.iter().map(|expression| expression.sent.as_str()))
             .filter(|text| reference.expressions.iter().all(|expression| expression.sent != *text))
             .collect();
@@ -74,8 +74,10 @@ pub struct EvalItem {
     pub query: Query,
     /// The original image.
     pub image: Arc<RgbImage>,
-    /// The target in the original image.
+    /// The target in the original image: the union of the ref's objects.
     pub target: Arc<Mask>,
+    /// The other non-crowd objects of the target's category, see [`Dataset::distractors`].
+    pub distractors: Arc<Vec<Mask>>,
     /// The geometry between image and network input.
     pub letterbox: Letterbox,
 }
@@ -114,10 +116,10 @@ fn load(
 ) -> Result<EvalBatch> {
     // Each image and mask once, however many expressions share it.
     let mut images: BTreeMap<i64, (Arc<RgbImage>, Letterbox, Vec<f32>)> = BTreeMap::new();
-    let mut masks: BTreeMap<i64, Arc<Mask>> = BTreeMap::new();
+    let mut masks: BTreeMap<usize, (Arc<Mask>, Arc<Vec<Mask>>)> = BTreeMap::new();
     let refs = || queries.iter().map(|query| &dataset.refs[query.ref_index]);
-    let image_ids: std::collections::BTreeSet<i64> = refs().map(|reference| reference.image_id).collect();
-    let ann_ids: std::collections::BTreeSet<i64> = refs().map(|reference| reference.ann_id).collect();
+    let image_ids: BTreeSet<i64> = refs().map(|reference| reference.image_id).collect();
+    let ref_indices: BTreeSet<usize> = queries.iter().map(|query| query.ref_index).collect();
     let loaded: Vec<Result<_>> = image_ids
         .into_par_iter()
         .map(|id| {
@@ -131,11 +133,17 @@ fn load(
         let (id, image) = entry?;
         images.insert(id, image);
     }
-    let decoded: Vec<Result<_>> =
-        ann_ids.into_par_iter().map(|id| Ok((id, Arc::new(dataset.mask(id)?)))).collect();
+    let decoded: Vec<Result<_>> = ref_indices
+        .into_par_iter()
+        .map(|index| {
+            let reference = &dataset.refs[index];
+            let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
+            Ok((index, (Arc::new(target), Arc::new(distractors))))
+        })
+        .collect();
     for entry in decoded {
-        let (id, mask) = entry?;
-        masks.insert(id, mask);
+        let (index, found) = entry?;
+        masks.insert(index, found);
     }
 
     let mut batch = EvalBatch { shape, images: Vec::new(), words: Vec::new(), items: Vec::new() };
@@ -146,12 +154,14 @@ fn load(
             return Err(Error::Expression { what });
         }
         let (image, letterbox, pixels) = &images[&reference.image_id];
+        let (target, distractors) = &masks[&query.ref_index];
         batch.images.extend(pixels);
         batch.words.extend(tokenizer.encode_padded(&query.text, shape.word_len)?);
         batch.items.push(EvalItem {
             query: query.clone(),
             image: Arc::clone(image),
-            target: Arc::clone(&masks[&reference.ann_id]),
+            target: Arc::clone(target),
+            distractors: Arc::clone(distractors),
             letterbox: *letterbox,
         });
     }

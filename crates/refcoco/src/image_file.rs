@@ -1,9 +1,12 @@
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::error::{Error, Result, io_error};
+use crate::mask::Mask;
 
 /// An image in memory: RGB, 8 bits, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,25 +37,12 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
 /// # Errors
 /// What is wrong with it.
 pub fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    if decoder.total_bytes() > MAX_DECODED_BYTES {
-        let (width, height) = decoder.dimensions();
-        return Err(format!("it claims {width} x {height} pixels, more than 1 GiB"));
-    }
-    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    image.apply_orientation(orientation);
-    let rgb = match image {
+    let rgb = match decode(bytes)? {
         // The high byte, where `to_rgb8` would round.
-        DynamicImage::ImageRgb16(_)
+        image @ (DynamicImage::ImageRgb16(_)
         | DynamicImage::ImageRgba16(_)
         | DynamicImage::ImageLuma16(_)
-        | DynamicImage::ImageLumaA16(_) => {
+        | DynamicImage::ImageLumaA16(_)) => {
             let wide = image.to_rgb16();
             let (width, height) = wide.dimensions();
             let data = wide.into_raw().into_iter().map(|value| (value >> 8) as u8).collect();
@@ -62,6 +52,62 @@ pub fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     };
     let (width, height) = rgb.dimensions();
     Ok(RgbImage { width: width as usize, height: height as usize, data: rgb.into_raw() })
+}
+
+/// A decoder within the limits; only the file's header has been read.
+fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
+    let mut reader = ImageReader::new(source).with_guessed_format().map_err(|error| error.to_string())?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
+        let (width, height) = decoder.dimensions();
+        return Err(format!("it claims {width} x {height} pixels, more than 1 GiB"));
+    }
+    Ok(decoder)
+}
+
+/// Decodes and applies the EXIF orientation, in the file's own pixel format.
+fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
+    let mut decoder = decoder(Cursor::new(bytes))?;
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Width and height that [`read_image`] would give, without decoding.
+///
+/// # Errors
+/// Names the file: unreadable, of another format, or larger than 1 GiB when decoded.
+pub fn image_size(path: &Path) -> Result<(usize, usize)> {
+    let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
+    let file = File::open(path).map_err(io_error(path))?;
+    let mut decoder = decoder(BufReader::new(file)).map_err(fail)?;
+    let (width, height) = decoder.dimensions();
+    let turned = matches!(
+        decoder.orientation().map_err(|error| fail(error.to_string()))?,
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    let (width, height) = if turned { (height, width) } else { (width, height) };
+    Ok((width as usize, height as usize))
+}
+
+/// Reads a mask from an image file: foreground is every pixel that is not black, whatever its transparency.
+///
+/// # Errors
+/// Names the file: unreadable, of another format, damaged.
+pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
+    let bytes = std::fs::read(path).map_err(io_error(path))?;
+    let image = decode(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })?;
+    let rgb = image.into_rgb16();
+    let (width, height) = rgb.dimensions();
+    let data = rgb.as_raw().chunks_exact(3).map(|pixel| u8::from(pixel.iter().any(|&level| level > 0)));
+    Ok(Mask { width: width as usize, height: height as usize, data: data.collect() })
 }
 
 /// Whether a JPEG lacks its end marker, as a file does whose copying was interrupted. Decoders fill in what is missing.

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 
 use crate::error::{Error, Result, io_error};
+
+/// Whether a name from an annotation file stays below the folder it is looked up in.
+pub(crate) fn stays_inside(name: &str) -> bool {
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
 
 /// Images by file name.
 #[derive(Debug)]
@@ -34,6 +39,14 @@ impl ImageSource {
         match self {
             Self::Folder(folder) => folder.join(name),
             Self::Archive(archive) => archive.path.join(name),
+        }
+    }
+
+    /// Whether there is such an image.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(name).is_file(),
+            Self::Archive(archive) => archive.entries.contains_key(name),
         }
     }
 

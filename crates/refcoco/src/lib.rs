@@ -1,7 +1,8 @@
 //! Data for referring image segmentation: the RefCOCO family read from its original files, and RefShapes, a
 //! synthetic set in the same layout. No framework is involved: samples are plain buffers with their shapes.
 //!
-//! - [`Dataset`] reads `refs(...).p`, `instances.json` and the images, with errors that name file and record;
+//! - [`Dataset`] reads `refs(...).p`, gRefCOCO's `grefs(...).json`, `instances.json`, own JSONL data and the images,
+//!   with errors that name file and record;
 //! - [`Mask`] decodes polygons and run lengths as the COCO tools do;
 //! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
 //! - [`ClipTokenizer`] is CLIP's tokenizer with the reference's text cleaning;
@@ -30,13 +31,13 @@ mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
 pub use dataset::Dataset;
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, Format};
 pub use error::{Error, MaskError, Result};
-pub use image_file::{RgbImage, decode_image, read_image};
+pub use image_file::{RgbImage, decode_image, image_size, read_image};
 pub use loader::{Batch, Plan, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use prefetch::Prefetch;
-pub use reader::{Instances, read_instances, read_refs};
-pub use stats::{DatasetStats, SplitStats};
+pub use reader::{Instances, read_grefs, read_instances, read_own, read_refs};
+pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 pub use tokenizer::{ClipTokenizer, END, START, VOCABULARY};
 pub use verify::{Problem, Verification, verify};

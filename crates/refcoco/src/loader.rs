@@ -170,7 +170,7 @@ fn load_sample(
     let image = dataset.image(reference.image_id)?;
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
     letterbox.normalised_image_into(&image, image_out);
-    letterbox.unit_mask_into(&dataset.mask(reference.ann_id)?, mask_out);
+    letterbox.unit_mask_into(&dataset.target(reference)?, mask_out);
     let encode = |text: &str| tokenizer.encode_padded(text, shape.word_len);
     let valid = expressions.negative.is_some();
     let negative = expressions.negative.as_deref().map_or_else(|| Ok(vec![0; shape.word_len]), encode)?;

@@ -38,7 +38,7 @@ pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
 /// Draws the expressions of a ref for one epoch; `None` if it has no expression.
 ///
 /// Unlike the official code on merged data (quirk Q19 of the specification), a negative never describes the same
-/// object: refs that share the annotation are passed over.
+/// object: refs that share a target are passed over.
 pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u64) -> Option<Expressions> {
     let mut rng = stream(seed, [1, epoch, reference.ref_id as u64]);
     let own = &reference.expressions;
@@ -57,7 +57,11 @@ pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u6
         .refs_in_image(reference.image_id)
         .iter()
         .map(|&index| &dataset.refs[index])
-        .filter(|other| other.ann_id != reference.ann_id && !other.expressions.is_empty())
+        .filter(|other| {
+            !other.shares_target(reference)
+                && other.ref_id != reference.ref_id
+                && !other.expressions.is_empty()
+        })
         .collect();
     let negative = others.choose(&mut rng).and_then(|other| other.expressions.choose(&mut rng));
     Some(Expressions { anchor, positive, negative: negative.map(|expression| expression.sent.clone()) })

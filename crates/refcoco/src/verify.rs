@@ -27,8 +27,10 @@ pub struct Verification {
     pub refs: usize,
     /// Images that refs are in; all were decoded.
     pub images: usize,
-    /// Annotations that refs point at; all were turned into masks.
+    /// Annotations in these images; all were turned into masks.
     pub masks: usize,
+    /// Those of them that refs point at.
+    pub targets: usize,
     /// Refs per split.
     pub splits: BTreeMap<String, usize>,
     /// Whether every split holds what the published files hold; `None` if nothing is published.
@@ -52,6 +54,7 @@ pub fn verify(
     let (dataset, mut errors) = Dataset::open_leniently(descriptor, data_root)?;
     let mut warnings = Vec::new();
     refs(&dataset, &mut errors, &mut warnings);
+    annotations(&dataset, &mut errors);
     splits(&dataset, &mut errors, &mut warnings);
 
     let images: BTreeSet<i64> = dataset.refs.iter().map(|reference| reference.image_id).collect();
@@ -70,19 +73,16 @@ pub fn verify(
         errors.extend(error);
         warnings.extend(warning);
     }
-    let masks: BTreeSet<i64> = dataset.refs.iter().map(|reference| reference.ann_id).collect();
+    let targets: BTreeSet<i64> =
+        dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
     // What points at nothing is listed already.
-    let masks: Vec<i64> = masks
-        .into_iter()
-        .filter(|id| {
-            dataset
-                .instances
-                .annotations
-                .get(id)
-                .is_some_and(|annotation| dataset.instances.images.contains_key(&annotation.image_id))
-        })
-        .collect();
-    errors.extend(masks.par_iter().filter_map(|&id| mask(&dataset, id)).collect::<Vec<_>>());
+    let masks: Vec<i64> = images.iter().flat_map(|&id| dataset.annotations_in_image(id)).copied().collect();
+    let masks: Vec<i64> = masks.into_iter().filter(|id| has_image(&dataset, *id)).collect();
+    let found: Vec<(i64, Problem)> = masks.par_iter().filter_map(|&id| mask(&dataset, id)).collect();
+    for (id, problem) in found {
+        // An object that no ref asks for can only spoil the count of distractors.
+        if targets.contains(&id) { &mut errors } else { &mut warnings }.push(problem);
+    }
     errors.sort();
     warnings.sort();
 
@@ -92,6 +92,7 @@ pub fn verify(
         refs: dataset.refs.len(),
         images: known.len(),
         masks: masks.len(),
+        targets: targets.len(),
         complete: (!expected.is_empty()).then_some(*expected == counts),
         splits: counts,
         errors,
@@ -115,15 +116,32 @@ fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem
                 warnings.push(problem(what));
             }
         }
-        if let Some(annotation) = dataset.instances.annotations.get(&reference.ann_id)
-            && annotation.category_id != reference.category_id
-        {
-            warnings.push(problem(format!(
-                "it is of category {}, but its annotation {} of {}",
-                reference.category_id, reference.ann_id, annotation.category_id
-            )));
+        for ann_id in &reference.ann_ids {
+            if let Some(annotation) = dataset.instances.annotations.get(ann_id)
+                && !reference.category_ids.contains(&annotation.category_id)
+            {
+                warnings.push(problem(format!(
+                    "it is of category {:?}, but its annotation {ann_id} of {}",
+                    reference.category_ids, annotation.category_id
+                )));
+            }
         }
     }
+}
+
+/// Annotations whose image has no record.
+fn annotations(dataset: &Dataset, errors: &mut Vec<Problem>) {
+    for annotation in dataset.instances.annotations.values() {
+        if !has_image(dataset, annotation.id) {
+            let what = format!("its image {} has no record", annotation.image_id);
+            errors.push(Problem { record: format!("annotation {}", annotation.id), what });
+        }
+    }
+}
+
+fn has_image(dataset: &Dataset, ann_id: i64) -> bool {
+    let annotation = dataset.instances.annotations.get(&ann_id);
+    annotation.is_some_and(|annotation| dataset.instances.images.contains_key(&annotation.image_id))
 }
 
 fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
@@ -170,12 +188,12 @@ fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
     }
 }
 
-fn mask(dataset: &Dataset, ann_id: i64) -> Option<Problem> {
-    let problem = |what: String| Problem { record: format!("annotation {ann_id}"), what };
-    match dataset.mask(ann_id) {
-        Err(Error::Segmentation { source, .. }) => Some(problem(source.to_string())),
-        Err(error) => Some(problem(error.to_string())),
-        Ok(mask) if mask.area() == 0 => Some(problem("its mask is empty".into())),
-        Ok(_) => None,
-    }
+fn mask(dataset: &Dataset, ann_id: i64) -> Option<(i64, Problem)> {
+    let what = match dataset.mask(ann_id) {
+        Err(Error::Segmentation { source, .. }) => source.to_string(),
+        Err(error) => error.to_string(),
+        Ok(mask) if mask.area() == 0 => "its mask is empty".into(),
+        Ok(_) => return None,
+    };
+    Some((ann_id, Problem { record: format!("annotation {ann_id}"), what }))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use refcoco::{Mask, read_refs};
+use refcoco::{Mask, read_grefs, read_instances, read_own, read_refs};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
@@ -131,6 +131,24 @@ proptest! {
         prop_assume!(at < bytes.len());
         bytes[at] = value;
         let _ = safe_pickle::parse(&bytes);
+    }
+
+    #[test]
+    fn damaged_json_files_never_panic(at in 0_usize..400, value in any::<u8>()) {
+        let own = br#"{"image": "a.png", "mask": [[0, 0, 4, 0, 4, 4]], "expressions": ["x"], "sent_ids": [4]}
+            {"image": "a.png", "mask": null, "expressions": ["y"], "category": "c", "split": "val", "ref_id": 3}"#;
+        let grefs = br#"[{"ref_id": 1, "image_id": 7, "ann_id": [-1], "category_id": [-1], "split": "val",
+            "sentences": [{"sent_id": 1, "sent": "a", "raw": "A"}], "no_target": true}]"#;
+        let instances = br#"{"images": [{"id": 1, "file_name": "a", "width": 3, "height": 2}], "annotations":
+            [{"id": 2, "image_id": 1, "category_id": 1, "segmentation": {"size": [2, 3], "counts": "051"}}]}"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for sound in [own.as_slice(), grefs, instances] {
+            let mut bytes = sound.to_vec();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            std::fs::write(file.path(), &bytes).unwrap();
+            let _ = (read_own(file.path()), read_grefs(file.path()), read_instances(file.path()));
+        }
     }
 
     #[test]

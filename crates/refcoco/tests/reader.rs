@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use refcoco::sampler::draw_expressions;
-use refcoco::training_mix::training_mix;
+use refcoco::training_mix::{leaked_images, training_mix};
 use refcoco::{ClipTokenizer, Dataset, Error, RefAt, SampleShape, load_batch};
 use safe_pickle::Writer;
 
@@ -120,7 +120,7 @@ fn a_batch_has_the_declared_shapes() {
 fn a_mix_leaves_out_images_that_are_evaluated_on() {
     let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = sound(roots[0].path());
-    assert_eq!(training_mix(&[sound(roots[1].path())]).unwrap().refs.len(), 2);
+    assert_eq!(training_mix(&[sound(roots[1].path())], false).unwrap().refs.len(), 2);
     // A second set that holds image 7 out.
     write_dataset(roots[1].path(), |kind, text| {
         if kind == "instances" {
@@ -131,8 +131,12 @@ fn a_mix_leaves_out_images_that_are_evaluated_on() {
     });
     let mut second = sound(roots[1].path());
     second.refs[2].image_id = 7;
-    let mix = training_mix(&[first, second]).unwrap();
-    assert_eq!((mix.refs.len(), mix.n_leaking), (0, 4));
+    let sets = [first, second];
+    let mix = training_mix(&sets, false).unwrap();
+    assert_eq!((mix.refs.len(), mix.n_leaking.as_slice()), (0, [2, 2].as_slice()));
+    assert!(leaked_images(&sets, &mix).is_empty());
+    let all = training_mix(&sets, true).unwrap();
+    assert_eq!((all.refs.len(), leaked_images(&sets, &all).len()), (4, 1));
 }
 
 #[test]

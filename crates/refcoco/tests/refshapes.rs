@@ -165,7 +165,7 @@ fn no_expression_is_ambiguous_or_wrong() {
     for reference in &dataset.refs {
         for expression in &reference.expressions {
             let found = meant(&expression.sent, &scenes[&reference.image_id]);
-            assert_eq!(found, [reference.ann_id], "`{}` in image {}", expression.sent, reference.image_id);
+            assert_eq!(found, reference.ann_ids, "`{}` in image {}", expression.sent, reference.image_id);
             n += 1;
         }
     }
@@ -220,8 +220,7 @@ fn every_object_is_in_its_mask_and_every_mask_in_the_image() {
     generate(&settings, root.path(), |_| {}).unwrap();
     let dataset = Dataset::open("refshapes", root.path()).unwrap();
     for reference in &dataset.refs {
-        let (image, mask) =
-            (dataset.image(reference.image_id).unwrap(), dataset.mask(reference.ann_id).unwrap());
+        let (image, mask) = (dataset.image(reference.image_id).unwrap(), dataset.target(reference).unwrap());
         assert_eq!((image.width, image.height), (mask.width, mask.height));
         assert!(mask.area() > 16);
     }

@@ -1,11 +1,13 @@
 //! The command line of the `talent` program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
-use data_cli::DEFAULT_DATA_ROOT;
+use data_cli::score::{ScoreArgs, reports_json, score};
+use data_cli::{DEFAULT_DATA_ROOT, metrics_table};
+use metrics::SplitReport;
 use serde_json::json;
 
 use crate::config::{self, Precision, Source};
@@ -13,7 +15,6 @@ use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
-use crate::table::metrics_table;
 use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
 use crate::weights::export;
 
@@ -81,12 +82,13 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<config::Config> {
+    fn load(&self, data_root: &Path) -> Result<config::Config> {
         let mut source = Source {
             preset: self.preset.clone(),
             config: self.config.clone(),
             dataset: self.dataset.clone(),
             overrides: self.overrides.clone(),
+            data_root: data_root.to_path_buf(),
         };
         source.overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
         if let Some(precision) = self.precision {
@@ -125,6 +127,9 @@ struct TrainArgs {
 
 #[derive(Debug, Args)]
 struct EvalArgs {
+    /// Score these masks instead of a model's, see `data score --help`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange"], requires = "dataset")]
+    predictions: Option<PathBuf>,
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
     run: Option<PathBuf>,
@@ -187,6 +192,9 @@ struct ExportArgs {
 struct ParamsArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Folder of the data sets
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -203,7 +211,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Eval(args) => run_eval(&args),
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args.checkpoint, &args.to),
-        Command::Params(args) => params(&args.config.load()?, args.json),
+        Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => data_cli::run(&args),
         Command::Bench { what: _, args } => {
             data_cli::run(&std::iter::once("bench".to_owned()).chain(args).collect::<Vec<_>>())
@@ -253,7 +261,7 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
-    let cfg = args.config.load()?;
+    let cfg = args.config.load(&args.data_root)?;
     let options = RunOptions {
         machine: args.machine.clone(),
         data_root: args.data_root.clone(),
@@ -274,6 +282,15 @@ fn run_train(args: &TrainArgs) -> Result<()> {
 }
 
 fn run_eval(args: &EvalArgs) -> Result<()> {
+    if let (Some(predictions), Some(dataset)) = (&args.predictions, &args.dataset) {
+        return score(&ScoreArgs {
+            predictions: predictions.clone(),
+            dataset: dataset.clone(),
+            data_root: data_root(args.data_root.as_ref()),
+            split: args.split.clone(),
+            json: args.json,
+        });
+    }
     let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
     let device = args.machine.set_up()?;
     let mut cfg = args.stored.config_of(&file)?;
@@ -290,7 +307,8 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
         for split in splits {
             let name = experiment.split_name(position, split);
-            rows.push((name.clone(), evaluate_split(&experiment, position, split, precision, |_| {})?));
+            let evaluated = evaluate_split(&experiment, position, split, precision, |_| {})?;
+            rows.push((name.clone(), SplitReport::new(&evaluated)));
             if args.exchange {
                 let [own, exchanged] = evaluate_exchanged(&experiment, position, split, precision)?;
                 rows.push((format!("{name}, with same-category rival"), own));
@@ -299,9 +317,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         }
     }
     if args.json {
-        let splits: serde_json::Map<String, serde_json::Value> =
-            rows.into_iter().map(|(name, metrics)| (name, json!(metrics))).collect();
-        println!("{}", json!({"checkpoint": file, "splits": splits}));
+        println!("{}", reports_json(&json!({"checkpoint": file}), rows)?);
     } else {
         println!("{}", metrics_table(&rows));
     }

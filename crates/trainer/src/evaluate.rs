@@ -2,36 +2,38 @@
 //! (bicubic, corners aligned), warped back to the original image, cut at the threshold.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
-use anyhow::{Context, Result};
-use metrics::{Overlap, SegmentationMetrics};
+use anyhow::{Context, Result, anyhow};
+use data_cli::progress::Progress;
+use data_cli::score::evaluated;
+use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
-use refcoco::evaluation::{EvalItem, Query, eval_batches, queries};
+use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
 use tch::Tensor;
 
 use crate::batch::eval_tensors;
 use crate::config::{Precision, Selection};
 use crate::experiment::Experiment;
-use crate::progress::Progress;
 
-/// One evaluated expression.
+/// The prediction for one expression.
 #[derive(Debug)]
-pub(crate) struct Evaluated<'a> {
+pub(crate) struct Prediction<'a> {
     pub(crate) item: &'a EvalItem,
-    pub(crate) overlap: Overlap,
+    pub(crate) iou: f64,
     /// Probabilities in the original image, row-major.
     pub(crate) probabilities: &'a [f32],
 }
 
-/// Evaluates queries of one data set and returns their overlaps in order; `visit` sees each expression.
+/// Evaluates queries of one data set, in order; `visit` sees each prediction.
 pub(crate) fn evaluate_queries(
     experiment: &Experiment,
     position: usize,
     queries: &[Query],
     precision: Precision,
     label: &str,
-    mut visit: impl FnMut(Evaluated<'_>),
-) -> Result<Vec<Overlap>> {
+    mut visit: impl FnMut(Prediction<'_>) + Send,
+) -> Result<Vec<Evaluated>> {
     let batches = eval_batches(
         Arc::clone(&experiment.datasets),
         position,
@@ -40,30 +42,55 @@ pub(crate) fn evaluate_queries(
         experiment.cfg.eval.batch_size,
         experiment.shape(),
     );
-    let mut overlaps = Vec::with_capacity(queries.len());
+    let dataset = &experiment.datasets[position];
+    let threshold = experiment.cfg.eval.threshold;
     let mut progress = Progress::new(label, queries.len() as u64, 0);
-    for batch in batches {
-        let batch = batch?;
-        let (images, words) = eval_tensors(&batch, experiment.device);
-        let maps = probabilities(experiment, &images, &words, precision)?;
-        let plane = maps.len() / batch.items.len().max(1);
-        let threshold = experiment.cfg.eval.threshold;
-        let results: Vec<(Overlap, Vec<f32>)> = batch
-            .items
-            .par_iter()
-            .zip(maps.par_chunks_exact(plane))
-            .map(|(item, map)| {
-                let map = item.letterbox.map_to_image(map);
-                (Overlap::of_probabilities(&map, threshold, &item.target.data), map)
-            })
-            .collect();
-        for (item, (overlap, map)) in batch.items.iter().zip(&results) {
-            overlaps.push(*overlap);
-            visit(Evaluated { item, overlap: *overlap, probabilities: map });
-        }
-        progress.advance(batch.items.len() as u64, "");
-    }
-    Ok(overlaps)
+    // The maps of one batch are warped back and measured while the network is at the next.
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel::<(EvalBatch, Vec<f32>)>(1);
+        let measuring = scope.spawn(move || {
+            let mut done = Vec::new();
+            for (batch, maps) in receiver {
+                let measured = measure(&batch, &maps, threshold);
+                for (item, (activation, map)) in batch.items.iter().zip(measured) {
+                    visit(Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
+                    done.push(evaluated(dataset, &item.query, activation));
+                }
+                progress.advance(batch.items.len() as u64, "");
+            }
+            done
+        });
+        let predicted = (|| {
+            for batch in batches {
+                let batch = batch?;
+                let (images, words) = eval_tensors(&batch, experiment.device);
+                let maps = probabilities(experiment, &images, &words, precision)?;
+                // Fails only if measuring panicked, which joining it reports.
+                if sender.send((batch, maps)).is_err() {
+                    break;
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        })();
+        drop(sender);
+        let done = measuring.join().map_err(|_| anyhow!("measuring the predictions failed"));
+        predicted.and(done)
+    })
+}
+
+/// Each prediction in its image's pixels, and what it covers.
+fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, Vec<f32>)> {
+    let plane = (maps.len() / batch.items.len().max(1)).max(1);
+    batch
+        .items
+        .par_iter()
+        .zip(maps.par_chunks_exact(plane))
+        .map(|(item, map)| {
+            let map = item.letterbox.map_to_image(map);
+            let distractors: Vec<&[u8]> = item.distractors.iter().map(|mask| mask.data.as_slice()).collect();
+            (Activation::of_probabilities(&map, threshold, &item.target.data, &distractors), map)
+        })
+        .collect()
 }
 
 /// Probabilities over the network's input square, `n * S * S` values.
@@ -90,11 +117,11 @@ pub(crate) fn evaluate_split(
     position: usize,
     split: &str,
     precision: Precision,
-    visit: impl FnMut(Evaluated<'_>),
-) -> Result<SegmentationMetrics> {
+    visit: impl FnMut(Prediction<'_>) + Send,
+) -> Result<Vec<Evaluated>> {
     let queries = queries(&experiment.datasets[position], split)?;
     let label = format!("eval {}", experiment.split_name(position, split));
-    metrics_of(experiment, position, &queries, precision, &label, visit)
+    evaluate_queries(experiment, position, &queries, precision, &label, visit)
 }
 
 /// Evaluates what decides on the best model.
@@ -103,26 +130,15 @@ pub(crate) fn evaluate_for_selection(
     position: usize,
     split: &str,
     precision: Precision,
-) -> Result<SegmentationMetrics> {
+) -> Result<SplitReport> {
     let mut queries = queries(&experiment.datasets[position], split)?;
     if experiment.cfg.eval.selection == Selection::FirstExpression {
         // A ref's queries stand together.
         queries.dedup_by_key(|query| query.ref_index);
     }
     let label = format!("eval {}", experiment.split_name(position, split));
-    metrics_of(experiment, position, &queries, precision, &label, |_| {})
-}
-
-fn metrics_of(
-    experiment: &Experiment,
-    position: usize,
-    queries: &[Query],
-    precision: Precision,
-    label: &str,
-    visit: impl FnMut(Evaluated<'_>),
-) -> Result<SegmentationMetrics> {
-    let overlaps = evaluate_queries(experiment, position, queries, precision, label, visit)?;
-    Ok(SegmentationMetrics::from_overlaps(&overlaps))
+    let evaluated = evaluate_queries(experiment, position, &queries, precision, &label, |_| {})?;
+    Ok(SplitReport::new(&evaluated))
 }
 
 /// Whether the model listens: metrics on expressions of refs with a same-category neighbour, as they are and
@@ -132,9 +148,11 @@ pub(crate) fn evaluate_exchanged(
     position: usize,
     split: &str,
     precision: Precision,
-) -> Result<[SegmentationMetrics; 2]> {
+) -> Result<[SplitReport; 2]> {
     let (own, exchanged) = refcoco::evaluation::exchanged_queries(&experiment.datasets[position], split)?;
-    let run =
-        |queries: &[Query], label: &str| metrics_of(experiment, position, queries, precision, label, |_| {});
+    let run = |queries: &[Query], label: &str| -> Result<SplitReport> {
+        let evaluated = evaluate_queries(experiment, position, queries, precision, label, |_| {})?;
+        Ok(SplitReport::new(&evaluated))
+    };
     Ok([run(&own, "eval own expressions")?, run(&exchanged, "eval exchanged expressions")?])
 }

@@ -12,8 +12,8 @@ use tch::{Device, Kind};
 
 use crate::checkpoint;
 use crate::config::{self, Config, Source};
-use crate::progress::Progress;
 use crate::weights::load_whole;
+use data_cli::progress::Progress;
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]

@@ -16,8 +16,6 @@ mod params;
 mod pictures;
 mod precision;
 mod predict;
-mod progress;
 mod run_dir;
-mod table;
 pub mod train;
 mod weights;

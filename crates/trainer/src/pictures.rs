@@ -6,7 +6,7 @@ use anyhow::Result;
 use figures::{Canvas, Panel, Series, SheetRow};
 use serde_json::Value;
 
-use crate::evaluate::Evaluated;
+use crate::evaluate::Prediction;
 
 /// Draws loss terms and validation metrics over the steps.
 pub(crate) fn draw_curves(path: &Path, records: &[Value]) -> Result<()> {
@@ -72,21 +72,20 @@ impl SheetCollector {
         Self { every: (n_expressions / ROWS).max(1), seen: 0, threshold, rows: Vec::new() }
     }
 
-    pub(crate) fn visit(&mut self, evaluated: &Evaluated<'_>) {
+    pub(crate) fn visit(&mut self, prediction: &Prediction<'_>) {
         let wanted = self.seen.is_multiple_of(self.every) && self.rows.len() < ROWS;
         self.seen += 1;
         if !wanted {
             return;
         }
-        let item = evaluated.item;
-        let prediction =
-            evaluated.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
+        let item = prediction.item;
+        let mask = prediction.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
         self.rows.push(SheetRow {
             picture: Canvas::from_rgb(item.image.width, item.image.height, item.image.data.clone()),
             expression: item.query.text.clone(),
-            prediction,
+            prediction: mask,
             target: item.target.data.clone(),
-            iou: evaluated.overlap.iou(),
+            iou: prediction.iou,
         });
     }
 

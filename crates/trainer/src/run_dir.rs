@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use metrics::Evaluated;
 use serde_json::{Value, json};
 
 use crate::checkpoint::write_atomically;
@@ -55,6 +56,19 @@ impl RunDir {
             .with_context(|| format!("{}: records.jsonl", self.path.display()))?;
         self.n_records += 1;
         Ok(())
+    }
+
+    /// Writes what was measured of each expression of some splits: `expressions.jsonl`, a line an expression.
+    pub(crate) fn write_expressions(&self, splits: &[(String, Vec<Evaluated>)]) -> Result<()> {
+        let mut lines = String::new();
+        for (split, expressions) in splits {
+            for expression in expressions {
+                let mut line = serde_json::to_value(expression)?;
+                line["split"] = json!(split);
+                lines.push_str(&format!("{line}\n"));
+            }
+        }
+        write_atomically(&self.path.join("expressions.jsonl"), lines.as_bytes())
     }
 
     /// All records so far.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use metrics::SegmentationMetrics;
+use data_cli::metrics_table;
+use data_cli::progress::Progress;
+use metrics::{Evaluated, GroupReport, SplitReport};
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, Plan, RefAt, sampler, training_batches};
 use serde_json::{Value, json};
@@ -23,9 +25,7 @@ use crate::objective::objective;
 use crate::optim::{adam, lr_factor};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
-use crate::progress::Progress;
 use crate::run_dir::{RunDir, environment};
-use crate::table::metrics_table;
 use crate::weights::{load_encoders, load_whole, resume_official};
 
 /// When to write checkpoints besides the ends of epochs.
@@ -91,7 +91,7 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let device = options.machine.set_up()?;
     let resume_from = find_checkpoint(options)?;
     let experiment = Experiment::new(cfg, device, &options.data_root)?;
-    let mix = training_mix(&experiment.datasets)?;
+    let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     for position in 0..experiment.datasets.len() {
         experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
@@ -214,13 +214,15 @@ impl<'a> Run<'a> {
     fn announce(&self) {
         let Experiment { cfg, device, datasets, .. } = &self.experiment;
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
+        let n_leaking: usize = self.mix.n_leaking.iter().sum();
+        let n_without: usize = self.mix.n_without_expression.iter().sum();
         eprintln!(
-            "{}: {} trained values on {device:?}, {} refs of {} ({} left out of the mix), {} steps of {} refs",
+            "{}: {} trained values on {device:?}, {} refs of {} (left out: {n_leaking} whose image is evaluated on, \
+             {n_without} without expression), {} steps of {} refs",
             self.dir.path().display(),
             self.adam.n_values(),
             self.mix.refs.len(),
             names.join(" + "),
-            self.mix.n_leaking + self.mix.n_without_expression,
             self.n_steps,
             cfg.train.batch_size.min(self.mix.refs.len()),
         );
@@ -358,18 +360,25 @@ impl<'a> Run<'a> {
         for position in 0..self.experiment.datasets.len() {
             let split = self.experiment.datasets[position].descriptor.val.clone();
             let started = Instant::now();
-            let metrics = evaluate_for_selection(&self.experiment, position, &split, precision)?;
+            let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
+            let GroupReport { segmentation, nta } = &report.all;
             let name = self.experiment.split_name(position, &split);
             eprintln!(
-                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}",
-                self.at.step, metrics.miou, metrics.oiou, metrics.pr50
-            );
-            self.record_metrics("eval", &name, &metrics, started.elapsed())?;
-            self.events.scalars(
+                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {:.2}",
                 self.at.step,
-                &[(format!("{name}/mIoU"), metrics.miou), (format!("{name}/oIoU"), metrics.oiou)],
-            )?;
-            mious.push(metrics.miou);
+                segmentation.miou,
+                segmentation.oiou,
+                segmentation.pr50,
+                nta.nta_mass.unwrap_or(0.0)
+            );
+            self.record_metrics("eval", &name, &report, started.elapsed())?;
+            let mut scalars = vec![
+                (format!("{name}/mIoU"), segmentation.miou),
+                (format!("{name}/oIoU"), segmentation.oiou),
+            ];
+            scalars.extend(nta.nta_mass.map(|mass| (format!("{name}/nta_mass"), mass)));
+            self.events.scalars(self.at.step, &scalars)?;
+            mious.push(segmentation.miou);
         }
         let miou = mious.iter().sum::<f64>() / mious.len().max(1) as f64;
         if self.at.best_miou.is_none_or(|best| miou >= best) {
@@ -385,10 +394,10 @@ impl<'a> Run<'a> {
         &mut self,
         kind: &str,
         split: &str,
-        metrics: &SegmentationMetrics,
+        report: &SplitReport,
         time: Duration,
     ) -> Result<()> {
-        let mut record = serde_json::to_value(metrics)?;
+        let mut record = serde_json::to_value(report)?;
         record["kind"] = json!(kind);
         record["split"] = json!(split);
         record["step"] = json!(self.at.step);
@@ -411,6 +420,7 @@ impl<'a> Run<'a> {
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();
         let mut report = serde_json::Map::new();
+        let mut expressions: Vec<(String, Vec<Evaluated>)> = Vec::new();
         for position in 0..self.experiment.datasets.len() {
             let dataset = &self.experiment.datasets[position];
             let mut splits = vec![dataset.descriptor.val.clone()];
@@ -420,14 +430,16 @@ impl<'a> Run<'a> {
             let mut sheet = SheetCollector::new(n_expressions, threshold);
             for (index, split) in splits.iter().enumerate() {
                 let started = Instant::now();
-                let metrics = evaluate_split(&self.experiment, position, split, precision, |evaluated| {
+                let evaluated = evaluate_split(&self.experiment, position, split, precision, |prediction| {
                     if position == 0 && index == 0 {
-                        sheet.visit(&evaluated);
+                        sheet.visit(&prediction);
                     }
                 })?;
                 let name = self.experiment.split_name(position, split);
+                expressions.push((name.clone(), evaluated));
+                let metrics = SplitReport::new(&expressions[expressions.len() - 1].1);
                 self.record_metrics("final", &name, &metrics, started.elapsed())?;
-                report.insert(name.clone(), serde_json::to_value(metrics)?);
+                report.insert(name.clone(), serde_json::to_value(&metrics)?);
                 rows.push((name, metrics));
             }
             if position == 0 {
@@ -438,10 +450,11 @@ impl<'a> Run<'a> {
             for (label, metrics) in [("with same-category rival", own), ("expression exchanged", exchanged)] {
                 let name = format!("{name}, {label}");
                 self.record_metrics("final", &name, &metrics, Duration::ZERO)?;
-                report.insert(name.clone(), serde_json::to_value(metrics)?);
+                report.insert(name.clone(), serde_json::to_value(&metrics)?);
                 rows.push((name, metrics));
             }
         }
+        self.dir.write_expressions(&expressions)?;
         self.draw_curves()?;
         let metrics = json!({"step": self.at.step, "best_val_mIoU": self.at.best_miou, "splits": report});
         checkpoint::write_atomically(

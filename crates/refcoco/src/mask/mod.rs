@@ -29,6 +29,17 @@ impl Mask {
         self.data.iter().map(|&pixel| usize::from(pixel)).sum()
     }
 
+    /// Adds another mask's foreground.
+    ///
+    /// # Panics
+    /// When the sizes differ.
+    pub fn unite(&mut self, other: &Self) {
+        assert_eq!((self.width, self.height), (other.width, other.height), "masks of one image");
+        for (pixel, &more) in self.data.iter_mut().zip(&other.data) {
+            *pixel |= more;
+        }
+    }
+
     /// A mask from column-major runs that alternate background and foreground, as COCO stores them.
     ///
     /// # Errors

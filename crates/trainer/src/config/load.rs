@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::{Table, Value};
@@ -16,6 +16,8 @@ pub struct Source {
     pub dataset: Option<String>,
     /// `key.path=value` overrides.
     pub overrides: Vec<String>,
+    /// Where data sets are that only the user knows.
+    pub data_root: PathBuf,
 }
 
 macro_rules! shipped {
@@ -69,7 +71,7 @@ pub fn load(source: &Source) -> Result<Config> {
     let mut table = Table::try_from(base)?;
     merge(&mut table, layer, "")?;
     if let Some(name) = &source.dataset {
-        let word_len = refcoco::Descriptor::named(name)?.word_len as i64;
+        let word_len = refcoco::Descriptor::find(name, &source.data_root)?.word_len as i64;
         let mut chosen = Table::new();
         set(&mut chosen, &["data", "datasets"], Value::Array(vec![Value::String(name.clone())]));
         set(&mut chosen, &["model", "word_len"], Value::Integer(word_len));

@@ -1,15 +1,11 @@
-//! Readers of the two files of the REFER layout: `refs(...).p` and `instances.json`.
+//! `refs(...).p`, the refs of the REFER layout.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use safe_pickle::Value;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
+use crate::annotation::{Expression, Ref};
 use crate::error::{Error, Result, io_error};
 
 /// Reads a `refs(...).p` pickle of any protocol, in the order of the file. Nothing in it is executed.
@@ -60,9 +56,9 @@ fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
     });
     Ok(Ref {
         ref_id: int(item, "ref_id")?,
-        ann_id: int(item, "ann_id")?,
+        ann_ids: vec![int(item, "ann_id")?],
         image_id: int(item, "image_id")?,
-        category_id: int(item, "category_id")?,
+        category_ids: vec![int(item, "category_id")?],
         split: text(item, "split")?,
         expressions: expressions.collect::<Result<_, String>>()?,
     })
@@ -83,77 +79,4 @@ fn text(item: Value<'_>, key: &str) -> Result<String, String> {
         .as_str()
         .map(str::to_owned)
         .ok_or_else(|| format!("`{key}` must be text, found a {}", value.type_name()))
-}
-
-/// What an `instances.json` holds, by number.
-#[derive(Debug)]
-pub struct Instances {
-    /// Images by id.
-    pub images: BTreeMap<i64, ImageRecord>,
-    /// Annotations by id.
-    pub annotations: BTreeMap<i64, Annotation>,
-    /// Category names by id.
-    pub categories: BTreeMap<i64, String>,
-}
-
-#[derive(Deserialize)]
-struct RawInstances {
-    images: Vec<RawImage>,
-    annotations: Vec<RawAnnotation>,
-    #[serde(default)]
-    categories: Vec<RawCategory>,
-}
-
-#[derive(Deserialize)]
-struct RawImage {
-    id: i64,
-    file_name: String,
-    width: usize,
-    height: usize,
-}
-
-#[derive(Deserialize)]
-struct RawAnnotation {
-    id: i64,
-    image_id: i64,
-    category_id: i64,
-    #[serde(default)]
-    iscrowd: u8,
-    segmentation: Box<RawValue>,
-}
-
-#[derive(Deserialize)]
-struct RawCategory {
-    id: i64,
-    name: String,
-}
-
-/// Reads an `instances.json`. The file is parsed as a stream; segmentations are kept as text until used.
-///
-/// # Errors
-/// Names the file and the record: malformed JSON (with its position), an annotation or image id used twice.
-pub fn read_instances(path: &Path) -> Result<Instances> {
-    let file = File::open(path).map_err(io_error(path))?;
-    let raw: RawInstances = serde_json::from_reader(BufReader::with_capacity(1 << 20, file))
-        .map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
-    let twice = |record: String| Error::Record {
-        path: path.to_path_buf(),
-        record,
-        what: "this id occurs twice".into(),
-    };
-    let mut images = BTreeMap::new();
-    for RawImage { id, file_name, width, height } in raw.images {
-        if images.insert(id, ImageRecord { id, file_name, width, height }).is_some() {
-            return Err(twice(format!("image {id}")));
-        }
-    }
-    let mut annotations = BTreeMap::new();
-    for RawAnnotation { id, image_id, category_id, iscrowd, segmentation } in raw.annotations {
-        let annotation = Annotation { id, image_id, category_id, is_crowd: iscrowd != 0, segmentation };
-        if annotations.insert(id, annotation).is_some() {
-            return Err(twice(format!("annotation {id}")));
-        }
-    }
-    let categories = raw.categories.into_iter().map(|category| (category.id, category.name)).collect();
-    Ok(Instances { images, annotations, categories })
 }

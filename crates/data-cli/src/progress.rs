@@ -1,3 +1,5 @@
+//! Progress of long work, as people and log files want it.
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -6,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Progress of long work on standard error: a bar with rate and time left on a terminal, otherwise a plain line
 /// now and then.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     bar: Option<ProgressBar>,
     label: String,
     total: u64,
@@ -19,8 +21,10 @@ pub(crate) struct Progress {
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
+    /// Starts at `done` of `total` units.
+    ///
     /// - done: what an earlier process did already
-    pub(crate) fn new(label: &str, total: u64, done: u64) -> Self {
+    pub fn new(label: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar =
                 ProgressBar::new(total).with_position(done).with_message("").with_prefix(label.to_owned());
@@ -36,19 +40,19 @@ impl Progress {
     }
 
     /// A handle that clears the bar while other work shows its own.
-    pub(crate) fn pauser(&self) -> Pauser {
+    pub fn pauser(&self) -> Pauser {
         Pauser(self.bar.clone())
     }
 
     /// Takes the bar off the screen.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
     /// One or more units are done.
-    pub(crate) fn advance(&mut self, n: u64, message: &str) {
+    pub fn advance(&mut self, n: u64, message: &str) {
         self.done += n;
         if let Some(bar) = &self.bar {
             bar.set_message(message.to_owned());
@@ -67,10 +71,11 @@ impl Progress {
 
 /// See [`Progress::pauser`].
 #[derive(Debug)]
-pub(crate) struct Pauser(Option<ProgressBar>);
+pub struct Pauser(Option<ProgressBar>);
 
 impl Pauser {
-    pub(crate) fn pause<R>(&self, work: impl FnOnce() -> R) -> R {
+    /// Does other work while the bar is off the screen.
+    pub fn pause<R>(&self, work: impl FnOnce() -> R) -> R {
         match &self.0 {
             Some(bar) => bar.suspend(work),
             None => work(),

@@ -1,0 +1,255 @@
+//! `data import`: Hugging Face parquet files into a folder of own data.
+
+mod coco;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use refcoco::Dataset;
+use serde_json::json;
+
+use crate::import::rows::{Object, Picture, Table};
+use crate::progress::Progress;
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Parquet files, or folders of them: the columns of lmms-lab/RefCOCO (pictures inside) or of jxu124/refcoco
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    from: Vec<PathBuf>,
+    /// Folder to write, DATA_ROOT/NAME; the data set is then called NAME
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Folder of the pictures, for files that only name them; it is linked to, not copied
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Split of all rows [default: the rows' own, or what their file is called]
+    #[arg(long)]
+    split: Option<String>,
+}
+
+pub(crate) fn import(args: &ImportArgs) -> Result<()> {
+    let files = parquet_files(&args.from)?;
+    ensure!(!args.to.exists(), "{}: it exists already", args.to.display());
+    let (Some(name), Some(parent)) = (args.to.file_name().and_then(|name| name.to_str()), args.to.parent())
+    else {
+        bail!("--to {}: expected a folder DATA_ROOT/NAME", args.to.display());
+    };
+    // Everything is written beside its place and moved there at the end, so that half a data set is never found.
+    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    let partial = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .tempdir_in(parent)
+        .with_context(|| parent.display().to_string())?;
+    let mut writer = Writer::new(partial.path(), args)?;
+    for file in &files {
+        writer.add_file(file).with_context(|| file.display().to_string())?;
+    }
+    writer.finish()?;
+    // Read as it will be read.
+    let file = partial.path().join("refs.jsonl");
+    let dataset = Dataset::open(&file.to_string_lossy(), Path::new(""))?;
+    let (n_refs, n_images) = (dataset.refs.len(), dataset.instances.images.len());
+    let n_expressions: usize = dataset.refs.iter().map(|reference| reference.expressions.len()).sum();
+    let partial = partial.keep();
+    std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
+    println!(
+        "{}: {n_refs} refs with {n_expressions} expressions in {n_images} images; use it with --dataset {name} \
+         --data-root {}",
+        args.to.display(),
+        if parent.as_os_str().is_empty() { Path::new(".") } else { parent }.display()
+    );
+    Ok(())
+}
+
+/// The parquet files named, and those in the folders named, in the order of their names.
+fn parquet_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    let mut files = Vec::new();
+    for place in places {
+        if !place.is_dir() {
+            files.push(place.clone());
+            continue;
+        }
+        let mut folders = vec![place.clone()];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let entry = entry.with_context(|| folder.display().to_string())?;
+                // A link is not followed, so that a circle of links ends.
+                match entry.file_type().with_context(|| entry.path().display().to_string())?.is_dir() {
+                    true => folders.push(entry.path()),
+                    false => found.push(entry.path()),
+                }
+            }
+        }
+        found.retain(is_parquet);
+        found.sort();
+        ensure!(!found.is_empty(), "{}: there is no .parquet file in it", place.display());
+        files.extend(found);
+    }
+    Ok(files)
+}
+
+/// Writes `refs.jsonl` and the pictures.
+struct Writer<'a> {
+    folder: &'a Path,
+    args: &'a ImportArgs,
+    lines: BufWriter<File>,
+    /// Pictures written, with the hash of their bytes.
+    pictures: BTreeMap<String, u64>,
+    ref_ids: BTreeSet<i64>,
+    n_without_mask: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn new(folder: &'a Path, args: &'a ImportArgs) -> Result<Self> {
+        if let Some(images) = &args.images {
+            let target = images.canonicalize().with_context(|| images.display().to_string())?;
+            std::os::unix::fs::symlink(&target, folder.join(LINKED)).context("linking the pictures")?;
+        }
+        let path = folder.join("refs.jsonl");
+        let lines = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
+        let (pictures, ref_ids) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { folder, args, lines, pictures, ref_ids, n_without_mask: 0 })
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let reader = SerializedFileReader::new(File::open(path)?).context("not a readable parquet file")?;
+        let table = Table::recognise(&reader)?;
+        let n_rows = reader.metadata().file_metadata().num_rows().max(0) as u64;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut progress = Progress::new(&format!("import {stem}"), n_rows, 0);
+        let rows = reader.get_row_iter(None).context("not a readable parquet file")?;
+        for (number, row) in rows.enumerate() {
+            let at = || format!("row {number}");
+            let object = table.object(&row.with_context(at)?).with_context(at)?;
+            self.add(object, &stem).with_context(at)?;
+            progress.advance(1, "");
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, object: Object, stem: &str) -> Result<()> {
+        let Some(mask) = object.mask else {
+            self.n_without_mask += 1;
+            return Ok(());
+        };
+        if let Some(ref_id) = object.ref_id {
+            ensure!(self.ref_ids.insert(ref_id), "ref_id {ref_id} occurs twice");
+        }
+        let split = self.args.split.clone().or(object.split).unwrap_or_else(|| split_of(stem));
+        let image = self.place_picture(object.picture)?;
+        let mut line = json!({
+            "image": image, "mask": mask, "expressions": object.expressions, "split": split,
+        });
+        let optional = [
+            ("category", object.category.map(|category| json!(category))),
+            ("ref_id", object.ref_id.map(|ref_id| json!(ref_id))),
+            ("sent_ids", object.sent_ids.map(|sent_ids| json!(sent_ids))),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                line[key] = value;
+            }
+        }
+        Ok(writeln!(self.lines, "{line}")?)
+    }
+
+    /// Where the picture is, below the folder.
+    fn place_picture(&mut self, picture: Picture) -> Result<String> {
+        let Some(bytes) = picture.bytes else {
+            let images = self
+                .args
+                .images
+                .as_ref()
+                .context("the file only names its pictures; say where they are with --images DIR")?;
+            // As the row has it, or without some of the folders in front.
+            let parts: Vec<&str> = picture.name.split('/').filter(|part| !part.is_empty()).collect();
+            let found =
+                (0..parts.len()).map(|skip| parts[skip..].join("/")).find(|name| images.join(name).is_file());
+            let name =
+                found.with_context(|| format!("{}: there is no `{}`", images.display(), picture.name))?;
+            return Ok(format!("{LINKED}/{name}"));
+        };
+        let hash = fxhash(&bytes);
+        // Rows of one picture share it, unless their bytes differ after all.
+        let candidates = [shared_name(&picture.name), picture.name.clone()];
+        for name in candidates {
+            ensure!(
+                !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.'),
+                "picture name `{name}`"
+            );
+            match self.pictures.get(&name) {
+                Some(&written) if written == hash => return Ok(format!("{WRITTEN}/{name}")),
+                Some(_) => {}
+                None => {
+                    let folder = self.folder.join(WRITTEN);
+                    std::fs::create_dir_all(&folder)?;
+                    std::fs::write(folder.join(&name), &bytes)?;
+                    self.pictures.insert(name.clone(), hash);
+                    return Ok(format!("{WRITTEN}/{name}"));
+                }
+            }
+        }
+        bail!("picture `{}` occurs twice with different contents", picture.name)
+    }
+
+    fn finish(self) -> Result<()> {
+        let file = self.lines.into_inner().map_err(|error| error.into_error())?;
+        file.sync_all()?;
+        if self.n_without_mask > 0 {
+            eprintln!("{} rows without a mask are left out", self.n_without_mask);
+        }
+        Ok(())
+    }
+}
+
+const LINKED: &str = "images";
+const WRITTEN: &str = "pictures";
+
+fn fxhash(bytes: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// REFER names an object's picture `COCO_train2014_000000581857_16.jpg`, the picture itself has no last number.
+fn shared_name(name: &str) -> String {
+    let digits =
+        |text: &str, least: usize| text.len() >= least && text.bytes().all(|byte| byte.is_ascii_digit());
+    let shared = name.rsplit_once('.').and_then(|(stem, extension)| {
+        let (picture, object) = stem.rsplit_once('_')?;
+        let (_, number) = picture.rsplit_once('_')?;
+        (digits(object, 1) && digits(number, 12)).then(|| format!("{picture}.{extension}"))
+    });
+    shared.unwrap_or_else(|| name.to_owned())
+}
+
+/// The split that a file such as `testA-00000-of-00002.parquet` holds.
+fn split_of(stem: &str) -> String {
+    match stem.split('-').next().unwrap_or_default() {
+        "validation" => "val".to_owned(),
+        split => split.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pictures_and_splits() {
+        assert_eq!(shared_name("COCO_train2014_000000581857_16.jpg"), "COCO_train2014_000000581857.jpg");
+        assert_eq!(shared_name("COCO_train2014_000000581857.jpg"), "COCO_train2014_000000581857.jpg");
+        assert_eq!(shared_name("holiday_3.png"), "holiday_3.png");
+        assert_eq!(split_of("testA-00000-of-00002"), "testA");
+        assert_eq!(split_of("validation-00000-of-00001"), "val");
+    }
+}

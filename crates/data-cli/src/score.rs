@@ -1,0 +1,162 @@
+//! Metrics of predictions that some program wrote to a file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use metrics::{Activation, Evaluated, SplitReport, has_position_word};
+use rayon::prelude::*;
+use refcoco::evaluation::{Query, queries};
+use refcoco::{Dataset, Mask};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::progress::Progress;
+use crate::table::metrics_table;
+
+/// What to score.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// JSONL file, a line an expression: {"ref_id": 1, "sent_id": 2, "segmentation": {"size": [h, w], "counts": "..."}}
+    #[arg(long, value_name = "FILE")]
+    pub predictions: PathBuf,
+    /// Data set, such as refcoco
+    #[arg(long)]
+    pub dataset: String,
+    /// Folder of the data sets
+    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    pub data_root: PathBuf,
+    /// Splits, separated by commas [default: the data set's validation split]
+    #[arg(long, value_delimiter = ',')]
+    pub split: Vec<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    ref_id: i64,
+    sent_id: i64,
+    segmentation: Box<RawValue>,
+}
+
+/// The line of a prediction, and its segmentation as it stands there.
+type Predictions = BTreeMap<(i64, i64), (usize, Box<RawValue>)>;
+
+/// Scores a file of masks: probability 1 inside, 0 outside.
+///
+/// # Errors
+/// Names the file and line: malformed, unknown or doubled expressions, masks of another size than the image; and the
+/// expression that no line answers.
+pub fn score(args: &ScoreArgs) -> Result<()> {
+    let dataset = crate::open(&args.dataset, &args.data_root)?;
+    let predictions = read_predictions(&args.predictions, &dataset)?;
+    let splits = match args.split.is_empty() {
+        true => std::slice::from_ref(&dataset.descriptor.val),
+        false => args.split.as_slice(),
+    };
+    let mut rows = Vec::new();
+    for split in splits {
+        rows.push((split.clone(), score_split(&dataset, split, &predictions, &args.predictions)?));
+    }
+    match args.json {
+        true => println!("{}", reports_json(&json!({"predictions": args.predictions}), rows)?),
+        false => println!("{}", metrics_table(&rows)),
+    }
+    Ok(())
+}
+
+/// `{"splits": {NAME: REPORT}}` with some keys in front.
+///
+/// # Errors
+/// When a number cannot be written as JSON.
+pub fn reports_json(head: &serde_json::Value, rows: Vec<(String, SplitReport)>) -> Result<serde_json::Value> {
+    let mut document = head.clone();
+    let reports = rows.into_iter().map(|(name, report)| Ok((name, serde_json::to_value(report)?)));
+    document["splits"] = serde_json::Value::Object(reports.collect::<Result<_>>()?);
+    Ok(document)
+}
+
+fn read_predictions(path: &Path, dataset: &Dataset) -> Result<Predictions> {
+    let known: std::collections::BTreeSet<(i64, i64)> = dataset
+        .refs
+        .iter()
+        .flat_map(|reference| reference.expressions.iter().map(|one| (reference.ref_id, one.sent_id)))
+        .collect();
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut predictions = Predictions::new();
+    for (number, line) in (1..).zip(BufReader::new(file).lines()) {
+        let line = line.with_context(|| path.display().to_string())?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let at = || format!("{}: line {number}", path.display());
+        let Line { ref_id, sent_id, segmentation } = serde_json::from_str(&line).with_context(at)?;
+        let key = (ref_id, sent_id);
+        ensure!(
+            known.contains(&key),
+            "{}: {} has no expression with ref_id {ref_id} and sent_id {sent_id}",
+            at(),
+            dataset.descriptor.name
+        );
+        if let Some((first, _)) = predictions.insert(key, (number, segmentation)) {
+            bail!("{}: ref_id {ref_id}, sent_id {sent_id} stands in line {first} already", at());
+        }
+    }
+    Ok(predictions)
+}
+
+fn score_split(
+    dataset: &Dataset,
+    split: &str,
+    predictions: &Predictions,
+    path: &Path,
+) -> Result<SplitReport> {
+    let queries = queries(dataset, split)?;
+    let unanswered: Vec<&Query> =
+        queries.iter().filter(|query| !predictions.contains_key(&key(dataset, query))).collect();
+    if let Some(first) = unanswered.first() {
+        let (ref_id, sent_id) = key(dataset, first);
+        bail!(
+            "{}: {} of {} expressions of {split} have no line, the first is ref_id {ref_id}, sent_id {sent_id}",
+            path.display(),
+            unanswered.len(),
+            queries.len()
+        );
+    }
+    let progress = std::sync::Mutex::new(Progress::new(&format!("score {split}"), queries.len() as u64, 0));
+    let scored: Vec<Result<Evaluated>> = queries
+        .par_iter()
+        .map(|query| {
+            let reference = &dataset.refs[query.ref_index];
+            let (number, segmentation) = &predictions[&key(dataset, query)];
+            let image = dataset.image_record(reference.image_id)?;
+            let mask = serde_json::from_str(segmentation.get())
+                .map_err(anyhow::Error::from)
+                .and_then(|value| Ok(Mask::from_segmentation(image.width, image.height, &value)?))
+                .with_context(|| format!("{}: line {number}", path.display()))?;
+            let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
+            let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
+            if let Ok(mut progress) = progress.lock() {
+                progress.advance(1, "");
+            }
+            Ok(evaluated(dataset, query, Activation::of_mask(&mask.data, &target.data, &distractors)))
+        })
+        .collect();
+    Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
+}
+
+fn key(dataset: &Dataset, query: &Query) -> (i64, i64) {
+    (dataset.refs[query.ref_index].ref_id, query.sent_id)
+}
+
+/// An evaluated expression, from the query it answers and what the prediction covers.
+pub fn evaluated(dataset: &Dataset, query: &Query, activation: Activation) -> Evaluated {
+    let (ref_id, sent_id) = key(dataset, query);
+    Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), activation }
+}

@@ -1,0 +1,83 @@
+//! `eval --predictions`: metrics of masks that some program wrote.
+#![allow(missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use refcoco::{Dataset, Mask};
+use serde_json::{Value, json};
+
+/// The project's example of own data: two balls and a box in one picture, a ball in another.
+fn data_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets")
+}
+
+fn score(predictions: &Path, split: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_talent-data"))
+        .args(["score", "--dataset", "example", "--split", split, "--json", "--predictions"])
+        .arg(predictions)
+        .arg("--data-root")
+        .arg(data_root())
+        .output()
+        .unwrap()
+}
+
+fn line(ref_id: i64, sent_id: i64, mask: &Mask) -> String {
+    let segmentation = json!({"size": [mask.height, mask.width], "counts": mask.to_rle_string()});
+    format!("{}\n", json!({"ref_id": ref_id, "sent_id": sent_id, "segmentation": segmentation}))
+}
+
+#[test]
+fn by_hand_on_the_example() {
+    let dataset = Dataset::open("example", &data_root()).unwrap();
+    let target = |index: usize| dataset.target(&dataset.refs[index]).unwrap();
+    let (red, blue, bx) = (target(0), target(1), target(2));
+    let mut both = red.clone();
+    both.unite(&blue);
+    let empty = Mask::zeros(160, 112);
+    // Refs 1 to 4 with expressions 1 and 2, 3, 4, 5: right, both balls, the wrong ball, half the answer, rightly nothing.
+    let mut half = bx.clone();
+    for pixel in half.data.iter_mut().take(112 * 160 / 2) {
+        *pixel = 0;
+    }
+    let lines =
+        [line(1, 1, &red), line(1, 2, &both), line(2, 3, &red), line(3, 4, &half), line(4, 5, &empty)]
+            .concat();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("predictions.jsonl");
+    std::fs::write(&file, &lines).unwrap();
+    let output = score(&file, "train");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let train = &report["splits"]["train"];
+    let number = |key: &str| train[key].as_f64().unwrap_or_else(|| panic!("{key}: {train}"));
+    let area = |mask: &Mask| mask.area() as f64;
+    let ious = [1.0, area(&red) / area(&both), 0.0, area(&half) / area(&bx), 0.0];
+    let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+    near(number("mIoU"), 100.0 * ious.iter().sum::<f64>() / 5.0);
+    assert_eq!((number("n_expressions"), number("n_with_distractors")), (5.0, 3.0));
+    near(number("nta_mass"), 100.0 * (0.0 + area(&blue) / area(&both) + 1.0) / 3.0);
+    near(number("nta_rate"), 200.0 / 3.0);
+    near(number("identity_error"), 100.0 / 3.0);
+    near(number("N-acc"), 100.0);
+    near(number("gIoU"), 100.0 * (ious.iter().sum::<f64>() + 1.0) / 5.0);
+    // The thresholds are strict and IoU never quite reaches 1: Pr@50 counts what lies above.
+    near(number("Pr@50"), 100.0 * ious.iter().filter(|iou| **iou > 0.5).count() as f64 / 5.0);
+
+    for (broken, message) in [
+        (lines.replacen("\"sent_id\":5", "\"sent_id\":4", 1), "no expression with ref_id 4 and sent_id 4"),
+        (format!("{lines}{}", line(1, 2, &red)), "line 6: ref_id 1, sent_id 2 stands in line 2 already"),
+        (lines.lines().take(4).map(|line| format!("{line}\n")).collect(), "1 of 5 expressions of train"),
+        (lines.replacen("112,160", "160,112", 1), "line 1: the mask is 160x112"),
+        (lines.replacen("counts", "count", 1), "line 1: malformed RLE"),
+        (format!("{lines}{{\"ref_id\": 1"), "line 6"),
+    ] {
+        std::fs::write(&file, broken).unwrap();
+        let output = score(&file, "train");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        let last = error.lines().last().unwrap_or_default();
+        assert!(last.contains(message) && last.contains("predictions.jsonl"), "{message}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::Error;
+use crate::curves::{COLOURS, panels_side_by_side};
+
+/// The bars of one colour.
+#[derive(Debug, Clone)]
+pub struct Bars {
+    /// Its name in the legend.
+    pub name: String,
+    /// A height for each class, from 0; what is not finite is left out.
+    pub values: Vec<f64>,
+}
+
+/// One bar chart: for each class a bar of each series.
+#[derive(Debug, Clone)]
+pub struct BarPanel {
+    /// Above it.
+    pub title: String,
+    /// Below its x axis.
+    pub x_label: String,
+    /// What stands below each group of bars.
+    pub classes: Vec<String>,
+    /// Its bars.
+    pub series: Vec<Bars>,
+}
+
+/// Draws bar charts side by side into a PNG file.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn bars(path: &Path, panels: &[BarPanel]) -> Result<(), Error> {
+    panels_side_by_side(path, panels, draw)
+}
+
+/// The part of a class's width that its bars take.
+const FILLED: f64 = 0.8;
+
+fn draw(
+    area: &DrawingArea<BitMapBackend<'_>, Shift>,
+    panel: &BarPanel,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let finite = panel.series.iter().flat_map(|bars| &bars.values).copied().filter(|value| value.is_finite());
+    let highest = finite.fold(0.0, f64::max);
+    let n_classes = panel.classes.len().max(1);
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 22))
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, 0.0..(highest * 1.08).max(1e-9))?;
+    let class = |x: &f64| {
+        let nearest = x.round();
+        let named = (nearest - x).abs() < 1e-6 && nearest >= 0.0;
+        let name = named.then(|| panel.classes.get(nearest as usize)).flatten();
+        name.cloned().unwrap_or_default()
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(RGBColor(240, 240, 240))
+        .label_style(("sans-serif", 14))
+        .x_labels(2 * n_classes + 1)
+        .x_label_formatter(&class)
+        .x_desc(&panel.x_label)
+        .draw()?;
+    let width = FILLED / panel.series.len().max(1) as f64;
+    for (index, bars) in panel.series.iter().enumerate() {
+        let colour = COLOURS[index % COLOURS.len()];
+        let rectangles =
+            bars.values.iter().enumerate().filter(|(_, value)| value.is_finite()).map(|(class, &value)| {
+                let left = class as f64 - FILLED / 2.0 + index as f64 * width;
+                Rectangle::new([(left, 0.0), (left + width, value)], colour.filled())
+            });
+        chart
+            .draw_series(rectangles)?
+            .label(&bars.name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 15))
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(200, 200, 200))
+        .draw()?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! Everything that is reported about a set of evaluated expressions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::generalized::GeneralizedMetrics;
+use crate::nta::{Activation, NtaMetrics};
+use crate::segmentation::SegmentationMetrics;
+
+/// One evaluated expression; serialised flat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Number of the ref.
+    pub ref_id: i64,
+    /// Number of the expression.
+    pub sent_id: i64,
+    /// Whether the expression holds a [position word](has_position_word).
+    pub has_position_word: bool,
+    /// What the prediction covers.
+    #[serde(flatten)]
+    pub activation: Activation,
+}
+
+/// Metrics of one set of expressions; serialised flat, so names stand beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// mIoU, oIoU, Pr@X.
+    #[serde(flatten)]
+    pub segmentation: SegmentationMetrics,
+    /// Non-target activation.
+    #[serde(flatten)]
+    pub nta: NtaMetrics,
+}
+
+impl GroupReport {
+    fn of(expressions: &[&Evaluated]) -> Self {
+        let overlaps: Vec<_> = expressions.iter().map(|one| one.activation.overlap).collect();
+        Self {
+            segmentation: SegmentationMetrics::from_overlaps(&overlaps),
+            nta: NtaMetrics::from_activations(expressions.iter().map(|one| &one.activation)),
+        }
+    }
+}
+
+/// Metrics of a split, whole and by group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SplitReport {
+    /// Over all its expressions.
+    #[serde(flatten)]
+    pub all: GroupReport,
+    /// gRefCOCO's metrics, where some expression has no target.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub generalized: Option<GeneralizedMetrics>,
+    /// By group; groups without expressions are left out:
+    ///
+    /// - `with distractors`
+    /// - `distractors 0`, `distractors 1`, `distractors 2`, `distractors 3+`
+    /// - `area small`, `area medium`, `area large`: the target's pixels, below 32 x 32, below 96 x 96, and the rest, as
+    ///   COCO divides them
+    /// - `position words`, `no position words`
+    pub groups: BTreeMap<String, GroupReport>,
+}
+
+/// Below how many pixels a prediction stands for "no target" in gRefCOCO's metrics.
+pub const MIN_TARGET_PIXELS: u64 = 50;
+
+impl SplitReport {
+    /// The report on these expressions.
+    pub fn new(expressions: &[Evaluated]) -> Self {
+        let everything: Vec<&Evaluated> = expressions.iter().collect();
+        let overlaps: Vec<_> = expressions.iter().map(|one| one.activation.overlap).collect();
+        let mut groups: BTreeMap<String, Vec<&Evaluated>> = BTreeMap::new();
+        for one in expressions {
+            for name in group_names(one) {
+                groups.entry(name.to_owned()).or_default().push(one);
+            }
+        }
+        let some_without_target = overlaps.iter().any(|overlap| overlap.target == 0);
+        Self {
+            all: GroupReport::of(&everything),
+            generalized: some_without_target
+                .then(|| GeneralizedMetrics::from_overlaps(&overlaps, MIN_TARGET_PIXELS)),
+            groups: groups.into_iter().map(|(name, some)| (name, GroupReport::of(&some))).collect(),
+        }
+    }
+}
+
+fn group_names(one: &Evaluated) -> impl Iterator<Item = &'static str> {
+    let n_distractors = one.activation.distractors.len();
+    let distractors = match n_distractors {
+        0 => "distractors 0",
+        1 => "distractors 1",
+        2 => "distractors 2",
+        _ => "distractors 3+",
+    };
+    let area = match one.activation.overlap.target {
+        0..1024 => "area small",
+        1024..9216 => "area medium",
+        _ => "area large",
+    };
+    let position = if one.has_position_word { "position words" } else { "no position words" };
+    (n_distractors > 0).then_some("with distractors").into_iter().chain([distractors, area, position])
+}
+
+/// Words that place an object in the image or beside another one.
+const POSITION_WORDS: [&str; 43] = [
+    "left",
+    "right",
+    "leftmost",
+    "rightmost",
+    "lefty",
+    "righty",
+    "top",
+    "bottom",
+    "upper",
+    "lower",
+    "topmost",
+    "bottommost",
+    "middle",
+    "center",
+    "centre",
+    "front",
+    "back",
+    "behind",
+    "above",
+    "below",
+    "under",
+    "over",
+    "beside",
+    "next",
+    "between",
+    "near",
+    "nearest",
+    "close",
+    "closest",
+    "closer",
+    "far",
+    "farthest",
+    "furthest",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "last",
+    "corner",
+    "edge",
+    "side",
+    "foreground",
+];
+
+/// Whether an expression holds a word such as "left", "second" or "behind".
+pub fn has_position_word(expression: &str) -> bool {
+    let lower = expression.to_lowercase();
+    lower.split(|letter: char| !letter.is_alphanumeric()).any(|word| POSITION_WORDS.contains(&word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_by_hand() {
+        let one = |target: &[u8], distractors: &[&[u8]], position| Evaluated {
+            ref_id: 0,
+            sent_id: 0,
+            has_position_word: position,
+            activation: Activation::of_mask(&[1, 1, 0, 0], target, distractors),
+        };
+        let expressions = [
+            one(&[1, 1, 0, 0], &[&[0, 0, 1, 1]], true),
+            one(&[0, 0, 1, 1], &[&[1, 1, 0, 0], &[1, 0, 0, 0]], false),
+            one(&[1, 1, 0, 0], &[], false),
+        ];
+        let report = SplitReport::new(&expressions);
+        let near = |found: f64, expected: f64| (found - expected).abs() < 1e-3;
+        assert!(near(report.all.segmentation.miou, 200.0 / 3.0));
+        assert_eq!(report.all.nta.n_with_distractors, 2);
+        assert_eq!(report.generalized, None);
+        assert!(near(report.groups["with distractors"].segmentation.miou, 50.0));
+        assert_eq!(report.groups["distractors 2"].nta.identity_error, Some(100.0));
+        assert_eq!(report.groups["position words"].nta.nta_mass, Some(0.0));
+        assert_eq!(report.groups["area small"].segmentation.n_expressions, 3);
+        assert!(!report.groups.contains_key("area large"));
+    }
+
+    #[test]
+    fn the_json_holds_all_names_beside_each_other() {
+        let without_target = Evaluated {
+            ref_id: 1,
+            sent_id: 2,
+            has_position_word: false,
+            activation: Activation::of_mask(&[0, 0], &[0, 0], &[]),
+        };
+        let json = serde_json::to_value(SplitReport::new(&[without_target])).unwrap();
+        for name in
+            ["mIoU", "oIoU", "Pr@50", "Pr@90", "nta_mass", "nta_rate", "identity_error", "gIoU", "N-acc"]
+        {
+            assert!(json.get(name).is_some(), "{name}: {json}");
+        }
+        assert_eq!((&json["n_expressions"], &json["n_with_distractors"]), (&1.into(), &0.into()));
+    }
+
+    #[test]
+    fn position_words_are_whole_words() {
+        assert!(has_position_word("Second zebra, far-LEFT"));
+        assert!(!has_position_word("lefthanded bright backpack"));
+    }
+}

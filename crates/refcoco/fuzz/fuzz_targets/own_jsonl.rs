@@ -1,0 +1,7 @@
+#![no_main]
+
+mod scratch;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = refcoco::read_own(&scratch::file_with(data));
+});

@@ -1,0 +1,137 @@
+//! Own data: one JSONL file, an object a line, with paths relative to the file's folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
+use crate::error::{Error, Result, io_error};
+use crate::image_file::image_size;
+use crate::image_source::stays_inside;
+use crate::reader::{Instances, in_one_line};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    image: String,
+    mask: Box<RawValue>,
+    expressions: Vec<String>,
+    category: Option<String>,
+    split: Option<String>,
+    ref_id: Option<i64>,
+    sent_ids: Option<Vec<i64>>,
+}
+
+/// Reads a JSONL file of own data. Each line is one object of an image:
+///
+/// ```json
+/// {"image": "street.jpg", "mask": "street_car.png", "expressions": ["the red car"], "category": "car", "split": "val"}
+/// ```
+///
+/// - `image`, and `mask` where it is a PNG: paths below the file's folder; `mask` may also be a polygon, a list of
+///   polygons, a COCO run-length object, or null for expressions that nothing in the image answers to
+/// - `expressions`: may be empty for an object that only serves as a distractor
+/// - `category`: objects without one have no same-category distractors
+/// - `split`: `train` if left out
+/// - `ref_id`, `sent_ids`: otherwise the line's number, and the expression's number in the file, from 1
+///
+/// # Errors
+/// Names the file and the line: malformed JSON, missing or unknown key, a path that leaves the folder, an image that is
+/// missing or unreadable, a number used twice. Empty lines are passed over.
+pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
+    let fail = |number: usize, what: String| Error::Record {
+        path: path.to_path_buf(),
+        record: format!("line {number}"),
+        what,
+    };
+    let mut lines: Vec<(usize, Line)> = Vec::new();
+    let file = File::open(path).map_err(io_error(path))?;
+    for (number, line) in (1..).zip(BufReader::new(file).lines()) {
+        let line = line.map_err(io_error(path))?;
+        if !line.trim().is_empty() {
+            let parsed = serde_json::from_str(&line).map_err(|error| fail(number, in_one_line(&error)))?;
+            lines.push((number, parsed));
+        }
+    }
+
+    let mut image_ids: BTreeMap<&str, (i64, usize)> = BTreeMap::new();
+    for (number, line) in &lines {
+        let next = image_ids.len() as i64 + 1;
+        image_ids.entry(&line.image).or_insert((next, *number));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let images = image_ids
+        .par_iter()
+        .map(|(name, &(id, number))| {
+            if !stays_inside(name) {
+                return Err(fail(number, format!("image `{name}` does not stay inside the file's folder")));
+            }
+            let (width, height) = image_size(&folder.join(name))?;
+            Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
+        })
+        .collect::<Result<BTreeMap<_, _>>>()?;
+
+    let names: BTreeSet<&str> = lines.iter().filter_map(|(_, line)| line.category.as_deref()).collect();
+    let category_ids: BTreeMap<&str, i64> = names.into_iter().zip(1..).collect();
+    let (mut refs, mut annotations) = (Vec::new(), BTreeMap::new());
+    let (mut seen, mut n_sentences) = (BTreeSet::new(), 0);
+    for (number, line) in &lines {
+        let ref_id = line.ref_id.unwrap_or(*number as i64);
+        if !seen.insert(ref_id) {
+            return Err(fail(*number, format!("ref_id {ref_id} occurs twice")));
+        }
+        let sent_ids = match &line.sent_ids {
+            Some(ids) if ids.len() == line.expressions.len() => ids.clone(),
+            Some(ids) => {
+                let (ids, expressions) = (ids.len(), line.expressions.len());
+                return Err(fail(*number, format!("{ids} `sent_ids` for {expressions} expressions")));
+            }
+            None => (n_sentences + 1..).take(line.expressions.len()).collect(),
+        };
+        n_sentences += line.expressions.len() as i64;
+        let ann_id = *number as i64;
+        // A number of its own, so that objects of unknown category have nothing in common.
+        let category_id = line.category.as_deref().map_or(-ann_id, |name| category_ids[name]);
+        let (image_id, _) = image_ids[line.image.as_str()];
+        let has_target = line.mask.get() != "null";
+        if has_target {
+            let segmentation = as_segmentation(&line.mask).map_err(|what| fail(*number, what))?;
+            let annotation = Annotation { id: ann_id, image_id, category_id, is_crowd: false, segmentation };
+            annotations.insert(ann_id, annotation);
+        }
+        if line.expressions.is_empty() {
+            continue;
+        }
+        let expressions = sent_ids.into_iter().zip(&line.expressions).map(|(sent_id, text)| Expression {
+            sent_id,
+            sent: text.clone(),
+            raw: text.clone(),
+        });
+        refs.push(Ref {
+            ref_id,
+            ann_ids: has_target.then_some(ann_id).into_iter().collect(),
+            image_id,
+            category_ids: has_target.then_some(category_id).into_iter().collect(),
+            split: line.split.clone().unwrap_or_else(|| "train".to_owned()),
+            expressions: expressions.collect(),
+        });
+    }
+    let categories = category_ids.into_iter().map(|(name, id)| (id, name.to_owned())).collect();
+    Ok((refs, Instances { images, annotations, categories }))
+}
+
+/// A mask as `instances.json` would hold it: a single polygon becomes a list of one.
+fn as_segmentation(mask: &RawValue) -> Result<Box<RawValue>, String> {
+    let flat = mask.get().strip_prefix('[').is_some_and(|rest| {
+        rest.trim_start().starts_with(|first: char| first == '-' || first.is_ascii_digit())
+    });
+    match flat {
+        true => RawValue::from_string(format!("[{}]", mask.get())).map_err(|error| error.to_string()),
+        false => Ok(mask.to_owned()),
+    }
+}
