@@ -33,6 +33,19 @@ fn stages(criterion: &mut Criterion) {
         bench.iter(|| Mask::from_polygons(640, 480, black_box(std::slice::from_ref(&polygon))));
     });
     group.bench_function("letterbox mask, bilinear", |bench| bench.iter(|| letterbox.mask(black_box(&mask))));
+    let map = letterbox.mask(&mask).into_iter().map(|level| f32::from(level) / 255.0).collect::<Vec<_>>();
+    group.bench_function("evaluation: map back to the image, bicubic", |bench| {
+        bench.iter(|| letterbox.map_to_image(black_box(&map)));
+    });
+    let back = letterbox.map_to_image(&map);
+    group.bench_function("evaluation: threshold and IoU", |bench| {
+        bench.iter(|| metrics::Overlap::of_probabilities(black_box(&back), 0.35, &mask.data));
+    });
+    group.bench_function("evaluation: non-target activation, two distractors", |bench| {
+        let distractors = [mask.data.as_slice(); 2];
+        bench
+            .iter(|| metrics::Activation::of_probabilities(black_box(&back), 0.35, &mask.data, &distractors));
+    });
     group.bench_function("tokenise", |bench| {
         bench.iter(|| tokenizer.encode_padded(black_box("second zebra from the right, facing us"), 17));
     });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use crate::annotation::{Annotation, ImageRecord, Ref};
 use crate::descriptor::{Descriptor, Format};
 use crate::error::{Error, MaskError, Result};
-use crate::image_file::{RgbImage, decode_image, read_mask};
+use crate::image_file::{RgbImage, decode_image_into, read_mask};
 use crate::image_source::{ImageSource, stays_inside};
 use crate::mask::Mask;
 use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
@@ -223,14 +223,15 @@ impl Dataset {
     /// # Errors
     /// Names the file: missing, undecodable, of another size.
     pub fn image(&self, image_id: i64) -> Result<RgbImage> {
-        self.decode_image_file(image_id, &self.image_bytes(image_id)?)
+        self.decode_image_file(image_id, &self.image_bytes(image_id)?, Vec::new())
     }
 
-    /// [`Dataset::image`] from bytes that were read already.
-    pub(crate) fn decode_image_file(&self, image_id: i64, bytes: &[u8]) -> Result<RgbImage> {
+    /// [`Dataset::image`] from bytes that were read already, into memory that is no longer needed.
+    pub(crate) fn decode_image_file(&self, image_id: i64, bytes: &[u8], memory: Vec<u8>) -> Result<RgbImage> {
         let record = self.image_record(image_id)?;
         let path = self.image_path(record)?;
-        let image = decode_image(bytes).map_err(|what| Error::Image { path: path.clone(), what })?;
+        let image =
+            decode_image_into(bytes, memory).map_err(|what| Error::Image { path: path.clone(), what })?;
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
             return Err(Error::ImageSize { path, found, expected });

@@ -3,7 +3,7 @@ use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::error::{Error, Result, io_error};
 use crate::mask::Mask;
@@ -37,7 +37,22 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
 /// # Errors
 /// What is wrong with it.
 pub fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
-    let rgb = match decode(bytes)? {
+    decode_image_into(bytes, Vec::new())
+}
+
+/// [`decode_image`] into the memory of an image that is no longer needed.
+pub(crate) fn decode_image_into(bytes: &[u8], mut memory: Vec<u8>) -> Result<RgbImage, String> {
+    let mut decoder = decoder(Cursor::new(bytes))?;
+    let orientation = orientation(bytes, &mut decoder)?;
+    if decoder.color_type() == ColorType::Rgb8 && orientation == Orientation::NoTransforms {
+        let (width, height) = decoder.dimensions();
+        // Cleared, because decoders leave what a damaged file lacks as it was.
+        memory.clear();
+        memory.resize(width as usize * height as usize * 3, 0);
+        decoder.read_image(&mut memory).map_err(|error| error.to_string())?;
+        return Ok(RgbImage { width: width as usize, height: height as usize, data: memory });
+    }
+    let rgb = match decode(decoder, orientation)? {
         // The high byte, where `to_rgb8` would round.
         image @ (DynamicImage::ImageRgb16(_)
         | DynamicImage::ImageRgba16(_)
@@ -68,10 +83,21 @@ fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + '
     Ok(decoder)
 }
 
-/// Decodes and applies the EXIF orientation, in the file's own pixel format.
-fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
-    let mut decoder = decoder(Cursor::new(bytes))?;
-    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+/// The EXIF orientation. A decoder parses all headers anew for it, so it is asked only where there is EXIF data.
+fn orientation(bytes: &[u8], decoder: &mut impl ImageDecoder) -> Result<Orientation, String> {
+    let is_plain_jpeg = is_jpeg(bytes) && memchr::memmem::find(bytes, b"Exif\0\0").is_none();
+    match is_plain_jpeg {
+        true => Ok(Orientation::NoTransforms),
+        false => decoder.orientation().map_err(|error| error.to_string()),
+    }
+}
+
+fn is_jpeg(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xd8])
+}
+
+/// Decodes in the file's own pixel format and turns the image as its EXIF data says.
+fn decode(decoder: impl ImageDecoder, orientation: Orientation) -> Result<DynamicImage, String> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     image.apply_orientation(orientation);
     Ok(image)
@@ -103,8 +129,10 @@ pub fn image_size(path: &Path) -> Result<(usize, usize)> {
 /// Names the file: unreadable, of another format, damaged.
 pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
     let bytes = std::fs::read(path).map_err(io_error(path))?;
-    let image = decode(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })?;
-    let rgb = image.into_rgb16();
+    let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
+    let mut decoder = decoder(Cursor::new(&bytes)).map_err(fail)?;
+    let orientation = orientation(&bytes, &mut decoder).map_err(fail)?;
+    let rgb = decode(decoder, orientation).map_err(fail)?.into_rgb16();
     let (width, height) = rgb.dimensions();
     let data = rgb.as_raw().chunks_exact(3).map(|pixel| u8::from(pixel.iter().any(|&level| level > 0)));
     Ok(Mask { width: width as usize, height: height as usize, data: data.collect() })
@@ -112,7 +140,6 @@ pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
 
 /// Whether a JPEG lacks its end marker, as a file does whose copying was interrupted. Decoders fill in what is missing.
 pub(crate) fn is_cut_short(bytes: &[u8]) -> bool {
-    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
     // In entropy-coded data 0xff is always followed by 0, so the marker cannot occur there by chance.
-    is_jpeg && !bytes.windows(2).any(|pair| pair == [0xff, 0xd9])
+    is_jpeg(bytes) && !bytes.windows(2).any(|pair| pair == [0xff, 0xd9])
 }

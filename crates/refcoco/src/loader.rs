@@ -1,5 +1,6 @@
 //! Training batches, prepared ahead on all cores and delivered in a fixed order.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
@@ -103,6 +104,11 @@ impl Drop for Batch {
     }
 }
 
+thread_local! {
+    /// Memory of the image that this thread decoded last. Fresh memory of that size costs page faults for every image.
+    static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// What a sample holds besides its pixels.
 struct Sample {
     words: [Vec<i64>; 3],
@@ -167,9 +173,11 @@ fn load_sample(
     let name = format!("{}/{}", dataset.descriptor.name, reference.ref_id);
     let expressions = draw_expressions(dataset, reference, seed, epoch)
         .ok_or_else(|| Error::Expression { what: format!("ref {name} has no expression") })?;
-    let image = dataset.image(reference.image_id)?;
+    let bytes = dataset.image_bytes(reference.image_id)?;
+    let image = dataset.decode_image_file(reference.image_id, &bytes, DECODED.take())?;
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
     letterbox.normalised_image_into(&image, image_out);
+    DECODED.set(image.data);
     letterbox.unit_mask_into(&dataset.target(reference)?, mask_out);
     let encode = |text: &str| tokenizer.encode_padded(text, shape.word_len);
     let valid = expressions.negative.is_some();

@@ -179,7 +179,7 @@ fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
     let problem = |what: String| Problem { record: format!("image {id}"), what };
     let decoded = dataset
         .image_bytes(id)
-        .and_then(|bytes| dataset.decode_image_file(id, &bytes).map(|_| is_cut_short(&bytes)));
+        .and_then(|bytes| dataset.decode_image_file(id, &bytes, Vec::new()).map(|_| is_cut_short(&bytes)));
     match decoded {
         Err(error) => (Some(problem(error.to_string())), None),
         Ok(cut) => {

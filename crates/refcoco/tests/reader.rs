@@ -117,6 +117,22 @@ fn a_batch_has_the_declared_shapes() {
 }
 
 #[test]
+fn the_number_of_threads_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let datasets = [sound(root.path())];
+    let tokenizer = ClipTokenizer::new().unwrap();
+    // Twice as many samples as threads, so that threads use their memory again.
+    let refs: Vec<RefAt> = (0..12).map(|index| RefAt { dataset: 0, index: [2, 0][index % 2] }).collect();
+    let shape = SampleShape { input_size: 24, word_len: 9 };
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| load_batch(&datasets, &tokenizer, &refs, 3, 1, shape).unwrap())
+    };
+    let one = with(1);
+    assert_eq!((&one, &one), (&with(2), &with(5)));
+}
+
+#[test]
 fn a_mix_leaves_out_images_that_are_evaluated_on() {
     let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = sound(roots[0].path());

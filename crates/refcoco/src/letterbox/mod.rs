@@ -6,7 +6,9 @@
 mod rows;
 mod weights;
 
-use self::rows::{Axes, Place};
+use std::sync::OnceLock;
+
+use self::rows::{Axes, Place, Row, WIDE};
 use self::weights::{STEPS, cubic_weights, linear_weights};
 use crate::image_file::RgbImage;
 use crate::mask::Mask;
@@ -81,8 +83,13 @@ impl Letterbox {
 
     /// The image in the square: bicubic, border in the mean colour. RGB, row-major, `size * size * 3` bytes.
     pub fn image(&self, image: &RgbImage) -> Vec<u8> {
-        let mut out = vec![0; self.size * self.size * 3];
-        self.image_rows(image, |y, row| out[y * row.len()..][..row.len()].copy_from_slice(row));
+        let mut out = BORDER.repeat(self.size * self.size);
+        self.image_rows(image, |y, row| {
+            let target = out[(y * self.size + row.first) * 3..].chunks_exact_mut(3);
+            for (pixel, wide) in target.zip(row.pixels.chunks_exact(WIDE)) {
+                pixel.copy_from_slice(&wide[..3]);
+            }
+        });
         out
     }
 
@@ -96,21 +103,24 @@ impl Letterbox {
     /// [`Letterbox::normalised_image`] into a place of `3 * size * size` values.
     pub fn normalised_image_into(&self, image: &RgbImage, out: &mut [f32]) {
         let plane = self.size * self.size;
-        let tables: [Vec<f32>; 3] = [0, 1, 2].map(|channel| {
-            (0..=255).map(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]).collect()
-        });
+        let tables = normalised_levels();
         self.image_rows(image, |y, row| {
             for (channel, table) in tables.iter().enumerate() {
                 let target = &mut out[channel * plane + y * self.size..][..self.size];
-                for (value, pixel) in target.iter_mut().zip(row.chunks_exact(3)) {
+                let (before, rest) = target.split_at_mut(row.first);
+                let (inner, behind) = rest.split_at_mut(row.pixels.len() / WIDE);
+                let border = table[usize::from(BORDER[channel])];
+                before.fill(border);
+                behind.fill(border);
+                for (value, pixel) in inner.iter_mut().zip(row.pixels.chunks_exact(WIDE)) {
                     *value = table[usize::from(pixel[channel])];
                 }
             }
         });
     }
 
-    /// Calls `emit(y, row)` with every row of the letterboxed image, `size * 3` bytes.
-    fn image_rows(&self, image: &RgbImage, emit: impl FnMut(usize, &[u8])) {
+    /// Calls `emit(y, row)` with every row of the letterboxed image.
+    fn image_rows(&self, image: &RgbImage, emit: impl FnMut(usize, Row<'_>)) {
         rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size, self.size), BORDER, emit);
     }
 
@@ -137,10 +147,23 @@ impl Letterbox {
             places.iter().copied().enumerate().filter(|(_, place)| span.touch(place.0)).collect()
         };
         let columns = within(&axes.columns, bounds.columns);
+        // Two rows of the mask with a pixel of background on either side, so that no tap lies outside.
+        let mut taps = [0; 2].map(|_| vec![0; mask.width + 2]);
         for (y, (sy, fy)) in within(&axes.rows, bounds.rows) {
+            for (row, sy) in taps.iter_mut().zip([sy, sy + 1]) {
+                match usize::try_from(sy).ok().and_then(|sy| mask.data.chunks_exact(mask.width).nth(sy)) {
+                    Some(pixels) => row[1..=mask.width].copy_from_slice(pixels),
+                    None => row.fill(0),
+                }
+            }
             for &(x, (sx, fx)) in &columns {
                 let weights = &weights[(fy * STEPS + fx) * 4..][..4];
-                emit(y * self.size + x, bilinear_binary(mask, sx, sy, weights));
+                let at = (sx + 1) as usize;
+                let pixels = [taps[0][at], taps[0][at + 1], taps[1][at], taps[1][at + 1]];
+                let covered: i32 =
+                    pixels.iter().zip(weights).map(|(&pixel, weight)| i32::from(pixel) * weight).sum();
+                // Foreground is 1 in the mask and 255 in the result.
+                emit(y * self.size + x, ((covered * 255 + (1 << 14)) >> 15).clamp(0, 255) as u8);
             }
         }
     }
@@ -148,30 +171,44 @@ impl Letterbox {
     /// A map over the square (`size * size` values) back in the original image, `height * width` values:
     /// bicubic, border 0. Values may leave the input's range a little, as bicubic interpolation does.
     pub fn map_to_image(&self, map: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; self.width * self.height];
-        let weights = cubic_weights();
-        let side = self.size as i64;
+        let weights = &cubic_weights().float;
         let axes = Axes::of(&self.to_image, self.width, self.height);
-        let targets = axes.rows.iter().flat_map(|row| axes.columns.iter().map(move |column| (column, row)));
-        for (value, (&(x, fx), &(y, fy))) in out.iter_mut().zip(targets) {
-            let weights = &weights.float[(fy * STEPS + fx) * 16..][..16];
-            let mut sum = 0.0;
-            for (row, weights) in weights.chunks_exact(4).enumerate() {
-                let sy = y - 1 + row as i64;
-                if sy < 0 || sy >= side {
-                    continue;
-                }
-                for (column, weight) in weights.iter().enumerate() {
-                    let sx = x - 1 + column as i64;
-                    if sx >= 0 && sx < side {
-                        sum += weight * map[(sy * side + sx) as usize];
+        // Enough zeros on every side that no tap of a pixel inside lies outside of them.
+        const PAD: usize = 4;
+        let stride = self.size + 2 * PAD;
+        let mut padded = vec![0.0; stride * stride];
+        for (y, row) in map.chunks_exact(self.size).enumerate() {
+            padded[(y + PAD) * stride + PAD..][..self.size].copy_from_slice(row);
+        }
+        let first_tap = |at: i64| (at - 1).clamp(-(PAD as i64), self.size as i64) + PAD as i64;
+        let mut out = Vec::with_capacity(self.width * self.height);
+        for &(y, fy) in &axes.rows {
+            let top = first_tap(y) as usize * stride;
+            let rows: [&[f32]; 4] = std::array::from_fn(|row| &padded[top + row * stride..][..stride]);
+            let weights = &weights[fy * STEPS * 16..(fy + 1) * STEPS * 16];
+            out.extend(axes.columns.iter().map(|&(x, fx)| {
+                let left = first_tap(x) as usize;
+                let weights = &weights[fx * 16..][..16];
+                let mut sum = 0.0;
+                for (row, weights) in rows.iter().zip(weights.chunks_exact(4)) {
+                    for (value, weight) in row[left..left + 4].iter().zip(weights) {
+                        sum += weight * value;
                     }
                 }
-            }
-            *value = sum;
+                sum
+            }));
         }
         out
     }
+}
+
+/// What every 8-bit level becomes in planes R, G and B.
+fn normalised_levels() -> &'static [[f32; 256]; 3] {
+    static LEVELS: OnceLock<[[f32; 256]; 3]> = OnceLock::new();
+    LEVELS.get_or_init(|| {
+        [0, 1, 2]
+            .map(|channel| std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]))
+    })
 }
 
 /// The smallest rectangle that holds a mask's foreground.
@@ -209,19 +246,6 @@ impl Bounds {
         }
         bounds
     }
-}
-
-/// The bilinear value at (x, y) of a mask whose foreground is 1 here and 255 in the result.
-fn bilinear_binary(mask: &Mask, x: i64, y: i64, weights: &[i32]) -> u8 {
-    let (width, height) = (mask.width as i64, mask.height as i64);
-    let mut covered = 0;
-    for (tap, weight) in weights.iter().enumerate() {
-        let (x, y) = (x + (tap & 1) as i64, y + (tap >> 1) as i64);
-        if x >= 0 && y >= 0 && x < width && y < height {
-            covered += weight * i32::from(mask.data[(y * width + x) as usize]);
-        }
-    }
-    ((covered * 255 + (1 << 14)) >> 15).clamp(0, 255) as u8
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Axes {
 /// Pixels of border colour on either side of a padded row: as many as taps can reach.
 const PAD: usize = 4;
 /// Values of a pixel: R, G, B and one that is carried along, so that four taps fill a vector register.
-const WIDE: usize = 4;
+pub(super) const WIDE: usize = 4;
 /// Values of four taps in a row.
 const LANES: usize = 4 * WIDE;
 
@@ -100,12 +100,19 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Calls `emit(y, row)` with every row of the warped image, `size * 3` bytes.
+/// One row of the warped image: from `first` on [`WIDE`] values a pixel, of which the fourth means nothing; border colour
+/// before and behind them.
+pub(super) struct Row<'a> {
+    pub(super) first: usize,
+    pub(super) pixels: &'a [u8],
+}
+
+/// Calls `emit(y, row)` with every row of the warped image.
 pub(super) fn bicubic_rgb(
     image: &RgbImage,
     axes: &Axes,
     border: [u8; 3],
-    mut emit: impl FnMut(usize, &[u8]),
+    mut emit: impl FnMut(usize, Row<'_>),
 ) {
     let (width, height) = (image.width, image.height);
     let mut window = Window::new(image, border);
@@ -119,23 +126,17 @@ pub(super) fn bicubic_rgb(
         .take_while(|place| reaches(place, width))
         .map(|&(x, fraction)| ((x - 1 + PAD as i64) as usize * WIDE, fraction))
         .collect();
-    let blank = border.repeat(axes.columns.len());
-    let mut out = blank.clone();
     let mut mixed = vec![0; inner.len() * WIDE];
     let weights = spread_weights();
     for (y, place) in axes.rows.iter().enumerate() {
         if !reaches(place, height) {
-            emit(y, &blank);
+            emit(y, Row { first: axes.columns.len(), pixels: &[] });
             continue;
         }
         let taps = window.rows(place.0 - 1);
         let weights = &weights[place.1 * STEPS..(place.1 + 1) * STEPS];
         mix_row(taps, &inner, weights, &mut mixed);
-        let target = out[first * 3..].chunks_exact_mut(3);
-        for (pixel, mixed) in target.zip(mixed.chunks_exact(WIDE)) {
-            pixel.copy_from_slice(&mixed[..3]);
-        }
-        emit(y, &out);
+        emit(y, Row { first, pixels: &mixed });
     }
 }
 
