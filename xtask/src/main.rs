@@ -20,6 +20,8 @@ cargo xtask COMMAND
   ci                    formatting, clippy, tests
 
   train [...]           train, evaluate and draw a model        (each has --help)
+  ablate [...]          train every row of a plan with every seed
+  pretrain [...]        make the frozen encoders of the testbed
   eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
   predict [...]         segment one expression in one image
   params [...]          count parameters
@@ -59,7 +61,9 @@ fn run() -> Result<()> {
         "eval" if rest.iter().any(|arg| arg == "--predictions" || arg.starts_with("--predictions=")) => {
             forward::to_data_program("score", &rest)
         }
-        "train" | "eval" | "predict" | "params" | "parity" | "export" => forward::to_talent(&command, &rest),
+        "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export" => {
+            forward::to_talent(&command, &rest)
+        }
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

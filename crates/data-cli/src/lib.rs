@@ -21,6 +21,7 @@ use refcoco::refshapes::{self, Settings};
 use crate::bench::BenchArgs;
 use crate::import::ImportArgs;
 use crate::list::ListArgs;
+use crate::progress::Progress;
 use crate::score::ScoreArgs;
 use crate::show::ShowArgs;
 use crate::stats::StatsArgs;
@@ -64,7 +65,7 @@ struct SynthArgs {
     #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// A setting and its value, such as train_images=500; settings: seed, train_images, val_images, test_a_images,
-    /// test_b_images, min_objects, max_objects, max_colours, occlusion, clutter, object_scale
+    /// test_b_images, min_objects, max_objects, max_colours, occlusion, same_category, clutter, object_scale
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     settings: Vec<String>,
 }
@@ -115,18 +116,22 @@ pub fn run(args: &[String]) -> Result<()> {
     }
 }
 
-/// Opens a data set; RefShapes is generated first if it is not there.
-fn open(name: &str, data_root: &Path) -> Result<Dataset> {
-    if name == "refshapes" {
-        ensure_refshapes(data_root)?;
-    }
+/// Opens a data set. One that is generated, such as RefShapes, is generated first if it is not there.
+///
+/// # Errors
+/// As [`Dataset::open`], and when a generated file cannot be written.
+pub fn open(name: &str, data_root: &Path) -> Result<Dataset> {
+    ensure_generated(name, data_root)?;
     Ok(Dataset::open(name, data_root)?)
 }
 
-fn ensure_refshapes(data_root: &Path) -> Result<()> {
-    Ok(refshapes::ensure(data_root, |done, total| {
-        if done == total {
-            eprintln!("generated RefShapes below {} ({total} images)", data_root.display());
+fn ensure_generated(name: &str, data_root: &Path) -> Result<()> {
+    let progress = std::sync::Mutex::new(None);
+    Ok(refshapes::ensure(name, data_root, |_, total| {
+        if let Ok(mut progress) = progress.lock() {
+            progress
+                .get_or_insert_with(|| Progress::new(&format!("generating {name}"), total as u64, 0))
+                .advance(1, "");
         }
     })?)
 }

@@ -74,9 +74,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
 fn verify_one(args: &VerifyArgs, name: &str) -> Result<Verification> {
     let descriptor = Descriptor::find(name, &args.data_root)?;
     let expected = descriptor.expected_refs.clone();
-    if name == "refshapes" {
-        crate::ensure_refshapes(&args.data_root)?;
-    }
+    crate::ensure_generated(name, &args.data_root)?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
     let mut found = refcoco::verify(descriptor, &args.data_root, |_, total| {
         if let Ok(mut progress) = progress.lock() {

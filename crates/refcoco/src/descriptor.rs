@@ -51,8 +51,10 @@ pub struct Descriptor {
     pub expected_refs: BTreeMap<String, usize>,
 }
 
-const BUILT_IN: [&str; 8] = [
+const BUILT_IN: [&str; 10] = [
     include_str!("../../../datasets/refshapes.toml"),
+    include_str!("../../../datasets/refshapes_nta.toml"),
+    include_str!("../../../datasets/refshapes_pretrain.toml"),
     include_str!("../../../datasets/refcoco.toml"),
     include_str!("../../../datasets/refcoco+.toml"),
     include_str!("../../../datasets/refcocog_u.toml"),

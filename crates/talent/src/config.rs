@@ -133,6 +133,26 @@ impl ModelConfig {
         config
     }
 
+    /// A network small enough for many runs on two cores, for frozen encoders of its size.
+    pub fn testbed() -> Self {
+        let mut config = Self::tiny();
+        config.image.width = 64;
+        config.image.depth = 4;
+        config.image.n_heads = 4;
+        config.image.taps = [1, 2];
+        config.image.adapter_blocks = vec![1, 3];
+        config.text.width = 64;
+        config.text.state_width = 64;
+        config.text.depth = 2;
+        config.text.n_heads = 4;
+        config.text.adapter_blocks = vec![1];
+        config.head.width = 64;
+        config.decoder.depth = 1;
+        config.decoder.n_heads = 4;
+        config.decoder.ffn_width = 128;
+        config
+    }
+
     /// Patches along a side.
     pub fn grid(&self) -> i64 {
         self.input_size / self.image.patch_size

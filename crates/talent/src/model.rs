@@ -119,8 +119,20 @@ impl Talent {
     /// # Errors
     /// When the sizes do not fit together.
     pub fn new(cfg: &ModelConfig, device: Device, kind: Kind) -> Result<Self, ConfigError> {
+        Self::in_store(cfg, Store::new(device, kind))
+    }
+
+    /// Builds the network with start values that depend on the seed and the parameters' names alone: variants of the
+    /// network start alike in all that they share.
+    ///
+    /// # Errors
+    /// When the sizes do not fit together.
+    pub fn seeded(cfg: &ModelConfig, device: Device, kind: Kind, seed: u64) -> Result<Self, ConfigError> {
+        Self::in_store(cfg, Store::seeded(device, kind, seed))
+    }
+
+    fn in_store(cfg: &ModelConfig, store: Store) -> Result<Self, ConfigError> {
         cfg.validate()?;
-        let store = Store::new(device, kind);
         let root = store.root();
         let text = TextEncoder::new(&(&root / "txt_backbone"), &cfg.text);
         let image = ImageEncoder::new(&(&root / "dinov2"), &cfg.image, cfg.word_len, cfg.text.width);

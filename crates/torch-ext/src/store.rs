@@ -51,12 +51,20 @@ pub struct Store {
     entries: Rc<RefCell<IndexMap<String, Entry>>>,
     device: Device,
     kind: Kind,
+    seed: Option<u64>,
 }
 
 impl Store {
-    /// An empty store; floating-point entries get this dtype.
+    /// An empty store; floating-point entries get this dtype. Start values are drawn one after the other from libtorch's
+    /// CPU generator as it stands.
     pub fn new(device: Device, kind: Kind) -> Self {
-        Self { entries: Rc::default(), device, kind }
+        Self { entries: Rc::default(), device, kind, seed: None }
+    }
+
+    /// An empty store whose start values depend on this seed and on each parameter's name alone, so that variants of a
+    /// network start alike wherever they share a name. Registering a parameter reseeds libtorch's CPU generator.
+    pub fn seeded(device: Device, kind: Kind, seed: u64) -> Self {
+        Self { seed: Some(seed), ..Self::new(device, kind) }
     }
 
     /// The path that modules register below.
@@ -125,8 +133,12 @@ pub struct Path {
 impl Path {
     /// Registers a parameter.
     pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let name = self.join(name);
+        if let Some(seed) = self.store.seed {
+            tch::manual_seed(seed_of(seed, &name) as i64);
+        }
         let tensor = init.tensor(shape, self.store.kind, self.store.device).set_requires_grad(true);
-        self.store.insert(self.join(name), tensor, Role::Parameter)
+        self.store.insert(name, tensor, Role::Parameter)
     }
 
     /// Registers a floating-point buffer.
@@ -144,6 +156,14 @@ impl Path {
     fn join(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
+}
+
+/// A seed for one name (FNV-1a): the same on every machine and in every version of the compiler.
+fn seed_of(seed: u64, name: &str) -> u64 {
+    let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 impl<N: std::fmt::Display> std::ops::Div<N> for &Path {
@@ -176,6 +196,19 @@ mod tests {
         assert_eq!(names, ["blocks.0.weight", "blocks.0.n"]);
         store.assign("blocks.0.weight", &Tensor::from_slice(&[3.0, 4.0])).unwrap();
         assert_eq!(Vec::<f32>::try_from(weight).unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn start_values_depend_on_seed_and_name() {
+        let start = |seed: u64, before: bool| {
+            let store = Store::seeded(Device::Cpu, Kind::Float, seed);
+            if before {
+                store.root().parameter("another", &[7], Init::Normal(1.0));
+            }
+            Vec::<f32>::try_from(store.root().parameter("w", &[3], Init::Normal(1.0))).unwrap()
+        };
+        assert_eq!(start(1, false), start(1, true));
+        assert_ne!(start(1, false), start(2, false));
     }
 
     #[test]

@@ -10,11 +10,13 @@ use data_cli::{DEFAULT_DATA_ROOT, metrics_table};
 use metrics::SplitReport;
 use serde_json::json;
 
-use crate::config::{self, Precision, Source};
+use crate::ablate::{AblateArgs, ablate};
+use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
+use crate::pretrain::pretrain;
 use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
 use crate::weights::export;
 
@@ -30,6 +32,10 @@ struct Cli {
 enum Command {
     /// Train, evaluate and draw a model
     Train(TrainArgs),
+    /// Train every row of a plan with every seed
+    Ablate(AblateArgs),
+    /// Make the frozen encoders of the testbed
+    Pretrain(PretrainArgs),
     /// Evaluate a checkpoint
     Eval(EvalArgs),
     /// Segment one expression in one image
@@ -59,9 +65,9 @@ enum Command {
     Devices,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct ConfigArgs {
-    /// Preset: tiny, base or large [default: tiny]
+    /// Preset: tiny, testbed, base or large [default: tiny]
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
     /// Shipped config, such as refcoco/base, or a TOML file
@@ -79,6 +85,9 @@ struct ConfigArgs {
     /// Precision of matrix products
     #[arg(long)]
     precision: Option<Precision>,
+    /// Which parameters train: pet (adapters and head) or full
+    #[arg(long)]
+    regime: Option<Regime>,
 }
 
 impl ConfigArgs {
@@ -94,8 +103,36 @@ impl ConfigArgs {
         if let Some(precision) = self.precision {
             source.overrides.push(format!("train.precision={}", serde_json::to_value(precision)?));
         }
+        if let Some(regime) = self.regime {
+            source.overrides.push(format!("train.regime={}", serde_json::to_value(regime)?));
+        }
         config::load(&source)
     }
+}
+
+#[derive(Debug, Args)]
+struct PretrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    machine: Machine,
+    /// Folder of the data sets
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
+    /// Make them anew even if they are there
+    #[arg(long)]
+    force: bool,
+}
+
+fn run_pretrain(args: &PretrainArgs) -> Result<()> {
+    let mut config = args.config.clone();
+    if config.preset.is_none() && config.config.is_none() {
+        config.preset = Some("testbed".into());
+    }
+    if let Some(seed) = config.seed.take() {
+        config.overrides.push(format!("pretrain.seed={seed}"));
+    }
+    pretrain(&config.load(&args.data_root)?, &args.machine, &args.data_root, args.force)
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +245,8 @@ pub fn run() -> Result<ExitCode> {
     let done = match Cli::parse().command {
         Command::Parity(args) => return run_parity(&args),
         Command::Train(args) => run_train(&args),
+        Command::Ablate(args) => ablate(&args),
+        Command::Pretrain(args) => run_pretrain(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args.checkpoint, &args.to),

@@ -13,7 +13,6 @@ use tch::{Device, Kind};
 use crate::checkpoint;
 use crate::config::{self, Config, Source};
 use crate::weights::load_whole;
-use data_cli::progress::Progress;
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,19 +60,9 @@ impl Machine {
     }
 }
 
-/// Opens the data sets below a root. RefShapes is generated first if it is not there.
+/// Opens the data sets below a root. What is generated is generated first if it is not there.
 pub(crate) fn open_datasets(names: &[String], data_root: &Path) -> Result<Vec<Dataset>> {
-    if names.iter().any(|name| name == "refshapes") {
-        let progress = std::sync::Mutex::new(None);
-        refcoco::refshapes::ensure(data_root, |_, total| {
-            if let Ok(mut progress) = progress.lock() {
-                progress
-                    .get_or_insert_with(|| Progress::new("generating RefShapes", total as u64, 0))
-                    .advance(1, "");
-            }
-        })?;
-    }
-    names.iter().map(|name| Ok(Dataset::open(name, data_root)?)).collect()
+    names.iter().map(|name| data_cli::open(name, data_root)).collect()
 }
 
 /// A stored model to work with.
@@ -126,8 +115,9 @@ impl Experiment {
     }
 
     pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
+        let model = Talent::seeded(&cfg.model, device, Kind::Float, cfg.seed)?;
+        // What is drawn from here on, for dropout.
         tch::manual_seed(cfg.seed as i64);
-        let model = Talent::new(&cfg.model, device, Kind::Float)?;
         model.train_only(cfg.train.regime.into());
         let tokenizer = Arc::new(ClipTokenizer::new()?);
         Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model })

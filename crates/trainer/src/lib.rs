@@ -3,6 +3,7 @@
 //! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop,
 //! `objective` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
 
+mod ablate;
 mod batch;
 mod checkpoint;
 pub mod cli;
@@ -16,6 +17,7 @@ mod params;
 mod pictures;
 mod precision;
 mod predict;
+mod pretrain;
 mod run_dir;
 pub mod train;
 mod weights;

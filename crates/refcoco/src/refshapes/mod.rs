@@ -10,7 +10,7 @@ mod scene;
 mod write;
 
 pub use expression::Flavour;
-pub use write::{ensure, generate};
+pub use write::{ensure, generate, generate_as};
 
 use crate::error::{Error, Result};
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub max_colours: usize,
     /// Largest share of an object that others may hide, 0 to 0.5.
     pub occlusion: f64,
+    /// Objects of a scene's main category, at least, outside of `testB`.
+    pub same_category: usize,
     /// Strokes and specks in the background.
     pub clutter: usize,
     /// Factor on the objects' areas.
@@ -54,6 +56,7 @@ impl Default for Settings {
             max_objects: 6,
             max_colours: 6,
             occlusion: 0.2,
+            same_category: 2,
             clutter: 12,
             object_scale: 1.0,
         }
@@ -61,12 +64,51 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The settings of a generated data set, by its name; none for any other data set.
+    ///
+    /// - `refshapes`: the default
+    /// - `refshapes_nta`: for the study of non-target activation: at least three objects of the main category in every
+    ///   scene, in few colours, so that places and relations must decide
+    /// - `refshapes_pretrain`: scenes that encoders are pretrained on. Another seed draws every scene, so it shares none
+    ///   with the others
+    pub fn named(name: &str) -> Option<Self> {
+        let default = Self::default();
+        // Objects of a size at which a small encoder can learn their categories.
+        let large = Self { object_scale: 1.7, clutter: 6, ..default.clone() };
+        match name {
+            "refshapes" => Some(default),
+            "refshapes_nta" => Some(Self {
+                seed: 20_001,
+                train_images: 2500,
+                val_images: 150,
+                test_a_images: 150,
+                min_objects: 4,
+                max_colours: 4,
+                same_category: 3,
+                ..large
+            }),
+            "refshapes_pretrain" => Some(Self {
+                seed: 10_007,
+                train_images: 8000,
+                val_images: 200,
+                test_a_images: 1,
+                test_b_images: 1,
+                ..large
+            }),
+            _ => None,
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         let check = |ok: bool, what: &str| if ok { Ok(()) } else { Err(Error::RefShapes(what.to_owned())) };
         check(self.train_images > 0 && self.val_images > 0, "train_images and val_images must be positive")?;
         check(self.min_objects >= 2, "min_objects must be at least 2")?;
         check(self.max_objects >= self.min_objects, "max_objects must not be below min_objects")?;
         check(self.max_objects <= 10, "max_objects must be at most 10")?;
+        check(
+            (1..=self.min_objects).contains(&self.same_category),
+            "same_category must be at least 1 and at most min_objects",
+        )?;
         check((1..=8).contains(&self.max_colours), "max_colours must be 1 to 8")?;
         check((0.0..=0.5).contains(&self.occlusion), "occlusion must be 0 to 0.5")?;
         check((0.2..=2.0).contains(&self.object_scale), "object_scale must be 0.2 to 2")

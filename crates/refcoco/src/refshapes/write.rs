@@ -23,15 +23,28 @@ struct Drawn {
     jpeg: Vec<u8>,
 }
 
-/// Generates the data set into `<data_root>/refshapes`, which must not exist yet. The folder appears only when
+/// [`generate_as`] the data set `refshapes`.
+///
+/// # Errors
+/// As [`generate_as`].
+pub fn generate(settings: &Settings, data_root: &Path, progress: impl Fn(usize) + Sync) -> Result<PathBuf> {
+    generate_as("refshapes", settings, data_root, progress)
+}
+
+/// Generates a data set into `<data_root>/<name>`, which must not exist yet. The folder appears only when
 /// it is complete; `progress` is called with the number of images made after each one, from any thread.
 ///
 /// # Errors
 /// Impossible settings, or a file that cannot be written.
-pub fn generate(settings: &Settings, data_root: &Path, progress: impl Fn(usize) + Sync) -> Result<PathBuf> {
+pub fn generate_as(
+    name: &str,
+    settings: &Settings,
+    data_root: &Path,
+    progress: impl Fn(usize) + Sync,
+) -> Result<PathBuf> {
     settings.validate()?;
-    let target = data_root.join("refshapes");
-    let building = data_root.join(format!(".refshapes-{}", std::process::id()));
+    let target = data_root.join(name);
+    let building = data_root.join(format!(".{name}-{}", std::process::id()));
     let images = building.join("images/train2014");
     std::fs::create_dir_all(&images).map_err(io_error(&images))?;
     let result = write_all(settings, &building, &images, progress);
@@ -46,18 +59,19 @@ pub fn generate(settings: &Settings, data_root: &Path, progress: impl Fn(usize) 
     result.map(|()| target)
 }
 
-/// Generates the default set unless there is one. `progress` is called with the number of images made and of all
-/// images after each one, from any thread; it is not called if there is nothing to do.
+/// Generates the data set of this name unless it is there or is not one that is [generated](Settings::named).
+/// `progress` is called with the number of images made and of all images after each one, from any thread; it is not called
+/// if there is nothing to do.
 ///
 /// # Errors
-/// As [`generate`].
-pub fn ensure(data_root: &Path, progress: impl Fn(usize, usize) + Sync) -> Result<()> {
-    if data_root.join("refshapes/instances.json").is_file() {
+/// As [`generate_as`].
+pub fn ensure(name: &str, data_root: &Path, progress: impl Fn(usize, usize) + Sync) -> Result<()> {
+    let Some(settings) = Settings::named(name) else { return Ok(()) };
+    if data_root.join(name).join("instances.json").is_file() {
         return Ok(());
     }
-    let settings = Settings::default();
     let total = settings.train_images + settings.val_images + settings.test_a_images + settings.test_b_images;
-    generate(&settings, data_root, |done| progress(done, total)).map(|_| ())
+    generate_as(name, &settings, data_root, |done| progress(done, total)).map(|_| ())
 }
 
 fn write_all(
@@ -112,7 +126,10 @@ fn draw(settings: &Settings, split: &'static str, index: usize) -> Result<Drawn>
         let n = settings.max_objects;
         Crowding { objects: (n, n), same_category: 3 }
     } else {
-        Crowding { objects: (settings.min_objects, settings.max_objects), same_category: 2 }
+        Crowding {
+            objects: (settings.min_objects, settings.max_objects),
+            same_category: settings.same_category,
+        }
     };
     loop {
         let scene = Scene::random(&mut rng, settings, crowding);

@@ -8,7 +8,7 @@ use super::Config;
 /// Where a configuration comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Source {
-    /// `tiny`, `base` or `large`.
+    /// `tiny`, `testbed`, `base` or `large`.
     pub preset: Option<String>,
     /// A shipped config's name or a TOML file.
     pub config: Option<String>,
@@ -64,8 +64,10 @@ pub fn load(source: &Source) -> Result<Config> {
         "tiny" => Config::tiny(),
         "base" => Config::base(),
         "large" => Config::large(),
+        "testbed" => Config::testbed(),
         other => {
-            bail!("unknown preset `{other}`; nearest is `{}`", nearest(other, ["tiny", "base", "large"]))
+            let near = nearest(other, ["tiny", "testbed", "base", "large"]);
+            bail!("unknown preset `{other}`; nearest is `{near}`")
         }
     };
     let mut table = Table::try_from(base)?;

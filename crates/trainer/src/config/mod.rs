@@ -27,6 +27,40 @@ pub struct Config {
     pub loss: LossConfig,
     /// Evaluation.
     pub eval: EvalConfig,
+    /// How `pretrain` makes the encoders.
+    #[serde(default)]
+    pub pretrain: PretrainConfig,
+}
+
+/// How `pretrain` makes the encoders of a testbed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// A generated data set; its `train` split is learned from, its `val` split tells how well.
+    pub dataset: String,
+    /// Fixes start values and the order of the scenes.
+    pub seed: u64,
+    /// Scenes per step; twice as many expressions.
+    pub batch_size: usize,
+    /// Steps of the image encoder.
+    pub image_steps: u64,
+    /// Steps of the text encoder.
+    pub text_steps: u64,
+    /// Adam's learning rate.
+    pub lr: f64,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            dataset: "refshapes_pretrain".into(),
+            seed: 0,
+            batch_size: 64,
+            image_steps: 1200,
+            text_steps: 400,
+            lr: 2e-3,
+        }
+    }
 }
 
 /// Files with pretrained encoders; an empty name starts that encoder from random values.
@@ -51,7 +85,7 @@ pub struct DataConfig {
 }
 
 /// Which parameters train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Regime {
     /// Parameter-efficient tuning: adapters and head; the encoders stay frozen.
@@ -188,6 +222,21 @@ impl Config {
         config
     }
 
+    /// The testbed for non-target activation: a small network in the regime of the paper, with encoders that `pretrain`
+    /// makes and that stay frozen.
+    pub fn testbed() -> Self {
+        let mut config = Self::tiny();
+        config.name = "testbed".into();
+        config.model = ModelConfig::testbed();
+        config.weights = WeightsConfig {
+            image: "weights/testbed/image.safetensors".into(),
+            text: "weights/testbed/text.safetensors".into(),
+        };
+        config.data.datasets = vec!["refshapes_nta".into()];
+        config.train.regime = Regime::Pet;
+        config
+    }
+
     /// The official base model and recipe on RefCOCO.
     pub fn base() -> Self {
         Self {
@@ -223,6 +272,7 @@ impl Config {
                 every_epochs: 1,
                 selection: Selection::AllExpressions,
             },
+            pretrain: PretrainConfig::default(),
         }
     }
 

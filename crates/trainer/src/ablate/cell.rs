@@ -1,0 +1,183 @@
+//! One training run of an ablation.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::AblateArgs;
+use super::plan::Plan;
+use crate::checkpoint::write_atomically;
+use crate::config::{Config, differences};
+
+/// A row with a seed.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) row: String,
+    pub(super) seed: u64,
+    /// Everything over the plan's preset or config.
+    pub(super) overrides: Vec<String>,
+    pub(super) run_dir: PathBuf,
+    /// Its config, but for the seed.
+    pub(super) cfg: Config,
+}
+
+/// How a cell ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Done { miou: f64, nta_mass: Option<f64>, seconds: f64 },
+    Failed(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done { miou, nta_mass, seconds } => {
+                write!(f, "mIoU {miou:.2}")?;
+                if let Some(mass) = nta_mass {
+                    write!(f, "  NTA mass {mass:.2}")?;
+                }
+                write!(f, "  ({seconds:.0} s)")
+            }
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+impl Cell {
+    pub(super) fn name(&self) -> String {
+        format!("{}, seed {}", self.row, self.seed)
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.run_dir.join("metrics.json").is_file()
+    }
+
+    /// Refuses a folder that holds a run with another config, which a table would mix up with this one's.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let file = self.run_dir.join("config.toml");
+        let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
+        let found: Config = toml::from_str(&text).with_context(|| file.display().to_string())?;
+        let changed = differences(&found, &self.seeded())?;
+        ensure!(
+            changed.is_empty(),
+            "{}: it holds a run with another config ({}); choose another --runs-dir, or remove it",
+            self.run_dir.display(),
+            changed.join("; ")
+        );
+        Ok(())
+    }
+
+    fn seeded(&self) -> Config {
+        Config { seed: self.seed, ..self.cfg.clone() }
+    }
+
+    /// Trains it to the end, from where an earlier try left off.
+    pub(super) fn run(
+        &self,
+        plan: &Plan,
+        args: &AblateArgs,
+        device: &str,
+        threads: Option<usize>,
+    ) -> Outcome {
+        let started = Instant::now();
+        match self.train(plan, args, device, threads).and_then(|()| self.final_metrics()) {
+            Ok((miou, nta_mass)) => {
+                Outcome::Done { miou, nta_mass, seconds: started.elapsed().as_secs_f64() }
+            }
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn train(&self, plan: &Plan, args: &AblateArgs, device: &str, threads: Option<usize>) -> Result<()> {
+        std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
+        let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
+        write_atomically(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
+        let log = self.run_dir.join("log.txt");
+        let file = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new(std::env::current_exe().context("where this program is")?);
+        command.args(["train", "--resume", "auto", "--device", device, "--seed", &self.seed.to_string()]);
+        command.arg("--run-dir").arg(&self.run_dir).arg("--data-root").arg(&args.data_root);
+        for (flag, value) in
+            [("--preset", &plan.preset), ("--config", &plan.config), ("--dataset", &plan.dataset)]
+        {
+            if let Some(value) = value {
+                command.args([flag, value]);
+            }
+        }
+        if !self.overrides.is_empty() {
+            command.arg("--set").args(&self.overrides);
+        }
+        if let Some(threads) = threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
+        if let Some(steps) = args.max_steps {
+            command.args(["--max-steps", &steps.to_string()]);
+        }
+        let file_again = file.try_clone().with_context(|| log.display().to_string())?;
+        let status = command.stdin(Stdio::null()).stdout(file_again).stderr(file).status()?;
+        let last_line = || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        };
+        ensure!(
+            status.success(),
+            "{}",
+            match last_line() {
+                line if line.is_empty() => status.to_string(),
+                line => line,
+            }
+        );
+        Ok(())
+    }
+
+    /// mIoU and NTA mass of the validation split of the first data set.
+    fn final_metrics(&self) -> Result<(f64, Option<f64>)> {
+        let file = self.run_dir.join("metrics.json");
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let metrics: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        let splits = metrics["splits"].as_object().with_context(|| file.display().to_string())?;
+        let val = splits
+            .get("val")
+            .or_else(|| splits.iter().find(|(name, _)| name.ends_with("/val")).map(|(_, value)| value))
+            .with_context(|| format!("{}: it has no validation split", file.display()))?;
+        let miou = val["mIoU"].as_f64().with_context(|| format!("{}: it has no mIoU", file.display()))?;
+        Ok((miou, val["nta_mass"].as_f64()))
+    }
+}
+
+/// What the finished cells gave so far: means over seeds, a line a row.
+pub(super) fn table(cells: &[Cell]) -> String {
+    let mut rows: Vec<&str> = cells.iter().map(|cell| cell.row.as_str()).collect();
+    rows.dedup();
+    let mut seen = std::collections::BTreeSet::new();
+    rows.retain(|row| seen.insert(*row));
+    let mut found: BTreeMap<&str, Vec<(f64, Option<f64>)>> = BTreeMap::new();
+    for cell in cells {
+        if let Ok(metrics) = cell.final_metrics() {
+            found.entry(&cell.row).or_default().push(metrics);
+        }
+    }
+    let width = rows.iter().map(|row| row.chars().count()).max().unwrap_or(0).max(4);
+    let mut lines =
+        vec![format!("{:width$}  {:>5}  {:>8}  {:>12}", "row", "seeds", "val mIoU", "val NTA mass")];
+    for row in rows {
+        let metrics = found.get(row).map_or(&[][..], Vec::as_slice);
+        let mean = |values: Vec<f64>| match values.len() {
+            0 => "-".to_owned(),
+            n => format!("{:.2}", values.iter().sum::<f64>() / n as f64),
+        };
+        lines.push(format!(
+            "{row:width$}  {:>5}  {:>8}  {:>12}",
+            metrics.len(),
+            mean(metrics.iter().map(|(miou, _)| *miou).collect()),
+            mean(metrics.iter().filter_map(|(_, mass)| *mass).collect())
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,213 @@
+//! `ablate`: every row of a plan with every seed, each in a process and a run folder of its own.
+
+mod cell;
+mod plan;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::json;
+
+use crate::ablate::cell::{Cell, Outcome};
+use crate::ablate::plan::{Mode, Plan, folder_name};
+use crate::checkpoint::write_atomically;
+use crate::config::{self, Source};
+use crate::experiment::Machine;
+use crate::pretrain::pretrain;
+
+#[derive(Debug, Args)]
+pub(crate) struct AblateArgs {
+    /// Plan: paper, quick, or a TOML file [default: quick]
+    #[arg(long, conflicts_with = "axis")]
+    plan: Option<String>,
+    /// What varies, in place of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
+    /// with its values (loss.cpcl=0,0.1,1), the base first
+    #[arg(long, num_args = 1..)]
+    axis: Vec<String>,
+    /// How axes become rows [default: grid]
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// Preset of every cell, in place of the plan's
+    #[arg(long, conflicts_with = "config")]
+    preset: Option<String>,
+    /// Config of every cell, in place of the plan's
+    #[arg(long)]
+    config: Option<String>,
+    /// Data set of every cell, in place of the config's
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Overrides of every cell
+    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
+    overrides: Vec<String>,
+    /// Seeds, separated by commas, in place of the plan's
+    #[arg(long, value_delimiter = ',')]
+    seeds: Vec<u64>,
+    /// End every cell normally after so many steps
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Folder of the cells' runs [default: runs/ablate-NAME]
+    #[arg(long)]
+    runs_dir: Option<PathBuf>,
+    /// Folder of the data sets
+    #[arg(long, default_value = data_cli::DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
+    /// Cells at once [default: one a CUDA device, otherwise one]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// List the cells and what became of them, and start none
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
+    let mut plan = match args.axis.as_slice() {
+        [] => Plan::load(args.plan.as_deref().unwrap_or("quick"))?,
+        axes => Plan::of_axes(axes, args.mode.unwrap_or_default())?,
+    };
+    if args.preset.is_some() || args.config.is_some() {
+        (plan.preset, plan.config) = (args.preset.clone(), args.config.clone());
+    }
+    if plan.preset.is_none() && plan.config.is_none() {
+        plan.preset = Some("testbed".into());
+    }
+    plan.dataset = args.dataset.clone().or(plan.dataset);
+    plan.set.extend(args.overrides.iter().cloned());
+    if !args.seeds.is_empty() {
+        plan.seeds.clone_from(&args.seeds);
+    }
+    let rows = plan.rows()?;
+    let runs_dir =
+        args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
+    // Seeds outermost: whenever it is interrupted, the seeds that are done have all their rows.
+    let mut cells = Vec::new();
+    for &seed in &plan.seeds {
+        for row in &rows {
+            let overrides = [plan.set.clone(), row.set.clone()].concat();
+            let source = Source {
+                preset: plan.preset.clone(),
+                config: plan.config.clone(),
+                dataset: plan.dataset.clone(),
+                overrides: overrides.clone(),
+                data_root: args.data_root.clone(),
+            };
+            let cfg = config::load(&source).with_context(|| format!("row `{}`", row.name))?;
+            cells.push(Cell {
+                row: row.name.clone(),
+                seed,
+                overrides,
+                run_dir: runs_dir.join(folder_name(&row.name)).join(format!("seed-{seed}")),
+                cfg,
+            });
+        }
+    }
+    for cell in &cells {
+        cell.check_unchanged()?;
+    }
+    if args.dry_run {
+        for cell in &cells {
+            println!("{:40} {}", cell.name(), if cell.is_finished() { "finished" } else { "to do" });
+        }
+        return Ok(());
+    }
+    prepare(&cells, args)?;
+    write_plan(&runs_dir, &plan, &rows)?;
+    run_all(&plan, args, &cells, &runs_dir)
+}
+
+/// Makes what cells share, before several of them want it at once: generated data, and encoders that can be made.
+fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
+    let mut names: Vec<&String> = cells.iter().flat_map(|cell| &cell.cfg.data.datasets).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        data_cli::open(name, &args.data_root)?;
+    }
+    let testbed = config::Config::testbed();
+    for cell in cells {
+        // Only encoders of the testbed can be made; others are the user's to bring.
+        let makes = cell.cfg.weights == testbed.weights;
+        if makes && !Path::new(&cell.cfg.weights.image).is_file() {
+            pretrain(&cell.cfg, &args.machine, &args.data_root, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves what tables need to know: the order of rows, and which of them is the baseline.
+fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[plan::Row]) -> Result<()> {
+    std::fs::create_dir_all(runs_dir).with_context(|| runs_dir.display().to_string())?;
+    let document = json!({
+        "name": plan.name, "baseline": plan.baseline.as_ref().unwrap_or(&rows[0].name), "rows": rows,
+        "seeds": plan.seeds, "preset": plan.preset, "config": plan.config, "dataset": plan.dataset, "set": plan.set,
+    });
+    write_atomically(&runs_dir.join("ablation.json"), format!("{document:#}\n").as_bytes())
+}
+
+fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
+    let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+    let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
+    let jobs = args.jobs.unwrap_or(if on_all_devices { n_cuda } else { 1 });
+    ensure!(jobs > 0, "--jobs must be positive");
+    let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
+    let n_todo = todo.len();
+    eprintln!(
+        "{}: {} cells ({} rows, {} seeds), {} of them finished already",
+        runs_dir.display(),
+        cells.len(),
+        cells.len() / plan.seeds.len(),
+        plan.seeds.len(),
+        cells.len() - n_todo
+    );
+    let started = Instant::now();
+    let queue = Mutex::new(todo);
+    let outcomes: Mutex<Vec<(&Cell, Outcome)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for worker in 0..jobs {
+            let (queue, outcomes) = (&queue, &outcomes);
+            scope.spawn(move || {
+                let device = if on_all_devices {
+                    format!("cuda:{}", worker % n_cuda)
+                } else {
+                    args.machine.device.clone()
+                };
+                // Cells at once share the cores.
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                let threads = args.machine.threads.or((jobs > 1).then(|| (cores / jobs).max(1)));
+                let take = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
+                while let Some(cell) = take() {
+                    let outcome = cell.run(plan, args, &device, threads);
+                    let Ok(mut outcomes) = outcomes.lock() else { return };
+                    let (done, minutes) = (outcomes.len() + 1, started.elapsed().as_secs_f64() / 60.0);
+                    let left = minutes / done as f64 * (n_todo - done) as f64;
+                    eprintln!(
+                        "{done}/{n_todo}  {minutes:.1} min, {left:.0} left  {}: {outcome}",
+                        cell.name()
+                    );
+                    outcomes.push((cell, outcome));
+                }
+            });
+        }
+    });
+    println!("{}", cell::table(cells));
+    let outcomes = outcomes.into_inner().unwrap_or_default();
+    let failed: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_)))
+        .map(|(cell, _)| cell.name())
+        .collect();
+    if !failed.is_empty() {
+        bail!(
+            "{} of {} cells failed: {}; their log.txt says why, and the same command tries them again",
+            failed.len(),
+            cells.len(),
+            failed.join("; ")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! What an ablation trains: rows (settings) times seeds.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// Plans that are shipped, by name.
+const SHIPPED: [(&str, &str); 2] =
+    [("paper", include_str!("../../plans/paper.toml")), ("quick", include_str!("../../plans/quick.toml"))];
+
+/// A plan as it stands in a TOML file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Plan {
+    /// Names the folder of its runs.
+    pub(crate) name: String,
+    /// Preset of every cell.
+    pub(crate) preset: Option<String>,
+    /// Config of every cell, in place of a preset.
+    pub(crate) config: Option<String>,
+    /// Data set of every cell, in place of the config's.
+    pub(crate) dataset: Option<String>,
+    /// Seeds of every row.
+    pub(crate) seeds: Vec<u64>,
+    /// The row that the others are compared with [default: the first].
+    pub(crate) baseline: Option<String>,
+    /// Overrides of every cell.
+    #[serde(default)]
+    pub(crate) set: Vec<String>,
+    /// How axes become rows.
+    #[serde(default)]
+    pub(crate) mode: Mode,
+    /// Rows by hand.
+    #[serde(default)]
+    pub(crate) row: Vec<Row>,
+    /// What varies; each value of an axis is a list of overrides, the first is the base.
+    #[serde(default)]
+    pub(crate) axis: Vec<Axis>,
+}
+
+/// How axes become rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Every combination of values.
+    #[default]
+    Grid,
+    /// The base, and every other value of every axis with the others at their base.
+    OneAtATime,
+    /// The base, then one axis after the other at its last value.
+    Cumulative,
+}
+
+/// One setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    /// Its name in tables.
+    pub(crate) name: String,
+    /// Its overrides.
+    pub(crate) set: Vec<String>,
+}
+
+/// Something that varies: a known component to switch, or a config key with a list of values.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Axis {
+    /// `rca`, `rca-adapter`, `rca-neck`, `cpcl`, `tccl`, `gate`, `text-adapters`, or a config key.
+    pub(crate) key: String,
+    /// Values of a config key; none for a component, which goes from off to on.
+    #[serde(default)]
+    pub(crate) values: Vec<toml::Value>,
+}
+
+impl Plan {
+    /// A shipped plan, or one from a file.
+    pub(crate) fn load(name: &str) -> Result<Self> {
+        let text = match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+            Some((_, text)) => (*text).to_owned(),
+            None if Path::new(name).is_file() => {
+                std::fs::read_to_string(name).with_context(|| name.to_owned())?
+            }
+            None => {
+                bail!("no plan is called `{name}` and there is no such file; shipped are paper and quick")
+            }
+        };
+        toml::from_str(&text).map_err(|error: toml::de::Error| anyhow::anyhow!("plan {name}: {error}"))
+    }
+
+    /// A plan of axes given on the command line.
+    pub(crate) fn of_axes(axes: &[String], mode: Mode) -> Result<Self> {
+        let axis = axes.iter().map(|text| Axis::parse(text)).collect::<Result<_>>()?;
+        Ok(Self {
+            name: "custom".into(),
+            preset: None,
+            config: None,
+            dataset: None,
+            seeds: vec![0],
+            baseline: None,
+            set: vec![],
+            mode,
+            row: vec![],
+            axis,
+        })
+    }
+
+    /// Its rows, those by hand first.
+    pub(crate) fn rows(&self) -> Result<Vec<Row>> {
+        let mut rows = self.row.clone();
+        if !self.axis.is_empty() {
+            rows.extend(self.rows_of_axes()?);
+        }
+        ensure!(!rows.is_empty(), "plan {}: it has neither rows nor axes", self.name);
+        ensure!(!self.seeds.is_empty(), "plan {}: it has no seeds", self.name);
+        let mut seen = BTreeSet::new();
+        for row in &rows {
+            ensure!(
+                seen.insert(folder_name(&row.name)),
+                "plan {}: two rows are called `{}`",
+                self.name,
+                row.name
+            );
+        }
+        let unique: BTreeSet<u64> = self.seeds.iter().copied().collect();
+        ensure!(unique.len() == self.seeds.len(), "plan {}: a seed occurs twice", self.name);
+        let baseline = self.baseline.as_ref();
+        ensure!(
+            baseline.is_none_or(|name| rows.iter().any(|row| row.name == *name)),
+            "plan {}: the baseline `{}` is none of its rows",
+            self.name,
+            baseline.cloned().unwrap_or_default()
+        );
+        Ok(rows)
+    }
+
+    fn rows_of_axes(&self) -> Result<Vec<Row>> {
+        let axes: Vec<Vec<Row>> = self.axis.iter().map(Axis::levels).collect::<Result<_>>()?;
+        let bases: Vec<usize> = vec![0; axes.len()];
+        let mut choices: Vec<Vec<usize>> = Vec::new();
+        match self.mode {
+            Mode::Grid => {
+                choices.push(vec![]);
+                for levels in &axes {
+                    choices = choices
+                        .into_iter()
+                        .flat_map(|choice| {
+                            (0..levels.len()).map(move |level| [choice.clone(), vec![level]].concat())
+                        })
+                        .collect();
+                }
+            }
+            Mode::OneAtATime => {
+                choices.push(bases.clone());
+                for (axis, levels) in axes.iter().enumerate() {
+                    for level in 1..levels.len() {
+                        let mut choice = bases.clone();
+                        choice[axis] = level;
+                        choices.push(choice);
+                    }
+                }
+            }
+            Mode::Cumulative => {
+                choices.push(bases.clone());
+                for (axis, levels) in axes.iter().enumerate() {
+                    let mut choice = choices[choices.len() - 1].clone();
+                    choice[axis] = levels.len() - 1;
+                    choices.push(choice);
+                }
+            }
+        }
+        let row = |choice: Vec<usize>| {
+            let levels: Vec<&Row> = axes.iter().zip(&choice).map(|(levels, &level)| &levels[level]).collect();
+            let names: Vec<&str> = levels.iter().map(|level| level.name.as_str()).collect();
+            Row { name: names.join(", "), set: levels.iter().flat_map(|level| level.set.clone()).collect() }
+        };
+        Ok(choices.into_iter().map(row).collect())
+    }
+}
+
+impl Axis {
+    /// `rca`, or `loss.cpcl=0,0.1,1`.
+    fn parse(text: &str) -> Result<Self> {
+        let Some((key, values)) = text.split_once('=') else {
+            return Ok(Self { key: text.to_owned(), values: vec![] });
+        };
+        let value = |text: &str| {
+            let parsed = format!("value = {text}").parse::<toml::Table>().ok();
+            parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| text.into())
+        };
+        Ok(Self { key: key.to_owned(), values: values.split(',').map(value).collect() })
+    }
+
+    /// Its values as rows, the base first.
+    fn levels(&self) -> Result<Vec<Row>> {
+        if !self.values.is_empty() {
+            let level = |value: &toml::Value| {
+                let setting = format!("{}={value}", self.key);
+                Row { name: setting.replace('"', ""), set: vec![setting] }
+            };
+            return Ok(self.values.iter().map(level).collect());
+        }
+        let (adapter, neck) = ("model.image.fusion", "model.head.fusion");
+        let settings: [Vec<String>; 2] = match self.key.as_str() {
+            "rca" => [
+                vec![format!("{adapter}=cross-attention"), format!("{neck}=multiply")],
+                vec![format!("{adapter}=cost-volume"), format!("{neck}=cost-volume")],
+            ],
+            "rca-adapter" => {
+                [vec![format!("{adapter}=cross-attention")], vec![format!("{adapter}=cost-volume")]]
+            }
+            "rca-neck" => [vec![format!("{neck}=multiply")], vec![format!("{neck}=cost-volume")]],
+            "cpcl" | "tccl" => {
+                let key = format!("loss.{}", self.key);
+                [vec![format!("{key}=0.0")], vec![format!("{key}=0.1")]]
+            }
+            "gate" => [vec!["model.image.gate=frozen".into()], vec!["model.image.gate=learned".into()]],
+            "text-adapters" => {
+                [vec!["model.text.adapters=false".into()], vec!["model.text.adapters=true".into()]]
+            }
+            other => bail!(
+                "axis `{other}` is no component (rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters) and has \
+                 no values; give a config key its values, as in loss.cpcl=0,0.1,1"
+            ),
+        };
+        let [off, on] = settings;
+        Ok(vec![Row { name: format!("no {}", self.key), set: off }, Row { name: self.key.clone(), set: on }])
+    }
+}
+
+/// A row's name as a folder's.
+pub(crate) fn folder_name(name: &str) -> String {
+    let mut folder = String::new();
+    for letter in name.chars() {
+        match letter {
+            letter if letter.is_ascii_alphanumeric() || matches!(letter, '.' | '=' | '+') => {
+                folder.push(letter)
+            }
+            _ if folder.ends_with('-') || folder.is_empty() => {}
+            _ => folder.push('-'),
+        }
+    }
+    folder.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(axes: &[&str], mode: Mode) -> Vec<String> {
+        let axes: Vec<String> = axes.iter().map(|axis| (*axis).to_owned()).collect();
+        Plan::of_axes(&axes, mode).unwrap().rows().unwrap().into_iter().map(|row| row.name).collect()
+    }
+
+    #[test]
+    fn shipped_plans_load_and_their_settings_are_valid() {
+        for (name, _) in SHIPPED {
+            let plan = Plan::load(name).unwrap();
+            for row in plan.rows().unwrap() {
+                let source = crate::config::Source {
+                    preset: plan.preset.clone(),
+                    overrides: row.set,
+                    ..Default::default()
+                };
+                crate::config::load(&source).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn axes_become_rows() {
+        assert_eq!(
+            names(&["rca", "loss.cpcl=0.0,0.1"], Mode::Grid),
+            ["no rca, loss.cpcl=0.0", "no rca, loss.cpcl=0.1", "rca, loss.cpcl=0.0", "rca, loss.cpcl=0.1"]
+        );
+        assert_eq!(
+            names(&["rca", "model.image.gate=frozen,learned"], Mode::OneAtATime),
+            [
+                "no rca, model.image.gate=frozen",
+                "rca, model.image.gate=frozen",
+                "no rca, model.image.gate=learned"
+            ]
+        );
+        assert_eq!(
+            names(&["rca", "cpcl", "tccl"], Mode::Cumulative),
+            ["no rca, no cpcl, no tccl", "rca, no cpcl, no tccl", "rca, cpcl, no tccl", "rca, cpcl, tccl"]
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = Plan::of_axes(&["rcb".into()], Mode::Grid).unwrap().rows().unwrap_err().to_string();
+        assert!(error.contains("`rcb`"), "{error}");
+        assert!(Plan::load("papr").unwrap_err().to_string().contains("papr"));
+        let twice = "name = \"x\"\nseeds = [1, 1]\n[[row]]\nname = \"a\"\nset = []";
+        let plan: Plan = toml::from_str(twice).unwrap();
+        assert!(plan.rows().unwrap_err().to_string().contains("a seed occurs twice"));
+    }
+
+    #[test]
+    fn folders_are_named_plainly() {
+        assert_eq!(folder_name("+RCA +CPCL"), "+RCA-+CPCL");
+        assert_eq!(folder_name("no rca, loss.cpcl=0.1"), "no-rca-loss.cpcl=0.1");
+        assert_eq!(folder_name("../../etc"), "....etc");
+    }
+}

@@ -1,0 +1,197 @@
+//! The image encoder: which category covers each patch, and in which colour.
+
+use anyhow::Result;
+use backbone::{ImageEncoder, ImageEncoderConfig};
+use rand::Rng;
+use rayon::prelude::*;
+use refcoco::Dataset;
+use refcoco::letterbox::Letterbox;
+use refcoco::sampler::stream;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+use torch_ext::Store;
+use torch_ext::layers::{Linear, Mode};
+
+use super::{Attributes, Trained, fit, percent};
+use crate::config::Config;
+
+/// A patch that is neither clearly an object's nor clearly background; no loss is taken there.
+const UNCLEAR: i64 = -100;
+/// Share of a patch from which it is an object's, and up to which it is background.
+const OBJECT_SHARE: f32 = 0.5;
+const BACKGROUND_SHARE: f32 = 0.1;
+/// Weight of the colours beside the categories: enough that colour stays readable, too little to part objects of one
+/// category.
+const COLOUR_WEIGHT: f64 = 0.3;
+
+/// Weight of background patches, which are nine in ten.
+const BACKGROUND_WEIGHT: f64 = 0.1;
+
+/// Scenes of a split.
+struct Scenes {
+    /// `[n, 3, S, S]`, normalised.
+    images: Tensor,
+    /// int64 `[n, H, W]`: 0 for background, otherwise the category from 1, or [`UNCLEAR`].
+    categories: Tensor,
+    /// int64 `[n, H, W]`: the colour from 0, or [`UNCLEAR`].
+    colours: Tensor,
+}
+
+pub(super) fn train(
+    cfg: &Config,
+    device: Device,
+    dataset: &Dataset,
+    attributes: &Attributes,
+) -> Result<Trained> {
+    let store = Store::new(device, Kind::Float);
+    let root = store.root();
+    let encoder_cfg = ImageEncoderConfig { adapter_blocks: vec![], ..cfg.model.image.clone() };
+    let width = encoder_cfg.width;
+    let encoder =
+        ImageEncoder::new(&(&root / "dinov2"), &encoder_cfg, cfg.model.word_len, cfg.model.text.width);
+    let n_categories = dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1;
+    let category_head = Linear::torch_default(&(&root / "category"), width, n_categories);
+    let colour_head = Linear::torch_default(&(&root / "colour"), width, Attributes::COLOURS.len() as i64);
+    // Blocks without adapters do not look at words.
+    let no_words = Tensor::zeros([0], (Kind::Float, device));
+    let class_weights = Tensor::ones([n_categories], (Kind::Float, device));
+    let _ = class_weights.get(0).fill_(BACKGROUND_WEIGHT);
+    // `[batch, H * W, D]`
+    let features = |images: &Tensor| {
+        let [.., last] = encoder.forward(images, &no_words, Mode::Train);
+        last.flatten(2, 3).transpose(1, 2)
+    };
+
+    let scenes = Scenes::load(cfg, dataset, "train", attributes, device)?;
+    let n = scenes.images.size()[0];
+    let batch_size = (cfg.pretrain.batch_size as i64).min(n);
+    fit("pretrain the image encoder", &store, &cfg.pretrain, cfg.pretrain.image_steps, |step| {
+        let mut rng = stream(cfg.pretrain.seed, [3, step, 0]);
+        let chosen: Vec<i64> = (0..batch_size).map(|_| rng.random_range(0..n)).collect();
+        let chosen = Tensor::from_slice(&chosen).to_device(device);
+        // A shape turned or mirrored is the same shape, so every scene serves as eight.
+        let (mirrored, turns) = (rng.random_bool(0.5), rng.random_range(0..4));
+        let turn = |maps: &Tensor| {
+            let maps = maps.index_select(0, &chosen).rot90(turns, [-2, -1]);
+            if mirrored { maps.flip([-1]) } else { maps }
+        };
+        let features = features(&turn(&scenes.images));
+        let loss = |head: &Linear, targets: &Tensor, weights: Option<&Tensor>| {
+            let logits = head.forward(&features).flatten(0, 1);
+            let targets = turn(targets).flatten(0, -1);
+            logits.cross_entropy_loss(&targets, weights, tch::Reduction::Mean, UNCLEAR, 0.0)
+        };
+        loss(&category_head, &scenes.categories, Some(&class_weights))
+            + COLOUR_WEIGHT * loss(&colour_head, &scenes.colours, None)
+    })?;
+
+    let held_out = Scenes::load(cfg, dataset, "val", attributes, device)?;
+    let (categories, colours) = tch::no_grad(|| {
+        let features = features(&held_out.images);
+        (category_head.forward(&features).argmax(-1, false), colour_head.forward(&features).argmax(-1, false))
+    });
+    let accuracy = |found: &Tensor, truth: &Tensor, least: i64| -> Result<f64> {
+        let (found, truth) =
+            (Vec::<i64>::try_from(found.flatten(0, -1))?, Vec::<i64>::try_from(truth.flatten(0, -1))?);
+        let pairs: Vec<(i64, i64)> =
+            found.into_iter().zip(truth).filter(|(_, truth)| *truth >= least).collect();
+        Ok(percent(pairs.iter().filter(|(found, truth)| found == truth).count(), pairs.len()))
+    };
+    let held_out = json!({
+        "patch_category": accuracy(&categories, &held_out.categories, 0)?,
+        "object_patch_category": accuracy(&categories, &held_out.categories, 1)?,
+        "object_patch_colour": accuracy(&colours, &held_out.colours, 0)?,
+    });
+    Ok(Trained { store, held_out })
+}
+
+impl Scenes {
+    fn load(
+        cfg: &Config,
+        dataset: &Dataset,
+        split: &str,
+        attributes: &Attributes,
+        device: Device,
+    ) -> Result<Self> {
+        let refs = dataset.split(split)?;
+        let ids: std::collections::BTreeSet<i64> =
+            refs.into_iter().map(|index| dataset.refs[index].image_id).collect();
+        let (size, patch) = (cfg.model.input_size as usize, cfg.model.image.patch_size as usize);
+        let side = size / patch;
+        let loaded: Vec<(Vec<f32>, Vec<i64>, Vec<i64>)> = ids
+            .into_par_iter()
+            .map(|id| {
+                let image = dataset.image(id)?;
+                let letterbox = Letterbox::new(image.width, image.height, size);
+                let mut objects = Vec::new();
+                for &ann_id in dataset.annotations_in_image(id) {
+                    let mask = letterbox.mask(&dataset.mask(ann_id)?);
+                    let category = dataset.instances.annotations[&ann_id].category_id;
+                    objects.push((patch_shares(&mask, size, patch), category, attributes.of(ann_id)?.colour));
+                }
+                let labels = (0..side * side).map(|at| label(&objects, at));
+                let (categories, colours) = labels.unzip();
+                Ok((letterbox.normalised_image(&image), categories, colours))
+            })
+            .collect::<Result<_>>()?;
+        let n = loaded.len() as i64;
+        let (mut images, mut categories, mut colours) = (Vec::new(), Vec::new(), Vec::new());
+        for (image, category, colour) in loaded {
+            images.extend(image);
+            categories.extend(category);
+            colours.extend(colour);
+        }
+        let (size, side) = (size as i64, side as i64);
+        let grid = |labels: &[i64]| Tensor::from_slice(labels).view([n, side, side]).to_device(device);
+        Ok(Self {
+            images: Tensor::from_slice(&images).view([n, 3, size, size]).to_device(device),
+            categories: grid(&categories),
+            colours: grid(&colours),
+        })
+    }
+}
+
+/// The share of every patch that a mask (levels 0 to 255) covers.
+fn patch_shares(mask: &[u8], size: usize, patch: usize) -> Vec<f32> {
+    let side = size / patch;
+    let mut shares = vec![0.0; side * side];
+    for (y, row) in mask.chunks_exact(size).enumerate() {
+        for (x, &level) in row.iter().enumerate() {
+            shares[y / patch * side + x / patch] += f32::from(level);
+        }
+    }
+    let full = 255.0 * (patch * patch) as f32;
+    shares.into_iter().map(|share| share / full).collect()
+}
+
+/// Category and colour of a patch.
+fn label(objects: &[(Vec<f32>, i64, i64)], at: usize) -> (i64, i64) {
+    let covering = objects.iter().find(|(shares, ..)| shares[at] >= OBJECT_SHARE);
+    let covered: f32 = objects.iter().map(|(shares, ..)| shares[at]).sum();
+    match covering {
+        Some(&(_, category, colour)) => (category, colour),
+        None if covered <= BACKGROUND_SHARE => (0, UNCLEAR),
+        None => (UNCLEAR, UNCLEAR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_by_hand() {
+        // 4 x 4 pixels in patches of 2 x 2: one object fills the first patch and half of the second, another a pixel of the
+        // last.
+        let first = [255, 255, 255, 0, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut second = [0; 16];
+        second[15] = 255;
+        let shares = [patch_shares(&first, 4, 2), patch_shares(&second, 4, 2)];
+        assert_eq!(shares[0], [1.0, 0.5, 0.0, 0.0]);
+        assert_eq!(shares[1], [0.0, 0.0, 0.0, 0.25]);
+        let [first, second] = shares;
+        let objects = [(first, 3, 1), (second, 5, 2)];
+        let labels: Vec<(i64, i64)> = (0..4).map(|at| label(&objects, at)).collect();
+        assert_eq!(labels, [(3, 1), (3, 1), (0, UNCLEAR), (UNCLEAR, UNCLEAR)]);
+    }
+}

@@ -1,0 +1,207 @@
+//! Frozen encoders for the testbed. Real ones come pretrained; these learn the little that RefShapes asks of them, in
+//! minutes: the image encoder from category-level supervision, so that objects of one category look alike as they do in
+//! real pretrained features, the text encoder from expressions.
+
+mod image;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use data_cli::progress::Progress;
+use refcoco::Dataset;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tch::Tensor;
+use torch_ext::{Adam, AdamConfig, AdamGroup, Role, Store};
+
+use crate::checkpoint::{write_atomically, write_tensors};
+use crate::config::{Config, PretrainConfig, Schedule, TrainConfig};
+use crate::experiment::Machine;
+use crate::optim::lr_factor;
+
+/// Makes the encoders that a config names, unless they are there, made with the same settings.
+///
+/// # Errors
+/// When the data cannot be made or read, or a file cannot be written.
+pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force: bool) -> Result<()> {
+    let (image_file, text_file) = (PathBuf::from(&cfg.weights.image), PathBuf::from(&cfg.weights.text));
+    for (key, file) in [("weights.image", &image_file), ("weights.text", &text_file)] {
+        ensure!(
+            file.extension().is_some_and(|extension| extension == "safetensors"),
+            "{key} = \"{}\": it names the file to write and must end in .safetensors",
+            file.display()
+        );
+    }
+    let settings = settings(cfg)?;
+    let report_file = image_file.with_file_name("pretrain.json");
+    if !force && is_made(&report_file, &settings) && image_file.is_file() && text_file.is_file() {
+        eprintln!("{}: these encoders are there already", report_file.display());
+        return Ok(());
+    }
+    let device = machine.set_up()?;
+    let dataset = data_cli::open(&cfg.pretrain.dataset, data_root)?;
+    let attributes = Attributes::read(&dataset, data_root)?;
+    for file in [&image_file, &text_file] {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+
+    let started = Instant::now();
+    tch::manual_seed(cfg.pretrain.seed as i64);
+    let image = image::train(cfg, device, &dataset, &attributes)?;
+    write_tensors(&image_file, encoder_tensors(&image.store, "dinov2."), ("format", "pt"))?;
+    let text = text::train(cfg, device, &dataset, &attributes)?;
+    write_tensors(&text_file, encoder_tensors(&text.store, "txt_backbone."), ("format", "pt"))?;
+    let report = json!({
+        "settings": settings,
+        "held_out": {"image": image.held_out, "text": text.held_out},
+        "seconds": started.elapsed().as_secs_f64(),
+    });
+    write_atomically(&report_file, format!("{report:#}\n").as_bytes())?;
+    println!("image encoder, held-out scenes: {}", image.held_out);
+    println!("text encoder, held-out expressions: {}", text.held_out);
+    println!("{}, {} in {:.0} s", image_file.display(), text_file.display(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// All that the encoders' weights depend on.
+fn settings(cfg: &Config) -> Result<Value> {
+    let mut image = serde_json::to_value(&cfg.model.image)?;
+    let mut text = serde_json::to_value(&cfg.model.text)?;
+    for (table, unused) in [
+        (
+            &mut image,
+            ["adapter_blocks", "adapter_width", "fusion_width", "fusion", "gate", "taps"].as_slice(),
+        ),
+        (&mut text, ["adapter_blocks", "adapter_width", "adapters"].as_slice()),
+    ] {
+        if let Value::Object(table) = table {
+            table.retain(|key, _| !unused.contains(&key.as_str()));
+        }
+    }
+    Ok(json!({
+        "pretrain": cfg.pretrain, "image": image, "text": text,
+        "input_size": cfg.model.input_size, "word_len": cfg.model.word_len,
+    }))
+}
+
+fn is_made(report: &Path, settings: &Value) -> bool {
+    let text = std::fs::read_to_string(report).unwrap_or_default();
+    serde_json::from_str::<Value>(&text).is_ok_and(|report| report["settings"] == *settings)
+}
+
+/// A trained encoder with the heads it was trained through.
+struct Trained {
+    store: Store,
+    /// Accuracies on the validation split, in percent.
+    held_out: Value,
+}
+
+/// An encoder's parameters, under the names of its own published files.
+fn encoder_tensors(store: &Store, prefix: &str) -> Vec<(String, Tensor)> {
+    let parameters = store.entries().into_iter().filter(|(_, entry)| entry.role == Role::Parameter);
+    parameters
+        .filter_map(|(name, entry)| Some((name.strip_prefix(prefix)?.to_owned(), entry.tensor)))
+        .collect()
+}
+
+/// Minimises what `loss` gives for each step, with Adam and a cosine schedule.
+fn fit(
+    label: &str,
+    store: &Store,
+    cfg: &PretrainConfig,
+    n_steps: u64,
+    mut loss: impl FnMut(u64) -> Tensor,
+) -> Result<()> {
+    let params: Vec<(String, Tensor)> = store
+        .entries()
+        .into_iter()
+        .filter(|(_, entry)| entry.role == Role::Parameter)
+        .map(|(name, entry)| (name, entry.tensor))
+        .collect();
+    let adam = AdamConfig { betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.0 };
+    let mut adam = Adam::new([AdamGroup { params, lr: cfg.lr }], adam);
+    let schedule =
+        TrainConfig { schedule: Schedule::Cosine, warmup_steps: n_steps / 20, ..Config::tiny().train };
+    let mut progress = Progress::new(label, n_steps, 0);
+    for step in 0..n_steps {
+        let value = loss(step);
+        adam.zero_grad();
+        value.backward();
+        adam.clip(1.0)?;
+        adam.step(lr_factor(&schedule, step, 0, n_steps))?;
+        if step % 20 == 0 || step + 1 == n_steps {
+            let value = f64::try_from(&value)?;
+            ensure!(value.is_finite(), "{label}: the loss is {value} at step {step}");
+            progress.advance(
+                if step + 1 == n_steps { n_steps - step / 20 * 20 } else { 20.min(n_steps - step) },
+                &format!("loss {value:.3}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The share of predictions that are right, in percent, to a tenth.
+fn percent(right: usize, n: usize) -> f64 {
+    (1000.0 * right as f64 / n.max(1) as f64).round() / 10.0
+}
+
+/// What RefShapes' annotations say of each object besides its category.
+struct Attributes(std::collections::BTreeMap<i64, Look>);
+
+/// Classes by number, from 0.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    colour: i64,
+    texture: i64,
+    size: i64,
+}
+
+impl Attributes {
+    const COLOURS: [&str; 8] = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
+    const TEXTURES: [&str; 3] = ["plain", "striped", "dotted"];
+    const SIZES: [&str; 2] = ["small", "big"];
+
+    fn read(dataset: &Dataset, data_root: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            annotations: Vec<Annotation>,
+        }
+        #[derive(Deserialize)]
+        struct Annotation {
+            id: i64,
+            attributes: Words,
+        }
+        #[derive(Deserialize)]
+        struct Words {
+            colour: String,
+            texture: String,
+            size: String,
+        }
+        let path = data_root.join(&dataset.descriptor.folder).join("instances.json");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let file: File = serde_json::from_str(&text).with_context(|| {
+            format!("{}: pretraining needs the attributes that generated data sets have", path.display())
+        })?;
+        let class = |known: &[&str], word: &str| {
+            let found = known.iter().position(|known| *known == word);
+            found.map(|index| index as i64).with_context(|| format!("{}: `{word}`", path.display()))
+        };
+        let look = |Annotation { id, attributes }| {
+            let look = Look {
+                colour: class(&Self::COLOURS, &attributes.colour)?,
+                texture: class(&Self::TEXTURES, &attributes.texture)?,
+                size: class(&Self::SIZES, &attributes.size)?,
+            };
+            Ok((id, look))
+        };
+        Ok(Self(file.annotations.into_iter().map(look).collect::<Result<_>>()?))
+    }
+
+    fn of(&self, ann_id: i64) -> Result<Look> {
+        self.0.get(&ann_id).copied().with_context(|| format!("annotation {ann_id} has no attributes"))
+    }
+}

@@ -1,0 +1,177 @@
+//! The text encoder: what the sentence says of its target, and which word comes next.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use backbone::{TextEncoder, TextEncoderConfig};
+use rand::Rng;
+use refcoco::sampler::stream;
+use refcoco::{ClipTokenizer, Dataset};
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+use torch_ext::Store;
+use torch_ext::layers::{Linear, Mode};
+
+use super::{Attributes, Trained, fit, percent};
+use crate::config::Config;
+
+/// An attribute that the sentence does not mention; no loss is taken on it.
+const UNSAID: i64 = -100;
+
+/// Category, colour, texture, size.
+const N_HEADS: usize = 4;
+
+/// Expressions of a split.
+struct Sentences {
+    /// int64 `[n, K]`.
+    ids: Tensor,
+    /// For each head, int64 `[n]`: the class, or [`UNSAID`].
+    classes: [Tensor; N_HEADS],
+}
+
+pub(super) fn train(
+    cfg: &Config,
+    device: Device,
+    dataset: &Dataset,
+    attributes: &Attributes,
+) -> Result<Trained> {
+    let store = Store::new(device, Kind::Float);
+    let root = store.root();
+    let encoder_cfg = TextEncoderConfig { adapters: false, ..cfg.model.text.clone() };
+    let encoder = TextEncoder::new(&(&root / "txt_backbone"), &encoder_cfg);
+    let n_categories = dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1;
+    let sizes = [
+        n_categories,
+        Attributes::COLOURS.len() as i64,
+        Attributes::TEXTURES.len() as i64,
+        Attributes::SIZES.len() as i64,
+    ];
+    let names = ["category", "colour", "texture", "size"];
+    let heads: Vec<Linear> = names
+        .iter()
+        .zip(sizes)
+        .map(|(name, n)| Linear::torch_default(&(&root / name), encoder_cfg.state_width, n))
+        .collect();
+
+    let sentences = Sentences::load(cfg, dataset, "train", attributes, device)?;
+    // Only the few tokens that occur are told apart, which is all a table of 49,408 would learn too.
+    let occurring = Occurring::of(&sentences.ids)?;
+    let next_head = Linear::torch_default(&(&root / "next"), encoder_cfg.width, occurring.n);
+    let next = occurring.next_tokens(&sentences.ids)?;
+    let n = sentences.ids.size()[0];
+    let batch_size = (2 * cfg.pretrain.batch_size as i64).min(n);
+    fit("pretrain the text encoder", &store, &cfg.pretrain, cfg.pretrain.text_steps, |step| {
+        let mut rng = stream(cfg.pretrain.seed, [4, step, 0]);
+        let chosen: Vec<i64> = (0..batch_size).map(|_| rng.random_range(0..n)).collect();
+        let chosen = Tensor::from_slice(&chosen).to_device(device);
+        let output = encoder.forward(&sentences.ids.index_select(0, &chosen), Mode::Train);
+        let loss = |logits: &Tensor, targets: &Tensor| {
+            logits.cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Sum, UNSAID, 0.0)
+                / targets.ne(UNSAID).sum(Kind::Float).clamp_min(1.0)
+        };
+        let words = next_head.forward(&output.words).flatten(0, 1);
+        let mut total = loss(&words, &next.index_select(0, &chosen).flatten(0, 1));
+        for (head, classes) in heads.iter().zip(&sentences.classes) {
+            total += loss(&head.forward(&output.state), &classes.index_select(0, &chosen));
+        }
+        total
+    })?;
+
+    let held_out = Sentences::load(cfg, dataset, "val", attributes, device)?;
+    let state = tch::no_grad(|| encoder.forward(&held_out.ids, Mode::Eval).state);
+    let mut accuracies = serde_json::Map::new();
+    for ((name, head), classes) in names.iter().zip(&heads).zip(&held_out.classes) {
+        let found = Vec::<i64>::try_from(tch::no_grad(|| head.forward(&state).argmax(-1, false)))?;
+        let truth = Vec::<i64>::try_from(classes)?;
+        let pairs: Vec<(i64, i64)> =
+            found.into_iter().zip(truth).filter(|(_, truth)| *truth != UNSAID).collect();
+        let right = pairs.iter().filter(|(found, truth)| found == truth).count();
+        accuracies.insert((*name).to_owned(), json!(percent(right, pairs.len())));
+    }
+    Ok(Trained { store, held_out: accuracies.into() })
+}
+
+impl Sentences {
+    fn load(
+        cfg: &Config,
+        dataset: &Dataset,
+        split: &str,
+        attributes: &Attributes,
+        device: Device,
+    ) -> Result<Self> {
+        let tokenizer = ClipTokenizer::new()?;
+        let word_len = cfg.model.word_len as usize;
+        let mut ids = Vec::new();
+        let mut classes: [Vec<i64>; N_HEADS] = std::array::from_fn(|_| Vec::new());
+        for index in dataset.split(split)? {
+            let reference = &dataset.refs[index];
+            let &[ann_id] = reference.ann_ids.as_slice() else { continue };
+            let category = dataset.instances.annotations[&ann_id].category_id;
+            let look = attributes.of(ann_id)?;
+            let category_name = dataset.instances.categories.get(&category).map_or("", String::as_str);
+            let facts = [
+                (category_name, category),
+                (Attributes::COLOURS[look.colour as usize], look.colour),
+                (Attributes::TEXTURES[look.texture as usize], look.texture),
+                (Attributes::SIZES[look.size as usize], look.size),
+            ];
+            for expression in &reference.expressions {
+                ids.extend(tokenizer.encode_padded(&expression.sent, word_len)?);
+                let says = |word: &str| expression.sent.split_whitespace().any(|said| said == word);
+                for (classes, (word, class)) in classes.iter_mut().zip(facts) {
+                    classes.push(if says(word) { class } else { UNSAID });
+                }
+            }
+        }
+        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Ok(Self {
+            ids: tensor(&ids).view([-1, word_len as i64]),
+            classes: classes.each_ref().map(|classes| tensor(classes)),
+        })
+    }
+}
+
+/// The tokens that occur in some sentences, numbered from 0.
+struct Occurring {
+    numbers: BTreeMap<i64, i64>,
+    n: i64,
+}
+
+impl Occurring {
+    fn of(ids: &Tensor) -> Result<Self> {
+        let tokens: std::collections::BTreeSet<i64> =
+            Vec::<i64>::try_from(ids.flatten(0, -1))?.into_iter().collect();
+        let numbers: BTreeMap<i64, i64> = tokens.into_iter().zip(0..).collect();
+        let n = numbers.len() as i64;
+        Ok(Self { numbers, n })
+    }
+
+    /// The number of the token behind each one, `[n, K]`; [`UNSAID`] behind the end token and the padding.
+    fn next_tokens(&self, ids: &Tensor) -> Result<Tensor> {
+        let (n, word_len) = ids.size2()?;
+        let flat = Vec::<i64>::try_from(ids.flatten(0, -1))?;
+        let mut next = Vec::with_capacity(flat.len());
+        for sentence in flat.chunks_exact(word_len as usize) {
+            for at in 0..sentence.len() {
+                let behind = sentence.get(at + 1).filter(|&&token| token != 0);
+                next.push(behind.and_then(|token| self.numbers.get(token)).copied().unwrap_or(UNSAID));
+            }
+        }
+        Ok(Tensor::from_slice(&next).view([n, word_len]).to_device(ids.device()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_word_by_hand() {
+        let ids = Tensor::from_slice(&[7_i64, 5, 9, 0, 7, 9, 0, 0]).view([2, 4]);
+        let occurring = Occurring::of(&ids).unwrap();
+        // 0, 5, 7, 9 are numbered 0 to 3.
+        assert_eq!(occurring.n, 4);
+        let next = Vec::<i64>::try_from(occurring.next_tokens(&ids).unwrap().flatten(0, -1)).unwrap();
+        assert_eq!(next, [1, 3, UNSAID, UNSAID, 3, UNSAID, UNSAID, UNSAID]);
+    }
+}
