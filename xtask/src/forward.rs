@@ -24,6 +24,12 @@ pub(crate) fn to_data_program(command: &str, args: &[String]) -> Result<()> {
     become_program("talent-data", command, args)
 }
 
+/// Builds and becomes `talent-results ARGS`; needs no libtorch.
+pub(crate) fn to_results_program(args: &[String]) -> Result<()> {
+    build_quietly(&mut cargo(), "results", "talent-results")?;
+    become_program("talent-results", "", args)
+}
+
 /// Builds a program; prints cargo's progress only when there is something to compile for the first time.
 pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -> Result<()> {
     build.args(["build", "--release", "--locked", "--package", package]);

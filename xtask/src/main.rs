@@ -21,6 +21,7 @@ cargo xtask COMMAND
 
   train [...]           train, evaluate and draw a model        (each has --help)
   ablate [...]          train every row of a plan with every seed
+  results [...]         tables, plots and reports of runs; needs no libtorch
   pretrain [...]        make the frozen encoders of the testbed
   eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
   predict [...]         segment one expression in one image
@@ -53,6 +54,7 @@ fn run() -> Result<()> {
         "test" => tests_and_ci::test(&rest),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
+        "results" => forward::to_results_program(&rest),
         "bench" => match rest.split_first() {
             Some((what, rest)) if what == "data" => forward::to_data_program("bench", rest),
             _ => bail!("bench: expected `bench data`"),

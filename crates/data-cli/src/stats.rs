@@ -94,7 +94,11 @@ fn panels(stats: &DatasetStats) -> Vec<BarPanel> {
         let series = stats.splits.iter().map(|(name, split)| {
             let counts = counts(split);
             let all = counts.iter().sum::<usize>().max(1) as f64;
-            Bars { name: name.clone(), values: counts.iter().map(|&n| 100.0 * n as f64 / all).collect() }
+            Bars {
+                name: name.clone(),
+                values: counts.iter().map(|&n| 100.0 * n as f64 / all).collect(),
+                deviations: vec![],
+            }
         });
         BarPanel { title: title.to_owned(), x_label: x_label.to_owned(), classes, series: series.collect() }
     };

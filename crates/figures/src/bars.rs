@@ -13,6 +13,8 @@ pub struct Bars {
     pub name: String,
     /// A height for each class, from 0; what is not finite is left out.
     pub values: Vec<f64>,
+    /// For each class, how far a line reaches above and below the bar's end; may be empty.
+    pub deviations: Vec<f64>,
 }
 
 /// One bar chart: for each class a bar of each series.
@@ -43,7 +45,11 @@ fn draw(
     area: &DrawingArea<BitMapBackend<'_>, Shift>,
     panel: &BarPanel,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let finite = panel.series.iter().flat_map(|bars| &bars.values).copied().filter(|value| value.is_finite());
+    let ends = |bars: &Bars| -> Vec<f64> {
+        let deviation = |class: usize| bars.deviations.get(class).copied().unwrap_or(0.0);
+        bars.values.iter().enumerate().map(|(class, value)| value + deviation(class)).collect()
+    };
+    let finite = panel.series.iter().flat_map(ends).filter(|value| value.is_finite());
     let highest = finite.fold(0.0, f64::max);
     let n_classes = panel.classes.len().max(1);
     let mut chart = ChartBuilder::on(area)
@@ -79,6 +85,16 @@ fn draw(
             .draw_series(rectangles)?
             .label(&bars.name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
+    }
+    for (index, bars) in panel.series.iter().enumerate() {
+        let middle = |class: usize| class as f64 - FILLED / 2.0 + (index as f64 + 0.5) * width;
+        let lines = bars.values.iter().zip(&bars.deviations).enumerate().filter(|(_, (value, deviation))| {
+            value.is_finite() && deviation.is_finite() && **deviation > 0.0
+        });
+        chart.draw_series(lines.map(|(class, (value, deviation))| {
+            let points = [(middle(class), value - deviation), (middle(class), value + deviation)];
+            PathElement::new(points, BLACK.stroke_width(2))
+        }))?;
     }
     chart
         .configure_series_labels()

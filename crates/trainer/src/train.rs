@@ -406,6 +406,15 @@ impl<'a> Run<'a> {
         self.dir.record(&record)
     }
 
+    fn median_step_seconds(&self) -> Result<Option<f64>> {
+        let records = self.dir.records()?;
+        let steps = records.iter().filter(|record| record["kind"] == "step");
+        let mut seconds: Vec<f64> =
+            steps.filter_map(|record| record["runtime"]["seconds"].as_f64()).collect();
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds.get(seconds.len() / 2).copied())
+    }
+
     fn draw_curves(&self) -> Result<()> {
         draw_curves(&self.dir.path().join("curves.png"), &self.dir.records()?)
     }
@@ -456,7 +465,11 @@ impl<'a> Run<'a> {
         }
         self.dir.write_expressions(&expressions)?;
         self.draw_curves()?;
-        let metrics = json!({"step": self.at.step, "best_val_mIoU": self.at.best_miou, "splits": report});
+        let metrics = json!({
+            "version": env!("CARGO_PKG_VERSION"), "step": self.at.step, "best_val_mIoU": self.at.best_miou,
+            "trained_values": self.adam.n_values(), "splits": report,
+            "runtime": {"median_step_seconds": self.median_step_seconds()?, "peak_rss_mib": peak_rss_mib()},
+        });
         checkpoint::write_atomically(
             &self.dir.path().join("metrics.json"),
             format!("{metrics:#}\n").as_bytes(),
@@ -469,6 +482,14 @@ impl<'a> Run<'a> {
         );
         Ok(())
     }
+}
+
+/// The largest memory this process has held, in MiB; none where the system does not say.
+fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kilobytes / 1024.0)
 }
 
 /// Whole batches only, as the official loader drops the last incomplete one; a set smaller than a batch is one.

@@ -56,7 +56,7 @@ impl Default for PretrainConfig {
             dataset: "refshapes_pretrain".into(),
             seed: 0,
             batch_size: 64,
-            image_steps: 1200,
+            image_steps: 4500,
             text_steps: 400,
             lr: 2e-3,
         }

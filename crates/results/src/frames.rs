@@ -1,0 +1,126 @@
+use std::fs::File;
+use std::path::Path;
+
+use metrics::GroupReport;
+use polars::prelude::*;
+
+use crate::read::Run;
+use crate::{Error, io_error};
+
+/// One line a run, split and group (`all` is the whole split): every metric, and what the run took.
+///
+/// # Errors
+/// Never with columns of one length, as these are.
+pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
+    let mut lines: Vec<(&Run, &str, String, &GroupReport)> = Vec::new();
+    for run in runs {
+        for (split, report) in &run.splits {
+            lines.push((run, split, "all".to_owned(), &report.all));
+            lines
+                .extend(report.groups.iter().map(|(name, group)| (run, split.as_str(), name.clone(), group)));
+        }
+    }
+    let text = |name: &str, of: &dyn Fn(&(&Run, &str, String, &GroupReport)) -> String| {
+        Column::new(name.into(), lines.iter().map(of).collect::<Vec<String>>())
+    };
+    let number = |name: &str, of: &dyn Fn(&GroupReport) -> Option<f64>| {
+        Column::new(name.into(), lines.iter().map(|line| of(line.3)).collect::<Vec<Option<f64>>>())
+    };
+    let count = |name: &str, of: &dyn Fn(&GroupReport) -> usize| {
+        Column::new(name.into(), lines.iter().map(|line| of(line.3) as i64).collect::<Vec<i64>>())
+    };
+    let of_run = |name: &str, of: &dyn Fn(&Run) -> Option<f64>| {
+        Column::new(name.into(), lines.iter().map(|line| of(line.0)).collect::<Vec<Option<f64>>>())
+    };
+    DataFrame::new_infer_height(vec![
+        text("run", &|line| line.0.path.display().to_string()),
+        text("row", &|line| line.0.row.clone()),
+        Column::new("seed".into(), lines.iter().map(|line| line.0.seed as i64).collect::<Vec<i64>>()),
+        text("split", &|line| line.1.to_owned()),
+        text("group", &|line| line.2.clone()),
+        number("mIoU", &|report| Some(report.segmentation.miou)),
+        number("oIoU", &|report| Some(report.segmentation.oiou)),
+        number("Pr@50", &|report| Some(report.segmentation.pr50)),
+        number("Pr@60", &|report| Some(report.segmentation.pr60)),
+        number("Pr@70", &|report| Some(report.segmentation.pr70)),
+        number("Pr@80", &|report| Some(report.segmentation.pr80)),
+        number("Pr@90", &|report| Some(report.segmentation.pr90)),
+        number("nta_mass", &|report| report.nta.nta_mass),
+        number("nta_rate", &|report| report.nta.nta_rate),
+        number("identity_error", &|report| report.nta.identity_error),
+        count("n_expressions", &|report| report.segmentation.n_expressions),
+        count("n_with_distractors", &|report| report.nta.n_with_distractors),
+        of_run("trained_values", &|run| Some(run.trained_values as f64)),
+        of_run("step_seconds", &|run| run.step_seconds),
+        of_run("peak_rss_mib", &|run| run.peak_rss_mib),
+    ])
+}
+
+/// One line an expression of a run: pixels, probability masses and what follows from them.
+///
+/// # Errors
+/// Never with columns of one length, as these are.
+pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
+    let lines: Vec<_> =
+        runs.iter().flat_map(|run| run.expressions.iter().map(move |expression| (run, expression))).collect();
+    macro_rules! column {
+        ($name:literal, |$run:ident, $one:ident| $value:expr) => {
+            Column::new(
+                $name.into(),
+                lines
+                    .iter()
+                    .map(|&($run, expression)| {
+                        let $one = &expression.evaluated;
+                        let _ = ($run, $one);
+                        $value
+                    })
+                    .collect::<Vec<_>>(),
+            )
+        };
+    }
+    let splits: Vec<&str> = lines.iter().map(|(_, expression)| expression.split.as_str()).collect();
+    DataFrame::new_infer_height(vec![
+        column!("row", |run, one| run.row.as_str()),
+        column!("seed", |run, one| run.seed as i64),
+        Column::new("split".into(), splits),
+        column!("ref_id", |run, one| one.ref_id),
+        column!("sent_id", |run, one| one.sent_id),
+        column!("position_word", |run, one| one.has_position_word),
+        column!("intersection", |run, one| one.activation.overlap.intersection as u32),
+        column!("prediction", |run, one| one.activation.overlap.prediction as u32),
+        column!("target", |run, one| one.activation.overlap.target as u32),
+        column!("iou", |run, one| one.activation.overlap.iou() as f32),
+        column!("n_distractors", |run, one| one.activation.distractors.len() as u32),
+        column!("target_mass", |run, one| one.activation.target_mass as f32),
+        column!("distractor_mass", |run, one| one.activation.distractor_mass as f32),
+        column!("nta_mass", |run, one| one.activation.nta_mass().map(|mass| mass as f32)),
+        column!("covers_a_distractor", |run, one| one.activation.covers_a_distractor()),
+        column!("identity_error", |run, one| one.activation.is_identity_error()),
+    ])
+}
+
+/// Writes a frame as CSV.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_csv(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
+    write(path, |file| CsvWriter::new(file).finish(frame))
+}
+
+/// Writes a frame as Parquet.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_parquet(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
+    write(path, |file| ParquetWriter::new(file).finish(frame).map(|_| ()))
+}
+
+/// Writes under a temporary name first, so that the file's name never stands for half of it.
+fn write(path: &Path, fill: impl FnOnce(&mut File) -> PolarsResult<()>) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io_error(path))?;
+    fill(file.as_file_mut()).map_err(|source| Error::Polars { path: path.to_path_buf(), source })?;
+    file.as_file().sync_all().map_err(io_error(path))?;
+    file.persist(path).map_err(|error| io_error(path)(error.error))?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Tables, plots and reports of runs.
+//!
+//! Reads only what runs wrote: `metrics.json`, `expressions.jsonl`, `config.toml`, `cell.json` and `ablation.json`. A run that
+//! was cut short or that another version wrote is named, not guessed.
+//!
+//! - [`read_runs`] finds runs and reads them;
+//! - [`runs_frame`] and [`expressions_frame`] give them as Polars frames, to be written as CSV or Parquet;
+//! - [`Summary`] is the table over seeds, with intervals of the difference to a baseline;
+//! - [`published`] are figures from papers and official logs;
+//! - [`report()`] puts everything into one HTML file.
+
+mod bootstrap;
+mod frames;
+pub mod published;
+mod read;
+mod report;
+mod summary;
+
+pub use bootstrap::{Interval, paired_bootstrap};
+pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
+pub use read::{Expression, Plan, Problem, Run, read_runs};
+pub use report::report;
+pub use summary::{Difference, Format, Line, MeanSd, Summary};
+
+/// Why results could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A pattern for run folders is malformed.
+    #[error("pattern `{pattern}`: {source}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        source: glob::PatternError,
+    },
+    /// Polars refused.
+    #[error("{}: {source}", path.display())]
+    Polars {
+        /// The file being written.
+        path: std::path::PathBuf,
+        /// Its reason.
+        source: polars::error::PolarsError,
+    },
+    /// A plot could not be drawn.
+    #[error(transparent)]
+    Figure(#[from] figures::Error),
+    /// A table was asked for that there is nothing for.
+    #[error("{0}")]
+    Empty(String),
+}
+
+pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io { path, source }
+}

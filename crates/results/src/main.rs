@@ -1,0 +1,130 @@
+//! The `talent-results` program: tables, plots and reports of runs.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+use results::{
+    Format, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
+    write_parquet,
+};
+
+/// Tables of runs: means over seeds, differences to a baseline.
+#[derive(Debug, Parser)]
+#[command(name = "results")]
+struct Cli {
+    /// Run folders, or folders of runs
+    #[arg(long, default_value = "runs/*", value_name = "GLOB")]
+    runs: String,
+    /// What makes a line: row, seed, or config keys, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "row")]
+    group_by: Vec<String>,
+    /// Splits, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',')]
+    split: Vec<String>,
+    /// The line the others are compared with [default: the ablation's]
+    #[arg(long)]
+    baseline: Option<String>,
+    /// How to write the table; csv and parquet hold every run, split and group, and need --out
+    #[arg(long, default_value = "table")]
+    format: OutputFormat,
+    /// File to write [default: standard output]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Also write every expression of every run as Parquet
+    #[arg(long, value_name = "FILE")]
+    expressions: Option<PathBuf>,
+    /// Also write one HTML file with tables and plots
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Table,
+    Md,
+    Tex,
+    Csv,
+    Parquet,
+}
+
+fn main() -> ExitCode {
+    data_cli::conclude(run(&Cli::parse()).map(|()| ExitCode::SUCCESS))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let (runs, plan, problems) = read_runs(&cli.runs)?;
+    for Problem { run, what } in &problems {
+        eprintln!("left out: {}: {what}", run.display());
+    }
+    if runs.is_empty() {
+        bail!("{}: there is no finished run", cli.runs);
+    }
+    if let Some(path) = &cli.expressions {
+        write_parquet(path, &mut expressions_frame(&runs)?)?;
+    }
+    let known: BTreeSet<&String> = runs.iter().flat_map(|run| run.splits.keys()).collect();
+    let splits: Vec<String> = match cli.split.is_empty() {
+        true => known.into_iter().filter(|split| !split.contains(", ")).cloned().collect(),
+        false => cli.split.clone(),
+    };
+    let mut summaries = Vec::new();
+    for split in &splits {
+        summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, cli.baseline.as_deref())?);
+    }
+    // The validation split decides on everything, so it comes first.
+    summaries.sort_by_key(|summary| summary.split != "val" && !summary.split.ends_with("/val"));
+    if let Some(path) = &cli.report {
+        let title = plan.as_ref().map_or_else(|| cli.runs.clone(), |plan| format!("ablation {}", plan.name));
+        report(path, &title, &summaries, &runs, &problems)?;
+        eprintln!("{}", path.display());
+    }
+    let format = match cli.format {
+        OutputFormat::Csv | OutputFormat::Parquet => {
+            let Some(out) = &cli.out else { bail!("--format csv and parquet need --out FILE") };
+            let mut frame = runs_frame(&runs)?;
+            return Ok(match cli.format {
+                OutputFormat::Csv => write_csv(out, &mut frame)?,
+                _ => write_parquet(out, &mut frame)?,
+            });
+        }
+        OutputFormat::Table => Format::Text,
+        OutputFormat::Md => Format::Markdown,
+        OutputFormat::Tex => Format::Latex,
+    };
+    let mut text = summaries.iter().map(|summary| summary.format(format)).collect::<Vec<_>>().join("\n\n");
+    for note in comparisons(&runs, &splits) {
+        text.push_str(&format!("\n{note}"));
+    }
+    match &cli.out {
+        Some(out) => std::fs::write(out, format!("{text}\n"))
+            .map_err(|error| anyhow::anyhow!("{}: {error}", out.display()))?,
+        None => println!("{text}"),
+    }
+    Ok(())
+}
+
+/// What is published on the splits of runs that evaluate on one data set.
+fn comparisons(runs: &[results::Run], splits: &[String]) -> Vec<String> {
+    let datasets: BTreeSet<Option<String>> = runs
+        .iter()
+        .map(|run| {
+            let names = run.config.get("data")?.get("datasets")?.as_array()?;
+            Some((names.len() == 1).then(|| names[0].as_str())??.to_owned())
+        })
+        .collect();
+    let mut notes = Vec::new();
+    for dataset in datasets.iter().flatten() {
+        for split in splits {
+            let figures = published::on(dataset, split);
+            if !figures.is_empty() {
+                let figures: Vec<String> =
+                    figures.into_iter().map(|(model, miou)| format!("{model} {miou:.2}")).collect();
+                notes.push(format!("published mIoU on {dataset} {split}: {}", figures.join(", ")));
+            }
+        }
+    }
+    notes
+}

@@ -1,0 +1,153 @@
+use std::fmt::Write;
+use std::path::Path;
+
+use base64::Engine;
+use figures::{BarPanel, Bars, Panel, Series};
+
+use crate::read::{Problem, Run};
+use crate::summary::{Format, Summary};
+use crate::{Error, io_error};
+
+/// Writes one self-contained HTML file: tables of all splits, plots, and what is not in them.
+///
+/// # Errors
+/// When a plot or the file cannot be written.
+pub fn report(
+    path: &Path,
+    title: &str,
+    summaries: &[Summary],
+    runs: &[Run],
+    problems: &[Problem],
+) -> Result<(), Error> {
+    let mut page = String::new();
+    let text = |text: &str| htmlize::escape_text(text).into_owned();
+    let _ = write!(
+        page,
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head>\
+         <body><h1>{0}</h1>",
+        text(title)
+    );
+    for summary in summaries {
+        let _ = write!(page, "<h2>{}</h2>{}", text(&summary.split), html_table(summary));
+        let baseline = summary.baseline.as_deref();
+        if let Some(baseline) = baseline {
+            let _ = write!(
+                page,
+                "<p>Differences are to <b>{}</b> with the same seed, expression by expression: mean and 95 % interval of a \
+                 bootstrap over expressions.</p>",
+                text(baseline)
+            );
+        }
+    }
+    if let Some(first) = summaries.first() {
+        for (name, image) in [("metrics", bars(first)?), ("curves", curves(runs, first)?)] {
+            let _ = write!(page, "<img alt=\"{name}\" src=\"data:image/png;base64,{image}\">");
+        }
+    }
+    if !problems.is_empty() {
+        page.push_str("<h2>Not in the tables</h2><ul>");
+        for Problem { run, what } in problems {
+            let _ =
+                write!(page, "<li><code>{}</code>: {}</li>", text(&run.display().to_string()), text(what));
+        }
+        page.push_str("</ul>");
+    }
+    page.push_str("</body></html>\n");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(io_error(path))?;
+    std::fs::write(file.path(), page).map_err(io_error(path))?;
+    file.as_file().sync_all().map_err(io_error(path))?;
+    file.persist(path).map_err(|error| io_error(path)(error.error))?;
+    Ok(())
+}
+
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}\
+table{border-collapse:collapse}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
+td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin:1em 0}";
+
+/// The Markdown table as HTML, so that both always say the same.
+fn html_table(summary: &Summary) -> String {
+    let markdown = summary.format(Format::Markdown);
+    let mut html = String::from("<table>");
+    for (index, line) in markdown.lines().enumerate().filter(|(index, _)| *index != 1) {
+        let tag = if index == 0 { "th" } else { "td" };
+        html.push_str("<tr>");
+        for cell in line.trim_matches('|').split(" | ") {
+            let cell = cell.trim();
+            let (bold, cell) = match cell.strip_prefix("**").and_then(|cell| cell.strip_suffix("**")) {
+                Some(cell) => (true, cell),
+                None => (false, cell),
+            };
+            let cell = htmlize::escape_text(cell);
+            let _ = match bold {
+                true => write!(html, "<{tag}><b>{cell}</b></{tag}>"),
+                false => write!(html, "<{tag}>{cell}</{tag}>"),
+            };
+        }
+        html.push_str("</tr>");
+    }
+    html.push_str("</table>");
+    html
+}
+
+fn bars(summary: &Summary) -> Result<String, Error> {
+    let groups: Vec<String> = summary.lines.iter().map(|line| line.group.clone()).collect();
+    let one = |title: &str, metric: &str| BarPanel {
+        title: format!("{title}, {} (%)", summary.split),
+        x_label: "mean and standard deviation over seeds".to_owned(),
+        classes: groups.clone(),
+        series: vec![Bars {
+            name: title.to_owned(),
+            values: summary
+                .lines
+                .iter()
+                .map(|line| line.metrics.get(metric).map_or(f64::NAN, |value| value.mean))
+                .collect(),
+            deviations: summary
+                .lines
+                .iter()
+                .map(|line| line.metrics.get(metric).and_then(|value| value.sd).unwrap_or(0.0))
+                .collect(),
+        }],
+    };
+    let by_distractors = BarPanel {
+        title: format!("NTA mass by number of distractors, {} (%)", summary.split),
+        x_label: "same-category distractors".to_owned(),
+        classes: ["1", "2", "3+"].map(str::to_owned).to_vec(),
+        series: summary
+            .lines
+            .iter()
+            .map(|line| Bars {
+                name: line.group.clone(),
+                values: line.nta_by_distractors.iter().map(|value| value.unwrap_or(f64::NAN)).collect(),
+                deviations: vec![],
+            })
+            .collect(),
+    };
+    encoded(|path| figures::bars(path, &[one("mIoU", "mIoU"), one("NTA mass", "nta_mass"), by_distractors]))
+}
+
+fn curves(runs: &[Run], summary: &Summary) -> Result<String, Error> {
+    let series = summary.lines.iter().flat_map(|line| {
+        let of_group = runs.iter().filter(|run| run.row == line.group);
+        of_group.take(1).map(|run| Series {
+            name: format!("{}, seed {}", run.row, run.seed),
+            points: run.val_curve.clone(),
+        })
+    });
+    let panel = Panel {
+        title: "validation mIoU while training (%)".to_owned(),
+        x_label: "step".to_owned(),
+        series: series.collect(),
+    };
+    encoded(|path| figures::curves(path, &[panel]))
+}
+
+/// A picture as base64.
+fn encoded(draw: impl FnOnce(&Path) -> Result<(), figures::Error>) -> Result<String, Error> {
+    let folder = tempfile::tempdir().map_err(io_error(Path::new("temporary folder")))?;
+    let path = folder.path().join("plot.png");
+    draw(&path)?;
+    let bytes = std::fs::read(&path).map_err(io_error(&path))?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+}

@@ -1,0 +1,316 @@
+use std::collections::BTreeMap;
+
+use crate::bootstrap::{Interval, paired_bootstrap};
+use crate::read::{Plan, Run};
+use crate::{Error, Expression};
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For a terminal.
+    Text,
+    /// Markdown.
+    Markdown,
+    /// LaTeX, with `booktabs`.
+    Latex,
+}
+
+/// Mean and standard deviation over seeds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeanSd {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of a sample (n - 1); none for one seed.
+    pub sd: Option<f64>,
+}
+
+impl MeanSd {
+    fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len() as f64;
+        let mean = (!values.is_empty()).then(|| values.iter().sum::<f64>() / n)?;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(Self { mean, sd: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()) })
+    }
+}
+
+/// A group against the baseline, over the expressions that both answered with the same seed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// Of the IoU, in percent.
+    pub iou: Option<Interval>,
+    /// Of the NTA mass, in percent, over the expressions where both have one.
+    pub nta_mass: Option<Interval>,
+}
+
+/// One line of a summary: a group of runs on one split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// The group.
+    pub group: String,
+    /// Seeds in it.
+    pub n_seeds: usize,
+    /// Metrics in percent, by name.
+    pub metrics: BTreeMap<&'static str, MeanSd>,
+    /// Against the baseline; none for the baseline itself and without one.
+    pub difference: Option<Difference>,
+    /// NTA mass by number of distractors: 1, 2, and 3 or more.
+    pub nta_by_distractors: [Option<f64>; 3],
+    /// Values that trained.
+    pub trained_values: u64,
+    /// Median seconds of a step, the mean over runs.
+    pub step_seconds: Option<f64>,
+    /// Largest memory of any of its runs, in MiB.
+    pub peak_rss_mib: Option<f64>,
+}
+
+/// A table over seeds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The split.
+    pub split: String,
+    /// The group the others are compared with.
+    pub baseline: Option<String>,
+    /// Its lines, in the plan's order.
+    pub lines: Vec<Line>,
+}
+
+/// Metrics of a table: name, heading, whether more is better.
+const METRICS: [(&str, &str, bool); 6] = [
+    ("mIoU", "mIoU", true),
+    ("oIoU", "oIoU", true),
+    ("Pr@50", "Pr@50", true),
+    ("nta_mass", "NTA mass", false),
+    ("nta_rate", "NTA rate", false),
+    ("identity_error", "identity", false),
+];
+
+impl Summary {
+    /// Summarises runs on one split, grouped by some keys (see [`Run::group`]).
+    ///
+    /// # Errors
+    /// When no run has the split, when a run has no such key, or when the baseline is none of the groups.
+    pub fn new(
+        runs: &[Run],
+        plan: Option<&Plan>,
+        split: &str,
+        group_by: &[String],
+        baseline: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mut order: Vec<String> = Vec::new();
+        let mut groups: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
+        for run in runs.iter().filter(|run| run.splits.contains_key(split)) {
+            let mut parts = Vec::new();
+            for key in group_by {
+                parts.push(run.group(key).ok_or_else(|| {
+                    Error::Empty(format!("{}: its config has no key `{key}` to group by", run.path.display()))
+                })?);
+            }
+            let group = parts.join(", ");
+            if !groups.contains_key(&group) {
+                order.push(group.clone());
+            }
+            groups.entry(group).or_default().push(run);
+        }
+        if order.is_empty() {
+            let known: std::collections::BTreeSet<&String> =
+                runs.iter().flat_map(|run| run.splits.keys()).collect();
+            return Err(Error::Empty(format!(
+                "no finished run has the split `{split}`; they have {known:?}"
+            )));
+        }
+        if let Some(plan) = plan {
+            let place = |group: &String| plan.rows().position(|row| row == group).unwrap_or(usize::MAX);
+            order.sort_by_key(place);
+        }
+        let baseline = match baseline {
+            Some(name) if groups.contains_key(name) => Some(name.to_owned()),
+            Some(name) => return Err(Error::Empty(format!("the baseline `{name}` is none of {order:?}"))),
+            None => plan.map(|plan| plan.baseline.clone()).filter(|name| groups.contains_key(name)),
+        };
+        let lines = order
+            .iter()
+            .map(|group| {
+                let base =
+                    baseline.as_ref().filter(|name| *name != group).map(|name| groups[name].as_slice());
+                line(group, &groups[group], base, split)
+            })
+            .collect();
+        Ok(Self { split: split.to_owned(), baseline, lines })
+    }
+
+    /// The table as text. The best of each metric is marked; differences have 95 % intervals.
+    pub fn format(&self, format: Format) -> String {
+        let mut rows: Vec<Vec<String>> = vec![self.headings()];
+        let best: BTreeMap<&str, f64> = METRICS
+            .iter()
+            .filter_map(|&(name, _, more)| {
+                let means = self.lines.iter().filter_map(|line| Some(line.metrics.get(name)?.mean));
+                means.reduce(if more { f64::max } else { f64::min }).map(|best| (name, best))
+            })
+            .collect();
+        let mark = |text: String, is_best: bool| match (is_best && self.lines.len() > 1, format) {
+            (false, _) => text,
+            (true, Format::Text) => format!("{text}*"),
+            (true, Format::Markdown) => format!("**{text}**"),
+            (true, Format::Latex) => format!("\\textbf{{{text}}}"),
+        };
+        let plus_minus = if format == Format::Latex { " $\\pm$ " } else { " ± " };
+        for line in &self.lines {
+            let mut row = vec![escape(&line.group, format), line.n_seeds.to_string()];
+            for (name, ..) in METRICS {
+                row.push(match line.metrics.get(name) {
+                    None => "-".to_owned(),
+                    Some(MeanSd { mean, sd }) => {
+                        let sd = sd.map_or(String::new(), |sd| format!("{plus_minus}{sd:.2}"));
+                        mark(format!("{mean:.2}{sd}"), best.get(name) == Some(mean))
+                    }
+                });
+                let difference = line.difference.as_ref();
+                match name {
+                    "mIoU" if self.baseline.is_some() => row.push(interval(difference.and_then(|d| d.iou))),
+                    "nta_mass" if self.baseline.is_some() => {
+                        row.push(interval(difference.and_then(|d| d.nta_mass)));
+                    }
+                    _ => {}
+                }
+            }
+            row.push(line.trained_values.to_string());
+            row.push(line.step_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.3}")));
+            row.push(line.peak_rss_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")));
+            rows.push(row);
+        }
+        match format {
+            Format::Text => text_table(&rows),
+            Format::Markdown => {
+                let rule = vec!["---".to_owned(); rows[0].len()];
+                rows.insert(1, rule);
+                rows.iter().map(|row| format!("| {} |", row.join(" | "))).collect::<Vec<_>>().join("\n")
+            }
+            Format::Latex => {
+                let columns = format!("l{}", "r".repeat(rows[0].len() - 1));
+                let lines: Vec<String> = rows.iter().map(|row| format!("{} \\\\", row.join(" & "))).collect();
+                format!(
+                    "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\n\\midrule\n{}\n\\bottomrule\n\\end{{tabular}}",
+                    lines[0],
+                    lines[1..].join("\n")
+                )
+            }
+        }
+    }
+
+    fn headings(&self) -> Vec<String> {
+        let mut headings = vec![format!("{} (%)", self.split), "seeds".to_owned()];
+        for (name, heading, _) in METRICS {
+            headings.push(heading.to_owned());
+            if self.baseline.is_some() && matches!(name, "mIoU" | "nta_mass") {
+                headings.push("difference [95 %]".to_owned());
+            }
+        }
+        headings.extend(["trained", "s/step", "peak MiB"].map(str::to_owned));
+        headings
+    }
+}
+
+fn interval(found: Option<Interval>) -> String {
+    found.map_or_else(
+        || "-".to_owned(),
+        |Interval { mean, low, high }| format!("{mean:+.2} [{low:+.2}, {high:+.2}]"),
+    )
+}
+
+fn escape(text: &str, format: Format) -> String {
+    match format {
+        Format::Text => text.to_owned(),
+        Format::Markdown => text.replace('|', "\\|"),
+        Format::Latex => {
+            let special = |letter: char| matches!(letter, '_' | '%' | '&' | '#' | '$' | '{' | '}');
+            text.chars()
+                .flat_map(|letter| special(letter).then_some('\\').into_iter().chain([letter]))
+                .collect()
+        }
+    }
+}
+
+fn text_table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0 => format!("{cell:width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> Line {
+    let reports: Vec<_> = runs.iter().filter_map(|run| run.splits.get(split)).collect();
+    let mut metrics = BTreeMap::new();
+    for (name, ..) in METRICS {
+        let values: Vec<f64> = reports
+            .iter()
+            .filter_map(|report| {
+                let (segmentation, nta) = (&report.all.segmentation, &report.all.nta);
+                match name {
+                    "mIoU" => Some(segmentation.miou),
+                    "oIoU" => Some(segmentation.oiou),
+                    "Pr@50" => Some(segmentation.pr50),
+                    "nta_mass" => nta.nta_mass,
+                    "nta_rate" => nta.nta_rate,
+                    _ => nta.identity_error,
+                }
+            })
+            .collect();
+        metrics.extend(MeanSd::of(&values).map(|value| (name, value)));
+    }
+    let nta_by_distractors = ["distractors 1", "distractors 2", "distractors 3+"].map(|name| {
+        let values: Vec<f64> =
+            reports.iter().filter_map(|report| report.groups.get(name)?.nta.nta_mass).collect();
+        MeanSd::of(&values).map(|value| value.mean)
+    });
+    let seconds: Vec<f64> = runs.iter().filter_map(|run| run.step_seconds).collect();
+    Line {
+        group: group.to_owned(),
+        n_seeds: runs.len(),
+        metrics,
+        difference: baseline.map(|baseline| difference(runs, baseline, split)),
+        nta_by_distractors,
+        trained_values: runs[0].trained_values,
+        step_seconds: MeanSd::of(&seconds).map(|value| value.mean),
+        peak_rss_mib: runs.iter().filter_map(|run| run.peak_rss_mib).reduce(f64::max),
+    }
+}
+
+/// Pairs runs of one seed, expression by expression; an expression's difference is its mean over seeds.
+fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
+    type Sums = BTreeMap<(i64, i64), (f64, usize)>;
+    let (mut iou, mut nta_mass): (Sums, Sums) = Default::default();
+    let of_split = |run: &&Run| -> BTreeMap<(i64, i64), Expression> {
+        let chosen = run.expressions.iter().filter(|expression| expression.split == split);
+        let key = |one: &Expression| (one.evaluated.ref_id, one.evaluated.sent_id);
+        chosen.map(|one| (key(one), one.clone())).collect()
+    };
+    for run in runs {
+        let Some(other) = baseline.iter().find(|other| other.seed == run.seed) else { continue };
+        let base = of_split(other);
+        for (key, ours) in of_split(run) {
+            let Some(theirs) = base.get(&key) else { continue };
+            let (ours, theirs) = (&ours.evaluated.activation, &theirs.evaluated.activation);
+            let add = |sums: &mut Sums, value: f64| {
+                let sum = sums.entry(key).or_default();
+                *sum = (sum.0 + 100.0 * value, sum.1 + 1);
+            };
+            add(&mut iou, ours.overlap.iou() - theirs.overlap.iou());
+            let counted = !ours.distractors.is_empty();
+            if let (true, Some(ours), Some(theirs)) = (counted, ours.nta_mass(), theirs.nta_mass()) {
+                add(&mut nta_mass, ours - theirs);
+            }
+        }
+    }
+    let interval = |sums: Sums| {
+        let means: Vec<f64> = sums.into_values().map(|(sum, n)| sum / n as f64).collect();
+        paired_bootstrap(&means)
+    };
+    Difference { iou: interval(iou), nta_mass: interval(nta_mass) }
+}
