@@ -120,7 +120,9 @@ impl ImageEncoder {
         let mut tokens = self.embed_observed(images, observe);
         let mut taps = Vec::with_capacity(3);
         for (index, block) in self.blocks.iter().enumerate() {
-            tokens = block.forward(&tokens, words, mode);
+            tokens = block.forward_observed(&tokens, words, mode, &mut |patches| {
+                observe(Stage::AdapterPatches(index), patches);
+            });
             observe(Stage::ImageBlock(index), &tokens);
             if self.cfg.taps.contains(&(index as i64)) {
                 taps.push(tokens.shallow_clone());
@@ -227,11 +229,21 @@ impl ImageBlock {
 
     /// - tokens: `[batch, n, D]`; words: `[batch, K, T]`; result like tokens
     pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+        self.forward_observed(tokens, words, mode, &mut |_| {})
+    }
+
+    fn forward_observed(
+        &self,
+        tokens: &Tensor,
+        words: &Tensor,
+        mode: Mode,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Tensor {
         let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
         let normed = self.norm2.forward(&tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
         let update = match &self.adapter {
-            Some((adapter, gate)) => hidden + adapter.forward(&normed, words, mode) * gate,
+            Some((adapter, gate)) => hidden + adapter.forward_observed(&normed, words, mode, observe) * gate,
             None => hidden,
         };
         tokens + update * &self.ls2

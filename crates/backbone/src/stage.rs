@@ -7,6 +7,8 @@ pub enum Stage {
     Tokens,
     /// Output of an image block (from 0), all tokens.
     ImageBlock(usize),
+    /// Patches that enter the cross-modal unit of an image block's adapter (block from 0), `[batch, patches, r]`.
+    AdapterPatches(usize),
     /// Words that enter the first text block, `[batch, K, T]`.
     Words,
     /// Output of a text block (from 0), `[batch, K, T]`.

@@ -105,7 +105,7 @@ pub(crate) fn observe(values: &mut Values, stage: Stage, value: &Tensor) {
         Stage::TextBlock(index) => {
             values.push((format!("txt_block{index}"), value.detach().transpose(0, 1).contiguous()));
         }
-        Stage::Patches | Stage::Tokens | Stage::Words => {}
+        Stage::Patches | Stage::Tokens | Stage::Words | Stage::AdapterPatches(_) => {}
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
                 Stage::Patches => "patch_embed".to_owned(),
                 Stage::Tokens => "vis_tokens".to_owned(),
                 Stage::ImageBlock(index) => format!("vis_block{index}"),
-                Stage::Words => return,
+                Stage::Words | Stage::AdapterPatches(_) => return,
                 Stage::TextBlock(index) => format!("txt_block{index}"),
             };
             seen.push((name, value.shallow_clone()));

@@ -65,6 +65,22 @@ impl WordUnit {
     }
 }
 
+impl WordUnit {
+    /// How much each patch answers to one word: the product of both in the unit's common width. None for a unit that does
+    /// not see the words.
+    ///
+    /// - patches: `[batch, patches, r]`; word: `[batch, T]`; result `[batch, patches]`
+    pub fn compare(&self, patches: &Tensor, word: &Tensor) -> Option<Tensor> {
+        let (image_proj, text_proj) = match self {
+            Self::CostVolume(unit) => (&unit.image_proj, &unit.text_proj),
+            Self::CrossAttention(unit) => (&unit.image_proj, &unit.text_proj),
+            Self::None => return None,
+        };
+        let text = text_proj.forward(word).unsqueeze(-1);
+        Some(image_proj.forward(patches).bmm(&text).squeeze_dim(-1))
+    }
+}
+
 /// Word-level cost volume (specification, section 4, adapter step 5).
 ///
 /// ```text

@@ -7,12 +7,15 @@ use polars::prelude::*;
 use crate::read::Run;
 use crate::{Error, io_error};
 
+/// A run, one of its splits, a group of that split's expressions, and its report.
+type Line<'a> = (&'a Run, &'a str, String, &'a GroupReport);
+
 /// One line a run, split and group (`all` is the whole split): every metric, and what the run took.
 ///
 /// # Errors
 /// Never with columns of one length, as these are.
 pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
-    let mut lines: Vec<(&Run, &str, String, &GroupReport)> = Vec::new();
+    let mut lines: Vec<Line<'_>> = Vec::new();
     for run in runs {
         for (split, report) in &run.splits {
             lines.push((run, split, "all".to_owned(), &report.all));
@@ -20,7 +23,7 @@ pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
                 .extend(report.groups.iter().map(|(name, group)| (run, split.as_str(), name.clone(), group)));
         }
     }
-    let text = |name: &str, of: &dyn Fn(&(&Run, &str, String, &GroupReport)) -> String| {
+    let text = |name: &str, of: &dyn Fn(&Line<'_>) -> String| {
         Column::new(name.into(), lines.iter().map(of).collect::<Vec<String>>())
     };
     let number = |name: &str, of: &dyn Fn(&GroupReport) -> Option<f64>| {

@@ -18,7 +18,7 @@ mod summary;
 
 pub use bootstrap::{Interval, paired_bootstrap};
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
-pub use read::{Expression, Plan, Problem, Run, read_runs};
+pub use read::{Expression, Found, Plan, Problem, Run, read_runs};
 pub use report::report;
 pub use summary::{Difference, Format, Line, MeanSd, Summary};
 

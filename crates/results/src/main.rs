@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use results::{
-    Format, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
+    Format, Found, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
     write_parquet,
 };
 
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let (runs, plan, problems) = read_runs(&cli.runs)?;
+    let Found { runs, plan, problems } = read_runs(&cli.runs)?;
     for Problem { run, what } in &problems {
         eprintln!("left out: {}: {what}", run.display());
     }
@@ -85,10 +85,11 @@ fn run(cli: &Cli) -> Result<()> {
         OutputFormat::Csv | OutputFormat::Parquet => {
             let Some(out) = &cli.out else { bail!("--format csv and parquet need --out FILE") };
             let mut frame = runs_frame(&runs)?;
-            return Ok(match cli.format {
+            match cli.format {
                 OutputFormat::Csv => write_csv(out, &mut frame)?,
                 _ => write_parquet(out, &mut frame)?,
-            });
+            }
+            return Ok(());
         }
         OutputFormat::Table => Format::Text,
         OutputFormat::Md => Format::Markdown,

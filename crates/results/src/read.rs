@@ -80,6 +80,17 @@ pub struct Problem {
     pub what: String,
 }
 
+/// What [`read_runs`] found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Finished runs, in the order of their paths.
+    pub runs: Vec<Run>,
+    /// The ablation that the first of them belongs to.
+    pub plan: Option<Plan>,
+    /// What is not among the runs.
+    pub problems: Vec<Problem>,
+}
+
 #[derive(Deserialize)]
 struct MetricsFile {
     version: Option<String>,
@@ -115,7 +126,7 @@ struct Record {
 /// # Errors
 /// When the pattern is malformed or a folder cannot be read. Runs that are not finished, or that another version wrote, are
 /// among the problems.
-pub fn read_runs(pattern: &str) -> Result<(Vec<Run>, Option<Plan>, Vec<Problem>), Error> {
+pub fn read_runs(pattern: &str) -> Result<Found, Error> {
     let matches =
         glob::glob(pattern).map_err(|source| Error::Pattern { pattern: pattern.to_owned(), source })?;
     let mut folders = Vec::new();
@@ -138,7 +149,7 @@ pub fn read_runs(pattern: &str) -> Result<(Vec<Run>, Option<Plan>, Vec<Problem>)
         }
     }
     let plan = runs.first().and_then(|run| Plan::of(&run.path));
-    Ok((runs, plan, problems))
+    Ok(Found { runs, plan, problems })
 }
 
 /// Folders that hold a run: `config.toml` is the first thing a run writes.

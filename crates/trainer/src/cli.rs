@@ -14,6 +14,7 @@ use crate::ablate::{AblateArgs, ablate};
 use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
+use crate::feature_nta::{StageNta, feature_nta};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::pretrain::pretrain;
@@ -188,6 +189,9 @@ struct EvalArgs {
     /// Also exchange expressions between same-category refs of an image
     #[arg(long)]
     exchange: bool,
+    /// Also measure non-target activation inside the network, in each adapter and on each level of the neck
+    #[arg(long)]
+    features: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -341,6 +345,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
     args.stored.fill(&experiment.model, &file)?;
     let mut rows = Vec::new();
+    let mut features = serde_json::Map::new();
     for position in 0..experiment.datasets.len() {
         let val = &experiment.datasets[position].descriptor.val;
         let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
@@ -348,6 +353,13 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
             let name = experiment.split_name(position, split);
             let evaluated = evaluate_split(&experiment, position, split, precision, |_| {})?;
             rows.push((name.clone(), SplitReport::new(&evaluated)));
+            if args.features {
+                let stages = feature_nta(&experiment, position, split, precision)?;
+                if !args.json {
+                    print_stages(&name, &stages);
+                }
+                features.insert(name.clone(), json!(stages));
+            }
             if args.exchange {
                 let [own, exchanged] = evaluate_exchanged(&experiment, position, split, precision)?;
                 rows.push((format!("{name}, with same-category rival"), own));
@@ -356,9 +368,23 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         }
     }
     if args.json {
-        println!("{}", reports_json(&json!({"checkpoint": file}), rows)?);
+        let mut head = json!({"checkpoint": file});
+        if args.features {
+            head["feature_nta"] = features.into();
+        }
+        println!("{}", reports_json(&head, rows)?);
     } else {
         println!("{}", metrics_table(&rows));
     }
     Ok(())
+}
+
+fn print_stages(split: &str, stages: &[StageNta]) {
+    println!("{split}: what answers to the sentence, share on distractors in percent");
+    for StageNta { stage, feature_nta, n_with_distractors, n_undefined } in stages {
+        let share = feature_nta.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+        println!(
+            "  {stage:20} {share:>6}   ({n_with_distractors} expressions, {n_undefined} without any answer)"
+        );
+    }
 }

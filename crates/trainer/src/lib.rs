@@ -11,6 +11,7 @@ pub mod config;
 pub mod evaluate;
 mod events;
 mod experiment;
+mod feature_nta;
 mod objective;
 mod optim;
 mod params;

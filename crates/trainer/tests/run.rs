@@ -2,57 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::process::Output;
 
 use refcoco::refshapes::{Settings, generate};
 use serde_json::Value;
 
-const MINIATURE: &[&str] = &[
-    "model.input_size=32",
-    "model.image.width=16",
-    "model.image.depth=2",
-    "model.image.n_heads=2",
-    "model.image.patch_size=8",
-    "model.image.position_grid=4",
-    "model.image.taps=[0,1]",
-    "model.image.adapter_blocks=[1]",
-    "model.image.adapter_width=16",
-    "model.text.width=16",
-    "model.text.state_width=16",
-    "model.text.depth=1",
-    "model.text.n_heads=2",
-    "model.text.adapter_blocks=[0]",
-    "model.text.adapter_width=16",
-    "model.head.width=16",
-    "model.decoder.depth=1",
-    "model.decoder.n_heads=2",
-    "model.decoder.ffn_width=16",
-    "train.batch_size=8",
-    "train.warmup_steps=2",
-];
+mod common;
 
-/// A data root shared by all tests of this file.
-fn data_root() -> &'static Path {
-    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    ROOT.get_or_init(|| {
-        let root = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            train_images: 12,
-            val_images: 3,
-            test_a_images: 2,
-            test_b_images: 2,
-            ..Settings::default()
-        };
-        generate(&settings, root.path(), |_| {}).unwrap();
-        root
-    })
-    .path()
-}
-
-fn talent(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_talent")).args(args).output().unwrap()
-}
+use common::{MINIATURE, data_root, talent};
 
 #[track_caller]
 fn train_in(data_root: &Path, run_dir: &Path, extra: &[&str]) -> Output {

@@ -55,12 +55,24 @@ impl VisualAdapter {
 
     /// - tokens: `[batch, special + H * W, D]` with H = W; words: `[batch, K, T]`; result like tokens
     pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
+        self.forward_observed(tokens, words, mode, &mut |_| {})
+    }
+
+    /// As [`VisualAdapter::forward`]; `observe` sees the patches that enter the cross-modal unit.
+    pub(crate) fn forward_observed(
+        &self,
+        tokens: &Tensor,
+        words: &Tensor,
+        mode: Mode,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Tensor {
         let narrow = self.down.forward(tokens).relu(); // b n r
         let patches = narrow.i((.., self.n_special.., ..));
         let (b, n, r) = (patches.size()[0], patches.size()[1], patches.size()[2]);
         let side = (n as f64).sqrt() as i64;
         let grid = patches.transpose(1, 2).reshape([b, r, side, side]);
         let mixed = (self.dense.forward(&grid, mode) + grid).flatten(2, 3).transpose(1, 2); // b n r
+        observe(&mixed);
         let seen = self.cross.forward(&mixed, words, mode);
         let special = narrow.i((.., ..self.n_special, ..));
         self.up.forward(&(Tensor::cat(&[special, seen], 1) + narrow))

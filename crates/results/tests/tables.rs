@@ -1,0 +1,146 @@
+//! Tables of runs written by hand.
+#![allow(missing_docs)]
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use metrics::{Activation, Evaluated, SplitReport};
+use polars::prelude::{ParquetReader, SerReader};
+use serde_json::json;
+
+/// A run whose expressions cover this much of a target of ten pixels and of a distractor of ten.
+fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
+    std::fs::create_dir_all(folder).unwrap();
+    let mask = |from: usize, n: usize| {
+        (0..30).map(|at| u8::from((from..from + n).contains(&at))).collect::<Vec<u8>>()
+    };
+    let evaluated: Vec<Evaluated> = hits
+        .iter()
+        .enumerate()
+        .map(|(index, &(on_target, on_distractor))| {
+            let prediction: Vec<u8> =
+                mask(0, on_target).iter().zip(mask(10, on_distractor)).map(|(a, b)| a | b).collect();
+            Evaluated {
+                ref_id: index as i64,
+                sent_id: 100 + index as i64,
+                has_position_word: false,
+                activation: Activation::of_mask(&prediction, &mask(0, 10), &[&mask(10, 10)]),
+            }
+        })
+        .collect();
+    let report = SplitReport::new(&evaluated);
+    let metrics = json!({
+        "version": env!("CARGO_PKG_VERSION"), "trained_values": 1234, "splits": {"val": report},
+        "runtime": {"median_step_seconds": 0.25, "peak_rss_mib": 512.0},
+    });
+    std::fs::write(folder.join("metrics.json"), metrics.to_string()).unwrap();
+    let lines: Vec<String> = evaluated
+        .iter()
+        .map(|one| {
+            let mut line = serde_json::to_value(one).unwrap();
+            line["split"] = json!("val");
+            format!("{line}\n")
+        })
+        .collect();
+    std::fs::write(folder.join("expressions.jsonl"), lines.concat()).unwrap();
+    let record = json!({"kind": "eval", "split": "val", "step": 10, "mIoU": 40.0});
+    std::fs::write(folder.join("records.jsonl"), format!("{record}\n")).unwrap();
+    let config =
+        format!("name = \"testbed\"\nseed = {seed}\n[loss]\ncpcl = 0.1\n[data]\ndatasets = [\"refcoco\"]\n");
+    std::fs::write(folder.join("config.toml"), config).unwrap();
+    std::fs::write(folder.join("cell.json"), json!({"row": row, "seed": seed}).to_string()).unwrap();
+}
+
+/// Two rows with two seeds each, a run that was cut short, and one of another version.
+fn runs() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join("study").join(name);
+    write_run(&at("b/seed-1"), "baseline", 1, &[(5, 5), (10, 0)]);
+    write_run(&at("b/seed-2"), "baseline", 2, &[(5, 5), (10, 0)]);
+    write_run(&at("a/seed-1"), "all_parts", 1, &[(10, 0), (10, 0)]);
+    write_run(&at("a/seed-2"), "all_parts", 2, &[(10, 0), (10, 0)]);
+    write_run(&at("c/seed-1"), "cut", 1, &[(1, 1)]);
+    std::fs::remove_file(at("c/seed-1").join("metrics.json")).unwrap();
+    write_run(&at("d/seed-1"), "old", 1, &[(1, 1)]);
+    let metrics = at("d/seed-1").join("metrics.json");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(&metrics, text.replace(env!("CARGO_PKG_VERSION"), "0.0.9")).unwrap();
+    let plan = json!({"name": "study", "baseline": "baseline", "rows": [{"name": "baseline"}, {"name": "all_parts"}]});
+    std::fs::write(root.path().join("study/ablation.json"), plan.to_string()).unwrap();
+    root
+}
+
+fn results(root: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_talent-results"))
+        .args(["--runs", &root.join("study").to_string_lossy()])
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_table_by_hand() {
+    let root = runs();
+    let output = results(root.path(), &["--format", "md"]);
+    let table = stdout(&output);
+    let lines: Vec<&str> = table.lines().collect();
+    // IoU 5/15 and 1; the plan's order, not the folders'.
+    assert!(lines[2].starts_with("| baseline | 2 | 66.67 ± 0.00 | - |"), "{table}");
+    assert!(
+        lines[3].starts_with("| all_parts | 2 | **100.00 ± 0.00** | +33.33 [+0.00, +66.67] |"),
+        "{table}"
+    );
+    // NTA mass: 0.5 and 0 against 0 and 0.
+    assert!(lines[2].contains("| 25.00 ± 0.00 | - |"), "{table}");
+    assert!(lines[3].contains("| **0.00 ± 0.00** | -25.00 [-50.00, +0.00] |"), "{table}");
+    assert!(lines[2].ends_with("| 1234 | 0.250 | 512 |"), "{table}");
+    // What is published on this data set.
+    assert!(table.contains("TALENT-B 77.77"), "{table}");
+    let left_out = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(left_out.contains("c/seed-1: it is not finished"), "{left_out}");
+    assert!(left_out.contains("d/seed-1: it is of another version (0.0.9"), "{left_out}");
+}
+
+#[test]
+fn other_forms() {
+    let root = runs();
+    let tex = stdout(&results(root.path(), &["--format", "tex"]));
+    assert!(tex.contains("all\\_parts") && tex.contains("\\toprule") && tex.contains("$\\pm$"), "{tex}");
+    let by_key = stdout(&results(root.path(), &["--group-by", "loss.cpcl,seed"]));
+    assert!(by_key.contains("0.1, 1") && by_key.contains("0.1, 2"), "{by_key}");
+    let missing = results(root.path(), &["--group-by", "loss.nothing"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("`loss.nothing`"));
+    let none = results(root.path(), &["--split", "testZ"]);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("`testZ`"));
+
+    let (csv, parquet) = (root.path().join("runs.csv"), root.path().join("expressions.parquet"));
+    stdout(&results(
+        root.path(),
+        &["--format", "csv", "--out", csv.to_str().unwrap(), "--expressions", parquet.to_str().unwrap()],
+    ));
+    let csv = std::fs::read_to_string(csv).unwrap();
+    assert!(csv.starts_with("run,row,seed,split,group,mIoU"), "{csv}");
+    assert!(csv.lines().any(|line| line.contains("baseline,1,val,all,66.6")), "{csv}");
+    let frame = ParquetReader::new(File::open(parquet).unwrap()).finish().unwrap();
+    assert_eq!(frame.shape(), (8, 16));
+}
+
+#[test]
+fn the_report_stands_alone() {
+    let root = runs();
+    let page = root.path().join("report.html");
+    stdout(&results(root.path(), &["--report", page.to_str().unwrap()]));
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in
+        ["<h1>ablation study</h1>", "<b>100.00 ± 0.00</b>", "data:image/png;base64,", "it is not finished"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://"));
+}

@@ -1,0 +1,155 @@
+//! Where in the network the target is lost: the share of what answers to the sentence that lies on distractors, in each
+//! adapter and on each level of the neck.
+//!
+//! What answers is the product of sentence and pixel, negative values cut off: in the neck of the fused features and the
+//! projected sentence, in an adapter of patches and end token in the common width of its cross-modal unit. Objects are
+//! taken with the share that they cover of each patch.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use backbone::Stage;
+use data_cli::progress::Progress;
+use rayon::prelude::*;
+use refcoco::Mask;
+use refcoco::evaluation::{EvalItem, eval_batches, queries};
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use crate::batch::eval_tensors;
+use crate::config::Precision;
+use crate::experiment::Experiment;
+
+/// One place in the network.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct StageNta {
+    /// `adapter in block 3`, or `neck level 5`, as the official names count them.
+    pub(crate) stage: String,
+    /// Mean share on distractors in percent; none if it is defined for no expression.
+    pub(crate) feature_nta: Option<f64>,
+    /// Expressions with a distractor.
+    pub(crate) n_with_distractors: usize,
+    /// Those of them where nothing on target and distractors answers.
+    pub(crate) n_undefined: usize,
+}
+
+/// Measures every stage over the expressions of a split that have a distractor.
+pub(crate) fn feature_nta(
+    experiment: &Experiment,
+    position: usize,
+    split: &str,
+    precision: Precision,
+) -> Result<Vec<StageNta>> {
+    let dataset = &experiment.datasets[position];
+    let mut queries = queries(dataset, split)?;
+    queries.retain(|query| !dataset.distractors(&dataset.refs[query.ref_index]).is_empty());
+    let batches = eval_batches(
+        Arc::clone(&experiment.datasets),
+        position,
+        Arc::clone(&experiment.tokenizer),
+        &queries,
+        experiment.cfg.eval.batch_size,
+        experiment.shape(),
+    );
+    let label = format!("features of {}", experiment.split_name(position, split));
+    let mut progress = Progress::new(&label, queries.len() as u64, 0);
+    let side = experiment.cfg.model.grid() as usize;
+    let mut found: Vec<(String, Vec<Option<f64>>)> = Vec::new();
+    for batch in batches {
+        let batch = batch?;
+        let (images, words) = eval_tensors(&batch, experiment.device);
+        let maps = tch::no_grad(|| -> Result<Vec<(String, Tensor)>> {
+            let _guard = precision.autocast(experiment.device)?;
+            Ok(answers(experiment, &images, &words))
+        })?;
+        let shares: Vec<[Vec<f64>; 2]> = batch.items.par_iter().map(|item| shares(item, side)).collect();
+        for (stage, (name, map)) in maps.into_iter().enumerate() {
+            let values = Vec::<f32>::try_from(map.to_kind(Kind::Float).contiguous().view([-1]))?;
+            if found.len() <= stage {
+                found.push((name, Vec::new()));
+            }
+            let ratios = values.chunks_exact(side * side).zip(&shares);
+            found[stage].1.extend(ratios.map(|(map, [target, distractors])| ratio(map, target, distractors)));
+        }
+        progress.advance(batch.items.len() as u64, "");
+    }
+    Ok(found.into_iter().map(|(stage, ratios)| summarise(stage, &ratios)).collect())
+}
+
+/// What answers to the sentence at every stage, `[batch, H * W]` each, not negative.
+fn answers(experiment: &Experiment, images: &Tensor, ids: &Tensor) -> Vec<(String, Tensor)> {
+    let mut patches: Vec<(usize, Tensor)> = Vec::new();
+    let output = experiment.model.forward_observed(images, ids, &mut |stage, value| {
+        if let Stage::AdapterPatches(block) = stage {
+            patches.push((block, value.shallow_clone()));
+        }
+    });
+    let width = output.words.size()[2];
+    let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, width], false);
+    let end = output.words.gather(1, &end, false).squeeze_dim(1);
+    let blocks = experiment.model.image().blocks();
+    let adapters = patches.iter().filter_map(|(block, patches)| {
+        let answer = blocks[*block].adapter()?.unit().compare(patches, &end)?;
+        Some((format!("adapter in block {block}"), answer.relu()))
+    });
+    let sentence = output.neck.sentence.unsqueeze(1);
+    let levels = output.neck.fused.iter().zip(3..).map(|(level, number)| {
+        let answer = sentence.bmm(&level.flatten(2, 3)).squeeze_dim(1);
+        (format!("neck level {number}"), answer.relu())
+    });
+    adapters.chain(levels).collect()
+}
+
+/// The shares of every patch that the target covers, and that any distractor covers.
+fn shares(item: &EvalItem, side: usize) -> [Vec<f64>; 2] {
+    let mut distractors = Mask::zeros(item.target.width, item.target.height);
+    for mask in item.distractors.iter() {
+        distractors.unite(mask);
+    }
+    for (pixel, &target) in distractors.data.iter_mut().zip(&item.target.data) {
+        *pixel &= 1 - target;
+    }
+    let size = item.letterbox.size;
+    [&*item.target, &distractors].map(|mask| {
+        let mut shares = vec![0.0; side * side];
+        for (at, level) in item.letterbox.mask(mask).into_iter().enumerate() {
+            let (y, x) = (at / size * side / size, at % size * side / size);
+            shares[y * side + x] += f64::from(level);
+        }
+        shares
+    })
+}
+
+fn ratio(map: &[f32], target: &[f64], distractors: &[f64]) -> Option<f64> {
+    let mass = |shares: &[f64]| -> f64 {
+        map.iter().zip(shares).map(|(&value, share)| f64::from(value) * share).sum()
+    };
+    let (on_target, on_distractors) = (mass(target), mass(distractors));
+    let all = on_target + on_distractors;
+    (all > 0.0).then(|| on_distractors / all)
+}
+
+fn summarise(stage: String, ratios: &[Option<f64>]) -> StageNta {
+    let defined: Vec<f64> = ratios.iter().copied().flatten().collect();
+    StageNta {
+        stage,
+        feature_nta: (!defined.is_empty())
+            .then(|| 100.0 * defined.iter().sum::<f64>() / defined.len() as f64),
+        n_with_distractors: ratios.len(),
+        n_undefined: ratios.len() - defined.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_by_hand() {
+        let (target, distractors) = ([1.0, 0.5, 0.0], [0.0, 0.5, 1.0]);
+        assert_eq!(ratio(&[2.0, 4.0, 0.0], &target, &distractors), Some(2.0 / 6.0));
+        assert_eq!(ratio(&[0.0; 3], &target, &distractors), None);
+        let found = summarise("neck level 3".into(), &[Some(0.25), None, Some(0.75)]);
+        assert_eq!((found.feature_nta, found.n_with_distractors, found.n_undefined), (Some(50.0), 3, 1));
+    }
+}

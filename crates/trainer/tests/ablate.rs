@@ -1,0 +1,91 @@
+//! Ablations of a miniature model, through the `talent` program.
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+
+mod common;
+
+use common::{MINIATURE, data_root, talent};
+
+/// Two rows with two seeds, and a row whose weights file does not exist.
+fn plan(folder: &Path) -> std::path::PathBuf {
+    let set: Vec<String> = MINIATURE.iter().map(|setting| format!("{setting:?}")).collect();
+    let text = format!(
+        r#"
+        name = "small"
+        preset = "tiny"
+        seeds = [3, 4]
+        set = [{}]
+        [[row]]
+        name = "baseline"
+        set = ["model.image.fusion=none", "loss.cpcl=0.0", "loss.tccl=0.0"]
+        [[row]]
+        name = "no weights"
+        set = ["weights.image=nowhere/dinov2.pth"]
+        [[row]]
+        name = "all"
+        set = []
+        "#,
+        set.join(", ")
+    );
+    let file = folder.join("plan.toml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn ablate(folder: &Path, extra: &[&str]) -> Output {
+    let plan = plan(folder);
+    let runs = folder.join("runs");
+    let mut args = vec!["ablate", "--plan", plan.to_str().unwrap(), "--runs-dir", runs.to_str().unwrap()];
+    args.extend(["--data-root", data_root().to_str().unwrap(), "--device", "cpu", "--threads", "1"]);
+    args.extend(["--max-steps", "2"]);
+    args.extend(extra);
+    talent(&args)
+}
+
+#[test]
+fn every_cell_is_trained_once_and_a_failed_one_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ablate(folder.path(), &[]);
+    let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("2 of 6 cells failed: no weights, seed 3; no weights, seed 4"), "{log}");
+    assert!(log.contains("nowhere/dinov2.pth"), "{log}");
+    for row in ["baseline", "all"] {
+        assert!(table.lines().any(|line| line.starts_with(row) && line.contains("  2  ")), "{table}");
+    }
+    let metrics = |row: &str, seed: u64| -> std::path::PathBuf {
+        folder.path().join("runs").join(row).join(format!("seed-{seed}")).join("metrics.json")
+    };
+    let written = std::fs::metadata(metrics("all", 3)).unwrap().modified().unwrap();
+
+    // Again: only what failed is tried.
+    let again = ablate(folder.path(), &[]);
+    let log = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(log.contains("6 cells (3 rows, 2 seeds), 4 of them finished already"), "{log}");
+    assert_eq!(std::fs::metadata(metrics("all", 3)).unwrap().modified().unwrap(), written);
+
+    // Cells of one seed see the same data in the same order, and start alike where they can: rows differ, refs do not.
+    let first_step = |row: &str, seed: u64| -> Value {
+        let text = std::fs::read_to_string(metrics(row, seed).with_file_name("records.jsonl")).unwrap();
+        serde_json::from_str(text.lines().next().unwrap()).unwrap()
+    };
+    assert_ne!(first_step("all", 3)["loss"], first_step("all", 4)["loss"]);
+    assert_ne!(first_step("all", 3)["loss"], first_step("baseline", 3)["loss"]);
+
+    // Another config under the same name is refused before anything runs.
+    let changed = ablate(folder.path(), &["--set", "train.lr=0.5"]);
+    let log = String::from_utf8_lossy(&changed.stderr).into_owned();
+    assert!(log.contains("another config (train.lr: 0.001 -> 0.5)"), "{log}");
+}
+
+#[test]
+fn a_dry_run_lists_the_cells() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ablate(folder.path(), &["--dry-run"]);
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(list.lines().filter(|line| line.ends_with("to do")).count(), 6, "{list}");
+    assert!(!folder.path().join("runs").exists());
+}
