@@ -203,7 +203,7 @@ mod tests {
         let start = |seed: u64, before: bool| {
             let store = Store::seeded(Device::Cpu, Kind::Float, seed);
             if before {
-                store.root().parameter("another", &[7], Init::Normal(1.0));
+                let _ = store.root().parameter("another", &[7], Init::Normal(1.0));
             }
             Vec::<f32>::try_from(store.root().parameter("w", &[3], Init::Normal(1.0))).unwrap()
         };
