@@ -1,11 +1,11 @@
-use std::fs::File;
 use std::path::Path;
 
 use metrics::GroupReport;
 use polars::prelude::*;
 
+use crate::Error;
+use crate::file::replace_file;
 use crate::read::Run;
-use crate::{Error, io_error};
 
 /// A run, one of its splits, a group of that split's expressions, and its report.
 type Line<'a> = (&'a Run, &'a str, String, &'a GroupReport);
@@ -107,7 +107,8 @@ pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_csv(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
-    write(path, |file| CsvWriter::new(file).finish(frame))
+    let polars = |source| Error::Polars { path: path.to_path_buf(), source };
+    replace_file(path, |file| CsvWriter::new(file).finish(frame).map_err(polars))
 }
 
 /// Writes a frame as Parquet.
@@ -115,15 +116,6 @@ pub fn write_csv(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_parquet(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
-    write(path, |file| ParquetWriter::new(file).finish(frame).map(|_| ()))
-}
-
-/// Writes under a temporary name first, so that the file's name never stands for half of it.
-fn write(path: &Path, fill: impl FnOnce(&mut File) -> PolarsResult<()>) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io_error(path))?;
-    fill(file.as_file_mut()).map_err(|source| Error::Polars { path: path.to_path_buf(), source })?;
-    file.as_file().sync_all().map_err(io_error(path))?;
-    file.persist(path).map_err(|error| io_error(path)(error.error))?;
-    Ok(())
+    let polars = |source| Error::Polars { path: path.to_path_buf(), source };
+    replace_file(path, |file| ParquetWriter::new(file).finish(frame).map(|_| ()).map_err(polars))
 }

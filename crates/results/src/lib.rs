@@ -10,6 +10,7 @@
 //! - [`report()`] puts everything into one HTML file.
 
 mod bootstrap;
+mod file;
 mod frames;
 pub mod published;
 mod read;
@@ -17,6 +18,7 @@ mod report;
 mod summary;
 
 pub use bootstrap::{Interval, paired_bootstrap};
+pub use file::replace_file;
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use read::{Expression, Found, Plan, Problem, Run, read_runs};
 pub use report::report;

@@ -1,14 +1,15 @@
 //! The `talent-results` program: tables, plots and reports of runs.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use results::{
-    Format, Found, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
-    write_parquet,
+    Format, Found, Problem, Summary, expressions_frame, published, read_runs, replace_file, report,
+    runs_frame, write_csv, write_parquet,
 };
 
 /// Tables of runs: means over seeds, differences to a baseline.
@@ -100,8 +101,10 @@ fn run(cli: &Cli) -> Result<()> {
         text.push_str(&format!("\n{note}"));
     }
     match &cli.out {
-        Some(out) => std::fs::write(out, format!("{text}\n"))
-            .map_err(|error| anyhow::anyhow!("{}: {error}", out.display()))?,
+        Some(out) => replace_file(out, |file| {
+            let io = |source| results::Error::Io { path: out.clone(), source };
+            writeln!(file, "{text}").map_err(io)
+        })?,
         None => println!("{text}"),
     }
     Ok(())

@@ -1,9 +1,11 @@
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use base64::Engine;
 use figures::{BarPanel, Bars, Panel, Series};
 
+use crate::file::replace_file;
 use crate::read::{Problem, Run};
 use crate::summary::{Format, Summary};
 use crate::{Error, io_error};
@@ -53,12 +55,7 @@ pub fn report(
         page.push_str("</ul>");
     }
     page.push_str("</body></html>\n");
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(io_error(path))?;
-    std::fs::write(file.path(), page).map_err(io_error(path))?;
-    file.as_file().sync_all().map_err(io_error(path))?;
-    file.persist(path).map_err(|error| io_error(path)(error.error))?;
-    Ok(())
+    replace_file(path, |file| file.write_all(page.as_bytes()).map_err(io_error(path)))
 }
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}\

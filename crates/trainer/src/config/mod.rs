@@ -209,7 +209,7 @@ impl Config {
         config.data.datasets = vec!["refshapes".into()];
         config.train = TrainConfig {
             regime: Regime::Full,
-            epochs: 4,
+            epochs: 5,
             lr: 1e-3,
             lr_encoders: 1e-3,
             clip_norm: 1.0,
@@ -234,6 +234,7 @@ impl Config {
         };
         config.data.datasets = vec!["refshapes_nta".into()];
         config.train.regime = Regime::Pet;
+        config.train.epochs = 4;
         config
     }
 
