@@ -196,7 +196,10 @@ fn missing_parts_of_the_layout_are_named() {
     let root = tempfile::tempdir().unwrap();
     let open = |name: &str, path: PathBuf| Dataset::open(name, &path).unwrap_err().to_string();
     assert!(open("refcoco", root.path().join("nowhere")).contains("refcoco/refs(unc).p"));
-    assert!(open("refcocoo", root.path().to_path_buf()).contains("known are refshapes, refcoco"));
+    assert!(
+        open("refcocoo", root.path().to_path_buf())
+            .contains("known are refshapes, refshapes_nta, refshapes_pretrain, refcoco")
+    );
     let dataset = sound(root.path());
     let unknown = dataset.split("testZ").unwrap_err().to_string();
     assert!(unknown.contains("testZ") && unknown.contains("train, val"), "{unknown}");
