@@ -117,6 +117,12 @@ impl Plan {
         let mut seen = BTreeSet::new();
         for row in &rows {
             ensure!(
+                !folder_name(&row.name).is_empty(),
+                "plan {}: row `{}` needs a letter or digit",
+                self.name,
+                row.name
+            );
+            ensure!(
                 seen.insert(folder_name(&row.name)),
                 "plan {}: two rows are called `{}`",
                 self.name,
@@ -302,6 +308,6 @@ mod tests {
     fn folders_are_named_plainly() {
         assert_eq!(folder_name("+RCA +CPCL"), "+RCA-+CPCL");
         assert_eq!(folder_name("no rca, loss.cpcl=0.1"), "no-rca-loss.cpcl=0.1");
-        assert_eq!(folder_name("../../etc"), "....etc");
+        assert_eq!(folder_name("../../etc"), "etc");
     }
 }
