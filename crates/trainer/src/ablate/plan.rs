@@ -240,8 +240,10 @@ pub(crate) fn folder_name(name: &str) -> String {
     let mut folder = String::new();
     for letter in name.chars() {
         match letter {
+            // A dot in front would hide the folder, or lead out of it.
+            '.' if folder.is_empty() => {}
             letter if letter.is_ascii_alphanumeric() || matches!(letter, '.' | '=' | '+') => {
-                folder.push(letter)
+                folder.push(letter);
             }
             _ if folder.ends_with('-') || folder.is_empty() => {}
             _ => folder.push('-'),
