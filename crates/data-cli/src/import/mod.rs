@@ -177,7 +177,7 @@ impl<'a> Writer<'a> {
                 found.with_context(|| format!("{}: there is no `{}`", images.display(), picture.name))?;
             return Ok(format!("{LINKED}/{name}"));
         };
-        let hash = fxhash(&bytes);
+        let hash = hash_of(&bytes);
         // Rows of one picture share it, unless their bytes differ after all.
         let candidates = [shared_name(&picture.name), picture.name.clone()];
         for name in candidates {
@@ -213,7 +213,7 @@ impl<'a> Writer<'a> {
 const LINKED: &str = "images";
 const WRITTEN: &str = "pictures";
 
-fn fxhash(bytes: &[u8]) -> u64 {
+fn hash_of(bytes: &[u8]) -> u64 {
     use std::hash::{DefaultHasher, Hasher};
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
