@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::forward::build_quietly;
-use crate::project::{cargo, output_of, root};
+use crate::project::{cargo, output_of, program, root};
 use crate::setup;
 
 pub(crate) fn doctor(args: &[String]) -> Result<()> {
@@ -63,7 +63,7 @@ fn cpu() -> Value {
 /// Whether CUDA can be used, and if not, why. Asks the built program where there is one; otherwise looks for the
 /// pieces that CUDA needs.
 fn cuda() -> Value {
-    let talent = root().join("target/release/talent");
+    let talent = program("talent");
     let asked = output_of(&talent, &["devices"]).and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let devices = asked.as_ref().and_then(|report| report["cuda_devices"].as_i64());
     let available = devices.is_some_and(|n| n > 0);
@@ -89,7 +89,7 @@ fn datasets() -> Value {
     let listed = build_quietly(&mut cargo(), "data-cli", "talent-data").ok().and_then(|()| {
         let data_root = root().join("datasets");
         let args = ["list", "--json", "--data-root", data_root.to_str()?];
-        output_of(&root().join("target/release/talent-data"), &args)
+        output_of(&program("talent-data"), &args)
     });
     let listed = listed.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     listed.unwrap_or_else(|| json!({"problem": "the data program could not be built or run"}))

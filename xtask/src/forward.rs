@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::project::{cargo, root, run_aside};
+use crate::project::{self, cargo, run_aside};
 use crate::setup::setup;
 
 /// Sets up, builds, and becomes `talent COMMAND ARGS`.
@@ -33,7 +33,7 @@ pub(crate) fn to_results_program(args: &[String]) -> Result<()> {
 /// Builds a program; prints cargo's progress only when there is something to compile for the first time.
 pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -> Result<()> {
     build.args(["build", "--release", "--locked", "--package", package]);
-    if root().join("target/release").join(program).is_file() {
+    if project::program(program).is_file() {
         build.arg("--quiet");
     } else {
         eprintln!("building {program} (a few minutes the first time)");
@@ -44,7 +44,7 @@ pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -
 /// - command: goes in front of the arguments unless it is empty
 fn become_program(program: &str, command: &str, args: &[String]) -> Result<()> {
     // Started from the folder the user is in, so that relative paths mean what they say.
-    let path = root().join("target/release").join(program);
+    let path = project::program(program);
     let error =
         Command::new(&path).args(Some(command).filter(|command| !command.is_empty())).args(args).exec();
     bail!("{}: {error}", path.display())
