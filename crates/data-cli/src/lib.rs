@@ -27,7 +27,7 @@ use crate::show::ShowArgs;
 use crate::stats::StatsArgs;
 use crate::verify::VerifyArgs;
 
-pub use table::metrics_table;
+pub use table::{metric_or_dash, metrics_table};
 
 /// Where data sets are looked for unless told otherwise.
 pub const DEFAULT_DATA_ROOT: &str = "datasets";

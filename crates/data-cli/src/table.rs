@@ -39,8 +39,8 @@ pub fn metrics_table(rows: &[(String, SplitReport)]) -> String {
             "{name:width$}  {:>6.2}  {:>6.2}  {:>6}  {:>6}  {:>14}",
             metrics.giou,
             metrics.ciou,
-            optional(metrics.n_acc),
-            optional(metrics.t_acc),
+            metric_or_dash(metrics.n_acc),
+            metric_or_dash(metrics.t_acc),
             metrics.n_without_target
         ));
     }
@@ -54,14 +54,14 @@ fn line(name: &str, width: usize, report: &GroupReport) -> String {
         "{name:width$}  {:>6.2}  {:>6.2}  {p50:>6.2}  {p60:>6.2}  {p70:>6.2}  {p80:>6.2}  {p90:>6.2}  {:>8}  {:>8}  {:>8}  {:>11}",
         segmentation.miou,
         segmentation.oiou,
-        optional(nta.nta_mass),
-        optional(nta.nta_rate),
-        optional(nta.identity_error),
+        metric_or_dash(nta.nta_mass),
+        metric_or_dash(nta.nta_rate),
+        metric_or_dash(nta.identity_error),
         segmentation.n_expressions
     )
 }
 
-/// A dash where a metric is defined for no expression.
-fn optional(value: Option<f64>) -> String {
+/// A metric to two digits, or a dash where it is defined for no expression.
+pub fn metric_or_dash(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
 }

@@ -70,8 +70,12 @@ impl Descriptor {
     /// # Errors
     /// When a key is missing, unknown or of another type.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_named(text, text.lines().next().unwrap_or_default())
+    }
+
+    fn parse_named(text: &str, name: &str) -> Result<Self> {
         toml::from_str(text).map_err(|error: toml::de::Error| Error::Descriptor {
-            name: text.lines().next().unwrap_or_default().to_owned(),
+            name: name.to_owned(),
             what: error.message().to_owned(),
         })
     }
@@ -111,10 +115,7 @@ impl Descriptor {
         let described = data_root.join(format!("{name}.toml"));
         if described.is_file() {
             let text = std::fs::read_to_string(&described).map_err(io_error(&described))?;
-            return toml::from_str(&text).map_err(|error: toml::de::Error| Error::Descriptor {
-                name: described.display().to_string(),
-                what: error.message().to_owned(),
-            });
+            return Self::parse_named(&text, &described.display().to_string());
         }
         if data_root.join(name).join(OWN_FILE).is_file() {
             return Ok(Self::own(name, name, OWN_FILE));

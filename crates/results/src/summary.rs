@@ -286,15 +286,10 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
 fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
     type Sums = BTreeMap<(i64, i64), (f64, usize)>;
     let (mut iou, mut nta_mass): (Sums, Sums) = Default::default();
-    let of_split = |run: &&Run| -> BTreeMap<(i64, i64), Expression> {
-        let chosen = run.expressions.iter().filter(|expression| expression.split == split);
-        let key = |one: &Expression| (one.evaluated.ref_id, one.evaluated.sent_id);
-        chosen.map(|one| (key(one), one.clone())).collect()
-    };
     for run in runs {
         let Some(other) = baseline.iter().find(|other| other.seed == run.seed) else { continue };
-        let base = of_split(other);
-        for (key, ours) in of_split(run) {
+        let base = expressions_of(other, split);
+        for (key, ours) in expressions_of(run, split) {
             let Some(theirs) = base.get(&key) else { continue };
             let (ours, theirs) = (&ours.evaluated.activation, &theirs.evaluated.activation);
             let add = |sums: &mut Sums, value: f64| {
@@ -313,4 +308,10 @@ fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
         paired_bootstrap(&means)
     };
     Difference { iou: interval(iou), nta_mass: interval(nta_mass) }
+}
+
+/// A run's expressions on a split, by ref and sentence.
+fn expressions_of<'a>(run: &'a Run, split: &str) -> BTreeMap<(i64, i64), &'a Expression> {
+    let chosen = run.expressions.iter().filter(|expression| expression.split == split);
+    chosen.map(|one| ((one.evaluated.ref_id, one.evaluated.sent_id), one)).collect()
 }

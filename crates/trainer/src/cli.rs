@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use data_cli::score::{ScoreArgs, reports_json, score};
-use data_cli::{DEFAULT_DATA_ROOT, metrics_table};
+use data_cli::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
 use metrics::SplitReport;
 use serde_json::json;
 
@@ -382,7 +382,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
 fn print_stages(split: &str, stages: &[StageNta]) {
     println!("{split}: what answers to the sentence, share on distractors in percent");
     for StageNta { stage, feature_nta, n_with_distractors, n_undefined } in stages {
-        let share = feature_nta.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+        let share = metric_or_dash(*feature_nta);
         println!(
             "  {stage:20} {share:>6}   ({n_with_distractors} expressions, {n_undefined} without any answer)"
         );

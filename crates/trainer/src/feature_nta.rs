@@ -19,6 +19,7 @@ use tch::{Kind, Tensor};
 use crate::batch::eval_tensors;
 use crate::config::Precision;
 use crate::experiment::Experiment;
+use crate::patches::patch_shares;
 
 /// One place in the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,7 +63,7 @@ pub(crate) fn feature_nta(
             let _guard = precision.autocast(experiment.device)?;
             Ok(answers(experiment, &images, &words))
         })?;
-        let shares: Vec<[Vec<f64>; 2]> = batch.items.par_iter().map(|item| shares(item, side)).collect();
+        let shares: Vec<[Vec<f32>; 2]> = batch.items.par_iter().map(|item| shares(item, side)).collect();
         for (stage, (name, map)) in maps.into_iter().enumerate() {
             let values = Vec::<f32>::try_from(map.to_kind(Kind::Float).contiguous().view([-1]))?;
             if found.len() <= stage {
@@ -101,7 +102,7 @@ fn answers(experiment: &Experiment, images: &Tensor, ids: &Tensor) -> Vec<(Strin
 }
 
 /// The shares of every patch that the target covers, and that any distractor covers.
-fn shares(item: &EvalItem, side: usize) -> [Vec<f64>; 2] {
+fn shares(item: &EvalItem, side: usize) -> [Vec<f32>; 2] {
     let mut distractors = Mask::zeros(item.target.width, item.target.height);
     for mask in item.distractors.iter() {
         distractors.unite(mask);
@@ -110,19 +111,12 @@ fn shares(item: &EvalItem, side: usize) -> [Vec<f64>; 2] {
         *pixel &= 1 - target;
     }
     let size = item.letterbox.size;
-    [&*item.target, &distractors].map(|mask| {
-        let mut shares = vec![0.0; side * side];
-        for (at, level) in item.letterbox.mask(mask).into_iter().enumerate() {
-            let (y, x) = (at / size * side / size, at % size * side / size);
-            shares[y * side + x] += f64::from(level);
-        }
-        shares
-    })
+    [&*item.target, &distractors].map(|mask| patch_shares(&item.letterbox.mask(mask), size, side))
 }
 
-fn ratio(map: &[f32], target: &[f64], distractors: &[f64]) -> Option<f64> {
-    let mass = |shares: &[f64]| -> f64 {
-        map.iter().zip(shares).map(|(&value, share)| f64::from(value) * share).sum()
+fn ratio(map: &[f32], target: &[f32], distractors: &[f32]) -> Option<f64> {
+    let mass = |shares: &[f32]| -> f64 {
+        map.iter().zip(shares).map(|(&value, &share)| f64::from(value) * f64::from(share)).sum()
     };
     let (on_target, on_distractors) = (mass(target), mass(distractors));
     let all = on_target + on_distractors;

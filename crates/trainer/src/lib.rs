@@ -15,6 +15,7 @@ mod feature_nta;
 mod objective;
 mod optim;
 mod params;
+mod patches;
 mod pictures;
 mod precision;
 mod predict;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use data_cli::metrics_table;
 use data_cli::progress::Progress;
+use data_cli::{metric_or_dash, metrics_table};
 use metrics::{Evaluated, GroupReport, SplitReport};
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, Plan, RefAt, sampler, training_batches};
@@ -364,12 +364,12 @@ impl<'a> Run<'a> {
             let GroupReport { segmentation, nta } = &report.all;
             let name = self.experiment.split_name(position, &split);
             eprintln!(
-                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {:.2}",
+                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {}",
                 self.at.step,
                 segmentation.miou,
                 segmentation.oiou,
                 segmentation.pr50,
-                nta.nta_mass.unwrap_or(0.0)
+                metric_or_dash(nta.nta_mass)
             );
             self.record_metrics("eval", &name, &report, started.elapsed())?;
             let mut scalars = vec![

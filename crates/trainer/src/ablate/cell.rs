@@ -154,7 +154,6 @@ impl Cell {
 /// What the finished cells gave so far: means over seeds, a line a row.
 pub(super) fn table(cells: &[Cell]) -> String {
     let mut rows: Vec<&str> = cells.iter().map(|cell| cell.row.as_str()).collect();
-    rows.dedup();
     let mut seen = std::collections::BTreeSet::new();
     rows.retain(|row| seen.insert(*row));
     let mut found: BTreeMap<&str, Vec<(f64, Option<f64>)>> = BTreeMap::new();

@@ -12,8 +12,9 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
 use torch_ext::layers::{Linear, Mode};
 
-use super::{Attributes, Trained, fit, percent};
+use super::{Attributes, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
+use crate::patches::patch_shares;
 
 /// A patch that is neither clearly an object's nor clearly background; no loss is taken there.
 const UNCLEAR: i64 = -100;
@@ -49,7 +50,7 @@ pub(super) fn train(
     let width = encoder_cfg.width;
     let encoder =
         ImageEncoder::new(&(&root / "dinov2"), &encoder_cfg, cfg.model.word_len, cfg.model.text.width);
-    let n_categories = dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1;
+    let n_categories = n_categories(dataset);
     let category_head = Linear::torch_default(&(&root / "category"), width, n_categories);
     let colour_head = Linear::torch_default(&(&root / "colour"), width, Attributes::COLOURS.len() as i64);
     // Blocks without adapters do not look at words.
@@ -90,13 +91,6 @@ pub(super) fn train(
         let features = features(&held_out.images);
         (category_head.forward(&features).argmax(-1, false), colour_head.forward(&features).argmax(-1, false))
     });
-    let accuracy = |found: &Tensor, truth: &Tensor, least: i64| -> Result<f64> {
-        let (found, truth) =
-            (Vec::<i64>::try_from(found.flatten(0, -1))?, Vec::<i64>::try_from(truth.flatten(0, -1))?);
-        let pairs: Vec<(i64, i64)> =
-            found.into_iter().zip(truth).filter(|(_, truth)| *truth >= least).collect();
-        Ok(percent(pairs.iter().filter(|(found, truth)| found == truth).count(), pairs.len()))
-    };
     let held_out = json!({
         "patch_category": accuracy(&categories, &held_out.categories, 0)?,
         "object_patch_category": accuracy(&categories, &held_out.categories, 1)?,
@@ -127,7 +121,7 @@ impl Scenes {
                 for &ann_id in dataset.annotations_in_image(id) {
                     let mask = letterbox.mask(&dataset.mask(ann_id)?);
                     let category = dataset.instances.annotations[&ann_id].category_id;
-                    objects.push((patch_shares(&mask, size, patch), category, attributes.of(ann_id)?.colour));
+                    objects.push((patch_shares(&mask, size, side), category, attributes.of(ann_id)?.colour));
                 }
                 let labels = (0..side * side).map(|at| label(&objects, at));
                 let (categories, colours) = labels.unzip();
@@ -149,19 +143,6 @@ impl Scenes {
             colours: grid(&colours),
         })
     }
-}
-
-/// The share of every patch that a mask (levels 0 to 255) covers.
-fn patch_shares(mask: &[u8], size: usize, patch: usize) -> Vec<f32> {
-    let side = size / patch;
-    let mut shares = vec![0.0; side * side];
-    for (y, row) in mask.chunks_exact(size).enumerate() {
-        for (x, &level) in row.iter().enumerate() {
-            shares[y / patch * side + x / patch] += f32::from(level);
-        }
-    }
-    let full = 255.0 * (patch * patch) as f32;
-    shares.into_iter().map(|share| share / full).collect()
 }
 
 /// Category and colour of a patch.

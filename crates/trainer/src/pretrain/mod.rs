@@ -126,6 +126,7 @@ fn fit(
     let schedule =
         TrainConfig { schedule: Schedule::Cosine, warmup_steps: n_steps / 20, ..Config::tiny().train };
     let mut progress = Progress::new(label, n_steps, 0);
+    let mut message = String::new();
     for step in 0..n_steps {
         let value = loss(step);
         adam.zero_grad();
@@ -135,18 +136,25 @@ fn fit(
         if step % 20 == 0 || step + 1 == n_steps {
             let value = f64::try_from(&value)?;
             ensure!(value.is_finite(), "{label}: the loss is {value} at step {step}");
-            progress.advance(
-                if step + 1 == n_steps { n_steps - step / 20 * 20 } else { 20.min(n_steps - step) },
-                &format!("loss {value:.3}"),
-            );
+            message = format!("loss {value:.3}");
         }
+        progress.advance(1, &message);
     }
     Ok(())
 }
 
-/// The share of predictions that are right, in percent, to a tenth.
-fn percent(right: usize, n: usize) -> f64 {
-    (1000.0 * right as f64 / n.max(1) as f64).round() / 10.0
+/// Classes of a head that tells categories by their number.
+fn n_categories(dataset: &Dataset) -> i64 {
+    dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1
+}
+
+/// The share of predicted classes that are right, in percent, to a tenth; true classes below `least` do not count.
+fn accuracy(found: &Tensor, truth: &Tensor, least: i64) -> Result<f64> {
+    let values = |classes: &Tensor| Vec::<i64>::try_from(classes.flatten(0, -1));
+    let pairs: Vec<(i64, i64)> =
+        values(found)?.into_iter().zip(values(truth)?).filter(|(_, truth)| *truth >= least).collect();
+    let right = pairs.iter().filter(|(found, truth)| found == truth).count();
+    Ok((1000.0 * right as f64 / pairs.len().max(1) as f64).round() / 10.0)
 }
 
 /// What RefShapes' annotations say of each object besides its category.

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
 use torch_ext::layers::{Linear, Mode};
 
-use super::{Attributes, Trained, fit, percent};
+use super::{Attributes, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
 
 /// An attribute that the sentence does not mention; no loss is taken on it.
@@ -39,9 +39,8 @@ pub(super) fn train(
     let root = store.root();
     let encoder_cfg = TextEncoderConfig { adapters: false, ..cfg.model.text.clone() };
     let encoder = TextEncoder::new(&(&root / "txt_backbone"), &encoder_cfg);
-    let n_categories = dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1;
     let sizes = [
-        n_categories,
+        n_categories(dataset),
         Attributes::COLOURS.len() as i64,
         Attributes::TEXTURES.len() as i64,
         Attributes::SIZES.len() as i64,
@@ -81,12 +80,8 @@ pub(super) fn train(
     let state = tch::no_grad(|| encoder.forward(&held_out.ids, Mode::Eval).state);
     let mut accuracies = serde_json::Map::new();
     for ((name, head), classes) in names.iter().zip(&heads).zip(&held_out.classes) {
-        let found = Vec::<i64>::try_from(tch::no_grad(|| head.forward(&state).argmax(-1, false)))?;
-        let truth = Vec::<i64>::try_from(classes)?;
-        let pairs: Vec<(i64, i64)> =
-            found.into_iter().zip(truth).filter(|(_, truth)| *truth != UNSAID).collect();
-        let right = pairs.iter().filter(|(found, truth)| found == truth).count();
-        accuracies.insert((*name).to_owned(), json!(percent(right, pairs.len())));
+        let found = tch::no_grad(|| head.forward(&state).argmax(-1, false));
+        accuracies.insert((*name).to_owned(), json!(accuracy(&found, classes, 0)?));
     }
     Ok(Trained { store, held_out: accuracies.into() })
 }
