@@ -77,7 +77,11 @@ pub(crate) fn terms(out: &TalentOutput, mask: &Tensor, valid: &Tensor) -> Result
         named.push((name, level.loss.shallow_clone()));
     }
     let named = named.into_iter().map(|(name, term)| (name, term.detach())).collect();
-    Ok(Terms { total, named, partners: levels.into_iter().map(|level| level.partners).collect() })
+    Ok(Terms {
+        total,
+        named,
+        partners: levels.into_iter().map(|level| level.partners.squeeze_dim(2)).collect(),
+    })
 }
 
 impl Training {
@@ -194,7 +198,17 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
     let step = step.with_context(|| format!("{n_steps} steps, but train_forward records fewer"))?;
     for (name, found) in &step.state {
         let Some(gradient) = gradients.get(name) else {
-            case.compare(name, found, INTERMEDIATE)?;
+            // A bias in front of the normalisation has no true gradient, so Adam may move it either way by the whole
+            // rate a step, and the mean it shifts enters the running one by a tenth.
+            let drift: f64 = (0..n_steps as i32)
+                .map(|t| 0.1 * 0.9_f64.powf(n_steps - 1.0 - f64::from(t)) * 2.0 * lr * f64::from(t))
+                .sum();
+            let tolerance = if name.ends_with("running_mean") && drift > 0.0 {
+                Tolerance::Absolute(2e-5 + drift)
+            } else {
+                INTERMEDIATE
+            };
+            case.compare(name, found, tolerance)?;
             continue;
         };
         // Adam divides by the gradient's size, so where that is noise the step's direction is noise too: those

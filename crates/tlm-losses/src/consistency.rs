@@ -1,6 +1,8 @@
-use tch::{IndexOp, Kind, Tensor};
+use tch::Tensor;
 
-use crate::{unit, wide};
+use crate::affinity::mean_gap;
+use crate::partners::{above_threshold, strongest};
+use crate::{full_precision, wide};
 
 /// Text affinity above which a pair of positions counts as consistent.
 pub const AFFINITY_THRESHOLD: f64 = 0.7;
@@ -8,124 +10,131 @@ pub const AFFINITY_THRESHOLD: f64 = 0.7;
 /// The consistency loss of one level and what it selected.
 #[derive(Debug)]
 pub struct ConsistencyLoss {
-    /// The loss, a scalar; exactly 0 without gradient when no position has a partner.
+    /// The loss, a scalar; exactly 0 with a zero gradient, or none, when no position has a partner.
     pub loss: Tensor,
-    /// int64 `[batch, N]`: the partner of each position, -1 where there is none.
+    /// int64 `[batch, N, k]`: the partners of each position, -1 where there is none; k is 1 unless
+    /// [`Consistency::top_k`] is set.
     pub partners: Tensor,
 }
 
-/// Contextual pairwise consistency learning, CPCL, of one level (specification, section 8).
-///
-/// ```text
-/// A_ij = softmax_j cos(f_i, f_j)              visual affinity
-/// R_ij = softmax_j (s_i s_j), s_i = f_i . t   text affinity
-/// M_ij = 1 if R_ij > 0.7, otherwise 0         no gradient
-/// L    = mean over b, i of || A_i. * M_i. - M_i. ||
-/// ```
-///
-/// Computed in its closed form: a row of R sums to 1, so at most one entry exceeds 0.7 (quirk Q8). For s_i > 0 it
-/// can only be the position of the largest s, for s_i < 0 that of the smallest, and it does when
-/// `sum_j exp(s_i s_j - s_i s_j*) < 1 / 0.7`. With that partner j* the row contributes `1 - A_ij*`, all other rows
-/// contribute 0.
-///
-/// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
-/// - sentence: `[batch, C]`; gets no gradient
+/// Contextual pairwise consistency learning, CPCL (specification, section 8), with the parts that a study may vary. The
+/// default is the published loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Consistency {
+    /// Text affinity above which a pair counts, at least 0.5: then each position has at most one partner.
+    pub threshold: f64,
+    /// Divisor of the cosines. At the published 1 an affinity is at most e / (e + N - 1), the loss is nearly the share of
+    /// positions with a partner, and its gradient nearly nil (quirk Q9).
+    pub temperature: f64,
+    /// In place of the threshold: the k partners of the largest text affinity for every position.
+    pub top_k: Option<i64>,
+}
+
+impl Default for Consistency {
+    fn default() -> Self {
+        Self { threshold: AFFINITY_THRESHOLD, temperature: 1.0, top_k: None }
+    }
+}
+
+impl Consistency {
+    /// The loss of one level.
+    ///
+    /// ```text
+    /// A_ij = softmax_j (cos(f_i, f_j) / temperature)   visual affinity
+    /// R_ij = softmax_j (s_i s_j), s_i = f_i . t        text affinity
+    /// M_ij = 1 if R_ij > threshold, otherwise 0        no gradient
+    /// L    = mean over b, i of || A_i. * M_i. - M_i. ||
+    /// ```
+    ///
+    /// Computed without N x N matrices of text affinities, and with visual affinities only of the positions that have a
+    /// partner, one sample at a time. All of it is exact.
+    ///
+    /// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
+    /// - sentence: `[batch, C]`; gets no gradient
+    pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
+        let _guard = full_precision(features.device());
+        let features = features.flatten(2, 3); // b c n
+        let partners = tch::no_grad(|| {
+            let responses = wide(sentence).unsqueeze(1).bmm(&wide(&features)).squeeze_dim(1); // b n
+            match self.top_k {
+                Some(k) => strongest(&responses, k),
+                None => above_threshold(&responses, self.threshold),
+            }
+        });
+        let loss = mean_gap(&features, &partners, self.temperature);
+        ConsistencyLoss { loss, partners }
+    }
+}
+
+/// The published consistency loss of one level; see [`Consistency::loss`].
 pub fn consistency_loss(features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
-    let features = wide(features).flatten(2, 3); // b c n
-    let (b, n) = (features.size()[0], features.size()[2]);
-    let partners = tch::no_grad(|| text_partners(&features, &wide(sentence)));
-    // A position without features has no direction. Its derivative through the clamped norm is 1e12 times the
-    // incoming one, which overflows in half precision behind this loss; it is 0 here.
-    let alive = features.abs().amax([1].as_slice(), true).gt(0.0);
-    let features = features.where_self(&alive, &features.detach());
-    let directions = unit(&features, 1).transpose(1, 2); // b n c
-    let terms =
-        if n <= DENSE_POSITIONS { dense(&directions, &partners) } else { by_sample(&directions, &partners) };
-    let loss = match terms {
-        Some(sum) => sum / (b * n) as f64,
-        None => Tensor::zeros([], (features.kind(), features.device())),
-    };
-    ConsistencyLoss { loss, partners }
-}
-
-/// Up to so many positions one product over the whole batch is cheaper than many over its samples.
-const DENSE_POSITIONS: i64 = 256;
-
-/// Sum over all rows with a partner of `1 - A_ij*`; `None` if no row has one.
-///
-/// - directions: unit vectors, `[batch, N, C]`; partners: `[batch, N]`, -1 where there is none
-fn dense(directions: &Tensor, partners: &Tensor) -> Option<Tensor> {
-    let rows = partners.ge(0);
-    if i64::try_from(rows.any()).unwrap_or(0) == 0 {
-        return None;
-    }
-    let cosines = directions.bmm(&directions.transpose(1, 2));
-    let affinity =
-        cosines.softmax(-1, None).gather(2, &partners.clamp_min(0).unsqueeze(2), false).squeeze_dim(2);
-    Some(((1.0_f64 - affinity) * rows.to_kind(directions.kind())).sum(None))
-}
-
-/// The same, touching only the rows that have a partner.
-fn by_sample(directions: &Tensor, partners: &Tensor) -> Option<Tensor> {
-    let mut terms = Vec::new();
-    for sample in 0..directions.size()[0] {
-        let chosen = partners.i(sample).ge(0).nonzero().squeeze_dim(1);
-        if chosen.size()[0] == 0 {
-            continue;
-        }
-        let own = directions.i(sample);
-        let cosines = own.index_select(0, &chosen).matmul(&own.transpose(0, 1)); // rows, n
-        let partner = partners.i(sample).index_select(0, &chosen).unsqueeze(1);
-        let affinity = cosines.softmax(-1, None).gather(1, &partner, false);
-        terms.push((1.0_f64 - affinity).sum(None));
-    }
-    (!terms.is_empty()).then(|| Tensor::stack(&terms, 0).sum(None))
-}
-
-/// - features: `[batch, C, N]`; sentence: `[batch, C]`; result int64 `[batch, N]`, -1 for no partner
-fn text_partners(features: &Tensor, sentence: &Tensor) -> Tensor {
-    let response = sentence.unsqueeze(1).bmm(features).squeeze_dim(1); // b n
-    let (largest, at_largest) = response.max_dim(1, true);
-    let (smallest, at_smallest) = response.min_dim(1, true);
-    let upwards = response.ge(0.0);
-    let extreme = largest.where_self(&upwards, &smallest);
-    let candidate = at_largest.where_self(&upwards, &at_smallest);
-    // exponent[b, i, j] = s_i (s_j - s_j*), never positive
-    let exponent = response.unsqueeze(2) * (response.unsqueeze(1) - extreme.unsqueeze(2));
-    let mass = exponent.exp().sum_dim_intlist([2].as_slice(), false, None);
-    let none = Tensor::full_like(&candidate, -1).to_kind(Kind::Int64);
-    candidate.where_self(&mass.reciprocal().gt(AFFINITY_THRESHOLD), &none)
+    Consistency::default().loss(features, sentence)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use crate::unit;
+    use tch::{Device, Kind};
+    use torch_ext::Autocast;
 
-    /// The definition as it stands, with its N x N matrices.
-    fn by_definition(features: &Tensor, sentence: &Tensor) -> f64 {
+    /// The definition as it stands, with its N x N matrices, differentiable by autograd.
+    fn by_definition(features: &Tensor, sentence: &Tensor, how: &Consistency) -> Tensor {
         let f = features.flatten(2, 3);
         let directions = unit(&f, 1);
-        let visual = directions.transpose(1, 2).bmm(&directions).softmax(-1, None);
-        let response = sentence.unsqueeze(1).bmm(&f);
-        let text = response.transpose(1, 2).bmm(&response).softmax(-1, None);
-        let mask = text.gt(AFFINITY_THRESHOLD).to_kind(Kind::Double);
-        let rows = (visual * &mask - mask).norm_scalaropt_dim(2.0, [2].as_slice(), false);
-        f64::try_from(rows.mean(None)).unwrap()
+        let visual = (directions.transpose(1, 2).bmm(&directions) / how.temperature).softmax(-1, None);
+        let mask = tch::no_grad(|| {
+            let response = sentence.unsqueeze(1).bmm(&f);
+            let products = response.transpose(1, 2).bmm(&response);
+            match how.top_k {
+                None => products.softmax(-1, None).gt(how.threshold).to_kind(Kind::Double),
+                Some(k) => {
+                    let chosen = products.topk(k, -1, true, true).1;
+                    let some = response.transpose(1, 2).ne(0.0).to_kind(Kind::Double);
+                    products.zeros_like().scatter_value(-1, &chosen, 1.0) * some
+                }
+            }
+        });
+        // The root has no derivative at 0.
+        let squares = (visual * &mask - mask).square().sum_dim_intlist([2].as_slice(), false, None);
+        let some = squares.gt(0.0);
+        let roots = squares.where_self(&some, &squares.ones_like()).sqrt();
+        roots.where_self(&some, &roots.zeros_like()).mean(None)
+    }
+
+    fn value_and_gradient(features: &Tensor, loss: impl Fn(&Tensor) -> Tensor) -> (f64, Tensor) {
+        let leaf = features.detach().copy().set_requires_grad(true);
+        let loss = loss(&leaf);
+        (&loss * 3.0).backward();
+        (f64::try_from(loss).unwrap(), leaf.grad() / 3.0)
     }
 
     #[test]
-    fn the_closed_form_equals_the_definition() {
+    fn value_and_gradient_equal_the_definition() {
         tch::manual_seed(1);
-        let features = (Tensor::randn([2, 4, 3, 5], (Kind::Double, Device::Cpu)) * 2.0).relu();
-        for scale in [0.1, 1.0, 10.0] {
-            let sentence = Tensor::randn([2, 4], (Kind::Double, Device::Cpu)) * scale;
-            let out = consistency_loss(&features, &sentence);
-            let expected = by_definition(&features, &sentence);
-            assert!((f64::try_from(out.loss).unwrap() - expected).abs() < 1e-14);
-            let directions = unit(&features.flatten(2, 3), 1).transpose(1, 2);
-            let sum = by_sample(&directions, &out.partners).map_or(0.0, |sum| f64::try_from(sum).unwrap());
-            assert!((sum / 30.0 - expected).abs() < 1e-14);
+        let ways = [
+            Consistency::default(),
+            Consistency { threshold: 0.9, ..Default::default() },
+            Consistency { temperature: 0.05, ..Default::default() },
+            Consistency { temperature: 0.2, top_k: Some(3), ..Default::default() },
+        ];
+        // Small batches go through in one, large ones by sample with few or nearly all rows.
+        for (size, scales) in [([2, 4, 3, 5], vec![0.1, 1.0, 10.0]), ([2, 8, 24, 24], vec![0.6, 1.0, 30.0])] {
+            let features = (Tensor::randn(size, (Kind::Double, Device::Cpu)) * 2.0).relu();
+            for scale in scales {
+                let sentence = Tensor::randn([2, size[1]], (Kind::Double, Device::Cpu)) * scale;
+                for how in &ways {
+                    let ours = value_and_gradient(&features, |f| how.loss(f, &sentence).loss);
+                    let theirs = value_and_gradient(&features, |f| by_definition(f, &sentence, how));
+                    assert!((ours.0 - theirs.0).abs() < 1e-13, "{how:?}: {} {}", ours.0, theirs.0);
+                    // Where there are no features, the definition's derivative is 1e12 times the incoming one.
+                    let dead = features.amax([1].as_slice(), true).eq(0.0);
+                    let expected = theirs.1.masked_fill(&dead, 0.0);
+                    let largest = f64::try_from(expected.abs().max()).unwrap();
+                    let difference = f64::try_from((&ours.1 - expected).abs().max()).unwrap();
+                    assert!(difference <= 1e-12 * largest.max(1e-3), "{how:?}: {difference} of {largest}");
+                }
+            }
         }
     }
 
@@ -148,5 +157,26 @@ mod tests {
         out.loss.backward();
         let gradient = Vec::<f32>::try_from(features.grad().view([-1])).unwrap();
         assert!(gradient.iter().all(|value| value.is_finite()), "{gradient:?}");
+    }
+
+    #[test]
+    fn autocast_changes_nothing() {
+        tch::manual_seed(3);
+        let features = Tensor::rand([1, 8, 6, 6], (Kind::Float, Device::Cpu));
+        let sentence = Tensor::rand([1, 8], (Kind::Float, Device::Cpu)) * 9.0;
+        let loss = || f64::try_from(consistency_loss(&features, &sentence).loss).unwrap();
+        let outside = loss();
+        let _guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+        assert_eq!(loss(), outside);
+    }
+
+    #[test]
+    fn half_precision_features_get_half_precision_gradients() {
+        tch::manual_seed(2);
+        let features = Tensor::rand([1, 4, 3, 3], (Kind::BFloat16, Device::Cpu)).set_requires_grad(true);
+        let out = consistency_loss(&features, &Tensor::full([1, 4], 9.0, (Kind::BFloat16, Device::Cpu)));
+        assert_eq!(out.loss.kind(), Kind::Float);
+        out.loss.backward();
+        assert_eq!(features.grad().kind(), Kind::BFloat16);
     }
 }

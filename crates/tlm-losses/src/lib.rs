@@ -7,19 +7,28 @@
 //! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). All are computed in float32 or
 //! float64, also under autocast, because the consistency loss's affinities overflow in float16 (quirk Q16).
 
+mod affinity;
 mod consistency;
 mod contrastive;
+mod partners;
 mod segmentation;
 
-pub use consistency::{AFFINITY_THRESHOLD, ConsistencyLoss, consistency_loss};
+pub use consistency::{AFFINITY_THRESHOLD, Consistency, ConsistencyLoss, consistency_loss};
 pub use contrastive::{TCCL_DIVISOR, contrastive_loss};
 pub use segmentation::{SegmentationLoss, segmentation_loss};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+use torch_ext::Autocast;
 
 /// Unit vectors along an axis, the norm clamped at 1e-12.
 fn unit(xs: &Tensor, axis: i64) -> Tensor {
     xs / xs.norm_scalaropt_dim(2.0, [axis].as_slice(), true).clamp_min(1e-12)
+}
+
+/// Keeps matrix products in the precision of their inputs while the result lives.
+fn full_precision(device: Device) -> Option<Autocast> {
+    // It fails only on devices without autocast, where there is nothing to switch off.
+    Autocast::enable(device, Kind::Float).ok()
 }
 
 /// At least float32.

@@ -1,6 +1,6 @@
-use tch::{Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
-use crate::wide;
+use crate::{full_precision, wide};
 
 /// Keeps the IoU of two empty masks at 1.
 const EPS: f64 = 1e-6;
@@ -28,24 +28,50 @@ impl SegmentationLoss {
 /// IoU_b = (sum p m + eps) / (sum p + sum m - sum p m + eps),   p = sigmoid(logits), eps = 1e-6
 /// ```
 ///
-/// - logits: `[batch, 1, h, w]`; enlarged to the target's size by the nearest rule if it differs
+/// The official code enlarges the logits to the target's size by the nearest rule first. A logit then stands for a block of
+/// pixels, so the same sums are taken over logits, with each block's pixels counted and its target summed beforehand.
+///
+/// - logits: `[batch, 1, h, w]`, of the target's size or any other
 /// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
 ///   precision (at least float32), as in the official code, whatever that of the logits.
 pub fn segmentation_loss(logits: &Tensor, target: &Tensor) -> SegmentationLoss {
+    let _guard = full_precision(logits.device());
     let (logits, target) = (wide(logits), wide(target));
     let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
     let area = per_sample(&target);
-    let target = target.to_kind(logits.kind());
-    let size = &target.size()[2..];
-    let logits =
-        if &logits.size()[2..] == size { logits } else { logits.upsample_nearest2d(size, None, None) };
+    let n_pixels = target.numel() as f64;
+    let (held, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
+    // BCE is linear in the target: over a block of n pixels it is n times that of the block's mean.
+    let mean = &held / pixels.clamp_min(1.0);
     let cross_entropy =
-        logits.binary_cross_entropy_with_logits(&target, None::<&Tensor>, None::<&Tensor>, Reduction::Mean);
+        logits.binary_cross_entropy_with_logits(&mean, Some(&pixels), None::<&Tensor>, Reduction::Sum)
+            / n_pixels;
     let probabilities = logits.sigmoid();
-    let both = per_sample(&(&probabilities * &target));
-    let either = per_sample(&probabilities) + area - &both;
+    let both = per_sample(&(&probabilities * &held));
+    let either = per_sample(&(&probabilities * &pixels)) + area - &both;
     let iou = (both + EPS) / (either + EPS);
     SegmentationLoss { cross_entropy, soft_iou: (1.0_f64 - iou).mean(None) }
+}
+
+/// The target summed over the block of every logit, `[batch, 1, h, w]`, and the block's pixels, `[h, w]`.
+///
+/// Pixel i belongs to logit `floor(i * logits / pixels)` along each axis.
+fn blocks(target: &Tensor, logits: &[i64]) -> (Tensor, Tensor) {
+    let (kind, device) = (target.kind(), target.device());
+    let members = |n_pixels: i64, n_logits: i64| {
+        let owner = (Tensor::arange(n_pixels, (Kind::Int64, device)) * n_logits)
+            .divide_scalar_mode(n_pixels, "floor");
+        owner.one_hot(n_logits).to_kind(kind) // pixels, logits
+    };
+    let (size, [rows, columns]) = (target.size(), [logits[2], logits[3]]);
+    let (height, width) = (size[2], size[3]);
+    if (height, width) == (rows, columns) {
+        return (target.shallow_clone(), Tensor::ones([rows, columns], (kind, device)));
+    }
+    let (by_row, by_column) = (members(height, rows), members(width, columns));
+    let held = by_row.transpose(0, 1).matmul(target).matmul(&by_column);
+    let count = |members: &Tensor| members.sum_dim_intlist([0].as_slice(), false, None);
+    (held, count(&by_row).outer(&count(&by_column)))
 }
 
 #[cfg(test)]
@@ -68,6 +94,31 @@ mod tests {
         let target = Tensor::from_slice(&[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]).view([1, 1, 1, 7]);
         // Sources floor(i * 2 / 7) = 0 0 0 0 1 1 1.
         assert!(f64::try_from(segmentation_loss(&logits, &target).total()).unwrap() < 1e-6);
+    }
+
+    #[test]
+    fn blocks_equal_enlarged_logits() {
+        tch::manual_seed(0);
+        let place = (Kind::Double, tch::Device::Cpu);
+        for (from, to) in [([4, 6], [14, 9]), ([5, 5], [3, 4]), ([4, 4], [4, 9])] {
+            let leaf = || {
+                tch::manual_seed(1);
+                (Tensor::randn([2, 1, from[0], from[1]], place) * 4.0).set_requires_grad(true)
+            };
+            let target = Tensor::rand([2, 1, to[0], to[1]], place);
+            let (small, large) = (leaf(), leaf());
+            let ours = segmentation_loss(&small, &target);
+            let enlarged = large.upsample_nearest2d(to, None, None);
+            let theirs = segmentation_loss(&enlarged, &target);
+            let none = None::<&Tensor>;
+            let by_torch = enlarged.binary_cross_entropy_with_logits(&target, none, none, Reduction::Mean);
+            let close = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap() < 1e-12;
+            assert!(close(&theirs.cross_entropy, &by_torch));
+            assert!(close(&ours.cross_entropy, &by_torch) && close(&ours.soft_iou, &theirs.soft_iou));
+            ours.total().backward();
+            theirs.total().backward();
+            assert!(close(&small.grad(), &large.grad()));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use talent::TalentOutput;
 use tch::Tensor;
-use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
+use tlm_losses::{contrastive_loss, segmentation_loss};
 
 use crate::batch::TrainTensors;
 use crate::config::LossConfig;
@@ -22,7 +22,8 @@ pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossC
     }
     if cfg.cpcl > 0.0 {
         let neck = &output.neck;
-        let levels = neck.fused.iter().map(|fused| consistency_loss(fused, &neck.sentence).loss);
+        let consistency = cfg.consistency();
+        let levels = neck.fused.iter().map(|fused| consistency.loss(fused, &neck.sentence).loss);
         terms.push(("cpcl", cfg.cpcl, levels.sum::<Tensor>() / neck.fused.len() as f64));
     }
     if let (true, Some([positive, negative])) = (cfg.tccl > 0.0, &output.contrast) {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub occlusion: f64,
     /// Objects of a scene's main category, at least, outside of `testB`.
     pub same_category: usize,
+    /// Objects of a scene's main category, at most, if there are so many objects; in `testB` at least three anyway.
+    pub same_category_at_most: usize,
     /// Strokes and specks in the background.
     pub clutter: usize,
     /// Factor on the objects' areas.
@@ -57,6 +59,7 @@ impl Default for Settings {
             max_colours: 6,
             occlusion: 0.2,
             same_category: 2,
+            same_category_at_most: 3,
             clutter: 12,
             object_scale: 1.0,
         }
@@ -67,7 +70,7 @@ impl Settings {
     /// The settings of a generated data set, by its name; none for any other data set.
     ///
     /// - `refshapes`: the default
-    /// - `refshapes_nta`: for the study of non-target activation: at least three objects of the main category in every
+    /// - `refshapes_nta`: for the study of non-target activation: three to five objects of the main category in every
     ///   scene, in few colours, so that places and relations must decide
     /// - `refshapes_pretrain`: scenes that encoders are pretrained on. Another seed draws every scene, so it shares none
     ///   with the others
@@ -85,6 +88,7 @@ impl Settings {
                 min_objects: 4,
                 max_colours: 4,
                 same_category: 3,
+                same_category_at_most: 5,
                 ..large
             }),
             "refshapes_pretrain" => Some(Self {
@@ -108,6 +112,10 @@ impl Settings {
         check(
             (1..=self.min_objects).contains(&self.same_category),
             "same_category must be at least 1 and at most min_objects",
+        )?;
+        check(
+            self.same_category_at_most >= self.same_category,
+            "same_category_at_most must not be below same_category",
         )?;
         check((1..=8).contains(&self.max_colours), "max_colours must be 1 to 8")?;
         check((0.0..=0.5).contains(&self.occlusion), "occlusion must be 0 to 0.5")?;

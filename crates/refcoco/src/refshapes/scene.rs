@@ -89,11 +89,11 @@ pub(super) struct Scene {
 const SIZES: [(usize, usize); 7] =
     [(160, 120), (120, 160), (144, 144), (176, 112), (112, 168), (160, 144), (192, 128)];
 
-/// How many objects to place, and how many of the main category at least.
+/// How many objects to place, and how many of the main category: least and most.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crowding {
     pub(super) objects: (usize, usize),
-    pub(super) same_category: usize,
+    pub(super) same_category: (usize, usize),
 }
 
 impl Scene {
@@ -196,10 +196,10 @@ impl Scene {
 }
 
 /// The shapes of a scene: one category several times, often a second one twice, the rest at random.
-fn categories(rng: &mut ChaCha8Rng, n: usize, at_least: usize) -> Vec<Shape> {
+fn categories(rng: &mut ChaCha8Rng, n: usize, (at_least, at_most): (usize, usize)) -> Vec<Shape> {
     let mut order: Vec<Shape> = Shape::ALL.to_vec();
     order.shuffle(rng);
-    let n_main = rng.random_range(at_least.min(n)..=n.min(3).max(at_least.min(n)));
+    let n_main = rng.random_range(at_least.min(n)..=at_most.min(n));
     let mut shapes = vec![order[0]; n_main];
     if n - n_main >= 2 && rng.random_bool(0.4) {
         shapes.extend([order[1]; 2]);

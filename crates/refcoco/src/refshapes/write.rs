@@ -124,11 +124,11 @@ fn draw(settings: &Settings, split: &'static str, index: usize) -> Result<Drawn>
     let mut rng = stream(settings.seed, [2, index as u64, 0]);
     let crowding = if split == "testB" {
         let n = settings.max_objects;
-        Crowding { objects: (n, n), same_category: 3 }
+        Crowding { objects: (n, n), same_category: (3, settings.same_category_at_most.max(3)) }
     } else {
         Crowding {
             objects: (settings.min_objects, settings.max_objects),
-            same_category: settings.same_category,
+            same_category: (settings.same_category, settings.same_category_at_most),
         }
     };
     loop {

@@ -7,8 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Plans that are shipped, by name.
-const SHIPPED: [(&str, &str); 2] =
-    [("paper", include_str!("../../plans/paper.toml")), ("quick", include_str!("../../plans/quick.toml"))];
+const SHIPPED: [(&str, &str); 3] = [
+    ("paper", include_str!("../../plans/paper.toml")),
+    ("quick", include_str!("../../plans/quick.toml")),
+    ("beyond", include_str!("../../plans/beyond.toml")),
+];
 
 /// A plan as it stands in a TOML file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -6,6 +6,7 @@ pub use load::{Source, differences, load};
 
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
+use tlm_losses::Consistency;
 
 /// A complete configuration. See `configs/` for the shipped ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,6 +174,34 @@ pub struct LossConfig {
     pub tccl: f64,
     /// Divisor inside the contrastive loss (quirk Q10 of the specification).
     pub tccl_divisor: f64,
+    /// Text affinity above which two positions count as consistent.
+    #[serde(default = "default_threshold")]
+    pub cpcl_threshold: f64,
+    /// Divisor of the cosines in the consistency loss; below the published 1 its gradient grows (quirk Q9).
+    #[serde(default = "default_temperature")]
+    pub cpcl_temperature: f64,
+    /// Partners of every position in the consistency loss, in place of the threshold; 0 for the threshold.
+    #[serde(default)]
+    pub cpcl_top_k: i64,
+}
+
+fn default_threshold() -> f64 {
+    Consistency::default().threshold
+}
+
+fn default_temperature() -> f64 {
+    Consistency::default().temperature
+}
+
+impl LossConfig {
+    /// The consistency loss it asks for.
+    pub fn consistency(&self) -> Consistency {
+        Consistency {
+            threshold: self.cpcl_threshold,
+            temperature: self.cpcl_temperature,
+            top_k: (self.cpcl_top_k > 0).then_some(self.cpcl_top_k),
+        }
+    }
 }
 
 /// Evaluation.
@@ -266,7 +295,15 @@ impl Config {
                 gamma: 0.1,
                 warmup_steps: 0,
             },
-            loss: LossConfig { seg: 1.0, cpcl: 0.1, tccl: 0.1, tccl_divisor: tlm_losses::TCCL_DIVISOR },
+            loss: LossConfig {
+                seg: 1.0,
+                cpcl: 0.1,
+                tccl: 0.1,
+                tccl_divisor: tlm_losses::TCCL_DIVISOR,
+                cpcl_threshold: default_threshold(),
+                cpcl_temperature: default_temperature(),
+                cpcl_top_k: 0,
+            },
             eval: EvalConfig {
                 threshold: 0.35,
                 batch_size: 64,
@@ -317,6 +354,12 @@ impl Config {
         ensure!(self.eval.every_epochs > 0, "eval.every_epochs must be positive");
         ensure!((0.0..1.0).contains(&self.eval.threshold), "eval.threshold must be at least 0 and below 1");
         ensure!(self.loss.tccl_divisor > 0.0, "loss.tccl_divisor must be positive");
+        ensure!(
+            (0.5..1.0).contains(&self.loss.cpcl_threshold),
+            "loss.cpcl_threshold must be at least 0.5 and below 1; for more than one partner a position, see cpcl_top_k"
+        );
+        ensure!(self.loss.cpcl_temperature > 0.0, "loss.cpcl_temperature must be positive");
+        ensure!(self.loss.cpcl_top_k >= 0, "loss.cpcl_top_k must not be negative");
         let weights = [self.loss.seg, self.loss.cpcl, self.loss.tccl];
         ensure!(weights.iter().all(|weight| *weight >= 0.0), "loss weights must not be negative");
         ensure!(weights.iter().any(|weight| *weight > 0.0), "at least one loss weight must be positive");

@@ -1,0 +1,91 @@
+use tch::{Kind, Tensor};
+
+/// Partners of each position by the published rule: the position j with `R_ij > threshold`, where
+/// `R_i. = softmax_j (s_i s_j)`. A row of R sums to 1, so from a threshold of 0.5 on there is at most one (quirk Q8).
+///
+/// For s_i >= 0 it can only be the position of the largest s, for s_i < 0 that of the smallest, and it is one when
+/// `sum_j exp(s_i s_j - s_i s_j*) < 1 / threshold`. That sum falls as |s_i| grows, so the rows that pass are those
+/// beyond a cut, and a binary search over the sorted responses finds it: O(N log N) where the matrix has N^2 entries.
+///
+/// - responses: s, `[batch, N]`; result int64 `[batch, N, 1]`, -1 for no partner
+pub(crate) fn above_threshold(responses: &Tensor, threshold: f64) -> Tensor {
+    let b = responses.size()[0];
+    let cut = cuts(&Tensor::cat(&[responses, &-responses], 0), threshold);
+    let (upper, lower) = (cut.narrow(0, 0, b), cut.narrow(0, b, b));
+    let upwards = responses.ge(0.0);
+    let passes = responses.ge_tensor(&upper).where_self(&upwards, &(-responses).ge_tensor(&lower));
+    let largest = responses.argmax(1, true);
+    let candidate = largest.where_self(&upwards, &responses.argmin(1, true));
+    candidate.masked_fill(&passes.logical_not(), -1).unsqueeze(2)
+}
+
+/// The smallest response that is not negative and whose row passes, `[batch, 1]`; infinite where no row does.
+fn cuts(responses: &Tensor, threshold: f64) -> Tensor {
+    let n = responses.size()[1];
+    let (sorted, _) = responses.sort(1, true);
+    let top = sorted.narrow(1, 0, 1);
+    let whole = (Kind::Int64, responses.device());
+    // How many of the sorted rows pass lies within low..=high.
+    let mut low = Tensor::zeros([responses.size()[0], 1], whole);
+    let mut high = Tensor::full([responses.size()[0], 1], n, whole);
+    for _ in 0..=n.ilog2() {
+        let middle = (&low + &high + 1).divide_scalar_mode(2, "floor");
+        let row = sorted.gather(1, &(&middle - 1).clamp_min(0), false);
+        let mass = (&row * (responses - &top)).exp().sum_dim_intlist([1].as_slice(), true, None);
+        let passes = mass.reciprocal().gt(threshold).logical_and(&row.ge(0.0));
+        high = high.where_self(&passes, &(&middle - 1).maximum(&low));
+        low = middle.where_self(&passes, &low);
+    }
+    let last = sorted.gather(1, &(&low - 1).clamp_min(0), false);
+    last.masked_fill(&low.eq(0), f64::INFINITY)
+}
+
+/// The `k` positions with the largest R_ij of each row: those of the largest s for s_i > 0, of the smallest for
+/// s_i < 0. A row with s_i = 0 prefers no position and has none.
+///
+/// - responses: s, `[batch, N]`; result int64 `[batch, N, min(k, N)]`, -1 for no partner
+pub(crate) fn strongest(responses: &Tensor, k: i64) -> Tensor {
+    let n = responses.size()[1];
+    let k = k.min(n);
+    let side = |largest: bool| responses.topk(k, 1, largest, true).1.unsqueeze(1).expand([-1, n, k], false);
+    let responses = responses.unsqueeze(2);
+    side(true).where_self(&responses.gt(0.0), &side(false)).masked_fill(&responses.eq(0.0), -1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// The rule as it stands, with its N x N matrix.
+    fn by_definition(responses: &Tensor, threshold: f64) -> Tensor {
+        let affinity = (responses.unsqueeze(2) * responses.unsqueeze(1)).softmax(-1, None);
+        let (largest, at) = affinity.max_dim(2, true);
+        at.masked_fill(&largest.le(threshold), -1)
+    }
+
+    #[test]
+    fn the_search_equals_the_definition() {
+        tch::manual_seed(7);
+        for n in [1, 2, 3, 8, 33, 64] {
+            for scale in [0.0, 0.3, 1.0, 3.0, 30.0] {
+                for shift in [-2.0, 0.0, 2.0] {
+                    let responses = Tensor::randn([5, n], (Kind::Double, Device::Cpu)) * scale + shift;
+                    for threshold in [0.5, 0.7, 0.95] {
+                        let (found, expected) =
+                            (above_threshold(&responses, threshold), by_definition(&responses, threshold));
+                        assert!(found.equal(&expected), "n {n}, scale {scale}, shift {shift}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_strongest_by_hand() {
+        let responses = Tensor::from_slice(&[2.0, 0.0, -1.0, 5.0]).view([1, 4]);
+        let partners = Vec::<i64>::try_from(strongest(&responses, 2).view([-1])).unwrap();
+        assert_eq!(partners, [3, 0, -1, -1, 2, 1, 3, 0]);
+        assert_eq!(strongest(&responses, 9).size(), [1, 4, 4]);
+    }
+}
