@@ -69,6 +69,48 @@ impl Progress {
     }
 }
 
+/// A text of several lines that stays at the bottom of the terminal and is replaced as it changes; nothing elsewhere.
+#[derive(Debug)]
+pub struct Live(Option<ProgressBar>);
+
+impl Live {
+    /// Shows a text.
+    pub fn new(text: String) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style =
+                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::new_spinner().with_style(style)
+        });
+        let live = Self(bar);
+        live.show(text);
+        live
+    }
+
+    /// Replaces the text.
+    pub fn show(&self, text: String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text);
+            bar.tick();
+        }
+    }
+
+    /// Writes a line above it on standard error; to log files, just the line.
+    pub fn line(&self, line: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// See [`Progress::pauser`].
 #[derive(Debug)]
 pub struct Pauser(Option<ProgressBar>);

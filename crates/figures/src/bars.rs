@@ -11,7 +11,7 @@ use crate::curves::{COLOURS, panels_side_by_side};
 pub struct Bars {
     /// Its name in the legend.
     pub name: String,
-    /// A height for each class, from 0; what is not finite is left out.
+    /// A height for each class; what is not finite is left out.
     pub values: Vec<f64>,
     /// For each class, how far a line reaches above and below the bar's end; may be empty.
     pub deviations: Vec<f64>,
@@ -24,6 +24,8 @@ pub struct BarPanel {
     pub title: String,
     /// Below its x axis.
     pub x_label: String,
+    /// Where the y axis starts; bars are cut off there.
+    pub from: f64,
     /// What stands below each group of bars.
     pub classes: Vec<String>,
     /// Its bars.
@@ -50,14 +52,15 @@ fn draw(
         bars.values.iter().enumerate().map(|(class, value)| value + deviation(class)).collect()
     };
     let finite = panel.series.iter().flat_map(ends).filter(|value| value.is_finite());
-    let highest = finite.fold(0.0, f64::max);
+    let highest = finite.fold(panel.from, f64::max);
+    let top = highest + 0.08 * (highest - panel.from);
     let n_classes = panel.classes.len().max(1);
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, ("sans-serif", 22))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(52)
-        .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, 0.0..(highest * 1.08).max(1e-9))?;
+        .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, panel.from..top.max(panel.from + 1e-9))?;
     let class = |x: &f64| {
         let nearest = x.round();
         let named = (nearest - x).abs() < 1e-6 && nearest >= 0.0;
@@ -79,7 +82,7 @@ fn draw(
         let rectangles =
             bars.values.iter().enumerate().filter(|(_, value)| value.is_finite()).map(|(class, &value)| {
                 let left = class as f64 - FILLED / 2.0 + index as f64 * width;
-                Rectangle::new([(left, 0.0), (left + width, value)], colour.filled())
+                Rectangle::new([(left, panel.from), (left + width, value)], colour.filled())
             });
         chart
             .draw_series(rectangles)?

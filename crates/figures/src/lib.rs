@@ -1,12 +1,15 @@
-//! Pictures of runs, as PNG files: [`curves`], [`bars`], mask [`overlay`]s and [`contact_sheet`]s.
+//! Pictures of runs, as PNG files: [`curves`], [`bars`], mask [`overlay`]s, [`contact_sheet`]s and
+//! [`comparison_sheet`]s.
 
 mod bars;
 mod canvas;
+mod comparison;
 mod curves;
 mod sheet;
 
 pub use bars::{BarPanel, Bars, bars};
 pub use canvas::{Canvas, overlay};
+pub use comparison::{ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves};
 pub use sheet::{SheetRow, contact_sheet};
 

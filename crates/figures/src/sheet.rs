@@ -15,11 +15,11 @@ pub struct SheetRow {
     pub iou: f64,
 }
 
-const CELL: usize = 176;
-const CAPTION: usize = 24;
-const GAP: usize = 6;
-const PREDICTED: [u8; 3] = [230, 60, 40];
-const TRUE: [u8; 3] = [40, 190, 80];
+pub(crate) const CELL: usize = 176;
+pub(crate) const CAPTION: usize = 24;
+pub(crate) const GAP: usize = 6;
+pub(crate) const PREDICTED: [u8; 3] = [230, 60, 40];
+pub(crate) const TRUE: [u8; 3] = [40, 190, 80];
 
 /// Image, prediction and ground truth side by side, the expression above, two expressions to a line.
 pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {

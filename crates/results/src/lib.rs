@@ -12,6 +12,7 @@
 mod bootstrap;
 mod file;
 mod frames;
+mod grid;
 pub mod published;
 mod read;
 mod report;

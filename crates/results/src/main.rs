@@ -37,9 +37,12 @@ struct Cli {
     /// Also write every expression of every run as Parquet
     #[arg(long, value_name = "FILE")]
     expressions: Option<PathBuf>,
-    /// Also write one HTML file with tables and plots
+    /// Also write one HTML file with tables, plots and pictures
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Folder of the data sets, for the report's pictures
+    #[arg(long, default_value = data_cli::DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -79,7 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
     summaries.sort_by_key(|summary| summary.split != "val" && !summary.split.ends_with("/val"));
     if let Some(path) = &cli.report {
         let title = plan.as_ref().map_or_else(|| cli.runs.clone(), |plan| format!("ablation {}", plan.name));
-        report(path, &title, &summaries, &runs, &problems)?;
+        report(path, &title, &summaries, &runs, &problems, &cli.data_root)?;
         eprintln!("{}", path.display());
     }
     let format = match cli.format {

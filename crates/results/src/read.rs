@@ -230,6 +230,11 @@ fn read_run(folder: &Path) -> Result<Run, String> {
 }
 
 impl Run {
+    /// The first data set it trained on; none if its config names none.
+    pub fn first_dataset(&self) -> Option<&str> {
+        self.config.get("data")?.get("datasets")?.as_array()?.first()?.as_str()
+    }
+
     /// What a run is grouped by: `row`, `seed`, or a config key such as `loss.cpcl`; none if it has no such key.
     pub fn group(&self, key: &str) -> Option<String> {
         match key {

@@ -6,11 +6,15 @@ use base64::Engine;
 use figures::{BarPanel, Bars, Panel, Series};
 
 use crate::file::replace_file;
+use crate::grid::grid;
 use crate::read::{Problem, Run};
-use crate::summary::{Format, Summary};
+use crate::summary::{Format, Line, Summary};
 use crate::{Error, io_error};
 
-/// Writes one self-contained HTML file: tables of all splits, plots, and what is not in them.
+/// Writes one self-contained HTML file: tables of all splits, plots, the expressions that the lines answer most
+/// differently, and what is not in it.
+///
+/// - data_root: where the images are
 ///
 /// # Errors
 /// When a plot or the file cannot be written.
@@ -20,6 +24,7 @@ pub fn report(
     summaries: &[Summary],
     runs: &[Run],
     problems: &[Problem],
+    data_root: &Path,
 ) -> Result<(), Error> {
     let mut page = String::new();
     let text = |text: &str| htmlize::escape_text(text).into_owned();
@@ -43,7 +48,14 @@ pub fn report(
     }
     if let Some(first) = summaries.first() {
         for (name, image) in [("metrics", bars(first)?), ("curves", curves(runs, first)?)] {
-            let _ = write!(page, "<img alt=\"{name}\" src=\"data:image/png;base64,{image}\">");
+            picture(&mut page, name, &image);
+        }
+        let _ = write!(page, "<h2>Where they differ most, {}</h2>", text(&first.split));
+        match grid(runs, first, data_root) {
+            Ok(canvas) => picture(&mut page, "predictions", &encoded(|path| canvas.save(path))?),
+            Err(why) => {
+                let _ = write!(page, "<p>No pictures: {}.</p>", text(&why));
+            }
         }
     }
     if !problems.is_empty() {
@@ -56,6 +68,10 @@ pub fn report(
     }
     page.push_str("</body></html>\n");
     replace_file(path, |file| file.write_all(page.as_bytes()).map_err(io_error(path)))
+}
+
+fn picture(page: &mut String, name: &str, image: &str) {
+    let _ = write!(page, "<img alt=\"{name}\" src=\"data:image/png;base64,{image}\">");
 }
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}\
@@ -89,27 +105,23 @@ fn html_table(summary: &Summary) -> String {
 
 fn bars(summary: &Summary) -> Result<String, Error> {
     let groups: Vec<String> = summary.lines.iter().map(|line| line.group.clone()).collect();
-    let one = |title: &str, metric: &str| BarPanel {
-        title: format!("{title}, {} (%)", summary.split),
-        x_label: "mean and standard deviation over seeds".to_owned(),
-        classes: groups.clone(),
-        series: vec![Bars {
-            name: title.to_owned(),
-            values: summary
-                .lines
-                .iter()
-                .map(|line| line.metrics.get(metric).map_or(f64::NAN, |value| value.mean))
-                .collect(),
-            deviations: summary
-                .lines
-                .iter()
-                .map(|line| line.metrics.get(metric).and_then(|value| value.sd).unwrap_or(0.0))
-                .collect(),
-        }],
+    let one = |title: &str, metric: &str| {
+        let of = |line: &Line| line.metrics.get(metric).copied();
+        let means = summary.lines.iter().map(|line| of(line).map_or(f64::NAN, |value| value.mean));
+        let deviations = summary.lines.iter().map(|line| of(line).and_then(|value| value.sd).unwrap_or(0.0));
+        let bars = Bars { name: title.to_owned(), values: means.collect(), deviations: deviations.collect() };
+        BarPanel {
+            title: format!("{title}, {} (%)", summary.split),
+            x_label: "mean and standard deviation over seeds; the axis does not start at 0".to_owned(),
+            from: start_of(&bars),
+            classes: groups.clone(),
+            series: vec![bars],
+        }
     };
     let by_distractors = BarPanel {
         title: format!("NTA mass by number of distractors, {} (%)", summary.split),
         x_label: "same-category distractors".to_owned(),
+        from: 0.0,
         classes: ["1", "2", "3+"].map(str::to_owned).to_vec(),
         series: summary
             .lines
@@ -124,16 +136,30 @@ fn bars(summary: &Summary) -> Result<String, Error> {
     encoded(|path| figures::bars(path, &[one("mIoU", "mIoU"), one("NTA mass", "nta_mass"), by_distractors]))
 }
 
+/// An axis start at which the differences between bars fill about half of the panel.
+fn start_of(bars: &Bars) -> f64 {
+    let ends = |sign: f64| bars.values.iter().zip(&bars.deviations).map(move |(value, sd)| value + sign * sd);
+    let finite = |value: &f64| value.is_finite();
+    let (low, high) =
+        (ends(-1.0).filter(finite).fold(f64::MAX, f64::min), ends(1.0).filter(finite).fold(0.0, f64::max));
+    (low - (high - low).max(0.5)).floor().max(0.0)
+}
+
+/// Validation curves: the mean over each line's runs, at the steps they share.
 fn curves(runs: &[Run], summary: &Summary) -> Result<String, Error> {
-    let series = summary.lines.iter().flat_map(|line| {
-        let of_group = runs.iter().filter(|run| run.row == line.group);
-        of_group.take(1).map(|run| Series {
-            name: format!("{}, seed {}", run.row, run.seed),
-            points: run.val_curve.clone(),
-        })
+    let series = summary.lines.iter().map(|line| {
+        let of_line: Vec<&Run> = runs.iter().filter(|run| run.row == line.group).collect();
+        let first = of_line.first().map_or(&[][..], |run| run.val_curve.as_slice());
+        let points = first.iter().filter_map(|&(step, _)| {
+            let values =
+                of_line.iter().map(|run| Some(run.val_curve.iter().find(|point| point.0 == step)?.1));
+            let values = values.collect::<Option<Vec<f64>>>()?;
+            Some((step, values.iter().sum::<f64>() / values.len() as f64))
+        });
+        Series { name: line.group.clone(), points: points.collect() }
     });
     let panel = Panel {
-        title: "validation mIoU while training (%)".to_owned(),
+        title: "validation mIoU while training, mean over seeds (%)".to_owned(),
         x_label: "step".to_owned(),
         series: series.collect(),
     };

@@ -144,3 +144,60 @@ fn the_report_stands_alone() {
     }
     assert!(!page.contains("http://") && !page.contains("https://"));
 }
+
+#[test]
+fn the_report_shows_where_lines_differ_most() {
+    let root = tempfile::tempdir().unwrap();
+    let settings = refcoco::refshapes::Settings {
+        train_images: 1,
+        val_images: 2,
+        test_a_images: 1,
+        test_b_images: 1,
+        ..Default::default()
+    };
+    refcoco::refshapes::generate(&settings, root.path(), |_| {}).unwrap();
+    let dataset = refcoco::Dataset::open("refshapes", root.path()).unwrap();
+    let reference = &dataset.refs[dataset.split("val").unwrap()[0]];
+    let (ref_id, sent_id) = (reference.ref_id, reference.expressions[0].sent_id);
+    for (row, hits) in [("baseline", (2, 8)), ("all_parts", (10, 0))] {
+        let folder = root.path().join("runs").join(row);
+        write_run(&folder, row, 1, &[hits]);
+        for (name, from, to) in [
+            ("config.toml", "\"refcoco\"".to_owned(), "\"refshapes\"".to_owned()),
+            (
+                "expressions.jsonl",
+                "\"ref_id\":0,\"sent_id\":100".to_owned(),
+                format!("\"ref_id\":{ref_id},\"sent_id\":{sent_id}"),
+            ),
+        ] {
+            let file = folder.join(name);
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert!(text.contains(&from), "{text}");
+            std::fs::write(&file, text.replace(&from, &to)).unwrap();
+        }
+        let mask = dataset.target(reference).unwrap();
+        let line = json!({
+            "ref_id": ref_id, "sent_id": sent_id,
+            "segmentation": {"size": [mask.height, mask.width], "counts": mask.to_rle_string()},
+        });
+        std::fs::write(folder.join("predictions.jsonl"), format!("{line}\n")).unwrap();
+    }
+    let page = root.path().join("report.html");
+    let page_path = page.to_str().unwrap();
+    let report = |runs: &str| {
+        let runs = root.path().join(runs).join("*");
+        let output = Command::new(env!("CARGO_BIN_EXE_talent-results"))
+            .args(["--runs", runs.to_str().unwrap(), "--report", page_path, "--data-root"])
+            .arg(root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read_to_string(&page).unwrap()
+    };
+    assert!(report("runs").contains("alt=\"predictions\""));
+    std::fs::remove_file(root.path().join("runs/baseline/predictions.jsonl")).unwrap();
+    let without = report("runs");
+    assert!(
+        !without.contains("alt=\"predictions\"") && without.contains("No pictures: fewer than two lines")
+    );
+}

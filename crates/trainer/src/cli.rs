@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use data_cli::score::{ScoreArgs, reports_json, score};
 use data_cli::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
@@ -17,6 +17,7 @@ use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datase
 use crate::feature_nta::{StageNta, feature_nta};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
+use crate::prediction_file::PredictionFile;
 use crate::pretrain::pretrain;
 use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
 use crate::weights::export;
@@ -192,6 +193,9 @@ struct EvalArgs {
     /// Also measure non-target activation inside the network, in each adapter and on each level of the neck
     #[arg(long)]
     features: bool,
+    /// Also write the predicted masks to a file that --predictions reads
+    #[arg(long, value_name = "FILE", conflicts_with = "predictions")]
+    save_predictions: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -346,12 +350,21 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     args.stored.fill(&experiment.model, &file)?;
     let mut rows = Vec::new();
     let mut features = serde_json::Map::new();
+    let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
+    ensure!(
+        args.save_predictions.is_none() || experiment.datasets.len() == 1,
+        "--save-predictions writes masks of one data set; choose it with --dataset"
+    );
     for position in 0..experiment.datasets.len() {
         let val = &experiment.datasets[position].descriptor.val;
         let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
         for split in splits {
             let name = experiment.split_name(position, split);
-            let evaluated = evaluate_split(&experiment, position, split, precision, |_| {})?;
+            let evaluated = evaluate_split(&experiment, position, split, precision, |prediction| {
+                if args.save_predictions.is_some() {
+                    predictions.visit(&experiment.datasets[position], &prediction);
+                }
+            })?;
             rows.push((name.clone(), SplitReport::new(&evaluated)));
             if args.features {
                 let stages = feature_nta(&experiment, position, split, precision)?;
@@ -366,6 +379,9 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
                 rows.push((format!("{name}, expression exchanged"), exchanged));
             }
         }
+    }
+    if let Some(path) = &args.save_predictions {
+        predictions.save(path)?;
     }
     if args.json {
         let mut head = json!({"checkpoint": file});

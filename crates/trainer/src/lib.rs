@@ -19,6 +19,7 @@ mod patches;
 mod pictures;
 mod precision;
 mod predict;
+mod prediction_file;
 mod pretrain;
 mod run_dir;
 pub mod train;

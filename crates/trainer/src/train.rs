@@ -25,6 +25,7 @@ use crate::objective::objective;
 use crate::optim::{adam, lr_factor};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
+use crate::prediction_file::PredictionFile;
 use crate::run_dir::{RunDir, environment};
 use crate::weights::{load_encoders, load_whole, resume_official};
 
@@ -437,11 +438,13 @@ impl<'a> Run<'a> {
             splits.extend(dataset.descriptor.test.iter().filter(|split| present.contains(split)).cloned());
             let n_expressions = refcoco::evaluation::queries(dataset, &splits[0])?.len();
             let mut sheet = SheetCollector::new(n_expressions, threshold);
+            let mut predictions = PredictionFile::new(threshold);
             for (index, split) in splits.iter().enumerate() {
                 let started = Instant::now();
                 let evaluated = evaluate_split(&self.experiment, position, split, precision, |prediction| {
                     if position == 0 && index == 0 {
                         sheet.visit(&prediction);
+                        predictions.visit(&self.experiment.datasets[position], &prediction);
                     }
                 })?;
                 let name = self.experiment.split_name(position, split);
@@ -453,6 +456,7 @@ impl<'a> Run<'a> {
             }
             if position == 0 {
                 sheet.save(&self.dir.path().join("overlays.png"))?;
+                predictions.save(&self.dir.path().join("predictions.jsonl"))?;
             }
             let [own, exchanged] = evaluate_exchanged(&self.experiment, position, &splits[0], precision)?;
             let name = self.experiment.split_name(position, &splits[0]);

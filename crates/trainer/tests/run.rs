@@ -104,6 +104,37 @@ fn a_run_leaves_everything_it_promises() {
     let report: Value = serde_json::from_slice(&eval.stdout).unwrap();
     assert_eq!(report["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
     assert!(report["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
+
+    // Predicted masks score as the model does, those the run left and those of an evaluation.
+    let saved = run.join("saved.jsonl");
+    let (saved_path, run_path, root) =
+        (saved.to_str().unwrap(), run.to_str().unwrap(), data_root().to_str().unwrap());
+    talent(&[
+        "eval",
+        "--run",
+        run_path,
+        "--save-predictions",
+        saved_path,
+        "--threads",
+        "1",
+        "--data-root",
+        root,
+    ]);
+    assert_eq!(std::fs::read(&saved).unwrap(), std::fs::read(run.join("predictions.jsonl")).unwrap());
+    let scored = talent(&[
+        "eval",
+        "--predictions",
+        saved_path,
+        "--dataset",
+        "refshapes",
+        "--json",
+        "--data-root",
+        root,
+    ]);
+    let scored: Value = serde_json::from_slice(&scored.stdout).unwrap();
+    for key in ["mIoU", "oIoU", "identity_error", "n_expressions"] {
+        assert_eq!(scored["splits"]["val"][key], report["splits"]["val"][key], "{key}");
+    }
 }
 
 #[test]

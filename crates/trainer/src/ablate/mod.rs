@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use data_cli::progress::Live;
 use serde_json::json;
 
 use crate::ablate::cell::{Cell, Outcome};
@@ -165,11 +166,12 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
         cells.len() - n_todo
     );
     let started = Instant::now();
+    let live = Live::new(cell::table(cells));
     let queue = Mutex::new(todo);
     let outcomes: Mutex<Vec<(&Cell, Outcome)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..jobs {
-            let (queue, outcomes) = (&queue, &outcomes);
+            let (queue, outcomes, live) = (&queue, &outcomes, &live);
             scope.spawn(move || {
                 let device = if on_all_devices {
                     format!("cuda:{}", worker % n_cuda)
@@ -185,15 +187,17 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
                     let Ok(mut outcomes) = outcomes.lock() else { return };
                     let (done, minutes) = (outcomes.len() + 1, started.elapsed().as_secs_f64() / 60.0);
                     let left = minutes / done as f64 * (n_todo - done) as f64;
-                    eprintln!(
+                    live.line(&format!(
                         "{done}/{n_todo}  {minutes:.1} min, {left:.0} left  {}: {outcome}",
                         cell.name()
-                    );
+                    ));
+                    live.show(cell::table(cells));
                     outcomes.push((cell, outcome));
                 }
             });
         }
     });
+    drop(live);
     println!("{}", cell::table(cells));
     let outcomes = outcomes.into_inner().unwrap_or_default();
     let failed: Vec<String> = outcomes
