@@ -4,6 +4,7 @@
 mod bench;
 mod import;
 mod list;
+pub mod predictions;
 pub mod progress;
 pub mod score;
 mod show;
@@ -65,7 +66,8 @@ struct SynthArgs {
     #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// A setting and its value, such as train_images=500; settings: seed, train_images, val_images, test_a_images,
-    /// test_b_images, min_objects, max_objects, max_colours, occlusion, same_category, same_category_at_most, clutter, object_scale
+    /// test_b_images, min_objects, max_objects, max_colours, occlusion, same_category, same_category_at_most, clutter,
+    /// object_scale
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     settings: Vec<String>,
 }

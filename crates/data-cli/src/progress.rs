@@ -75,7 +75,7 @@ pub struct Live(Option<ProgressBar>);
 
 impl Live {
     /// Shows a text.
-    pub fn new(text: String) -> Self {
+    pub fn new(text: impl FnOnce() -> String) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -86,10 +86,10 @@ impl Live {
         live
     }
 
-    /// Replaces the text.
-    pub fn show(&self, text: String) {
+    /// Replaces the text, which is only made where it is seen.
+    pub fn show(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.0 {
-            bar.set_message(text);
+            bar.set_message(text());
             bar.tick();
         }
     }

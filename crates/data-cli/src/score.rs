@@ -1,20 +1,16 @@
 //! Metrics of predictions that some program wrote to a file.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::Args;
 use metrics::{Activation, Evaluated, SplitReport, has_position_word};
 use rayon::prelude::*;
+use refcoco::Dataset;
 use refcoco::evaluation::{Query, queries};
-use refcoco::{Dataset, Mask};
-use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::RawValue;
 
+use crate::predictions::{Key, Predictions};
 use crate::progress::Progress;
 use crate::table::metrics_table;
 
@@ -38,16 +34,6 @@ pub struct ScoreArgs {
     pub json: bool,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    ref_id: i64,
-    sent_id: i64,
-    segmentation: Box<RawValue>,
-}
-
-/// The line of a prediction, and its segmentation as it stands there.
-type Predictions = BTreeMap<(i64, i64), (usize, Box<RawValue>)>;
-
 /// Scores a file of masks: probability 1 inside, 0 outside.
 ///
 /// # Errors
@@ -55,7 +41,7 @@ type Predictions = BTreeMap<(i64, i64), (usize, Box<RawValue>)>;
 /// expression that no line answers.
 pub fn score(args: &ScoreArgs) -> Result<()> {
     let dataset = crate::open(&args.dataset, &args.data_root)?;
-    let predictions = read_predictions(&args.predictions, &dataset)?;
+    let predictions = Predictions::read(&args.predictions, &dataset)?;
     let splits = match args.split.is_empty() {
         true => std::slice::from_ref(&dataset.descriptor.val),
         false => args.split.as_slice(),
@@ -82,35 +68,6 @@ pub fn reports_json(head: &serde_json::Value, rows: Vec<(String, SplitReport)>) 
     Ok(document)
 }
 
-fn read_predictions(path: &Path, dataset: &Dataset) -> Result<Predictions> {
-    let known: std::collections::BTreeSet<(i64, i64)> = dataset
-        .refs
-        .iter()
-        .flat_map(|reference| reference.expressions.iter().map(|one| (reference.ref_id, one.sent_id)))
-        .collect();
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    let mut predictions = Predictions::new();
-    for (number, line) in (1..).zip(BufReader::new(file).lines()) {
-        let line = line.with_context(|| path.display().to_string())?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let at = || format!("{}: line {number}", path.display());
-        let Line { ref_id, sent_id, segmentation } = serde_json::from_str(&line).with_context(at)?;
-        let key = (ref_id, sent_id);
-        ensure!(
-            known.contains(&key),
-            "{}: {} has no expression with ref_id {ref_id} and sent_id {sent_id}",
-            at(),
-            dataset.descriptor.name
-        );
-        if let Some((first, _)) = predictions.insert(key, (number, segmentation)) {
-            bail!("{}: ref_id {ref_id}, sent_id {sent_id} stands in line {first} already", at());
-        }
-    }
-    Ok(predictions)
-}
-
 fn score_split(
     dataset: &Dataset,
     split: &str,
@@ -119,7 +76,7 @@ fn score_split(
 ) -> Result<SplitReport> {
     let queries = queries(dataset, split)?;
     let unanswered: Vec<&Query> =
-        queries.iter().filter(|query| !predictions.contains_key(&key(dataset, query))).collect();
+        queries.iter().filter(|query| !predictions.contains(key(dataset, query))).collect();
     if let Some(first) = unanswered.first() {
         let (ref_id, sent_id) = key(dataset, first);
         bail!(
@@ -134,12 +91,8 @@ fn score_split(
         .par_iter()
         .map(|query| {
             let reference = &dataset.refs[query.ref_index];
-            let (number, segmentation) = &predictions[&key(dataset, query)];
             let image = dataset.image_record(reference.image_id)?;
-            let mask = serde_json::from_str(segmentation.get())
-                .map_err(anyhow::Error::from)
-                .and_then(|value| Ok(Mask::from_segmentation(image.width, image.height, &value)?))
-                .with_context(|| format!("{}: line {number}", path.display()))?;
+            let mask = predictions.mask(key(dataset, query), image.width, image.height)?;
             let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
             let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
             if let Ok(mut progress) = progress.lock() {
@@ -151,7 +104,8 @@ fn score_split(
     Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-fn key(dataset: &Dataset, query: &Query) -> (i64, i64) {
+/// What a predicted mask of a query is kept under.
+pub fn key(dataset: &Dataset, query: &Query) -> Key {
     (dataset.refs[query.ref_index].ref_id, query.sent_id)
 }
 

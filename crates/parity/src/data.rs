@@ -238,8 +238,7 @@ fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
             Tolerance::Scaled(1e-6),
         );
 
-        let binary =
-            Mask { width: w, height: h, data: warped.iter().map(|&value| u8::from(value > 0.35)).collect() };
+        let binary = Mask::above(w, h, &warped, 0.35);
         let expected = Mask::from_rle_string(w, h, text(entry, "pred_rle_counts")?)?;
         let flips = binary.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
         let share = flips as f64 / (w * h) as f64;

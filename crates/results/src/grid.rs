@@ -1,25 +1,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use data_cli::predictions::{Key, Predictions};
 use figures::{Canvas, ComparisonRow, comparison_sheet};
-use refcoco::Mask;
-use serde::Deserialize;
-use serde_json::Value;
 
-use crate::read::Run;
-use crate::summary::Summary;
+use crate::read::{Expression, Run};
+use crate::summary::{Summary, expressions_of};
 
 /// Expressions in a grid.
 const ROWS: usize = 12;
 
-#[derive(Deserialize)]
-struct Line {
-    ref_id: i64,
-    sent_id: i64,
-    segmentation: Value,
-}
-
-type Key = (i64, i64);
+/// Where a run keeps its predicted masks.
+const FILE: &str = "predictions.jsonl";
 
 /// The same expressions answered by one run of each line of a summary, all of one seed: those on which the IoUs lie
 /// furthest apart, one an image.
@@ -28,14 +20,16 @@ type Key = (i64, i64);
 /// Says why there is no grid: fewer than two lines share a seed with predictions, or a file or image cannot be read.
 pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<Canvas, String> {
     let (models, chosen) = runs_of_one_seed(runs, summary)?;
-    let dataset_name = chosen[0].first_dataset().ok_or("its config names no data set")?;
+    let dataset_name = *chosen[0].datasets().first().ok_or("its config names no data set")?;
     let dataset =
         data_cli::open(dataset_name, data_root).map_err(|error| format!("{dataset_name}: {error:#}"))?;
-    let ious: Vec<BTreeMap<Key, f64>> = chosen.iter().map(|run| ious(run, &summary.split)).collect();
-    let mut spread: Vec<(f64, Key)> = ious[0]
+    let iou = |one: &Expression| one.evaluated.activation.overlap.iou();
+    let answers: Vec<_> = chosen.iter().map(|run| expressions_of(run, &summary.split)).collect();
+    let mut spread: Vec<(f64, Key)> = answers[0]
         .keys()
         .filter_map(|key| {
-            let values = ious.iter().map(|of| of.get(key).copied()).collect::<Option<Vec<f64>>>()?;
+            let values =
+                answers.iter().map(|of| of.get(key).map(|one| iou(one))).collect::<Option<Vec<f64>>>()?;
             let (low, high) =
                 (values.iter().copied().fold(1.0, f64::min), values.iter().copied().fold(0.0, f64::max));
             Some((high - low, *key))
@@ -51,29 +45,25 @@ pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<
             keys.push(key);
         }
     }
-    let wanted: BTreeSet<Key> = keys.iter().copied().collect();
-    let masks = chosen.iter().map(|run| predictions(run, &wanted)).collect::<Result<Vec<_>, _>>()?;
+    let read =
+        |run: &&Run| Predictions::read(&run.path.join(FILE), &dataset).map_err(|error| format!("{error:#}"));
+    let masks = chosen.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut rows = Vec::new();
     for key in keys {
         let reference = references[&key.0];
         let image = dataset.image(reference.image_id).map_err(|error| error.to_string())?;
         let target = dataset.target(reference).map_err(|error| error.to_string())?;
         let expression = reference.expressions.iter().find(|one| one.sent_id == key.1);
-        let mut answers = Vec::new();
-        for ((run, of), masks) in chosen.iter().zip(&ious).zip(&masks) {
-            let missing = || {
-                format!("{}: predictions.jsonl lacks ref {}, sentence {}", run.path.display(), key.0, key.1)
-            };
-            let segmentation = masks.get(&key).ok_or_else(missing)?;
-            let mask = Mask::from_segmentation(image.width, image.height, segmentation)
-                .map_err(|error| format!("{}: predictions.jsonl: {error}", run.path.display()))?;
-            answers.push((mask.data, of[&key]));
+        let mut predictions = Vec::new();
+        for (of, masks) in answers.iter().zip(&masks) {
+            let mask = masks.mask(key, image.width, image.height).map_err(|error| format!("{error:#}"))?;
+            predictions.push((mask.data, iou(of[&key])));
         }
         rows.push(ComparisonRow {
             picture: Canvas::from_rgb(image.width, image.height, image.data),
             expression: expression.map(|one| one.sent.clone()).unwrap_or_default(),
             target: target.data,
-            predictions: answers,
+            predictions,
         });
     }
     Ok(comparison_sheet(&models, &rows))
@@ -81,8 +71,7 @@ pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<
 
 /// Names of lines, and their runs of the seed that most lines have predictions of.
 fn runs_of_one_seed<'a>(runs: &'a [Run], summary: &Summary) -> Result<(Vec<String>, Vec<&'a Run>), String> {
-    let with_predictions: Vec<&Run> =
-        runs.iter().filter(|run| run.path.join("predictions.jsonl").is_file()).collect();
+    let with_predictions: Vec<&Run> = runs.iter().filter(|run| run.path.join(FILE).is_file()).collect();
     let seeds: BTreeSet<u64> = with_predictions.iter().map(|run| run.seed).collect();
     let of_seed = |seed: u64| -> Vec<(String, &'a Run)> {
         let lines = summary.lines.iter().filter_map(|line| {
@@ -97,26 +86,4 @@ fn runs_of_one_seed<'a>(runs: &'a [Run], summary: &Summary) -> Result<(Vec<Strin
         return Err("fewer than two lines have predictions (predictions.jsonl) of one seed".into());
     }
     Ok(best.into_iter().unzip())
-}
-
-fn ious(run: &Run, split: &str) -> BTreeMap<Key, f64> {
-    let of_split = run.expressions.iter().filter(|one| one.split == split);
-    of_split
-        .map(|one| ((one.evaluated.ref_id, one.evaluated.sent_id), one.evaluated.activation.overlap.iou()))
-        .collect()
-}
-
-fn predictions(run: &Run, wanted: &BTreeSet<Key>) -> Result<BTreeMap<Key, Value>, String> {
-    let path = run.path.join("predictions.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut found = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line: Line = serde_json::from_str(line)
-            .map_err(|error| format!("{}: line {number}: {error}", path.display()))?;
-        let key = (line.ref_id, line.sent_id);
-        if wanted.contains(&key) {
-            found.insert(key, line.segmentation);
-        }
-    }
-    Ok(found)
 }

@@ -115,15 +115,10 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// What is published on the splits of runs that evaluate on one data set.
 fn comparisons(runs: &[results::Run], splits: &[String]) -> Vec<String> {
-    let datasets: BTreeSet<Option<String>> = runs
-        .iter()
-        .map(|run| {
-            let names = run.config.get("data")?.get("datasets")?.as_array()?;
-            Some((names.len() == 1).then(|| names[0].as_str())??.to_owned())
-        })
-        .collect();
+    let lists = runs.iter().map(results::Run::datasets).filter(|names| names.len() == 1);
+    let datasets: BTreeSet<&str> = lists.flatten().collect();
     let mut notes = Vec::new();
-    for dataset in datasets.iter().flatten() {
+    for dataset in datasets {
         for split in splits {
             let figures = published::on(dataset, split);
             if !figures.is_empty() {

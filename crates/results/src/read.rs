@@ -230,9 +230,10 @@ fn read_run(folder: &Path) -> Result<Run, String> {
 }
 
 impl Run {
-    /// The first data set it trained on; none if its config names none.
-    pub fn first_dataset(&self) -> Option<&str> {
-        self.config.get("data")?.get("datasets")?.as_array()?.first()?.as_str()
+    /// The data sets it trained on; empty if its config names none.
+    pub fn datasets(&self) -> Vec<&str> {
+        let names = self.config.get("data").and_then(|data| data.get("datasets")?.as_array());
+        names.into_iter().flatten().filter_map(toml::Value::as_str).collect()
     }
 
     /// What a run is grouped by: `row`, `seed`, or a config key such as `loss.cpcl`; none if it has no such key.

@@ -311,7 +311,7 @@ fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
 }
 
 /// A run's expressions on a split, by ref and sentence.
-fn expressions_of<'a>(run: &'a Run, split: &str) -> BTreeMap<(i64, i64), &'a Expression> {
+pub(crate) fn expressions_of<'a>(run: &'a Run, split: &str) -> BTreeMap<(i64, i64), &'a Expression> {
     let chosen = run.expressions.iter().filter(|expression| expression.split == split);
     chosen.map(|one| ((one.evaluated.ref_id, one.evaluated.sent_id), one)).collect()
 }

@@ -1,9 +1,6 @@
 use tch::{Device, IndexOp, Tensor};
 
-use crate::wide;
-
-/// Norms below this count as this.
-const SMALLEST_NORM: f64 = 1e-12;
+use crate::SMALLEST_NORM;
 
 /// Up to so many entries of the affinities of a whole batch, one product over the batch is cheaper than many over its
 /// samples.
@@ -16,9 +13,8 @@ const SMALL_BATCH: i64 = 1 << 19;
 /// with `H_ij = dL/dcos_ij`, the gradient by the unit vectors E is `(H + H^T) E`, and rows without a partner are zero in
 /// H. Second derivatives are not defined.
 ///
-/// - features: `[batch, C, N]`; partners: int64 `[batch, N, k]`, -1 for none
+/// - features: float32 or float64 `[batch, C, N]`; partners: int64 `[batch, N, k]`, -1 for none
 pub(crate) fn mean_gap(features: &Tensor, partners: &Tensor, temperature: f64) -> Tensor {
-    let features = wide(features);
     let (value, gradient) =
         tch::no_grad(|| with_gradient(&features.detach(), partners, temperature, features.requires_grad()));
     let Some(gradient) = gradient else { return value };
@@ -35,18 +31,18 @@ fn with_gradient(
 ) -> (Tensor, Option<Tensor>) {
     let (b, n) = (features.size()[0], features.size()[2]);
     let scale = 1.0 / (b * n) as f64;
-    let zero = || Tensor::zeros([], (features.kind(), features.device()));
     let gradient = wanted.then(|| features.zeros_like());
     // Reading how many rows have partners would stop a GPU's queue; there, all rows are computed.
     let at_once = features.device() != Device::Cpu || b * n * n <= SMALL_BATCH;
     let step = if at_once { b } else { 1 };
-    let mut sum = zero();
+    let mut sum = Tensor::zeros([], (features.kind(), features.device()));
     for first in (0..b).step_by(step as usize) {
         let own = features.narrow(0, first, step);
         let norms = own.norm_scalaropt_dim(2.0, [1].as_slice(), true);
-        let units = &own / norms.clamp_min(SMALLEST_NORM);
+        let lengths = norms.clamp_min(SMALLEST_NORM);
+        let units = &own / &lengths;
         let partners = partners.narrow(0, first, step);
-        let rows = if at_once { None } else { Some(rows_with_partner(&partners)) };
+        let rows = (!at_once).then(|| rows_with_partner(&partners));
         let (part, by_units) = match rows {
             Some(rows) if rows.size()[0] == 0 => continue,
             // Three products over the chosen rows, or two over all.
@@ -61,8 +57,7 @@ fn with_gradient(
                 * norms.gt(SMALLEST_NORM).to_kind(features.kind());
             let mut by_features = by_units;
             by_features -= units * radial;
-            let _ =
-                by_features.g_mul_(&(norms.clamp_min(SMALLEST_NORM).reciprocal() * (scale / temperature)));
+            let _ = by_features.g_mul_(&(lengths.reciprocal() * (scale / temperature)));
             // A position without features has no direction; the derivative there is taken as zero.
             let _ = by_features.masked_fill_(&norms.eq(0.0), 0.0);
             gradient.narrow(0, first, step).copy_(&by_features);

@@ -53,9 +53,9 @@ impl Consistency {
     /// - sentence: `[batch, C]`; gets no gradient
     pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
         let _guard = full_precision(features.device());
-        let features = features.flatten(2, 3); // b c n
+        let features = wide(features).flatten(2, 3); // b c n
         let partners = tch::no_grad(|| {
-            let responses = wide(sentence).unsqueeze(1).bmm(&wide(&features)).squeeze_dim(1); // b n
+            let responses = wide(sentence).unsqueeze(1).bmm(&features).squeeze_dim(1); // b n
             match self.top_k {
                 Some(k) => strongest(&responses, k),
                 None => above_threshold(&responses, self.threshold),

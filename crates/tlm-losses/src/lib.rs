@@ -20,9 +20,12 @@ pub use segmentation::{SegmentationLoss, segmentation_loss};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 
-/// Unit vectors along an axis, the norm clamped at 1e-12.
+/// Norms below this count as this.
+const SMALLEST_NORM: f64 = 1e-12;
+
+/// Unit vectors along an axis, the norm clamped at [`SMALLEST_NORM`].
 fn unit(xs: &Tensor, axis: i64) -> Tensor {
-    xs / xs.norm_scalaropt_dim(2.0, [axis].as_slice(), true).clamp_min(1e-12)
+    xs / xs.norm_scalaropt_dim(2.0, [axis].as_slice(), true).clamp_min(SMALLEST_NORM)
 }
 
 /// Keeps matrix products in the precision of their inputs while the result lives.

@@ -344,6 +344,10 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     if let Some(name) = &args.dataset {
         cfg.data.datasets = vec![name.clone()];
     }
+    ensure!(
+        args.save_predictions.is_none() || cfg.data.datasets.len() == 1,
+        "--save-predictions writes masks of one data set; choose it with --dataset"
+    );
     let precision = args.precision.unwrap_or(cfg.train.precision);
     let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
@@ -351,10 +355,6 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     let mut rows = Vec::new();
     let mut features = serde_json::Map::new();
     let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
-    ensure!(
-        args.save_predictions.is_none() || experiment.datasets.len() == 1,
-        "--save-predictions writes masks of one data set; choose it with --dataset"
-    );
     for position in 0..experiment.datasets.len() {
         let val = &experiment.datasets[position].descriptor.val;
         let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };

@@ -9,6 +9,7 @@ use data_cli::progress::Progress;
 use data_cli::score::evaluated;
 use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
+use refcoco::Mask;
 use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
 use tch::Tensor;
 
@@ -23,6 +24,14 @@ pub(crate) struct Prediction<'a> {
     pub(crate) iou: f64,
     /// Probabilities in the original image, row-major.
     pub(crate) probabilities: &'a [f32],
+}
+
+impl Prediction<'_> {
+    /// The predicted foreground in the original image.
+    pub(crate) fn mask(&self, threshold: f32) -> Mask {
+        let image = &self.item.image;
+        Mask::above(image.width, image.height, self.probabilities, threshold)
+    }
 }
 
 /// Evaluates queries of one data set, in order; `visit` sees each prediction.

@@ -79,11 +79,10 @@ impl SheetCollector {
             return;
         }
         let item = prediction.item;
-        let mask = prediction.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
         self.rows.push(SheetRow {
             picture: Canvas::from_rgb(item.image.width, item.image.height, item.image.data.clone()),
             expression: item.query.text.clone(),
-            prediction: mask,
+            prediction: prediction.mask(self.threshold).data,
             target: item.target.data.clone(),
             iou: prediction.iou,
         });

@@ -60,8 +60,7 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let square = probabilities(&experiment, &pixels, &words, experiment.cfg.train.precision)?;
     let map = letterbox.map_to_image(&square);
     let threshold = experiment.cfg.eval.threshold;
-    let data: Vec<u8> = map.iter().map(|&value| u8::from(value > threshold)).collect();
-    let mask = Mask { width: image.width, height: image.height, data };
+    let mask = Mask::above(image.width, image.height, &map, threshold);
 
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let grey: Vec<u8> = mask.data.iter().flat_map(|&pixel| [pixel * 255; 3]).collect();

@@ -1,11 +1,11 @@
 //! Predicted masks as a file that `eval --predictions` reads, so that they can be scored and shown again.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use refcoco::{Dataset, Mask};
-use serde_json::json;
+use data_cli::predictions::line;
+use data_cli::score::key;
+use refcoco::Dataset;
 
 use crate::checkpoint::write_atomically;
 use crate::evaluate::Prediction;
@@ -24,15 +24,8 @@ impl PredictionFile {
     }
 
     pub(crate) fn visit(&mut self, dataset: &Dataset, prediction: &Prediction<'_>) {
-        let (query, image) = (&prediction.item.query, &prediction.item.image);
-        let data = prediction.probabilities.iter().map(|&value| u8::from(value > self.threshold)).collect();
-        let mask = Mask { width: image.width, height: image.height, data };
-        let line = json!({
-            "ref_id": dataset.refs[query.ref_index].ref_id, "sent_id": query.sent_id,
-            "segmentation": {"size": [mask.height, mask.width], "counts": mask.to_rle_string()},
-        });
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.lines, "{line}");
+        let key = key(dataset, &prediction.item.query);
+        self.lines.push_str(&line(key, &prediction.mask(self.threshold)));
     }
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {

@@ -24,6 +24,14 @@ impl Mask {
         Self { width, height, data: vec![0; width * height] }
     }
 
+    /// The pixels whose probability lies above a threshold.
+    ///
+    /// - probabilities: `width * height` values, row-major
+    pub fn above(width: usize, height: usize, probabilities: &[f32], threshold: f32) -> Self {
+        let data = probabilities.iter().map(|&value| u8::from(value > threshold)).collect();
+        Self { width, height, data }
+    }
+
     /// Number of foreground pixels.
     pub fn area(&self) -> usize {
         self.data.iter().map(|&pixel| usize::from(pixel)).sum()

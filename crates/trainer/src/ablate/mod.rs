@@ -166,7 +166,7 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
         cells.len() - n_todo
     );
     let started = Instant::now();
-    let live = Live::new(cell::table(cells));
+    let live = Live::new(|| cell::table(cells));
     let queue = Mutex::new(todo);
     let outcomes: Mutex<Vec<(&Cell, Outcome)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -191,7 +191,7 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
                         "{done}/{n_todo}  {minutes:.1} min, {left:.0} left  {}: {outcome}",
                         cell.name()
                     ));
-                    live.show(cell::table(cells));
+                    live.show(|| cell::table(cells));
                     outcomes.push((cell, outcome));
                 }
             });
