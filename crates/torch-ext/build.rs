@@ -2,6 +2,14 @@
 
 use std::path::PathBuf;
 
+const SOURCES: [&str; 5] = [
+    "csrc/attention.cpp",
+    "csrc/custom_gradient.cpp",
+    "csrc/linear.cpp",
+    "csrc/product.cpp",
+    "csrc/talent_torch.cpp",
+];
+
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
     // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.
@@ -15,7 +23,7 @@ fn main() {
         .warnings(false)
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
-        .file("csrc/talent_torch.cpp")
+        .files(SOURCES)
         .compile("talent_torch");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");

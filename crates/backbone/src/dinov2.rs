@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Tensor};
 use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
 use torch_ext::{Init, Path};
+use tracing::trace_span;
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
 use crate::positions::{PositionRule, resample_positions};
@@ -105,13 +106,17 @@ impl ImageEncoder {
     /// - images: `[batch, 3, S, S]`, normalised, S a multiple of the patch size; words: `[batch, K, T]`
     /// - result: three maps `[batch, D, S / patch, S / patch]`
     pub fn forward(&self, images: &Tensor, words: &Tensor, mode: Mode) -> [Tensor; 3] {
-        self.forward_observed(images, words, mode, &mut |_, _| {})
+        self.forward_shared(images, None, words, mode, &mut |_, _| {})
     }
 
-    /// As [`ImageEncoder::forward`]; `observe` sees what passes on the way.
-    pub fn forward_observed(
+    /// As [`ImageEncoder::forward`] for expressions that may share images; `observe` sees what passes on the way. Up to
+    /// the first adapter's cross-modal unit, every image is computed once.
+    ///
+    /// - images: `[m, 3, S, S]`; image_of: int64 `[batch]`, the image each sentence is about; without it m is the batch
+    pub fn forward_shared(
         &self,
         images: &Tensor,
+        image_of: Option<&Tensor>,
         words: &Tensor,
         mode: Mode,
         observe: &mut dyn FnMut(Stage, &Tensor),
@@ -119,16 +124,21 @@ impl ImageEncoder {
         let side = images.size()[2] / self.cfg.patch_size;
         let mut tokens = self.embed_observed(images, observe);
         let mut taps = Vec::with_capacity(3);
+        let mut spread = false;
         for (index, block) in self.blocks.iter().enumerate() {
-            tokens = block.forward_observed(&tokens, words, mode, &mut |patches| {
+            let image_of = image_of.filter(|_| !spread);
+            tokens = block.forward_shared(&tokens, image_of, words, mode, &mut |patches| {
                 observe(Stage::AdapterPatches(index), patches);
             });
+            spread |= block.adapter.is_some();
             observe(Stage::ImageBlock(index), &tokens);
             if self.cfg.taps.contains(&(index as i64)) {
                 taps.push(tokens.shallow_clone());
             }
         }
+        let batch = words.size()[0];
         [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
+            let tokens = if tokens.size()[0] == batch { tokens.shallow_clone() } else { rows_of(tokens, image_of) };
             let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
             patches.reshape([-1, self.cfg.width, side, side])
         })
@@ -164,6 +174,11 @@ impl ImageEncoder {
         observe(Stage::Tokens, &tokens);
         tokens
     }
+}
+
+/// The rows of images, for the sentences about them.
+pub(crate) fn rows_of(xs: &Tensor, image_of: Option<&Tensor>) -> Tensor {
+    image_of.map_or_else(|| xs.shallow_clone(), |image_of| xs.index_select(0, image_of))
 }
 
 /// Fills a position table's grid with sinusoidal codes of half height, so that an encoder trained from scratch can
@@ -229,12 +244,14 @@ impl ImageBlock {
 
     /// - tokens: `[batch, n, D]`; words: `[batch, K, T]`; result like tokens
     pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
-        self.forward_observed(tokens, words, mode, &mut |_| {})
+        self.forward_shared(tokens, None, words, mode, &mut |_| {})
     }
 
-    fn forward_observed(
+    /// - image_of: int64 `[batch]`, which tokens belong to a sentence; without it there are as many as sentences
+    fn forward_shared(
         &self,
         tokens: &Tensor,
+        image_of: Option<&Tensor>,
         words: &Tensor,
         mode: Mode,
         observe: &mut dyn FnMut(&Tensor),
@@ -242,11 +259,10 @@ impl ImageBlock {
         let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
         let normed = self.norm2.forward(&tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        let update = match &self.adapter {
-            Some((adapter, gate)) => hidden + adapter.forward_observed(&normed, words, mode, observe) * gate,
-            None => hidden,
-        };
-        tokens + update * &self.ls2
+        let Some((adapter, gate)) = &self.adapter else { return tokens + hidden * &self.ls2 };
+        let _span = trace_span!("adapters").entered();
+        let update = adapter.forward_shared(&normed, image_of, words, mode, observe) * gate;
+        rows_of(&tokens, image_of) + (rows_of(&hidden, image_of) + update) * &self.ls2
     }
 
     fn attend(&self, tokens: &Tensor) -> Tensor {

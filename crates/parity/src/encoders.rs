@@ -156,7 +156,7 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
         let mut seen = BTreeMap::new();
         let mut last = None;
         tch::no_grad(|| {
-            let _ = network.image().forward_observed(pixels, &no_words, Mode::Eval, &mut |stage, value| {
+            let _ = network.image().forward_shared(pixels, None, &no_words, Mode::Eval, &mut |stage, value| {
                 match stage {
                     Stage::Tokens => seen.insert("embeddings".to_owned(), value.shallow_clone()),
                     Stage::ImageBlock(index) => seen.insert(format!("block{index}"), value.shallow_clone()),

@@ -87,8 +87,10 @@ pub struct EvalItem {
 pub struct EvalBatch {
     /// Sizes.
     pub shape: SampleShape,
-    /// Normalised images, `[n, 3, S, S]`, repeated where expressions share one.
+    /// The m different images, normalised, `[m, 3, S, S]`, in the order in which they are first asked about.
     pub images: Vec<f32>,
+    /// Which of them each expression is about, `[n]`.
+    pub image_of: Vec<usize>,
     /// Token ids, `[n, K]`.
     pub words: Vec<i64>,
     /// The n expressions.
@@ -146,7 +148,14 @@ fn load(
         masks.insert(index, found);
     }
 
-    let mut batch = EvalBatch { shape, images: Vec::new(), words: Vec::new(), items: Vec::new() };
+    let mut batch = EvalBatch {
+        shape,
+        images: Vec::new(),
+        image_of: Vec::with_capacity(queries.len()),
+        words: Vec::with_capacity(queries.len() * shape.word_len),
+        items: Vec::with_capacity(queries.len()),
+    };
+    let mut places: BTreeMap<i64, usize> = BTreeMap::new();
     for query in queries {
         let reference = &dataset.refs[query.ref_index];
         if query.text.trim().is_empty() {
@@ -155,7 +164,12 @@ fn load(
         }
         let (image, letterbox, pixels) = &images[&reference.image_id];
         let (target, distractors) = &masks[&query.ref_index];
-        batch.images.extend(pixels);
+        let next = places.len();
+        let place = *places.entry(reference.image_id).or_insert_with(|| {
+            batch.images.extend(pixels);
+            next
+        });
+        batch.image_of.push(place);
         batch.words.extend(tokenizer.encode_padded(&query.text, shape.word_len)?);
         batch.items.push(EvalItem {
             query: query.clone(),

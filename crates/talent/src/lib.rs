@@ -6,6 +6,7 @@
 
 mod config;
 mod decoder;
+mod flops;
 mod model;
 mod projector;
 pub mod weights;
@@ -13,6 +14,7 @@ pub mod weights;
 pub use backbone::{Gate, PositionRule, Stage};
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
 pub use decoder::{Decoder, DecoderLayer};
+pub use flops::{Flops, forward_flops, train_flops};
 pub use model::{
     ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group, probabilities,
 };

@@ -3,6 +3,7 @@ use rca::{Neck, NeckConfig, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
 use torch_ext::{Role, Store};
+use tracing::trace_span;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::decoder::Decoder;
@@ -219,6 +220,20 @@ impl Talent {
         self.forward_observed(images, words, &mut |_, _| {})
     }
 
+    /// Inference for several expressions about the same images. What an image's features do not owe to the words, up to
+    /// the first adapter, is computed once for each image.
+    ///
+    /// - images: `[m, 3, S, S]`, normalised; image_of: int64 `[batch]`, the image an expression is about
+    /// - words: int64 `[batch, K]`
+    pub fn forward_shared(&self, images: &Tensor, image_of: &Tensor, words: &Tensor) -> TalentOutput {
+        let shared = images.size()[0] != words.size()[0];
+        if shared {
+            self.infer(images, Some(image_of), words, &mut |_, _| {})
+        } else {
+            self.forward(&images.index_select(0, image_of), words)
+        }
+    }
+
     /// As [`Talent::forward`]; `observe` sees what passes the encoders.
     pub fn forward_observed(
         &self,
@@ -226,9 +241,19 @@ impl Talent {
         words: &Tensor,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
-        let text = self.text.forward_observed(words, Mode::Eval, observe);
+        self.infer(images, None, words, observe)
+    }
+
+    fn infer(
+        &self,
+        images: &Tensor,
+        image_of: Option<&Tensor>,
+        words: &Tensor,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> TalentOutput {
+        let text = trace_span!("text").in_scope(|| self.text.forward_observed(words, Mode::Eval, observe));
         let sentence = Sentence { ids: words, words: text.words, state: text.state, contrast: None };
-        self.forward_image(images, sentence, Mode::Eval, observe)
+        self.forward_image(images, image_of, sentence, Mode::Eval, observe)
     }
 
     /// A training pass: batch statistics and dropout. Sentences, positives and negatives go through the text
@@ -248,7 +273,7 @@ impl Talent {
     ) -> TalentOutput {
         let b = images.size()[0];
         let sentences = Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0);
-        let text = self.text.forward_observed(&sentences, Mode::Train, observe);
+        let text = trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe));
         let states = text.state.split(b, 0);
         let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
         let sentence = Sentence {
@@ -257,23 +282,25 @@ impl Talent {
             state: states[0].shallow_clone(),
             contrast,
         };
-        self.forward_image(images, sentence, Mode::Train, observe)
+        self.forward_image(images, None, sentence, Mode::Train, observe)
     }
 
     fn forward_image(
         &self,
         images: &Tensor,
+        image_of: Option<&Tensor>,
         sentence: Sentence<'_>,
         mode: Mode,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
         let Sentence { ids, words, state, contrast } = sentence;
-        let taps = self.image.forward_observed(images, &words, mode, observe);
-        let neck = self.neck.forward(&taps, &state, &words, mode);
+        let taps = trace_span!("vision blocks").in_scope(|| self.image.forward_shared(images, image_of, &words, mode, observe));
+        let neck = trace_span!("neck").in_scope(|| self.neck.forward(&taps, &state, &words, mode));
         // Padding has id 0, which no word has.
         let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(0));
-        let decoded = self.decoder.forward(&neck.features, &words, visible.as_ref(), mode);
-        let logits = self.projector.forward(&decoded, &state, mode);
+        let decoded = trace_span!("decoder")
+            .in_scope(|| self.decoder.forward(&neck.features, &words, visible.as_ref(), mode));
+        let logits = trace_span!("projector").in_scope(|| self.projector.forward(&decoded, &state, mode));
         TalentOutput { logits, words, state, contrast, taps, neck, decoded }
     }
 }

@@ -1,6 +1,8 @@
 use tch::{Device, IndexOp, Tensor};
+use torch_ext::custom_gradient;
+use torch_ext::layers::linear;
 
-use crate::SMALLEST_NORM;
+use crate::{SMALLEST_NORM, full_precision};
 
 /// Up to so many entries of the affinities of a whole batch, one product over the batch is cheaper than many over its
 /// samples.
@@ -9,110 +11,194 @@ const SMALL_BATCH: i64 = 1 << 19;
 /// `mean over b, i of || (1 - A_ij) over the partners j of i ||` with `A_ij = softmax_j (cos(f_i, f_j) / temperature)`,
 /// differentiable in the features.
 ///
-/// The gradient is worked out beside the value, a sample at a time, so that backpropagation needs no N x N matrix:
-/// with `H_ij = dL/dcos_ij`, the gradient by the unit vectors E is `(H + H^T) E`, and rows without a partner are zero in
-/// H. Second derivatives are not defined.
+/// Neither pass keeps anything but the partners: the backward pass computes the affinities again, one sample at a time and
+/// only of rows with a partner. With `H_ij = dL/dcos_ij`, which is zero in rows without one, the gradient by the unit
+/// vectors E is `(H + H^T) E`. Second derivatives are not defined.
 ///
 /// - features: float32 or float64 `[batch, C, N]`; partners: int64 `[batch, N, k]`, -1 for none
 pub(crate) fn mean_gap(features: &Tensor, partners: &Tensor, temperature: f64) -> Tensor {
-    let (value, gradient) =
-        tch::no_grad(|| with_gradient(&features.detach(), partners, temperature, features.requires_grad()));
-    let Some(gradient) = gradient else { return value };
-    // Linear in the features with just this gradient, and zero.
-    let linear = features.flatten(0, -1).dot(&gradient.flatten(0, -1));
-    value + (&linear - linear.detach())
+    let kept = Affinities { features: features.detach(), partners: partners.shallow_clone(), temperature };
+    let value = tch::no_grad(|| kept.mean_gap());
+    custom_gradient(&[features], value, move |by_value| {
+        let _guard = full_precision(kept.features.device());
+        vec![tch::no_grad(|| kept.gradient(by_value))]
+    })
 }
 
-fn with_gradient(
-    features: &Tensor,
-    partners: &Tensor,
+struct Affinities {
+    features: Tensor,
+    partners: Tensor,
     temperature: f64,
-    wanted: bool,
-) -> (Tensor, Option<Tensor>) {
-    let (b, n) = (features.size()[0], features.size()[2]);
-    let scale = 1.0 / (b * n) as f64;
-    let gradient = wanted.then(|| features.zeros_like());
-    // Reading how many rows have partners would stop a GPU's queue; there, all rows are computed.
-    let at_once = features.device() != Device::Cpu || b * n * n <= SMALL_BATCH;
-    let step = if at_once { b } else { 1 };
-    let mut sum = Tensor::zeros([], (features.kind(), features.device()));
-    for first in (0..b).step_by(step as usize) {
-        let own = features.narrow(0, first, step);
-        let norms = own.norm_scalaropt_dim(2.0, [1].as_slice(), true);
-        let lengths = norms.clamp_min(SMALLEST_NORM);
-        let units = &own / &lengths;
-        let partners = partners.narrow(0, first, step);
-        let rows = (!at_once).then(|| rows_with_partner(&partners));
-        let (part, by_units) = match rows {
-            Some(rows) if rows.size()[0] == 0 => continue,
-            // Three products over the chosen rows, or two over all.
-            Some(rows) if 3 * rows.size()[0] < 2 * n => {
-                chosen_rows(&units.i(0), &partners.i(0), &rows, temperature)
-            }
-            _ => all_rows(&units, &partners, temperature),
-        };
-        sum += part;
-        if let Some(gradient) = &gradient {
-            let radial = (&by_units * &units).sum_dim_intlist([1].as_slice(), true, None)
-                * norms.gt(SMALLEST_NORM).to_kind(features.kind());
-            let mut by_features = by_units;
-            by_features -= units * radial;
-            let _ = by_features.g_mul_(&(lengths.reciprocal() * (scale / temperature)));
-            // A position without features has no direction; the derivative there is taken as zero.
-            let _ = by_features.masked_fill_(&norms.eq(0.0), 0.0);
-            gradient.narrow(0, first, step).copy_(&by_features);
-        }
+}
+
+/// Unit vectors, and the lengths they had.
+struct Units {
+    /// E, `[batch, N, C]`.
+    rows: Tensor,
+    /// `[batch, N, 1]`.
+    norms: Tensor,
+}
+
+impl Affinities {
+    /// Samples that go through together.
+    fn step(&self) -> i64 {
+        let (b, n) = (self.features.size()[0], self.features.size()[2]);
+        // Reading how many rows have partners would stop a GPU's queue; there, all rows of all samples are computed.
+        let at_once = self.features.device() != Device::Cpu || b * n * n <= SMALL_BATCH;
+        if at_once { b } else { 1 }
     }
-    (sum * scale, gradient)
+
+    fn starts(&self) -> impl Iterator<Item = i64> + use<> {
+        (0..self.features.size()[0]).step_by(self.step().max(1) as usize)
+    }
+
+    fn units(&self, first: i64) -> Units {
+        // A position's channels side by side: sums over them are several times faster.
+        let mut rows = swapped(&self.features.narrow(0, first, self.step()));
+        let norms = rows.norm_scalaropt_dim(2.0, [2].as_slice(), true);
+        let _ = rows.g_div_(&norms.clamp_min(SMALLEST_NORM));
+        Units { rows, norms }
+    }
+
+    /// The rows of a sample that have a partner, int64 `[rows]`; none if all are taken.
+    fn rows(&self, first: i64) -> Option<Tensor> {
+        (self.step() == 1).then(|| self.partners.i((first, .., 0)).ge(0).nonzero().squeeze_dim(1))
+    }
+
+    fn mean_gap(&self) -> Tensor {
+        let (b, n) = (self.features.size()[0], self.features.size()[2]);
+        let mut sum = Tensor::zeros([], (self.features.kind(), self.features.device()));
+        for first in self.starts() {
+            let partners = self.partners.narrow(0, first, self.step());
+            sum += match self.rows(first) {
+                None => gaps(&self.of_all(&self.units(first).rows), &partners).norm.sum(None),
+                Some(rows) if rows.size()[0] == 0 => continue,
+                Some(rows) => {
+                    let units = self.units(first).rows.i(0);
+                    let affinity = self.of(&units.index_select(0, &rows), &units);
+                    gaps(&affinity, &partners.i(0).index_select(0, &rows)).norm.sum(None)
+                }
+            };
+        }
+        sum / (b * n) as f64
+    }
+
+    /// Affinities of some unit vectors `[rows, C]` with all `[N, C]`.
+    fn of(&self, some: &Tensor, all: &Tensor) -> Tensor {
+        softmax(linear(some, all, None), self.temperature)
+    }
+
+    /// Affinities of all unit vectors `[batch, N, C]` of a batch, `[batch, N, N]`.
+    fn of_all(&self, units: &Tensor) -> Tensor {
+        softmax(units.bmm(&units.transpose(1, 2)), self.temperature)
+    }
+
+    /// - by_value: the incoming derivative, a scalar; result like the features
+    fn gradient(&self, by_value: &Tensor) -> Tensor {
+        let (b, n) = (self.features.size()[0], self.features.size()[2]);
+        let gradient = self.features.zeros_like();
+        let scale = by_value / ((b * n) as f64 * self.temperature);
+        for first in self.starts() {
+            let partners = self.partners.narrow(0, first, self.step());
+            let rows = self.rows(first);
+            if rows.as_ref().is_some_and(|rows| rows.size()[0] == 0) {
+                continue;
+            }
+            let Units { rows: mut units, norms } = self.units(first);
+            let mut by_units = match rows {
+                None => both_ways(&by_cosines(self.of_all(&units), &partners)).bmm(&units),
+                Some(rows) => self.by_units(&units.i(0), &partners.i(0), &rows).unsqueeze(0),
+            };
+            let along = (&by_units * &units).sum_dim_intlist([2].as_slice(), true, None);
+            let _ = units.g_mul_(&(along * norms.gt(SMALLEST_NORM).to_kind(self.features.kind())));
+            by_units -= units;
+            let _ = by_units.g_mul_(&(norms.clamp_min(SMALLEST_NORM).reciprocal() * &scale));
+            // A position without features has no direction; the derivative there is taken as zero.
+            let _ = by_units.masked_fill_(&norms.eq(0.0), 0.0);
+            fill_swapped(&gradient.narrow(0, first, self.step()), &by_units);
+        }
+        gradient
+    }
+
+    /// `(H + H^T) E` of one sample, times the temperature: one product over all rows, or two over some.
+    ///
+    /// - units: E, `[N, C]`; partners: `[N, k]`; rows: int64 `[rows]`; result `[N, C]`
+    fn by_units(&self, units: &Tensor, partners: &Tensor, rows: &Tensor) -> Tensor {
+        let columns = units.transpose(0, 1);
+        if 3 * rows.size()[0] >= 2 * units.size()[0] {
+            let one_way = by_cosines(self.of(units, units), partners).unsqueeze(0);
+            return linear(&both_ways(&one_way).squeeze_dim(0), &columns, None);
+        }
+        let own = units.index_select(0, rows); // rows c
+        let by_cosines = by_cosines(self.of(&own, units), &partners.index_select(0, rows));
+        let by_own = linear(&by_cosines, &columns, None);
+        let mut by_all = linear(&by_cosines.transpose(0, 1), &own.transpose(0, 1), None);
+        let _ = by_all.index_add_(0, rows, &by_own);
+        by_all
+    }
 }
 
-/// int64 `[rows]` of partners `[1, N, k]`.
-fn rows_with_partner(partners: &Tensor) -> Tensor {
-    partners.i((0, .., 0)).ge(0).nonzero().squeeze_dim(1)
-}
-
-/// Sum over all rows, and `(H + H^T) E` times the temperature.
-///
-/// - units: E^T, `[batch, C, N]`; partners: `[batch, N, k]`; gradient like units
-fn all_rows(units: &Tensor, partners: &Tensor, temperature: f64) -> (Tensor, Tensor) {
-    let affinity = affinities(units.transpose(1, 2).bmm(units), temperature);
-    let (sum, by_cosines) = gaps(affinity, partners);
-    let both_ways = &by_cosines + by_cosines.transpose(1, 2);
-    (sum, units.bmm(&both_ways))
-}
-
-/// The same for one sample, touching only the rows that have a partner.
-///
-/// - units: `[C, N]`; partners: `[N, k]`; rows: int64 `[rows]`; gradient `[1, C, N]`
-fn chosen_rows(units: &Tensor, partners: &Tensor, rows: &Tensor, temperature: f64) -> (Tensor, Tensor) {
-    let own = units.index_select(1, rows); // C rows
-    let affinity = affinities(own.transpose(0, 1).matmul(units), temperature);
-    let (sum, by_cosines) = gaps(affinity, &partners.index_select(0, rows));
-    let mut gradient = own.matmul(&by_cosines);
-    let _ = gradient.index_add_(1, rows, &units.matmul(&by_cosines.transpose(0, 1)));
-    (sum, gradient.unsqueeze(0))
-}
-
-fn affinities(mut cosines: Tensor, temperature: f64) -> Tensor {
+fn softmax(mut cosines: Tensor, temperature: f64) -> Tensor {
     if temperature != 1.0 {
         cosines /= temperature;
     }
-    cosines.softmax(-1, None)
+    // In the memory of the cosines.
+    cosines.internal_softmax_out(&cosines, -1, false)
 }
 
-/// Sum of the rows' norms, and their derivative by the cosines times the temperature.
-///
-/// - affinity: A, `[..., rows, N]`; partners: `[..., rows, k]`
-fn gaps(affinity: Tensor, partners: &Tensor) -> (Tensor, Tensor) {
-    let kind = affinity.kind();
+/// Copies `[batch, a, b]` to `[batch, b, a]`. libtorch transposes a single matrix in blocks, which is far faster than what
+/// it does for several.
+fn fill_swapped(to: &Tensor, from: &Tensor) {
+    if from.size()[0] == 1 {
+        to.i(0).copy_(&from.i(0).transpose(0, 1));
+    } else {
+        to.shallow_clone().copy_(&from.transpose(1, 2));
+    }
+}
+
+/// The last two axes exchanged, in memory too.
+fn swapped(xs: &Tensor) -> Tensor {
+    let &[batch, rows, columns] = xs.size().as_slice() else { panic!("expected three axes, not {:?}", xs.size()) };
+    let swapped = Tensor::empty([batch, columns, rows], (xs.kind(), xs.device()));
+    fill_swapped(&swapped, xs);
+    swapped
+}
+
+/// H + H^T, `[batch, N, N]`.
+fn both_ways(one_way: &Tensor) -> Tensor {
+    let mut sum = swapped(one_way);
+    sum += one_way;
+    sum
+}
+
+/// What rows lack to their partners.
+struct Gaps {
+    /// Partners' places, 0 where there is none.
+    at: Tensor,
+    /// A at the partners, `[.., rows, k]`.
+    held: Tensor,
+    /// 1 - A at the partners, 0 where there is none.
+    gap: Tensor,
+    /// Of each row's gaps, `[.., rows, 1]`.
+    norm: Tensor,
+}
+
+/// - affinity: A, `[.., rows, N]`; partners: `[.., rows, k]`
+fn gaps(affinity: &Tensor, partners: &Tensor) -> Gaps {
     let at = partners.clamp_min(0);
     let held = affinity.gather(-1, &at, false);
-    let gap = (1.0_f64 - &held) * partners.ge(0).to_kind(kind);
+    let gap = (1.0_f64 - &held) * partners.ge(0).to_kind(affinity.kind());
     let norm = gap.norm_scalaropt_dim(2.0, [-1].as_slice(), true);
+    Gaps { at, held, gap, norm }
+}
+
+/// Derivative of the rows' norms by the cosines, times the temperature; like the affinity, whose memory it takes.
+fn by_cosines(affinity: Tensor, partners: &Tensor) -> Tensor {
+    let Gaps { at, held, gap, norm } = gaps(&affinity, partners);
     // d norm / d A_ij = -gap_ij / norm, zero where the norm is.
     let pull = gap / norm.clamp_min(f64::from(f32::MIN_POSITIVE)) * held;
     let mut by_cosines = affinity;
     let _ = by_cosines.g_mul_(&pull.sum_dim_intlist([-1].as_slice(), true, None));
     let _ = by_cosines.scatter_add_(-1, &at, &-pull);
-    (norm.sum(None), by_cosines)
+    by_cosines
 }

@@ -1,4 +1,5 @@
 #include "talent_torch.h"
+#include "layers.h"
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -104,6 +105,27 @@ char *talent_cuda_peak_bytes(int device_index, int64_t *allocated) {
       auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device_index));
       *allocated = stats.allocated_bytes[0].peak;
     }
+  });
+}
+
+char *talent_linear(void *x, void *weight, void *bias, void **result) {
+  return guarded([&] {
+    auto given = bias == nullptr ? at::Tensor() : tensor(bias);
+    *result = new at::Tensor(talent::linear(tensor(x), tensor(weight), given));
+  });
+}
+
+char *talent_attention(void *queries, void *keys, void *values, double dropout, void **result) {
+  return guarded([&] {
+    *result = new at::Tensor(talent::attention(tensor(queries), tensor(keys), tensor(values), dropout));
+  });
+}
+
+char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
+                             void (*release)(void *), void **result) {
+  return guarded([&] {
+    auto list = tensors(inputs, n);
+    *result = new at::Tensor(talent::custom_gradient(list, tensor(value), state, gradient, release));
   });
 }
 

@@ -3,6 +3,10 @@
 #include <cstdint>
 
 extern "C" {
+// Computes the gradients of n inputs from that of a value (at::Tensor *, borrowed) and stores new tensors, or leaves null
+// where there is none. Returns 0 on success.
+typedef int (*talent_gradient)(void *state, void *by_value, void **by_inputs, int64_t n);
+
 // Every function returns nullptr on success, otherwise a malloc'ed message.
 char *talent_autocast_get(int cuda, int *enabled, int *scalar_type);
 char *talent_autocast_set(int cuda, int enabled, int scalar_type);
@@ -13,6 +17,12 @@ char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp
                         double lr, double beta1, double beta2, double eps, double weight_decay);
 char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *inv_scale);
 char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
+// bias may be null.
+char *talent_linear(void *x, void *weight, void *bias, void **result);
+char *talent_attention(void *queries, void *keys, void *values, double dropout, void **result);
+// The value, differentiable in the inputs by `gradient`. Takes over `state`, which `release` frees.
+char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
+                             void (*release)(void *), void **result);
 char *talent_version(char **text);
 void talent_free(char *text);
 }

@@ -4,6 +4,7 @@
 //!   official state dictionaries (tch's `VarStore` keeps a hash map and knows no integer buffers);
 //! - [`layers`]: linear, convolution, normalisation and attention layers that register under PyTorch's names,
 //!   with every epsilon and initialisation spelled out;
+//! - [`custom_gradient`]: values with gradients of one's own;
 //! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
 //! - [`generator`]: state of the random generators, for resuming;
 //! - [`Adam`] with its state in the open, and the fused operations below it ([`fused`]);
@@ -11,6 +12,7 @@
 
 mod adam;
 mod autocast;
+mod custom_gradient;
 pub mod fused;
 pub mod generator;
 mod init;
@@ -20,6 +22,7 @@ mod store;
 
 pub use adam::{Adam, AdamConfig, AdamGroup, AdamStateError};
 pub use autocast::Autocast;
+pub use custom_gradient::custom_gradient;
 pub use init::Init;
 pub use shim::ShimError;
 pub use store::{Entry, Path, Role, Store, StoreError};

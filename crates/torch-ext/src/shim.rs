@@ -38,6 +38,28 @@ unsafe extern "C" {
         inv_scale: *mut C_tensor,
     ) -> *mut c_char;
     fn talent_cuda_peak_bytes(device_index: c_int, allocated: *mut i64) -> *mut c_char;
+    fn talent_linear(
+        x: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        result: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn talent_attention(
+        queries: *mut C_tensor,
+        keys: *mut C_tensor,
+        values: *mut C_tensor,
+        dropout: f64,
+        result: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn talent_custom_gradient(
+        inputs: *const *mut C_tensor,
+        n: i64,
+        value: *mut C_tensor,
+        state: *mut c_void,
+        gradient: extern "C" fn(*mut c_void, *mut C_tensor, *mut *mut C_tensor, i64) -> c_int,
+        release: extern "C" fn(*mut c_void),
+        result: *mut *mut C_tensor,
+    ) -> *mut c_char;
     fn talent_version(text: *mut *mut c_char) -> *mut c_char;
     fn talent_free(text: *mut c_void);
 }
@@ -164,6 +186,88 @@ pub(crate) fn cuda_peak_bytes(index: usize) -> Result<u64, ShimError> {
     // SAFETY: the pointer is valid for writes.
     check(unsafe { talent_cuda_peak_bytes(index as c_int, &mut bytes) })?;
     Ok(bytes.max(0) as u64)
+}
+
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ShimError> {
+    let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: valid handles, or null for the bias; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        let bias = bias.map_or(std::ptr::null_mut(), handle);
+        check(talent_linear(handle(x), handle(weight), bias, &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+pub(crate) fn attention(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    dropout: f64,
+) -> Result<Tensor, ShimError> {
+    let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: valid handles; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_attention(handle(queries), handle(keys), handle(values), dropout, &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+/// The gradients of the inputs from that of the value.
+pub(crate) type Gradient = Box<dyn Fn(&Tensor) -> Vec<Tensor> + Send>;
+
+/// Called by libtorch's backward pass.
+extern "C" fn call_gradient(
+    state: *mut c_void,
+    by_value: *mut C_tensor,
+    by_inputs: *mut *mut C_tensor,
+    n: i64,
+) -> c_int {
+    // SAFETY: `state` is the box that `custom_gradient` gave away, which lives until `release_gradient`; `by_value` is a
+    // valid handle that stays the caller's, so only a clone of it is owned here.
+    let (gradient, by_value) = unsafe {
+        (&*state.cast::<Gradient>(), Tensor::clone_from_ptr(by_value))
+    };
+    // A panic must not cross into C++.
+    let call = std::panic::AssertUnwindSafe(|| gradient(&by_value));
+    let Ok(results) = std::panic::catch_unwind(call) else { return 1 };
+    if results.len() as i64 != n {
+        return 1;
+    }
+    for (place, result) in results.into_iter().enumerate() {
+        // SAFETY: `by_inputs` has room for n handles. The caller takes over the handle, so it is not dropped here.
+        unsafe { *by_inputs.add(place) = std::mem::ManuallyDrop::new(result).as_mut_ptr() };
+    }
+    0
+}
+
+extern "C" fn release_gradient(state: *mut c_void) {
+    // SAFETY: the box that `custom_gradient` gave away, released once.
+    drop(unsafe { Box::from_raw(state.cast::<Gradient>()) });
+}
+
+pub(crate) fn custom_gradient(
+    inputs: &[Tensor],
+    value: &Tensor,
+    gradient: Gradient,
+) -> Result<Tensor, ShimError> {
+    let state = Box::into_raw(Box::new(gradient)).cast();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: arrays and handles are valid during the call; `state` is given away together with the functions that know
+    // its type; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_custom_gradient(
+            pointers(inputs).as_ptr(),
+            inputs.len() as i64,
+            value.as_ptr().cast_mut(),
+            state,
+            call_gradient,
+            release_gradient,
+            &mut result,
+        ))?;
+        Ok(Tensor::from_ptr(result))
+    }
 }
 
 pub(crate) fn version() -> Result<String, ShimError> {

@@ -55,8 +55,26 @@ impl TrainTensors {
     }
 }
 
-/// Images `[n, 3, S, S]` and token ids `[n, K]` of an evaluation batch.
-pub(crate) fn eval_tensors(batch: &EvalBatch, device: Device) -> (Tensor, Tensor) {
-    let n = batch.items.len() as i64;
-    (images(&batch.images, n, 3, batch.shape, device), ids(&batch.words, n, batch.shape, device))
+/// An evaluation batch on its device.
+#[derive(Debug)]
+pub(crate) struct EvalTensors {
+    /// `[m, 3, S, S]`, normalised.
+    pub(crate) images: Tensor,
+    /// int64 `[n]`: which of them an expression is about.
+    pub(crate) image_of: Tensor,
+    /// int64 `[n, K]`.
+    pub(crate) words: Tensor,
+}
+
+impl EvalTensors {
+    pub(crate) fn new(batch: &EvalBatch, device: Device) -> Self {
+        let n = batch.items.len() as i64;
+        let image_of: Vec<i64> = batch.image_of.iter().map(|&place| place as i64).collect();
+        let m = image_of.iter().max().map_or(0, |last| last + 1);
+        Self {
+            images: images(&batch.images, m, 3, batch.shape, device),
+            image_of: Tensor::from_slice(&image_of).to_device(device),
+            words: ids(&batch.words, n, batch.shape, device),
+        }
+    }
 }

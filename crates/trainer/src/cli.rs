@@ -11,6 +11,7 @@ use metrics::SplitReport;
 use serde_json::json;
 
 use crate::ablate::{AblateArgs, ablate};
+use crate::bench::{Bench, bench};
 use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
@@ -54,21 +55,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Time the making of training samples: `bench data`
-    Bench {
-        /// What to time
-        #[arg(value_parser = ["data"])]
-        what: String,
-        /// See `data bench --help`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    /// Time a part of the work
+    #[command(subcommand)]
+    Bench(Bench),
     /// Say which devices libtorch sees, as JSON
     Devices,
 }
 
 #[derive(Debug, Clone, Args)]
-struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// Preset: tiny, testbed, base or large [default: tiny]
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
@@ -93,6 +88,11 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// As [`ConfigArgs::load`], where no data set is opened.
+    pub(crate) fn load_for_bench(&self) -> Result<config::Config> {
+        self.load(Path::new(DEFAULT_DATA_ROOT))
+    }
+
     fn load(&self, data_root: &Path) -> Result<config::Config> {
         let mut source = Source {
             preset: self.preset.clone(),
@@ -260,9 +260,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Export(args) => export(&args.checkpoint, &args.to),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => data_cli::run(&args),
-        Command::Bench { what: _, args } => {
-            data_cli::run(&std::iter::once("bench".to_owned()).chain(args).collect::<Vec<_>>())
-        }
+        Command::Bench(what) => bench(&what),
         Command::Devices => {
             let devices = json!({
                 "libtorch": torch_ext::version()?,

@@ -13,7 +13,7 @@ use refcoco::Mask;
 use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
 use tch::Tensor;
 
-use crate::batch::eval_tensors;
+use crate::batch::EvalTensors;
 use crate::config::{Precision, Selection};
 use crate::experiment::Experiment;
 
@@ -72,8 +72,7 @@ pub(crate) fn evaluate_queries(
         let predicted = (|| {
             for batch in batches {
                 let batch = batch?;
-                let (images, words) = eval_tensors(&batch, experiment.device);
-                let maps = probabilities(experiment, &images, &words, precision)?;
+                let maps = probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
                 // Fails only if measuring panicked, which joining it reports.
                 if sender.send((batch, maps)).is_err() {
                     break;
@@ -105,15 +104,14 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, 
 /// Probabilities over the network's input square, `n * S * S` values.
 pub(crate) fn probabilities(
     experiment: &Experiment,
-    images: &Tensor,
-    words: &Tensor,
+    batch: &EvalTensors,
     precision: Precision,
 ) -> Result<Vec<f32>> {
     let side = experiment.cfg.model.input_size;
     let maps = tch::no_grad(|| -> Result<Tensor> {
         let logits = {
             let _guard = precision.autocast(experiment.device)?;
-            experiment.model.forward(images, words).logits
+            experiment.model.forward_shared(&batch.images, &batch.image_of, &batch.words).logits
         };
         Ok(talent::probabilities(&logits, side))
     })?;

@@ -16,7 +16,7 @@ use refcoco::evaluation::{EvalItem, eval_batches, queries};
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use crate::batch::eval_tensors;
+use crate::batch::EvalTensors;
 use crate::config::Precision;
 use crate::experiment::Experiment;
 use crate::patches::patch_shares;
@@ -58,10 +58,10 @@ pub(crate) fn feature_nta(
     let mut found: Vec<(String, Vec<Option<f64>>)> = Vec::new();
     for batch in batches {
         let batch = batch?;
-        let (images, words) = eval_tensors(&batch, experiment.device);
+        let tensors = EvalTensors::new(&batch, experiment.device);
         let maps = tch::no_grad(|| -> Result<Vec<(String, Tensor)>> {
             let _guard = precision.autocast(experiment.device)?;
-            Ok(answers(experiment, &images, &words))
+            Ok(answers(experiment, &tensors))
         })?;
         let shares: Vec<[Vec<f32>; 2]> = batch.items.par_iter().map(|item| shares(item, side)).collect();
         for (stage, (name, map)) in maps.into_iter().enumerate() {
@@ -78,9 +78,11 @@ pub(crate) fn feature_nta(
 }
 
 /// What answers to the sentence at every stage, `[batch, H * W]` each, not negative.
-fn answers(experiment: &Experiment, images: &Tensor, ids: &Tensor) -> Vec<(String, Tensor)> {
+fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)> {
     let mut patches: Vec<(usize, Tensor)> = Vec::new();
-    let output = experiment.model.forward_observed(images, ids, &mut |stage, value| {
+    let EvalTensors { images, image_of, words: ids } = batch;
+    let images = images.index_select(0, image_of);
+    let output = experiment.model.forward_observed(&images, ids, &mut |stage, value| {
         if let Stage::AdapterPatches(block) = stage {
             patches.push((block, value.shallow_clone()));
         }

@@ -4,7 +4,9 @@
 //! `objective` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
 
 mod ablate;
+pub mod allocator;
 mod batch;
+mod bench;
 mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -22,5 +24,6 @@ mod predict;
 mod prediction_file;
 mod pretrain;
 mod run_dir;
+mod step;
 pub mod train;
 mod weights;

@@ -1,6 +1,7 @@
 use talent::TalentOutput;
 use tch::Tensor;
 use tlm_losses::{contrastive_loss, segmentation_loss};
+use tracing::trace_span;
 
 use crate::batch::TrainTensors;
 use crate::config::LossConfig;
@@ -18,15 +19,18 @@ pub(crate) struct Objective {
 pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossConfig) -> Objective {
     let mut terms = Vec::new();
     if cfg.seg > 0.0 {
-        terms.push(("seg", cfg.seg, segmentation_loss(&output.logits, &batch.masks).total()));
+        let seg = trace_span!("seg").in_scope(|| segmentation_loss(&output.logits, &batch.masks).total());
+        terms.push(("seg", cfg.seg, seg));
     }
     if cfg.cpcl > 0.0 {
+        let _span = trace_span!("cpcl").entered();
         let neck = &output.neck;
         let consistency = cfg.consistency();
         let levels = neck.fused.iter().map(|fused| consistency.loss(fused, &neck.sentence).loss);
         terms.push(("cpcl", cfg.cpcl, levels.sum::<Tensor>() / neck.fused.len() as f64));
     }
     if let (true, Some([positive, negative])) = (cfg.tccl > 0.0, &output.contrast) {
+        let _span = trace_span!("tccl").entered();
         let map = &output.neck.aggregated;
         terms.push((
             "tccl",

@@ -7,8 +7,9 @@ use figures::{Canvas, overlay};
 use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, read_image};
 use serde_json::{Value, json};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use crate::batch::EvalTensors;
 use crate::checkpoint::write_atomically;
 use crate::evaluate::probabilities;
 use crate::experiment::{Experiment, Machine, StoredModel};
@@ -57,7 +58,9 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
         eprintln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);
     }
     let words = Tensor::from_slice(&ids).view([1, -1]).to_device(device);
-    let square = probabilities(&experiment, &pixels, &words, experiment.cfg.train.precision)?;
+    let image_of = Tensor::zeros([1], (Kind::Int64, device));
+    let batch = EvalTensors { images: pixels, image_of, words };
+    let square = probabilities(&experiment, &batch, experiment.cfg.train.precision)?;
     let map = letterbox.map_to_image(&square);
     let threshold = experiment.cfg.eval.threshold;
     let mask = Mask::above(image.width, image.height, &map, threshold);

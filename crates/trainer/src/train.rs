@@ -11,22 +11,20 @@ use metrics::{Evaluated, GroupReport, SplitReport};
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, Plan, RefAt, sampler, training_batches};
 use serde_json::{Value, json};
-use talent::Triplet;
 use talent::weights::Strictness;
 use torch_ext::Adam;
 
-use crate::batch::TrainTensors;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, differences};
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::events::EventFile;
 use crate::experiment::{Experiment, Machine};
-use crate::objective::objective;
 use crate::optim::{adam, lr_factor};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
 use crate::prediction_file::PredictionFile;
 use crate::run_dir::{RunDir, environment};
+use crate::step::{StepReport, train_step};
 use crate::weights::{load_encoders, load_whole, resume_official};
 
 /// When to write checkpoints besides the ends of epochs.
@@ -273,49 +271,17 @@ impl<'a> Run<'a> {
     fn step(&mut self, batch: &Batch) -> Result<String> {
         let started = Instant::now();
         let Experiment { cfg, device, model, .. } = &self.experiment;
-        let whole = TrainTensors::new(batch, *device);
-        let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
-        let part_size = (batch.n / n_parts) as i64;
-        let mut losses: Vec<(&str, f64)> = Vec::new();
-        self.adam.zero_grad();
-        for part in 0..n_parts as i64 {
-            let part = whole.part(part * part_size, part_size);
-            let objective = {
-                let _guard = cfg.train.precision.autocast(*device)?;
-                let ids =
-                    Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
-                objective(&model.forward_train(&part.images, &ids), &part, &cfg.loss)
-            };
-            self.at.scaler.scale(&(&objective.total / n_parts as f64)).backward();
-            let values =
-                objective.terms.iter().map(|(name, term)| (*name, term)).chain([("total", &objective.total)]);
-            for (name, value) in values {
-                let value = f64::try_from(value)? / n_parts as f64;
-                match losses.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, sum)) => *sum += value,
-                    None => losses.push((name, value)),
-                }
-            }
-        }
-        let finite = self.at.scaler.unscale(&self.adam.grads(), *device)?;
-        let finite_loss = losses.iter().all(|(_, value)| value.is_finite());
-        let acceptable = (finite && finite_loss) || self.at.scaler.may_skip();
-        if !acceptable {
+        let whole_run = self.per_epoch * cfg.train.epochs;
+        let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
+        let StepReport { losses, finite, updated } =
+            train_step(model, cfg, *device, &mut self.adam, &mut self.at.scaler, batch, factor)?;
+        if !(finite || self.at.scaler.may_skip()) {
             bail!(
                 "step {}: loss or gradient is not finite: {losses:?}; refs {}",
                 self.at.step + 1,
                 batch.refs.join(", ")
             );
         }
-        let whole_run = self.per_epoch * cfg.train.epochs;
-        let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
-        if finite {
-            if cfg.train.clip_norm > 0.0 {
-                self.adam.clip(cfg.train.clip_norm)?;
-            }
-            self.adam.step(factor)?;
-        }
-        self.at.scaler.update(finite);
         self.at.step += 1;
         self.at.batch += 1;
 
@@ -324,7 +290,7 @@ impl<'a> Run<'a> {
         let loss: serde_json::Map<String, Value> =
             losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         self.dir.record(&json!({
-            "kind": "step", "step": self.at.step, "epoch": self.at.epoch, "lr": lr, "loss": loss, "skipped": !finite,
+            "kind": "step", "step": self.at.step, "epoch": self.at.epoch, "lr": lr, "loss": loss, "skipped": !updated,
             "runtime": {"seconds": seconds, "samples_per_s": batch.n as f64 / seconds},
         }))?;
         let mut scalars: Vec<(String, f64)> =

@@ -4,6 +4,7 @@ use torch_ext::layers::{Linear, Mode};
 use torch_ext::{Init, Path};
 
 use super::dense::{DenseBranches, Domain};
+use crate::dinov2::rows_of;
 
 /// Sizes of a visual adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +56,16 @@ impl VisualAdapter {
 
     /// - tokens: `[batch, special + H * W, D]` with H = W; words: `[batch, K, T]`; result like tokens
     pub fn forward(&self, tokens: &Tensor, words: &Tensor, mode: Mode) -> Tensor {
-        self.forward_observed(tokens, words, mode, &mut |_| {})
+        self.forward_shared(tokens, None, words, mode, &mut |_| {})
     }
 
     /// As [`VisualAdapter::forward`]; `observe` sees the patches that enter the cross-modal unit.
-    pub(crate) fn forward_observed(
+    ///
+    /// - image_of: int64 `[batch]`, which tokens belong to a sentence; without it there are as many as sentences
+    pub(crate) fn forward_shared(
         &self,
         tokens: &Tensor,
+        image_of: Option<&Tensor>,
         words: &Tensor,
         mode: Mode,
         observe: &mut dyn FnMut(&Tensor),
@@ -72,6 +76,7 @@ impl VisualAdapter {
         let side = (n as f64).sqrt() as i64;
         let grid = patches.transpose(1, 2).reshape([b, r, side, side]);
         let mixed = (self.dense.forward(&grid, mode) + grid).flatten(2, 3).transpose(1, 2); // b n r
+        let (narrow, mixed) = (rows_of(&narrow, image_of), rows_of(&mixed, image_of));
         observe(&mixed);
         let seen = self.cross.forward(&mixed, words, mode);
         let special = narrow.i((.., ..self.n_special, ..));

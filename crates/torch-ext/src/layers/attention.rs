@@ -2,6 +2,8 @@ use tch::{IndexOp, Tensor};
 
 use super::Mode;
 use crate::init::Init;
+use crate::layers::linear;
+use crate::shim;
 use crate::store::Path;
 
 /// Softmax attention of split heads, scores scaled by one over the root of the head width.
@@ -9,7 +11,16 @@ use crate::store::Path;
 /// - queries: `[batch, heads, n, head_width]`; keys, values: `[batch, heads, m, head_width]`
 /// - dropout: probability with which attention weights are dropped; 0 outside training
 /// - causal: whether a query sees only keys at its own position and before
+///
+/// On the CPU, attention to all of many keys is computed by blocks of queries with oneDNN, for the reason given at
+/// [`linear`]; scores and weights are float32 whatever the operands' dtype.
+///
+/// # Panics
+/// Like tch's own operations: when the shapes do not fit together.
 pub fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, dropout: f64, causal: bool) -> Tensor {
+    if !causal {
+        return shim::attention(queries, keys, values, dropout).unwrap_or_else(|error| panic!("{error}"));
+    }
     Tensor::scaled_dot_product_attention(queries, keys, values, None::<&Tensor>, dropout, causal, None, false)
 }
 
@@ -73,7 +84,7 @@ impl MultiheadAttention {
         let width = queries.size()[2];
         let project = |xs: &Tensor, third: i64| {
             let rows = third * width..(third + 1) * width;
-            xs.linear(&self.in_proj_weight.i(rows.clone()), Some(&self.in_proj_bias.i(rows)))
+            linear(xs, &self.in_proj_weight.i(rows.clone()), Some(&self.in_proj_bias.i(rows)))
         };
         self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, visible)
     }
@@ -82,7 +93,7 @@ impl MultiheadAttention {
     ///
     /// - xs: `[batch, n, width]`
     pub fn forward_self(&self, xs: &Tensor, mode: Mode, causal: bool) -> Tensor {
-        let packed = xs.linear(&self.in_proj_weight, Some(&self.in_proj_bias)).chunk(3, -1);
+        let packed = linear(xs, &self.in_proj_weight, Some(&self.in_proj_bias)).chunk(3, -1);
         let visible = if causal { Visible::Past } else { Visible::All };
         self.mix(&packed[0], &packed[1], &packed[2], mode, visible)
     }

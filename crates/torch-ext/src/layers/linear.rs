@@ -1,7 +1,19 @@
 use tch::Tensor;
 
 use crate::init::Init;
+use crate::shim;
 use crate::store::Path;
+
+/// `x W^T + b`. Large float32 products on the CPU go to oneDNN, which uses the whole vector width of any x86-64
+/// processor, where libtorch's own choice, MKL, uses half of it on some.
+///
+/// - xs: `[..., in]`; weight: `[out, in]`; bias: `[out]`; result `[..., out]`
+///
+/// # Panics
+/// Like tch's own operations: when the shapes do not fit together.
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    shim::linear(xs, weight, bias).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// `y = x W^T + b`, `weight` `[out, in]`.
 #[derive(Debug)]
@@ -32,6 +44,6 @@ impl Linear {
 
     /// - xs: `[..., in]`, result `[..., out]`
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        xs.linear(&self.weight, self.bias.as_ref())
+        linear(xs, &self.weight, self.bias.as_ref())
     }
 }

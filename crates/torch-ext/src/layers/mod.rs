@@ -8,7 +8,7 @@ mod positions;
 
 pub use attention::{MultiheadAttention, attention};
 pub use conv::{Conv1d, Conv2d, ConvBiasInit, ConvConfig};
-pub use linear::Linear;
+pub use linear::{Linear, linear};
 pub use norm::{BatchNorm, LayerNorm};
 pub use positions::{grid_positions, sequence_positions};
 

@@ -1,0 +1,43 @@
+#include "product.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <string_view>
+
+namespace talent {
+
+namespace {
+
+// libtorch's registered operator `mkldnn::_linear_pointwise`, in builds that have it.
+using Linear = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view,
+                          c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+std::optional<c10::TypedOperatorHandle<Linear>> find_linear() {
+  if (!at::globalContext().hasMKLDNN())
+    return std::nullopt;
+  auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+  if (!found)
+    return std::nullopt;
+  return found->typed<Linear>();
+}
+
+const std::optional<c10::TypedOperatorHandle<Linear>> &linear() {
+  static const auto handle = find_linear();
+  return handle;
+}
+
+} // namespace
+
+bool has_onednn() { return linear().has_value() && at::globalContext().userEnabledMkldnn(); }
+
+at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  std::optional<at::Tensor> given;
+  if (bias.defined())
+    given = bias;
+  return linear()->call(x, w, given, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+} // namespace talent

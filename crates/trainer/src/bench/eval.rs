@@ -1,0 +1,94 @@
+//! Expressions of one image, the way evaluation handles them.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use refcoco::letterbox::Letterbox;
+use refcoco::{Mask, RgbImage};
+use serde_json::json;
+use talent::forward_flops;
+use tch::{Kind, Tensor};
+use tracing::trace_span;
+
+use super::memory::peak_mib;
+use super::{Report, Timing};
+use crate::batch::EvalTensors;
+use crate::cli::ConfigArgs;
+use crate::evaluate::probabilities;
+use crate::experiment::Experiment;
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalBenchArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Expressions about the image
+    #[arg(long, default_value_t = 3)]
+    batch_size: usize,
+    /// Size of the image in pixels, across x down
+    #[arg(long, default_value = "640x480", value_parser = image_size)]
+    image_size: [usize; 2],
+    #[command(flatten)]
+    timing: Timing,
+}
+
+fn image_size(text: &str) -> Result<[usize; 2], String> {
+    let fail = || format!("`{text}`: expected something like 640x480");
+    let (width, height) = text.split_once('x').ok_or_else(fail)?;
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=16384).contains(side)).ok_or_else(fail);
+    Ok([side(width)?, side(height)?])
+}
+
+const EXPRESSIONS: [&str; 4] = [
+    "second zebra from the right",
+    "the man in the red jacket",
+    "left cup",
+    "a dog lying on the grass beside the bench",
+];
+
+/// Times everything from decoded image and text to masks in the image's pixels.
+pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
+    ensure!(args.batch_size > 0, "--batch-size must be positive");
+    let cfg = args.config.load_for_bench()?;
+    let device = args.timing.machine.set_up()?;
+    let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
+    let (cfg, shape) = (&experiment.cfg, experiment.shape());
+    let [width, height] = args.image_size;
+    let mut rng = StdRng::seed_from_u64(0);
+    let image = RgbImage { width, height, data: (0..width * height * 3).map(|_| rng.random()).collect() };
+    let expressions: Vec<&str> = EXPRESSIONS.iter().copied().cycle().take(args.batch_size).collect();
+    let measured = args.timing.measure(device, || {
+        let span = trace_span!("data").entered();
+        let letterbox = Letterbox::new(width, height, shape.input_size);
+        let side = shape.input_size as i64;
+        let images = Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]);
+        let mut ids = Vec::new();
+        for text in &expressions {
+            ids.extend(experiment.tokenizer.encode_padded(text, shape.word_len)?);
+        }
+        let n = expressions.len() as i64;
+        let batch = EvalTensors {
+            images: images.to_device(device),
+            image_of: Tensor::zeros([n], (Kind::Int64, device)),
+            words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
+        };
+        drop(span);
+        let maps = probabilities(&experiment, &batch, cfg.train.precision)?;
+        let _span = trace_span!("masks").entered();
+        for map in maps.chunks_exact(shape.input_size * shape.input_size) {
+            let map = letterbox.map_to_image(map);
+            std::hint::black_box(Mask::above(width, height, &map, cfg.eval.threshold));
+        }
+        Ok(())
+    })?;
+    let report = Report {
+        head: json!({"bench": "eval", "config": cfg.name, "batch_size": args.batch_size, "image_size": args.image_size}),
+        measured: &measured,
+        samples: args.batch_size,
+        flops: forward_flops(&cfg.model).total() * args.batch_size as u64,
+        device,
+        precision: cfg.train.precision,
+        peak_mib: peak_mib(device)?,
+    };
+    report.print(args.timing.json)
+}

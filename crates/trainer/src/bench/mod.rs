@@ -1,0 +1,223 @@
+//! `bench`: how long the program's work takes on this machine, and how near that is to what the machine can do.
+
+mod eval;
+mod loss;
+mod memory;
+mod network;
+mod stages;
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+pub(crate) use eval::{EvalBenchArgs, bench_eval};
+pub(crate) use loss::{LossBenchArgs, bench_loss};
+pub(crate) use network::{NetworkBenchArgs, bench_forward, bench_step};
+
+use crate::bench::stages::{StageSeconds, watch};
+use crate::config::Precision;
+use crate::experiment::Machine;
+
+/// What to time.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// The making of training samples (needs no libtorch when run through `cargo xtask bench data`)
+    Data {
+        /// See `data bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Training steps: forward, losses, backward, update
+    Step(NetworkBenchArgs),
+    /// Inference of the network alone, every expression with an image of its own
+    Forward(NetworkBenchArgs),
+    /// Expressions of one image, from text to masks in the image's pixels
+    Eval(EvalBenchArgs),
+    /// The consistency loss, forward and backward
+    Loss(LossBenchArgs),
+}
+
+/// Runs one of them.
+pub(crate) fn bench(what: &Bench) -> Result<()> {
+    match what {
+        Bench::Data { args } => {
+            data_cli::run(&std::iter::once("bench".to_owned()).chain(args.iter().cloned()).collect::<Vec<_>>())
+        }
+        Bench::Step(args) => bench_step(args),
+        Bench::Forward(args) => bench_forward(args),
+        Bench::Eval(args) => bench_eval(args),
+        Bench::Loss(args) => bench_loss(args),
+    }
+}
+
+/// How to time.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Timing {
+    /// Timed runs
+    #[arg(long, default_value_t = 7)]
+    repeats: usize,
+    /// Runs before those
+    #[arg(long, default_value_t = 2)]
+    warm_up: usize,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Timed runs of one piece of work.
+#[derive(Debug)]
+struct Measured {
+    /// Of each run, ascending.
+    seconds: Vec<f64>,
+    /// Mean over the watched runs.
+    stages: StageSeconds,
+}
+
+impl Measured {
+    fn median(&self) -> f64 {
+        self.seconds[self.seconds.len() / 2]
+    }
+
+    fn least(&self) -> f64 {
+        self.seconds[0]
+    }
+
+    fn most(&self) -> f64 {
+        self.seconds[self.seconds.len() - 1]
+    }
+}
+
+impl Timing {
+    /// Times `work`, which must not leave anything running on the device's queue that it does not need.
+    fn measure(&self, device: Device, mut work: impl FnMut() -> Result<()>) -> Result<Measured> {
+        ensure!(self.repeats > 0, "--repeats must be positive");
+        for _ in 0..self.warm_up {
+            work()?;
+        }
+        let mut seconds = Vec::with_capacity(self.repeats);
+        let mut timed = || -> Result<()> {
+            synchronize(device);
+            let started = Instant::now();
+            work()?;
+            synchronize(device);
+            seconds.push(started.elapsed().as_secs_f64());
+            Ok(())
+        };
+        let mut runs = || (0..self.repeats).try_for_each(|_| timed());
+        // Watching costs a GPU its overlap, a CPU nothing.
+        let (n_watched, mut stages) = if device.is_cuda() {
+            runs()?;
+            let (watched, stages) = watch(device, &mut work);
+            watched?;
+            (1, stages)
+        } else {
+            let (watched, stages) = watch(device, runs);
+            watched?;
+            (self.repeats, stages)
+        };
+        for (_, total) in &mut stages {
+            *total /= n_watched as f64;
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(Measured { seconds, stages })
+    }
+}
+
+fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
+/// Side of the product that stands for the best a device does.
+const PEAK_SIDE: i64 = 2048;
+
+/// Operations per second of a large matrix product in a precision, the best of a few.
+fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
+    let square = || Tensor::randn([PEAK_SIDE, PEAK_SIDE], (Kind::Float, device)).to_kind(precision.kind());
+    let (a, b) = (square(), square());
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        synchronize(device);
+        let started = Instant::now();
+        let product = torch_ext::layers::linear(&a, &b, None);
+        synchronize(device);
+        best = best.min(started.elapsed().as_secs_f64());
+        drop(product);
+    }
+    Ok(2.0 * (PEAK_SIDE as f64).powi(3) / best)
+}
+
+/// What a benchmark reports besides its times.
+#[derive(Debug)]
+struct Report<'a> {
+    /// Name and settings.
+    head: Value,
+    measured: &'a Measured,
+    /// Samples of one run.
+    samples: usize,
+    /// Operations of one run.
+    flops: u64,
+    device: Device,
+    precision: Precision,
+    peak_mib: f64,
+}
+
+impl Report<'_> {
+    fn print(&self, as_json: bool) -> Result<()> {
+        let Self { measured, samples, flops, device, .. } = *self;
+        let (median, rate) = (measured.median(), flops as f64 / measured.median());
+        let peak = matmul_rate(device, self.precision)?;
+        let threads = tch::get_num_threads();
+        let dtype = self.precision.measured_kind(device)?;
+        if as_json {
+            let stages: serde_json::Map<String, Value> =
+                measured.stages.iter().map(|(name, seconds)| ((*name).to_owned(), json!(seconds))).collect();
+            let mut report = self.head.clone();
+            let figures = json!({
+                "median_s": median, "min_s": measured.least(), "max_s": measured.most(),
+                "repeats": measured.seconds.len(), "samples_per_s": samples as f64 / median,
+                "peak_rss_mib": self.peak_mib, "flops": flops, "gflops_per_s": rate / 1e9,
+                "matmul_gflops_per_s": peak / 1e9, "matmul_share": rate / peak, "threads": threads, "dtype": dtype,
+                "device": format!("{device:?}"), "stages": stages,
+            });
+            if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
+                report.extend(figures);
+            }
+            println!("{report:#}");
+            return Ok(());
+        }
+        let head = self.head.as_object().into_iter().flatten();
+        let head: Vec<String> = head.map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        println!("{}", head.join(", "));
+        println!("{device:?}, {threads} threads, products in {dtype}");
+        println!(
+            "{median:.4} s, median of {} ({:.4} to {:.4}); {:.3} samples/s; peak memory {:.0} MiB",
+            measured.seconds.len(),
+            measured.least(),
+            measured.most(),
+            samples as f64 / median,
+            self.peak_mib
+        );
+        println!(
+            "{:.1} GFLOP, {:.1} GFLOP/s, {:.0} % of a matrix product's {:.1}",
+            flops as f64 / 1e9,
+            rate / 1e9,
+            100.0 * rate / peak,
+            peak / 1e9
+        );
+        for (name, seconds) in &measured.stages {
+            println!("  {name:16}{seconds:>10.4} s  {:>5.1} %", 100.0 * seconds / median);
+        }
+        Ok(())
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,116 @@
+//! The network with random weights on random data.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use refcoco::{Batch, SampleShape};
+use serde_json::json;
+use talent::{forward_flops, train_flops};
+use tch::{Device, Tensor};
+
+use super::memory::peak_mib;
+use super::{Report, Timing};
+use crate::batch::TrainTensors;
+use crate::cli::ConfigArgs;
+use crate::experiment::Experiment;
+use crate::optim::adam;
+use crate::precision::LossScaler;
+use crate::step::train_step;
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkBenchArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Samples of a run
+    #[arg(long, default_value_t = 2)]
+    batch_size: usize,
+    #[command(flatten)]
+    timing: Timing,
+}
+
+impl NetworkBenchArgs {
+    fn open(&self) -> Result<(Experiment, Batch)> {
+        ensure!(self.batch_size > 0, "--batch-size must be positive");
+        let cfg = self.config.load_for_bench()?;
+        let device = self.timing.machine.set_up()?;
+        let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
+        let batch = random_batch(self.batch_size, experiment.shape());
+        Ok((experiment, batch))
+    }
+}
+
+/// Noise with token ids of ten words: a network's work does not depend on what it sees.
+fn random_batch(n: usize, shape: SampleShape) -> Batch {
+    let mut rng = StdRng::seed_from_u64(0);
+    let pixels = n * shape.input_size * shape.input_size;
+    let mut ids = || -> Vec<i64> { (0..n).flat_map(|_| random_ids(shape.word_len, &mut rng)).collect() };
+    let (words, positive_words, negative_words) = (ids(), ids(), ids());
+    Batch {
+        n,
+        shape,
+        images: (0..3 * pixels).map(|_| rng.random_range(-2.0..2.0)).collect(),
+        masks: (0..pixels).map(|_| f32::from(u8::from(rng.random_bool(0.1)))).collect(),
+        words,
+        positive_words,
+        negative_words,
+        valid: vec![1.0; n],
+        refs: (0..n).map(|index| format!("random/{index}")).collect(),
+    }
+}
+
+/// A start token, up to eight words, an end token, padding.
+fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
+    let n_words = word_len.saturating_sub(2).min(8);
+    let words = (0..n_words).map(|_| rng.random_range(1..40_000));
+    let mut ids: Vec<i64> = std::iter::once(refcoco::VOCABULARY - 2).chain(words).collect();
+    ids.push(refcoco::VOCABULARY - 1);
+    ids.resize(word_len, 0);
+    ids
+}
+
+/// Times optimiser steps.
+pub(crate) fn bench_step(args: &NetworkBenchArgs) -> Result<()> {
+    let (experiment, batch) = args.open()?;
+    let Experiment { cfg, device, model, .. } = &experiment;
+    let mut adam = adam(model, &cfg.train);
+    let mut scaler = LossScaler::new(cfg.train.precision);
+    let measured = args.timing.measure(*device, || {
+        let report = train_step(model, cfg, *device, &mut adam, &mut scaler, &batch, 1.0)?;
+        ensure!(report.finite || scaler.may_skip(), "the loss is not finite: {:?}", report.losses);
+        Ok(())
+    })?;
+    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * args.batch_size as u64;
+    args.report("step", &experiment, &measured, flops)
+}
+
+/// Times inference without what comes before and after the network.
+pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
+    let (experiment, batch) = args.open()?;
+    let Experiment { cfg, device, model, .. } = &experiment;
+    let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device);
+    let measured = args.timing.measure(*device, || {
+        let _guard = cfg.train.precision.autocast(*device)?;
+        let logits: Tensor = tch::no_grad(|| model.forward(&images, &words).logits);
+        drop(logits);
+        Ok(())
+    })?;
+    let flops = forward_flops(&cfg.model).total() * args.batch_size as u64;
+    args.report("forward", &experiment, &measured, flops)
+}
+
+impl NetworkBenchArgs {
+    fn report(&self, what: &str, experiment: &Experiment, measured: &super::Measured, flops: u64) -> Result<()> {
+        let device: Device = experiment.device;
+        let report = Report {
+            head: json!({"bench": what, "config": experiment.cfg.name, "batch_size": self.batch_size}),
+            measured,
+            samples: self.batch_size,
+            flops,
+            device,
+            precision: experiment.cfg.train.precision,
+            peak_mib: peak_mib(device)?,
+        };
+        report.print(self.timing.json)
+    }
+}
