@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
+    "csrc/dropout.cpp",
     "csrc/linear.cpp",
     "csrc/product.cpp",
     "csrc/talent_torch.cpp",

@@ -1,6 +1,8 @@
 use tch::Tensor;
 use torch_ext::Path;
-use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention, grid_positions, sequence_positions};
+use torch_ext::layers::{
+    LayerNorm, Linear, Mode, MultiheadAttention, dropout, grid_positions, sequence_positions,
+};
 
 use crate::config::DecoderConfig;
 
@@ -91,9 +93,7 @@ impl DecoderLayer {
         visible: Option<&Tensor>,
         mode: Mode,
     ) -> Tensor {
-        let drop = |xs: Tensor| {
-            if mode.is_train() && self.dropout > 0.0 { xs.dropout(self.dropout, true) } else { xs }
-        };
+        let drop = |xs: Tensor| dropout(&xs, self.dropout, mode);
 
         let normed = self.norm1.forward(xs);
         let placed = &normed + pixel_positions;

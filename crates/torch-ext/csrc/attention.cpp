@@ -1,10 +1,10 @@
 // Softmax attention on the CPU, by heads and by blocks of queries, so that a block's scores stay in the cache and no
 // matrix of all scores is ever held. In float32, whatever the operands' dtype.
 
+#include "dropout.h"
 #include "layers.h"
 #include "product.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
@@ -22,33 +22,12 @@ using torch::autograd::variable_list;
 // Queries whose scores are in memory at once, about.
 constexpr int64_t BLOCK = 512;
 
-// Which weights are dropped: a function of seed and position, so the backward pass needs no mask, and threads no order.
-struct Dropout {
-  double probability = 0.0;
-  uint64_t seed = 0;
-
-  // Drops from rows `first`... of a head's weights, and scales the others up.
-  void apply(at::Tensor &weights, int64_t index, int64_t first) const {
-    if (probability == 0.0)
-      return;
-    const auto limit = static_cast<uint64_t>(probability * 4294967296.0);
-    const auto scale = static_cast<float>(1.0 / (1.0 - probability));
-    const int64_t columns = weights.size(1);
-    float *values = weights.data_ptr<float>();
-    for (int64_t row = 0; row < weights.size(0); ++row, values += columns) {
-      const uint64_t start = seed + 0x9e3779b97f4a7c15u * (static_cast<uint64_t>(index) << 32 | (first + row));
-      for (int64_t column = 0; column < columns; ++column)
-        values[column] = (mixed(start + column) >> 32) < limit ? 0.0f : values[column] * scale;
-    }
-  }
-
-  // The finaliser of splitmix64.
-  static uint64_t mixed(uint64_t bits) {
-    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
-    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
-    return bits ^ (bits >> 31);
-  }
-};
+// Drops from the weights of queries `first`... of a head.
+void drop(const Dropout &dropout, at::Tensor &weights, int64_t index, int64_t first) {
+  for (int64_t row = 0; row < weights.size(0); ++row)
+    dropout.apply(weights.data_ptr<float>() + row * weights.size(1), weights.size(1),
+                  static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(first + row));
+}
 
 // One head of one sample of [batch, heads, n, d], as float32 [n, d].
 at::Tensor head(const at::Tensor &xs, int64_t index) {
@@ -93,7 +72,7 @@ at::Tensor mix(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, co
     const auto queries = wide(head(q, index)) * scale;
     for_blocks(q.size(2), [&](int64_t first, int64_t n) {
       auto held = weights(queries.narrow(0, first, n), keys);
-      dropout.apply(held, index, first);
+      drop(dropout, held, index, first);
       head(mixed, index).narrow(0, first, n).copy_(product(held, values));
     });
   });
@@ -127,11 +106,11 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
         auto kept = held;
         if (dropout.probability > 0.0) {
           kept = held.clone();
-          dropout.apply(kept, index, first);
+          drop(dropout, kept, index, first);
         }
         sum_v.add_(product(outer.t().contiguous(), kept.t()));
         auto by_scores = product(outer, values);
-        dropout.apply(by_scores, index, first);
+        drop(dropout, by_scores, index, first);
         at::_softmax_backward_data_out(by_scores, by_scores, held, -1, at::kFloat);
         head(by_q, index).narrow(0, first, n).copy_(product(by_scores, keys_t).mul_(scale));
         sum_k.add_(product(chosen.t().contiguous(), by_scores.t()));
@@ -142,14 +121,6 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     return {by_q, by_k, by_v, {}};
   }
 };
-
-Dropout draw(double probability) {
-  if (probability == 0.0)
-    return {};
-  auto generator = at::detail::getDefaultCPUGenerator();
-  std::lock_guard<std::mutex> lock(generator.mutex());
-  return {probability, at::check_generator<at::CPUGeneratorImpl>(generator)->random64()};
-}
 
 bool fits(const at::Tensor &xs) {
   const bool known = xs.scalar_type() == at::kFloat || xs.scalar_type() == at::kBFloat16;
@@ -163,7 +134,7 @@ at::Tensor attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor 
                     k.scalar_type() == v.scalar_type() && has_onednn() && q.size(2) * k.size(2) >= BLOCK * BLOCK / 4;
   if (!ours)
     return at::scaled_dot_product_attention(q, k, v, std::nullopt, dropout);
-  const auto dropped = draw(dropout);
+  const auto dropped = Dropout::draw(dropout);
   const bool recorded = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   return recorded ? AttentionFunction::apply(q, k, v, dropped) : mix(q, k, v, dropped);
 }

@@ -13,6 +13,9 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bi
 // which an entry of the softmax is dropped.
 at::Tensor attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double dropout);
 
+// Zeroes entries with a probability, and scales the others up.
+at::Tensor dropout(const at::Tensor &xs, double probability);
+
 // `value`, differentiable in `inputs` by a function of the caller's. Takes over `state`, which `release` frees.
 at::Tensor custom_gradient(at::TensorList inputs, const at::Tensor &value, void *state, talent_gradient call,
                            void (*release)(void *));

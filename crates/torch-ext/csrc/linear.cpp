@@ -21,7 +21,8 @@ at::Tensor rows(const at::Tensor &x) { return x.reshape({-1, x.size(-1)}); }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static at::Tensor forward(AutogradContext *context, const at::Tensor &x, const at::Tensor &w,
-                            const at::Tensor &bias) {
+                            const std::optional<at::Tensor> &bias) {
+    context->saved_data["has_bias"] = bias.has_value();
     // Each operand is kept only for the other's gradient.
     context->save_for_backward({w.requires_grad() ? x : at::Tensor(), x.requires_grad() ? w : at::Tensor()});
     return product(x, w, bias);
@@ -43,7 +44,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       by_w = by_output.size(1) <= inputs.size(1) ? product(by_output.t(), inputs.t())
                                                  : product(inputs.t(), by_output.t()).t();
     }
-    if (context->needs_input_grad(2))
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
       by_bias = by_output.sum(0);
     return {by_x, by_w, by_bias};
   }
@@ -93,7 +94,7 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bi
     return at::linear(x, w, given);
   const bool recorded =
       recording && (x.requires_grad() || w.requires_grad() || (bias.defined() && bias.requires_grad()));
-  return recorded ? LinearFunction::apply(x, w, bias) : product(x, w, bias);
+  return recorded ? LinearFunction::apply(x, w, given) : product(x, w, given);
 }
 
 } // namespace talent

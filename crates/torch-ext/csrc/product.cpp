@@ -32,12 +32,9 @@ const std::optional<c10::TypedOperatorHandle<Linear>> &linear() {
 
 bool has_onednn() { return linear().has_value() && at::globalContext().userEnabledMkldnn(); }
 
-at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias) {
+at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  std::optional<at::Tensor> given;
-  if (bias.defined())
-    given = bias;
-  return linear()->call(x, w, given, "none", c10::List<std::optional<at::Scalar>>(), "");
+  return linear()->call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 } // namespace talent

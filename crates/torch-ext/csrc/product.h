@@ -11,6 +11,6 @@ namespace talent {
 bool has_onednn();
 
 // x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU. Not differentiable; records nothing.
-at::Tensor product(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias = {});
+at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias = std::nullopt);
 
 } // namespace talent

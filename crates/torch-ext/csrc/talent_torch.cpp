@@ -121,6 +121,10 @@ char *talent_attention(void *queries, void *keys, void *values, double dropout, 
   });
 }
 
+char *talent_dropout(void *xs, double probability, void **result) {
+  return guarded([&] { *result = new at::Tensor(talent::dropout(tensor(xs), probability)); });
+}
+
 char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
                              void (*release)(void *), void **result) {
   return guarded([&] {

@@ -20,6 +20,7 @@ char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
 // bias may be null.
 char *talent_linear(void *x, void *weight, void *bias, void **result);
 char *talent_attention(void *queries, void *keys, void *values, double dropout, void **result);
+char *talent_dropout(void *xs, double probability, void **result);
 // The value, differentiable in the inputs by `gradient`. Takes over `state`, which `release` frees.
 char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
                              void (*release)(void *), void **result);

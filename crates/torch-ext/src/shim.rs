@@ -51,6 +51,7 @@ unsafe extern "C" {
         dropout: f64,
         result: *mut *mut C_tensor,
     ) -> *mut c_char;
+    fn talent_dropout(xs: *mut C_tensor, probability: f64, result: *mut *mut C_tensor) -> *mut c_char;
     fn talent_custom_gradient(
         inputs: *const *mut C_tensor,
         n: i64,
@@ -210,6 +211,15 @@ pub(crate) fn attention(
     // SAFETY: valid handles; the shim stores a new tensor, which `from_ptr` takes over.
     unsafe {
         check(talent_attention(handle(queries), handle(keys), handle(values), dropout, &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+pub(crate) fn dropout(xs: &Tensor, probability: f64) -> Result<Tensor, ShimError> {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: a valid handle; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_dropout(xs.as_ptr().cast_mut(), probability, &mut result))?;
         Ok(Tensor::from_ptr(result))
     }
 }

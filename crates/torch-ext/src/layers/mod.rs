@@ -2,12 +2,14 @@
 
 mod attention;
 mod conv;
+mod dropout;
 mod linear;
 mod norm;
 mod positions;
 
 pub use attention::{MultiheadAttention, attention};
 pub use conv::{Conv1d, Conv2d, ConvBiasInit, ConvConfig};
+pub use dropout::dropout;
 pub use linear::{Linear, linear};
 pub use norm::{BatchNorm, LayerNorm};
 pub use positions::{grid_positions, sequence_positions};

@@ -1,0 +1,133 @@
+//! Products and attention on oneDNN's path against the same in float64, which goes libtorch's way.
+#![allow(missing_docs)]
+
+use tch::{Device, Kind, Tensor};
+use torch_ext::Autocast;
+use torch_ext::layers::{attention, linear};
+
+const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+fn leaf(xs: &Tensor, kind: Kind) -> Tensor {
+    xs.to_kind(kind).copy().detach().set_requires_grad(true)
+}
+
+/// Largest difference, relative to the largest value.
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let largest = f64::try_from(expected.abs().max()).unwrap();
+    f64::try_from((found.to_kind(Kind::Double) - expected).abs().max()).unwrap() / largest
+}
+
+/// Value and gradients by all inputs of `run` in both precisions.
+fn compare(inputs: &[Tensor], kind: Kind, tolerance: f64, run: impl Fn(&[Tensor]) -> Tensor) {
+    let results = [kind, Kind::Double].map(|kind| {
+        let inputs: Vec<Tensor> = inputs.iter().map(|input| leaf(input, kind)).collect();
+        let value = run(&inputs);
+        assert_eq!(value.kind(), kind);
+        tch::manual_seed(1);
+        let pull = Tensor::randn(value.size(), DOUBLE).to_kind(kind);
+        (&value * pull).sum(Kind::Double).backward();
+        let mut all = vec![value.detach()];
+        all.extend(inputs.iter().map(Tensor::grad));
+        all
+    });
+    let [found, expected] = results;
+    for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let distance = distance(found, expected);
+        assert!(distance < tolerance, "result {place}: {distance}");
+    }
+}
+
+#[test]
+fn linear_layers_and_their_gradients() {
+    tch::manual_seed(0);
+    for (n_in, n_out) in [(96, 160), (160, 96)] {
+        let inputs = [
+            Tensor::randn([3, 200, n_in], DOUBLE),
+            Tensor::randn([n_out, n_in], DOUBLE),
+            Tensor::randn([n_out], DOUBLE),
+        ];
+        compare(&inputs, Kind::Float, 1e-5, |xs| linear(&xs[0], &xs[1], Some(&xs[2])));
+        compare(&inputs[..2], Kind::Float, 1e-5, |xs| linear(&xs[0], &xs[1], None));
+        // Neither operand laid out in rows.
+        compare(&inputs[..2], Kind::Float, 1e-5, |xs| {
+            let (x, w) = (xs[0].transpose(0, 1), xs[1].transpose(0, 1).contiguous().transpose(0, 1));
+            linear(&x, &w, None)
+        });
+    }
+}
+
+#[test]
+fn frozen_operands_get_no_gradient() {
+    let place = (Kind::Float, Device::Cpu);
+    let (x, w) = (Tensor::randn([600, 96], place), Tensor::randn([128, 96], place));
+    assert!(!linear(&x, &w, None).requires_grad());
+    let trained = leaf(&w, Kind::Float);
+    linear(&x, &trained, None).sum(Kind::Float).backward();
+    assert!(trained.grad().defined() && !x.grad().defined());
+    let x = leaf(&x, Kind::Float);
+    linear(&x, &w, None).sum(Kind::Float).backward();
+    assert!(x.grad().defined() && !w.grad().defined());
+}
+
+#[test]
+fn attention_and_its_gradients() {
+    tch::manual_seed(2);
+    // One block of queries, and several with another number of keys.
+    for (n, m) in [(300, 300), (1100, 130)] {
+        let heads = |rows: i64| Tensor::randn([2, rows, 3, 16], DOUBLE);
+        let inputs = [heads(n), heads(m), heads(m)];
+        let run = |xs: &[Tensor]| {
+            let [q, k, v] = [0, 1, 2].map(|place| xs[place].transpose(1, 2));
+            attention(&q, &k, &v, 0.0, false)
+        };
+        compare(&inputs, Kind::Float, 1e-5, run);
+        compare(&inputs, Kind::BFloat16, 2e-2, run);
+    }
+}
+
+#[test]
+fn dropped_attention_weights_and_their_gradients() {
+    tch::manual_seed(3);
+    let (n, p) = (256, 0.25);
+    let [q, k] = [0, 1].map(|_| leaf(&Tensor::randn([1, 2, n, 16], DOUBLE), Kind::Float));
+    // Values that show the weights themselves.
+    let v = Tensor::eye(n, (Kind::Float, Device::Cpu)).expand([1, 2, n, n], false);
+    let (q_wide, k_wide) = (q.constant_pad_nd([0, n - 16]), k.constant_pad_nd([0, n - 16]));
+    tch::manual_seed(4);
+    let kept = attention(&q_wide, &k_wide, &v, p, false);
+    let mask = kept.detach().ne(0.0).to_kind(Kind::Double) / (1.0 - p);
+    let share = f64::try_from(mask.mean(Kind::Double)).unwrap();
+    assert!((share - 1.0).abs() < 0.01, "{share}");
+
+    let [q_double, k_double] = [&q, &k].map(|xs| leaf(xs, Kind::Double));
+    let scores = q_double.matmul(&k_double.transpose(2, 3)) / (n as f64).sqrt();
+    let expected = scores.softmax(-1, None) * mask;
+    assert!(distance(&kept.detach(), &expected.detach()) < 1e-5);
+    let pull = Tensor::randn([1, 2, n, n], DOUBLE);
+    (&kept * pull.to_kind(Kind::Float)).sum(Kind::Double).backward();
+    (expected * pull).sum(Kind::Double).backward();
+    assert!(distance(&q.grad(), &q_double.grad()) < 1e-5);
+    assert!(distance(&k.grad(), &k_double.grad()) < 1e-5);
+    tch::manual_seed(4);
+    assert!(attention(&q_wide, &k_wide, &v, p, false).equal(&kept));
+}
+
+#[test]
+fn copies_of_frozen_weights_follow_the_weights() {
+    tch::manual_seed(5);
+    let place = (Kind::Float, Device::Cpu);
+    let (x, mut w) = (Tensor::randn([4, 8], place), Tensor::randn([8, 8], place));
+    let product = |w: &Tensor| {
+        let _guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+        tch::no_grad(|| linear(&x, w, None))
+    };
+    let expected = |w: &Tensor| x.to_kind(Kind::BFloat16).matmul(&w.to_kind(Kind::BFloat16).transpose(0, 1));
+    for _ in 0..2 {
+        assert_eq!(product(&w).kind(), Kind::BFloat16);
+        assert!(product(&w).equal(&expected(&w)));
+    }
+    w *= 3.0;
+    assert!(product(&w).equal(&expected(&w)));
+    tch::no_grad(|| w.copy_(&Tensor::ones([8, 8], place)));
+    assert!(product(&w).equal(&expected(&w)));
+}
