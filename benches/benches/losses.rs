@@ -5,6 +5,10 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{consistency_loss, segmentation_loss};
 
+// As in the `talent` program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PLACE: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 fn consistency(criterion: &mut Criterion) {

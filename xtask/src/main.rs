@@ -30,9 +30,10 @@ cargo xtask COMMAND
   export [...]          write a checkpoint as a plain official state dictionary
   data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
-  bench data [...]      time the making of training samples
+  bench data [...]      time the making of training samples; needs no libtorch
+  bench WHAT [...]      time a training step, forward, eval, or the consistency loss: step, forward, eval, loss
 
-The last group runs target/release/talent after set-up and build.";
+What needs libtorch runs target/release/talent after set-up and build.";
 
 fn main() -> std::process::ExitCode {
     match run() {
@@ -57,7 +58,7 @@ fn run() -> Result<()> {
         "results" => forward::to_results_program(&rest),
         "bench" => match rest.split_first() {
             Some((what, rest)) if what == "data" => forward::to_data_program("bench", rest),
-            _ => bail!("bench: expected `bench data`"),
+            _ => forward::to_talent("bench", &rest),
         },
         // Needs no libtorch, and whoever scores another program's masks may not have it.
         "eval" if rest.iter().any(|arg| arg == "--predictions" || arg.starts_with("--predictions=")) => {

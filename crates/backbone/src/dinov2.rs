@@ -138,7 +138,8 @@ impl ImageEncoder {
         }
         let batch = words.size()[0];
         [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
-            let tokens = if tokens.size()[0] == batch { tokens.shallow_clone() } else { rows_of(tokens, image_of) };
+            let tokens =
+                if tokens.size()[0] == batch { tokens.shallow_clone() } else { rows_of(tokens, image_of) };
             let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
             patches.reshape([-1, self.cfg.width, side, side])
         })

@@ -156,14 +156,17 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
         let mut seen = BTreeMap::new();
         let mut last = None;
         tch::no_grad(|| {
-            let _ = network.image().forward_shared(pixels, None, &no_words, Mode::Eval, &mut |stage, value| {
-                match stage {
-                    Stage::Tokens => seen.insert("embeddings".to_owned(), value.shallow_clone()),
-                    Stage::ImageBlock(index) => seen.insert(format!("block{index}"), value.shallow_clone()),
-                    _ => None,
-                };
-                last = Some(value.shallow_clone());
-            });
+            let _ =
+                network.image().forward_shared(pixels, None, &no_words, Mode::Eval, &mut |stage, value| {
+                    match stage {
+                        Stage::Tokens => seen.insert("embeddings".to_owned(), value.shallow_clone()),
+                        Stage::ImageBlock(index) => {
+                            seen.insert(format!("block{index}"), value.shallow_clone())
+                        }
+                        _ => None,
+                    };
+                    last = Some(value.shallow_clone());
+                });
             if let Some(last) = last {
                 seen.insert("last_hidden_state".to_owned(), network.image().normalise(&last));
             }

@@ -149,7 +149,8 @@ fn text(cfg: &ModelConfig, parts: TrainedParts) -> Cost {
             + linear(k, 4 * t, t, grad);
         if adapted.contains(&index) { own + adapter_ends(k, t, r, grad) + dense(k - 1, r, 1) } else { own }
     };
-    let trained = Grad { input: first.is_some() || parts == TrainedParts::All, weight: parts == TrainedParts::All };
+    let trained =
+        Grad { input: first.is_some() || parts == TrainedParts::All, weight: parts == TrainedParts::All };
     (0..cfg.text.depth).map(block).sum::<Cost>() + linear(1, t, cfg.text.state_width, trained)
 }
 
@@ -174,8 +175,7 @@ fn vision(cfg: &ModelConfig, parts: TrainedParts) -> [Cost; 2] {
     let (d, patches, p) = (image.width, cfg.grid() * cfg.grid(), image.patch_size);
     let n = patches + 1 + image.n_registers;
     let first = image.adapter_blocks.iter().min().copied();
-    let embedding =
-        linear(patches, 3 * p * p, d, Grad { input: false, weight: parts == TrainedParts::All });
+    let embedding = linear(patches, 3 * p * p, d, Grad { input: false, weight: parts == TrainedParts::All });
     let block = |index: i64| {
         let grad = block_grad(index, first, parts);
         linear(n, d, 3 * d, grad)
@@ -186,7 +186,9 @@ fn vision(cfg: &ModelConfig, parts: TrainedParts) -> [Cost; 2] {
     };
     let adapter = |&index: &i64| {
         let grad = block_grad(index, first, parts);
-        adapter_ends(n, d, image.adapter_width, grad) + dense(patches, image.adapter_width, 2) + word_unit(cfg, patches)
+        adapter_ends(n, d, image.adapter_width, grad)
+            + dense(patches, image.adapter_width, 2)
+            + word_unit(cfg, patches)
     };
     let blocks = (0..image.depth).map(block).sum::<Cost>();
     [embedding + blocks, image.adapter_blocks.iter().map(adapter).sum()]
@@ -254,7 +256,11 @@ mod tests {
         let flops = forward_flops(&ModelConfig::base());
         let giga = |flops: u64| flops as f64 / 1e9;
         assert!((giga(flops.vision) - (12.0 * 17.82 + 0.92)).abs() < 0.1, "{}", giga(flops.vision));
-        assert!((giga(flops.projector) - (19.33 + 38.65 + 2.15 + 0.08)).abs() < 0.1, "{}", giga(flops.projector));
+        assert!(
+            (giga(flops.projector) - (19.33 + 38.65 + 2.15 + 0.08)).abs() < 0.1,
+            "{}",
+            giga(flops.projector)
+        );
         assert!((giga(flops.total()) - 305.0).abs() < 5.0, "{}", giga(flops.total()));
     }
 

@@ -273,7 +273,8 @@ impl Talent {
     ) -> TalentOutput {
         let b = images.size()[0];
         let sentences = Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0);
-        let text = trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe));
+        let text =
+            trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe));
         let states = text.state.split(b, 0);
         let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
         let sentence = Sentence {
@@ -294,7 +295,8 @@ impl Talent {
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
         let Sentence { ids, words, state, contrast } = sentence;
-        let taps = trace_span!("vision blocks").in_scope(|| self.image.forward_shared(images, image_of, &words, mode, observe));
+        let taps = trace_span!("vision blocks")
+            .in_scope(|| self.image.forward_shared(images, image_of, &words, mode, observe));
         let neck = trace_span!("neck").in_scope(|| self.neck.forward(&taps, &state, &words, mode));
         // Padding has id 0, which no word has.
         let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(0));

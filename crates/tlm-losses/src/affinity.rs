@@ -158,7 +158,9 @@ fn fill_swapped(to: &Tensor, from: &Tensor) {
 
 /// The last two axes exchanged, in memory too.
 fn swapped(xs: &Tensor) -> Tensor {
-    let &[batch, rows, columns] = xs.size().as_slice() else { panic!("expected three axes, not {:?}", xs.size()) };
+    let &[batch, rows, columns] = xs.size().as_slice() else {
+        panic!("expected three axes, not {:?}", xs.size())
+    };
     let swapped = Tensor::empty([batch, columns, rows], (xs.kind(), xs.device()));
     fill_swapped(&swapped, xs);
     swapped

@@ -82,11 +82,13 @@ char *talent_generator_set_state(int device_index, void *state) {
 }
 
 char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
-                        double lr, double beta1, double beta2, double eps, double weight_decay) {
+                        double lr, double beta1, double beta2, double eps, double weight_decay, void *found_inf) {
   return guarded([&] {
     at::NoGradGuard no_grad;
     at::_fused_adam_(tensors(params, n), tensors(grads, n), tensors(exp_avgs, n), tensors(exp_avg_sqs, n), {},
-                     tensors(steps, n), lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+                     tensors(steps, n), lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
+                     /*grad_scale=*/std::nullopt,
+                     found_inf == nullptr ? std::nullopt : std::optional<at::Tensor>(tensor(found_inf)));
   });
 }
 

@@ -92,20 +92,20 @@ impl Adam {
         }
     }
 
-    /// Scales all gradients down to a joint norm of at most `limit` and returns the norm before.
-    ///
-    /// # Errors
-    /// When libtorch cannot read the norm.
-    pub fn clip(&self, limit: f64) -> Result<f64, tch::TchError> {
+    /// Scales all gradients down to a joint norm of at most `limit`, and returns the norm before: a scalar on their device,
+    /// which nothing here waits for.
+    pub fn clip(&self, limit: f64) -> Tensor {
         let grads = self.grads();
         let norms: Vec<Tensor> = grads.iter().map(Tensor::norm).collect();
-        let norm = f64::try_from(Tensor::stack(&norms, 0).norm())?;
-        if norm > limit {
-            for grad in grads {
-                let _ = grad.shallow_clone().g_mul_scalar_(limit / (norm + 1e-6));
-            }
+        if norms.is_empty() {
+            return Tensor::from(0.0_f32);
         }
-        Ok(norm)
+        let norm = Tensor::stack(&norms, 0).norm();
+        let factor = ((&norm + 1e-6).reciprocal() * limit).clamp_max(1.0);
+        for grad in grads {
+            let _ = grad.shallow_clone().g_mul_(&factor);
+        }
+        norm
     }
 
     /// One update; `factor` multiplies every learning rate. Parameters without gradient are left alone.
@@ -113,9 +113,20 @@ impl Adam {
     /// # Errors
     /// When libtorch refuses the tensors.
     pub fn step(&mut self, factor: f64) -> Result<(), ShimError> {
+        self.step_unless(factor, None)
+    }
+
+    /// As [`Adam::step`], but nothing happens if a flag is set. The decision falls on the parameters' device.
+    ///
+    /// - found_inf: one float32, 0 or 1, as [`fused::unscale`] sets it
+    ///
+    /// # Errors
+    /// When libtorch refuses the tensors.
+    pub fn step_unless(&mut self, factor: f64, found_inf: Option<&Tensor>) -> Result<(), ShimError> {
         let mut rates: Vec<f64> = self.lrs.clone();
         rates.sort_by(f64::total_cmp);
         rates.dedup();
+        let counted = found_inf.map(|found| (1.0_f64 - found).view([]));
         for rate in rates {
             let chosen: Vec<usize> = (0..self.params.len())
                 .filter(|&index| self.lrs[index] == rate && self.params[index].grad().defined())
@@ -128,12 +139,16 @@ impl Adam {
                 steps: pick(&self.state.steps),
             };
             for step in &state.steps {
-                let _ = step.shallow_clone().g_add_scalar_(1.0);
+                let _ = match &counted {
+                    Some(counted) => step.shallow_clone().g_add_(counted),
+                    None => step.shallow_clone().g_add_scalar_(1.0),
+                };
             }
             let params = pick(&self.params);
             let grads: Vec<Tensor> = params.iter().map(Tensor::grad).collect();
             let AdamConfig { betas, eps, weight_decay } = self.cfg;
-            fused::adam(&params, &grads, &state, AdamStep { lr: factor * rate, betas, eps, weight_decay })?;
+            let step = AdamStep { lr: factor * rate, betas, eps, weight_decay };
+            fused::adam(&params, &grads, &state, step, found_inf)?;
         }
         Ok(())
     }
@@ -185,8 +200,24 @@ mod tests {
         let loss = &params[0].1 * 3.0 + &params[1].1 * 4.0;
         loss.sum(None).backward();
         let adam = Adam::new([AdamGroup { params, lr: 1.0 }], CFG);
-        assert!((adam.clip(1.0).unwrap() - 5.0).abs() < 1e-5);
-        assert!((adam.clip(1.0).unwrap() - 1.0).abs() < 1e-5);
+        let clip = || f64::try_from(adam.clip(1.0)).unwrap();
+        assert!((clip() - 5.0).abs() < 1e-5);
+        assert!((clip() - 1.0).abs() < 1e-5);
+        let before: Vec<f64> = adam.grads().iter().map(|grad| f64::try_from(grad).unwrap()).collect();
+        let _ = adam.clip(7.0);
+        assert_eq!(before, adam.grads().iter().map(|grad| f64::try_from(grad).unwrap()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_set_flag_stops_a_step_altogether() {
+        let mut adam = Adam::new([AdamGroup { params: vec![param("a")], lr: 0.1 }], CFG);
+        adam.params[0].sum(None).backward();
+        let value = |tensor: &Tensor| f64::try_from(tensor.sum(Kind::Double)).unwrap();
+        for (flag, moved, steps) in [(1.0_f32, 0.0, 0.0), (0.0, -0.1, 1.0)] {
+            adam.step_unless(1.0, Some(&Tensor::from_slice(&[flag]))).unwrap();
+            assert!((value(&adam.params[0]) - moved).abs() < 1e-6);
+            assert_eq!(value(&adam.state.steps[0]), steps);
+        }
     }
 
     #[test]

@@ -30,9 +30,17 @@ pub struct AdamState {
 
 /// One Adam update of all parameters in place. `steps` must already count this update.
 ///
+/// - found_inf: one float32 on the parameters' device, as [`unscale`] sets it; where it is 1 nothing changes
+///
 /// # Errors
 /// When libtorch refuses the tensors.
-pub fn adam(params: &[Tensor], grads: &[Tensor], state: &AdamState, step: AdamStep) -> Result<(), ShimError> {
+pub fn adam(
+    params: &[Tensor],
+    grads: &[Tensor],
+    state: &AdamState,
+    step: AdamStep,
+    found_inf: Option<&Tensor>,
+) -> Result<(), ShimError> {
     if params.is_empty() {
         return Ok(());
     }
@@ -43,7 +51,7 @@ pub fn adam(params: &[Tensor], grads: &[Tensor], state: &AdamState, step: AdamSt
         exp_avg_sqs: &state.exp_avg_sqs,
         steps: &state.steps,
     };
-    shim::fused_adam(&lists, step.lr, step.betas, step.eps, step.weight_decay)
+    shim::fused_adam(&lists, step.lr, step.betas, step.eps, step.weight_decay, found_inf)
 }
 
 /// Multiplies all gradients by `inv_scale` in place and sets `found_inf` to 1 if any entry is not finite.
@@ -72,7 +80,11 @@ mod tests {
             steps: vec![Tensor::from(1.0_f32)],
         };
         let step = AdamStep { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
-        adam(std::slice::from_ref(&param), &[grad], &state, step).unwrap();
+        let grads = [grad];
+        let found = Tensor::from_slice(&[1.0_f32]);
+        adam(std::slice::from_ref(&param), &grads, &state, step, Some(&found)).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&param).unwrap(), [1.0, -2.0]);
+        adam(std::slice::from_ref(&param), &grads, &state, step, None).unwrap();
         let moved = Vec::<f32>::try_from(param).unwrap();
         assert!((moved[0] - 0.9).abs() < 1e-6 && (moved[1] + 1.9).abs() < 1e-6, "{moved:?}");
     }

@@ -30,6 +30,7 @@ unsafe extern "C" {
         beta2: f64,
         eps: f64,
         weight_decay: f64,
+        found_inf: *mut C_tensor,
     ) -> *mut c_char;
     fn talent_unscale_and_check(
         grads: *const *mut C_tensor,
@@ -145,10 +146,12 @@ pub(crate) fn fused_adam(
     betas: [f64; 2],
     eps: f64,
     weight_decay: f64,
+    found_inf: Option<&Tensor>,
 ) -> Result<(), ShimError> {
     let n = lists.params.len();
     assert!([lists.grads, lists.exp_avgs, lists.exp_avg_sqs, lists.steps].iter().all(|list| list.len() == n));
-    // SAFETY: five arrays of n valid handles each.
+    let found_inf = found_inf.map_or(std::ptr::null_mut(), |found| found.as_ptr().cast_mut());
+    // SAFETY: five arrays of n valid handles each, and one handle or null.
     check(unsafe {
         talent_fused_adam(
             pointers(lists.params).as_ptr(),
@@ -162,6 +165,7 @@ pub(crate) fn fused_adam(
             betas[1],
             eps,
             weight_decay,
+            found_inf,
         )
     })
 }
@@ -236,9 +240,7 @@ extern "C" fn call_gradient(
 ) -> c_int {
     // SAFETY: `state` is the box that `custom_gradient` gave away, which lives until `release_gradient`; `by_value` is a
     // valid handle that stays the caller's, so only a clone of it is owned here.
-    let (gradient, by_value) = unsafe {
-        (&*state.cast::<Gradient>(), Tensor::clone_from_ptr(by_value))
-    };
+    let (gradient, by_value) = unsafe { (&*state.cast::<Gradient>(), Tensor::clone_from_ptr(by_value)) };
     // A panic must not cross into C++.
     let call = std::panic::AssertUnwindSafe(|| gradient(&by_value));
     let Ok(results) = std::panic::catch_unwind(call) else { return 1 };

@@ -72,7 +72,8 @@ pub(crate) fn evaluate_queries(
         let predicted = (|| {
             for batch in batches {
                 let batch = batch?;
-                let maps = probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
+                let maps =
+                    probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
                 // Fails only if measuring panicked, which joining it reports.
                 if sender.send((batch, maps)).is_err() {
                     break;

@@ -55,12 +55,13 @@ impl LossScaler {
         if self.enabled { loss * self.scale } else { loss.shallow_clone() }
     }
 
-    /// Brings the gradients back to their size. False if one is not finite.
-    pub(crate) fn unscale(&self, grads: &[Tensor], device: Device) -> Result<bool> {
+    /// Brings the gradients back to their size, and returns one float32 on their device: 1 if an entry is not finite,
+    /// otherwise 0.
+    pub(crate) fn unscale(&self, grads: &[Tensor], device: Device) -> Result<Tensor> {
         let found = Tensor::zeros([1], (Kind::Float, device));
         let inverse = Tensor::full([1], 1.0 / self.scale, (Kind::Float, device));
         fused::unscale(grads, &found, &inverse)?;
-        Ok(f64::try_from(found)? == 0.0)
+        Ok(found)
     }
 
     /// Whether a step with gradients that are not finite is part of the scaler's work rather than a failure.
@@ -106,8 +107,11 @@ mod tests {
     fn gradients_are_unscaled_and_checked() {
         let scaler = LossScaler::new(Precision::Fp16);
         let good = Tensor::from_slice(&[65536.0_f32]);
-        assert!(scaler.unscale(std::slice::from_ref(&good), Device::Cpu).unwrap());
+        let found = |grad: &Tensor| {
+            f64::try_from(scaler.unscale(std::slice::from_ref(grad), Device::Cpu).unwrap()).unwrap()
+        };
+        assert_eq!(found(&good), 0.0);
         assert_eq!(f64::try_from(good).unwrap(), 1.0);
-        assert!(!scaler.unscale(&[Tensor::from_slice(&[f32::NAN])], Device::Cpu).unwrap());
+        assert_eq!(found(&Tensor::from_slice(&[f32::NAN])), 1.0);
     }
 }

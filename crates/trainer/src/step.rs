@@ -3,7 +3,7 @@
 use anyhow::Result;
 use refcoco::Batch;
 use talent::{Talent, Triplet};
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
 use tracing::trace_span;
 
@@ -23,7 +23,8 @@ pub(crate) struct StepReport {
     pub(crate) updated: bool,
 }
 
-/// Forward pass, losses, backward pass, update. Without an update if a gradient is not finite.
+/// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is waited for once, when all
+/// of it is queued.
 ///
 /// - factor: on the learning rates
 pub(crate) fn train_step(
@@ -38,7 +39,7 @@ pub(crate) fn train_step(
     let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device));
     let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
     let part_size = (batch.n / n_parts) as i64;
-    let mut losses: Vec<(&'static str, f64)> = Vec::new();
+    let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
     adam.zero_grad();
     for part in 0..n_parts as i64 {
         let part = whole.part(part * part_size, part_size);
@@ -47,27 +48,27 @@ pub(crate) fn train_step(
             let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
             objective(&model.forward_train(&part.images, &ids), &part, &cfg.loss)
         };
-        trace_span!("backward")
-            .in_scope(|| scaler.scale(&(&objective.total / n_parts as f64)).backward());
-        let values =
-            objective.terms.iter().map(|(name, term)| (*name, term)).chain([("total", &objective.total)]);
-        for (name, value) in values {
-            let value = f64::try_from(value)? / n_parts as f64;
-            match losses.iter_mut().find(|(known, _)| *known == name) {
+        trace_span!("backward").in_scope(|| scaler.scale(&(&objective.total / n_parts as f64)).backward());
+        for (name, value) in objective.terms.into_iter().chain([("total", objective.total.detach())]) {
+            match sums.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, sum)) => *sum += value,
-                None => losses.push((name, value)),
+                None => sums.push((name, value)),
             }
         }
     }
     let _span = trace_span!("optimiser").entered();
-    let finite_gradients = scaler.unscale(&adam.grads(), device)?;
-    if finite_gradients {
-        if cfg.train.clip_norm > 0.0 {
-            adam.clip(cfg.train.clip_norm)?;
-        }
-        adam.step(factor)?;
+    let found_inf = scaler.unscale(&adam.grads(), device)?;
+    if cfg.train.clip_norm > 0.0 {
+        let _ = adam.clip(cfg.train.clip_norm);
     }
-    scaler.update(finite_gradients);
-    let finite = finite_gradients && losses.iter().all(|(_, value)| value.is_finite());
-    Ok(StepReport { losses, finite, updated: finite_gradients })
+    adam.step_unless(factor, Some(&found_inf))?;
+
+    let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
+    let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([found_inf]);
+    let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
+    let mut values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
+    let updated = values.pop() == Some(0.0);
+    scaler.update(updated);
+    let finite = updated && values.iter().all(|value| value.is_finite());
+    Ok(StepReport { losses: names.into_iter().zip(values).collect(), finite, updated })
 }

@@ -6,8 +6,10 @@ use std::process::Output;
 use serde_json::Value;
 
 mod common;
+mod data;
 
-use common::{MINIATURE, data_root, talent};
+use common::{MINIATURE, talent};
+use data::data_root;
 
 /// Two rows with two seeds, and a row whose weights file does not exist.
 fn plan(folder: &Path) -> std::path::PathBuf {

@@ -6,8 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 mod common;
+mod data;
 
-use common::{MINIATURE, data_root, talent};
+use common::{MINIATURE, talent};
+use data::data_root;
 
 fn tensors(file: &Path) -> BTreeMap<String, Vec<u8>> {
     let bytes = std::fs::read(file).unwrap();

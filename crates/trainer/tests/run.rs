@@ -8,8 +8,10 @@ use refcoco::refshapes::{Settings, generate};
 use serde_json::Value;
 
 mod common;
+mod data;
 
-use common::{MINIATURE, data_root, talent};
+use common::{MINIATURE, talent};
+use data::data_root;
 
 #[track_caller]
 fn train_in(data_root: &Path, run_dir: &Path, extra: &[&str]) -> Output {

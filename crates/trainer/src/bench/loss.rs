@@ -13,7 +13,7 @@ use crate::config::Precision;
 #[derive(Debug, Args)]
 pub(crate) struct LossBenchArgs {
     /// Shape of a level's features: samples, channels, rows, columns
-    #[arg(long, default_value = "4,512,32,32", value_delimiter = ',', num_args = 4)]
+    #[arg(long, default_value = "4,512,32,32", value_delimiter = ',')]
     shape: Vec<i64>,
     /// Share of the positions that have a partner, above 0 and up to 1
     #[arg(long, default_value_t = 0.1)]
@@ -34,7 +34,10 @@ struct Level {
 /// Times forward and backward pass over all levels.
 pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
     let &[n, channels, rows, columns] = args.shape.as_slice() else { bail!("--shape takes four sizes") };
-    ensure!(args.shape.iter().all(|&side| side > 0) && args.levels > 0, "--shape and --levels must be positive");
+    ensure!(
+        args.shape.iter().all(|&side| side > 0) && args.levels > 0,
+        "--shape and --levels must be positive"
+    );
     ensure!(args.passing > 0.0 && args.passing <= 1.0, "--passing must be above 0 and at most 1");
     let device = args.timing.machine.set_up()?;
     tch::manual_seed(0);

@@ -43,9 +43,9 @@ pub(crate) enum Bench {
 /// Runs one of them.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
     match what {
-        Bench::Data { args } => {
-            data_cli::run(&std::iter::once("bench".to_owned()).chain(args.iter().cloned()).collect::<Vec<_>>())
-        }
+        Bench::Data { args } => data_cli::run(
+            &std::iter::once("bench".to_owned()).chain(args.iter().cloned()).collect::<Vec<_>>(),
+        ),
         Bench::Step(args) => bench_step(args),
         Bench::Forward(args) => bench_forward(args),
         Bench::Eval(args) => bench_eval(args),

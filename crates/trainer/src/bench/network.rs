@@ -100,7 +100,13 @@ pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
 }
 
 impl NetworkBenchArgs {
-    fn report(&self, what: &str, experiment: &Experiment, measured: &super::Measured, flops: u64) -> Result<()> {
+    fn report(
+        &self,
+        what: &str,
+        experiment: &Experiment,
+        measured: &super::Measured,
+        flops: u64,
+    ) -> Result<()> {
         let device: Device = experiment.device;
         let report = Report {
             head: json!({"bench": what, "config": experiment.cfg.name, "batch_size": self.batch_size}),

@@ -1,10 +1,6 @@
 //! What tests of the `talent` program share.
 
-use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-use refcoco::refshapes::{Settings, generate};
 
 /// Sizes of a network that trains in moments.
 pub(crate) const MINIATURE: &[&str] = &[
@@ -30,24 +26,6 @@ pub(crate) const MINIATURE: &[&str] = &[
     "train.batch_size=8",
     "train.warmup_steps=2",
 ];
-
-/// A data root shared by all tests of this file.
-pub(crate) fn data_root() -> &'static Path {
-    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    ROOT.get_or_init(|| {
-        let root = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            train_images: 12,
-            val_images: 3,
-            test_a_images: 2,
-            test_b_images: 2,
-            ..Settings::default()
-        };
-        generate(&settings, root.path(), |_| {}).unwrap();
-        root
-    })
-    .path()
-}
 
 /// Runs the program.
 pub(crate) fn talent(args: &[&str]) -> Output {
