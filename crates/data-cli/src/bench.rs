@@ -8,7 +8,7 @@ use clap::Args;
 use metrics::Overlap;
 use refcoco::letterbox::Letterbox;
 use refcoco::sampler::draw_expressions;
-use refcoco::{ClipTokenizer, Dataset, RefAt, SampleShape, decode_image, load_batch};
+use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, decode_image, load_batch};
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         let started = Instant::now();
         pool.install(|| -> Result<()> {
             for batch in refs.chunks(args.batch_size) {
-                load_batch(&datasets, &tokenizer, batch, 0, pass, shape)?;
+                load_batch(&datasets, &tokenizer, batch, (0, pass), shape, OnError::Stop)?;
             }
             Ok(())
         })?;

@@ -34,7 +34,7 @@ pub use dataset::Dataset;
 pub use descriptor::{Descriptor, Format};
 pub use error::{Error, MaskError, Result};
 pub use image_file::{RgbImage, decode_image, image_size, read_image};
-pub use loader::{Batch, Plan, RefAt, SampleShape, load_batch, training_batches};
+pub use loader::{BadSample, Batch, OnError, Plan, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use prefetch::Prefetch;
 pub use reader::{Instances, read_grefs, read_instances, read_own, read_refs};

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
+use crate::annotation::Ref;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::letterbox::Letterbox;
@@ -42,6 +44,8 @@ pub struct Batch {
     pub valid: Vec<f32>,
     /// Which refs these are, as `data set name/ref_id`, `[n]`.
     pub refs: Vec<String>,
+    /// Samples left out because they could not be read; n does not count them.
+    pub bad: Vec<BadSample>,
 }
 
 /// A ref of one of several data sets trained on together.
@@ -51,6 +55,26 @@ pub struct RefAt {
     pub dataset: usize,
     /// Position of the ref in it.
     pub index: usize,
+}
+
+/// What happens to a batch with a sample that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// It is the batch's error.
+    #[default]
+    Stop,
+    /// The sample is left out, see [`Batch::bad`].
+    Skip,
+}
+
+/// A sample that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadSample {
+    /// `data set name/ref_id`.
+    pub name: String,
+    /// Why; names the file or annotation.
+    pub error: String,
 }
 
 /// What a batch is made of.
@@ -66,6 +90,8 @@ pub struct Plan {
     pub shape: SampleShape,
     /// Batches prepared ahead at most.
     pub prefetch: usize,
+    /// What happens to a batch with a sample that cannot be read.
+    pub on_error: OnError,
 }
 
 /// Starts preparing the batches of a plan on all cores; they come in the plan's order.
@@ -74,8 +100,10 @@ pub fn training_batches(
     tokenizer: Arc<ClipTokenizer>,
     plan: Plan,
 ) -> Prefetch<Batch> {
-    let Plan { batches, seed, epoch, shape, prefetch } = plan;
-    Prefetch::new(batches, prefetch, move |refs| load_batch(&datasets, &tokenizer, refs, seed, epoch, shape))
+    let Plan { batches, seed, epoch, shape, prefetch, on_error } = plan;
+    Prefetch::new(batches, prefetch, move |refs| {
+        load_batch(&datasets, &tokenizer, refs, (seed, epoch), shape, on_error)
+    })
 }
 
 /// Pixel buffers of batches that were dropped. A batch of the official size takes 98 MiB; a fresh one of that size costs
@@ -119,14 +147,14 @@ struct Sample {
 /// Prepares one batch on all cores.
 ///
 /// # Errors
-/// The first sample's error, in the order of `refs`: it names the file or annotation.
+/// The first sample's error, in the order of `refs`: it names the file or annotation. None if bad samples are skipped.
 pub fn load_batch(
     datasets: &[Dataset],
     tokenizer: &ClipTokenizer,
     refs: &[RefAt],
-    seed: u64,
-    epoch: u64,
+    (seed, epoch): (u64, u64),
     shape: SampleShape,
+    on_error: OnError,
 ) -> Result<Batch> {
     let plane = shape.input_size * shape.input_size;
     let (mut images, mut masks) = (buffer(refs.len() * 3 * plane), buffer(refs.len() * plane));
@@ -140,7 +168,7 @@ pub fn load_batch(
         })
         .collect();
     let mut batch = Batch {
-        n: refs.len(),
+        n: 0,
         shape,
         images,
         masks,
@@ -149,9 +177,26 @@ pub fn load_batch(
         negative_words: Vec::new(),
         valid: Vec::new(),
         refs: Vec::new(),
+        bad: Vec::new(),
     };
-    for sample in samples {
-        let sample = sample?;
+    for (place, (sample, at)) in samples.into_iter().zip(refs).enumerate() {
+        let sample = match (sample, on_error) {
+            (Ok(sample), _) => sample,
+            (Err(error), OnError::Stop) => return Err(error),
+            (Err(error), OnError::Skip) => {
+                let dataset = &datasets[at.dataset];
+                let name = sample_name(dataset, &dataset.refs[at.index]);
+                batch.bad.push(BadSample { name, error: error.to_string() });
+                continue;
+            }
+        };
+        if place > batch.n {
+            // Good samples move up over bad ones.
+            for (pixels, size) in [(&mut batch.images, 3 * plane), (&mut batch.masks, plane)] {
+                pixels.copy_within(place * size..(place + 1) * size, batch.n * size);
+            }
+        }
+        batch.n += 1;
         let [words, positive, negative] = sample.words;
         batch.words.extend(words);
         batch.positive_words.extend(positive);
@@ -159,7 +204,14 @@ pub fn load_batch(
         batch.valid.push(f32::from(u8::from(sample.valid)));
         batch.refs.push(sample.name);
     }
+    batch.images.truncate(batch.n * 3 * plane);
+    batch.masks.truncate(batch.n * plane);
     Ok(batch)
+}
+
+/// `data set name/ref_id`.
+fn sample_name(dataset: &Dataset, reference: &Ref) -> String {
+    format!("{}/{}", dataset.descriptor.name, reference.ref_id)
 }
 
 fn load_sample(
@@ -170,7 +222,7 @@ fn load_sample(
     (image_out, mask_out): (&mut [f32], &mut [f32]),
 ) -> Result<Sample> {
     let reference = &dataset.refs[index];
-    let name = format!("{}/{}", dataset.descriptor.name, reference.ref_id);
+    let name = sample_name(dataset, reference);
     let expressions = draw_expressions(dataset, reference, seed, epoch)
         .ok_or_else(|| Error::Expression { what: format!("ref {name} has no expression") })?;
     let bytes = dataset.image_bytes(reference.image_id)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use data_cli::score::{ScoreArgs, reports_json, score};
 use data_cli::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
@@ -12,15 +12,17 @@ use serde_json::json;
 
 use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
+use crate::checkpoint::EncoderRoot;
 use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
+use crate::interrupt::{Interrupted, survive_file_size_limit};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::prediction_file::PredictionFile;
 use crate::pretrain::pretrain;
-use crate::train::{CheckpointEvery, Resume, RunOptions, stored_checkpoint, train};
+use crate::train::{CheckpointEvery, Resume, RunOptions, config_to_resume, stored_checkpoint, train};
 use crate::weights::export;
 
 /// Referring image segmentation with TALENT.
@@ -62,7 +64,7 @@ enum Command {
     Devices,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub(crate) struct ConfigArgs {
     /// Preset: tiny, testbed, base or large [default: tiny]
     #[arg(long, conflicts_with = "config")]
@@ -88,6 +90,11 @@ pub(crate) struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Whether nothing is said.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// As [`ConfigArgs::load`], where no data set is opened.
     pub(crate) fn load_for_bench(&self) -> Result<config::Config> {
         self.load(Path::new(DEFAULT_DATA_ROOT))
@@ -155,8 +162,17 @@ struct TrainArgs {
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
-    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a checkpoint, or an official
-    /// training checkpoint (.pth)
+    /// Keep the last N training states
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    keep_checkpoints: usize,
+    /// Store frozen encoders in checkpoints, in place of the name and SHA-256 of their file
+    #[arg(long)]
+    embed_encoders: bool,
+    /// Go on although the config differs from that of the checkpoint
+    #[arg(long, requires = "resume")]
+    allow_config_change: bool,
+    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a training state, or an official
+    /// training checkpoint (.pth). Without a config the run's own is used
     #[arg(long, value_name = "auto|DIR|FILE")]
     resume: Option<String>,
     /// Keep the start values of encoder tensors that a weights file lacks and whose official name begins so
@@ -231,6 +247,8 @@ struct ExportArgs {
     /// File to write, NAME.safetensors
     #[arg(long)]
     to: PathBuf,
+    #[command(flatten)]
+    encoders: EncoderRoot,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +268,7 @@ struct ParamsArgs {
 /// # Errors
 /// What the command fails with.
 pub fn run() -> Result<ExitCode> {
+    survive_file_size_limit()?;
     let done = match Cli::parse().command {
         Command::Parity(args) => return run_parity(&args),
         Command::Train(args) => run_train(&args),
@@ -257,7 +276,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Pretrain(args) => run_pretrain(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Predict(args) => predict(&args),
-        Command::Export(args) => export(&args.checkpoint, &args.to),
+        Command::Export(args) => export(&args.checkpoint, &args.to, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => data_cli::run(&args),
         Command::Bench(what) => bench(&what),
@@ -272,7 +291,13 @@ pub fn run() -> Result<ExitCode> {
             Ok(())
         }
     };
-    done.map(|()| ExitCode::SUCCESS)
+    match done {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => match error.downcast_ref::<Interrupted>() {
+            Some(interrupted) => Ok(interrupted.exit_code()),
+            None => Err(error),
+        },
+    }
 }
 
 /// Exit code 0 if every case passes, 1 if one fails, 2 if one could not be run for want of data.
@@ -306,23 +331,38 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
-    let cfg = args.config.load(&args.data_root)?;
+    ensure!(args.max_steps != Some(0), "--max-steps must be positive");
+    ensure!(args.keep_checkpoints > 0, "--keep-checkpoints must be positive");
+    let resume = match args.resume.as_deref() {
+        None => Resume::No,
+        Some("auto") => Resume::Auto,
+        Some(path) => Resume::From(PathBuf::from(path)),
+    };
+    let own = match args.config.is_empty() {
+        true => config_to_resume(&resume, args.run_dir.as_deref())?,
+        false => None,
+    };
+    let cfg = match own {
+        Some(cfg) => cfg,
+        None => args.config.load(&args.data_root)?,
+    };
+    let resumed_folder = match &resume {
+        Resume::From(path) if path.is_dir() => Some(path.clone()),
+        _ => None,
+    };
+    let default_folder = || resumed_folder.unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name));
     let options = RunOptions {
         machine: args.machine.clone(),
         data_root: args.data_root.clone(),
-        run_dir: args.run_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name)),
+        run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
         max_steps: args.max_steps,
         allow_missing: args.allow_missing.clone(),
         checkpoint_every: args.checkpoint_every,
-        resume: match args.resume.as_deref() {
-            None => Resume::No,
-            Some("auto") => Resume::Auto,
-            Some(path) => Resume::From(PathBuf::from(path)),
-        },
+        keep_checkpoints: args.keep_checkpoints,
+        embed_encoders: args.embed_encoders,
+        allow_config_change: args.allow_config_change,
+        resume,
     };
-    if args.max_steps == Some(0) {
-        bail!("--max-steps must be positive");
-    }
     train(cfg, &options)
 }
 

@@ -16,6 +16,7 @@ use tch::Tensor;
 use crate::batch::EvalTensors;
 use crate::config::{Precision, Selection};
 use crate::experiment::Experiment;
+use crate::panics::message;
 
 /// The prediction for one expression.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ pub(crate) fn evaluate_queries(
         });
         let predicted = (|| {
             for batch in batches {
+                experiment.interrupt.check()?;
                 let batch = batch?;
                 let maps =
                     probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
@@ -82,7 +84,8 @@ pub(crate) fn evaluate_queries(
             Ok::<_, anyhow::Error>(())
         })();
         drop(sender);
-        let done = measuring.join().map_err(|_| anyhow!("measuring the predictions failed"));
+        let done =
+            measuring.join().map_err(|panic| anyhow!("measuring the predictions: {}", message(&*panic)));
         predicted.and(done)
     })
 }

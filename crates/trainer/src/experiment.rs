@@ -10,9 +10,9 @@ use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Kind};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, EncoderRoot};
 use crate::config::{self, Config, Source};
-use crate::weights::load_whole;
+use crate::interrupt::Interrupt;
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,6 +75,8 @@ pub(crate) struct StoredModel {
     /// Keep the start values of missing tensors whose official name begins so
     #[arg(long, value_name = "PREFIX")]
     allow_missing: Vec<String>,
+    #[command(flatten)]
+    encoders: EncoderRoot,
 }
 
 impl StoredModel {
@@ -93,7 +95,8 @@ impl StoredModel {
 
     /// Fills a network built from that config.
     pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path) -> Result<()> {
-        load_whole(model, checkpoint, &Strictness { allow_missing: self.allow_missing.clone() })
+        let strictness = Strictness { allow_missing: self.allow_missing.clone() };
+        checkpoint::load_model(model, checkpoint, &strictness, &self.encoders)
     }
 }
 
@@ -105,6 +108,8 @@ pub(crate) struct Experiment {
     pub(crate) datasets: Arc<Vec<Dataset>>,
     pub(crate) tokenizer: Arc<ClipTokenizer>,
     pub(crate) model: Talent,
+    /// Tells long work to stop.
+    pub(crate) interrupt: Interrupt,
 }
 
 impl Experiment {
@@ -120,7 +125,8 @@ impl Experiment {
         tch::manual_seed(cfg.seed as i64);
         model.train_only(cfg.train.regime.into());
         let tokenizer = Arc::new(ClipTokenizer::new()?);
-        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model })
+        let interrupt = Interrupt::default();
+        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt })
     }
 
     pub(crate) fn shape(&self) -> SampleShape {

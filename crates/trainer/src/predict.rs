@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::batch::EvalTensors;
-use crate::checkpoint::write_atomically;
 use crate::evaluate::probabilities;
 use crate::experiment::{Experiment, Machine, StoredModel};
+use crate::files::write_atomically;
 
 /// What to predict.
 #[derive(Debug, clap::Args)]

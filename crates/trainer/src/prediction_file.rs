@@ -7,8 +7,8 @@ use data_cli::predictions::line;
 use data_cli::score::key;
 use refcoco::Dataset;
 
-use crate::checkpoint::write_atomically;
 use crate::evaluate::Prediction;
+use crate::files::write_atomically;
 
 /// Collects a line an expression.
 #[derive(Debug)]

@@ -1,31 +1,37 @@
 //! The training loop, to be read from top to bottom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use data_cli::progress::Progress;
 use data_cli::{metric_or_dash, metrics_table};
 use metrics::{Evaluated, GroupReport, SplitReport};
 use refcoco::training_mix::{TrainingMix, training_mix};
-use refcoco::{Batch, Plan, RefAt, sampler, training_batches};
+use refcoco::{BadSample, Batch, Plan, RefAt, sampler, training_batches};
 use serde_json::{Value, json};
+use talent::Talent;
 use talent::weights::Strictness;
-use torch_ext::Adam;
+use tch::{Device, Tensor};
+use torch_ext::{Adam, generator};
 
-use crate::checkpoint::{self, Position};
-use crate::config::{Config, differences};
+use crate::batch::TrainTensors;
+use crate::checkpoint::{self, Checkpoints, EncoderRoot, Encoders, Position, load_model};
+use crate::config::{Config, Regime, differences};
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::events::EventFile;
 use crate::experiment::{Experiment, Machine};
+use crate::files::write_atomically;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::optim::{adam, lr_factor};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
 use crate::prediction_file::PredictionFile;
-use crate::run_dir::{RunDir, environment};
+use crate::process;
+use crate::run_dir::{RunDir, RunLock, environment};
 use crate::step::{StepReport, train_step};
-use crate::weights::{load_encoders, load_whole, resume_official};
+use crate::weights::{load_encoders, resume_official};
 
 /// When to write checkpoints besides the ends of epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +84,12 @@ pub struct RunOptions {
     pub allow_missing: Vec<String>,
     /// When to write checkpoints.
     pub checkpoint_every: Option<CheckpointEvery>,
+    /// How many training states are kept.
+    pub keep_checkpoints: usize,
+    /// Whether checkpoints also hold frozen encoders that came from a file.
+    pub embed_encoders: bool,
+    /// Whether a run may go on under another config.
+    pub allow_config_change: bool,
     /// Where to start from.
     pub resume: Resume,
 }
@@ -85,60 +97,95 @@ pub struct RunOptions {
 /// Trains, evaluates and draws a run.
 ///
 /// # Errors
-/// Anything that stops it; the message names the file, key or sample at fault.
+/// Anything that stops it; the message names the file, key or sample at fault. An interruption by a signal is one too.
 pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let device = options.machine.set_up()?;
-    let resume_from = find_checkpoint(options)?;
-    let experiment = Experiment::new(cfg, device, &options.data_root)?;
+    match &options.resume {
+        Resume::No => refuse_used_folder(&options.run_dir)?,
+        Resume::From(path) => {
+            ensure!(path.exists(), "--resume: there is no training state {}", path.display());
+        }
+        Resume::Auto => {}
+    }
+    let mut experiment = Experiment::new(cfg, device, &options.data_root)?;
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     for position in 0..experiment.datasets.len() {
         experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
     }
     let strictness = Strictness { allow_missing: options.allow_missing.clone() };
-    load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
+    let mut encoders = load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
+    if options.embed_encoders || experiment.cfg.train.regime == Regime::Full {
+        encoders = Encoders::default();
+    }
     let adam = adam(&experiment.model, &experiment.cfg.train);
-    let mut run = Run::start(experiment, mix, adam, options, resume_from)?;
+    experiment.interrupt = Interrupt::listen()?;
+    let mut run = Run::start(experiment, mix, adam, encoders, options)?;
     if run.is_finished() && options.resume != Resume::No && options.run_dir.join("metrics.json").is_file() {
         eprintln!("{}: this run is finished", options.run_dir.display());
         return Ok(());
     }
     run.announce();
-    while !run.is_finished() {
-        run.epoch()?;
+    let done = run.to_the_end();
+    if done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+        run.progress.clear();
+        eprintln!(
+            "interrupted; step {} is saved. Go on with: cargo xtask train --run-dir {} --resume auto",
+            run.at.step,
+            options.run_dir.display()
+        );
     }
-    run.finish()
+    done
 }
 
 /// Whether a training state is one of PyTorch's files rather than ours.
-fn is_official(path: &std::path::Path) -> bool {
+fn is_official(path: &Path) -> bool {
     path.extension().is_none_or(|extension| extension != "safetensors")
 }
 
-/// The training state to go on from, if any.
-fn find_checkpoint(options: &RunOptions) -> Result<Option<PathBuf>> {
-    let last_of = |run: &std::path::Path| run.join("checkpoints/last.state.safetensors");
+/// A run without `--resume` must not mix with one that is there.
+fn refuse_used_folder(run: &Path) -> Result<()> {
+    let used = !Checkpoints::of(run).states()?.is_empty() || run.join("records.jsonl").exists();
+    ensure!(
+        !used,
+        "{} already holds a run; go on with --resume auto, or choose another --run-dir",
+        run.display()
+    );
+    Ok(())
+}
+
+/// The training state to go on from, verified; `None` for a start from nothing.
+fn find_state(options: &RunOptions) -> Result<Option<PathBuf>> {
+    let newest = |run: &Path| {
+        Checkpoints::of(run).newest(|path| checkpoint::verify(path).map(|()| path.to_path_buf()))
+    };
     match &options.resume {
-        Resume::No => {
-            let (run, last) = (&options.run_dir, last_of(&options.run_dir));
-            if last.exists() || run.join("records.jsonl").exists() {
-                bail!(
-                    "{} already holds a run; go on with --resume auto, or choose another --run-dir",
-                    run.display()
-                );
-            }
-            Ok(None)
+        Resume::No => Ok(None),
+        Resume::Auto => newest(&options.run_dir),
+        Resume::From(path) if path.is_dir() => {
+            let found = newest(path)?;
+            ensure!(found.is_some(), "--resume: {} holds no training state", path.display());
+            Ok(found)
         }
-        Resume::Auto => Ok(Some(last_of(&options.run_dir)).filter(|path| path.is_file())),
-        Resume::From(path) => {
-            let file = match path {
-                path if path.is_dir() => last_of(path),
-                path if is_official(path) => path.clone(),
-                path => checkpoint::state_path(path),
-            };
-            ensure!(file.is_file(), "--resume: there is no training state {}", file.display());
-            Ok(Some(file))
+        Resume::From(path) => Ok(Some(path.clone())),
+    }
+}
+
+/// The config of the run that `--resume` names, for a command that names none.
+pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Result<Option<Config>> {
+    let of_run = |run: &Path| {
+        Checkpoints::of(run).newest(|path| {
+            checkpoint::read_meta(path)?.map(|meta| meta.config).context("it does not hold its config")
+        })
+    };
+    match resume {
+        Resume::No => Ok(None),
+        Resume::Auto => run_dir.map_or(Ok(None), of_run),
+        Resume::From(path) if path.is_dir() => of_run(path),
+        Resume::From(path) if path.is_file() && !is_official(path) => {
+            Ok(checkpoint::read_meta(path)?.map(|meta| meta.config))
         }
+        Resume::From(_) => Ok(None),
     }
 }
 
@@ -149,6 +196,7 @@ struct Run<'a> {
     options: &'a RunOptions,
     dir: RunDir,
     events: EventFile,
+    encoders: Encoders,
     at: Position,
     /// Steps of an epoch.
     per_epoch: u64,
@@ -164,27 +212,29 @@ impl<'a> Run<'a> {
         experiment: Experiment,
         mix: TrainingMix,
         mut adam: Adam,
+        encoders: Encoders,
         options: &'a RunOptions,
-        resume_from: Option<PathBuf>,
     ) -> Result<Self> {
         let cfg = &experiment.cfg;
-        let scaler = LossScaler::new(cfg.train.precision);
-        let mut at = Position { step: 0, epoch: 0, batch: 0, best_miou: None, n_records: 0, scaler };
+        // From here on nobody else works in this folder.
+        let lock = RunLock::take(&options.run_dir)?;
+        let mut at = Position::start(LossScaler::new(cfg.train.precision));
         let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
-        if let Some(path) = resume_from.as_ref().filter(|path| is_official(path)) {
-            at.epoch = resume_official(path, &experiment.model, &mut adam)?;
-            at.step = at.epoch * per_epoch;
-            eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
-        } else if let Some(path) = resume_from {
-            let meta = checkpoint::load_state(&path, &experiment.model, &mut adam)?;
-            let changed = differences(&meta.config, cfg)?;
-            ensure!(changed.is_empty(), "{}: the config differs: {}", path.display(), changed.join("; "));
-            eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
-            at = meta.position;
+        match find_state(options)? {
+            Some(path) if is_official(&path) => {
+                at.epoch = resume_official(&path, &experiment.model, &mut adam)?;
+                at.step = at.epoch * per_epoch;
+                eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
+            }
+            Some(path) => {
+                at = resume(&path, &experiment, &mut adam, &encoders, options.allow_config_change)?;
+                at.batch = at.batch.min(per_epoch);
+            }
+            None => {}
         }
         let matmul = cfg.train.precision.measured_kind(experiment.device)?;
         let environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
-        let dir = RunDir::open(&options.run_dir, cfg, &environment, at.n_records)?;
+        let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
         let events = EventFile::create(dir.path())?;
         let whole = per_epoch * cfg.train.epochs;
         let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
@@ -197,6 +247,7 @@ impl<'a> Run<'a> {
             options,
             dir,
             events,
+            encoders,
             at,
             per_epoch,
             n_steps,
@@ -204,6 +255,13 @@ impl<'a> Run<'a> {
             last_saved: now,
             started: now,
         })
+    }
+
+    fn to_the_end(&mut self) -> Result<()> {
+        while !self.is_finished() || self.at.evaluation_due {
+            self.epoch()?;
+        }
+        self.finish()
     }
 
     fn is_finished(&self) -> bool {
@@ -229,57 +287,97 @@ impl<'a> Run<'a> {
 
     /// Trains to the end of the epoch or of the run, then evaluates and saves.
     fn epoch(&mut self) -> Result<()> {
-        let (seed, epoch, batch_size) =
-            (self.experiment.cfg.seed, self.at.epoch, self.experiment.cfg.train.batch_size);
-        let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
-        let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
-        let per_epoch = self.per_epoch;
-        let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
-        let batches = batches.skip(self.at.batch as usize).map(<[RefAt]>::to_vec).collect();
-        let plan = Plan { batches, seed, epoch, shape: self.experiment.shape(), prefetch: 3 };
-        let loader = training_batches(
-            Arc::clone(&self.experiment.datasets),
-            Arc::clone(&self.experiment.tokenizer),
-            plan,
-        );
-
-        for batch in loader {
-            let message = self.step(&batch?)?;
-            self.progress.advance(1, &format!("epoch {}  {message}", epoch + 1));
-            let epoch_ends = self.at.batch == per_epoch;
-            if self.is_finished() || epoch_ends {
-                break;
-            }
-            if self.checkpoint_due() {
-                self.save()?;
-            }
+        if !self.at.evaluation_due {
+            self.steps()?;
+            let epoch_ends = self.at.batch == self.per_epoch;
+            let every = self.experiment.cfg.eval.every_epochs;
+            self.at.evaluation_due =
+                self.is_finished() || (epoch_ends && (self.at.epoch + 1).is_multiple_of(every));
         }
-
-        if self.at.batch == per_epoch {
-            self.at.epoch += 1;
-            self.at.batch = 0;
-        }
-        if self.is_finished() || self.at.epoch.is_multiple_of(self.experiment.cfg.eval.every_epochs) {
+        if self.at.evaluation_due {
+            // A run that is ended in its evaluation begins with it when it goes on.
+            self.save()?;
             // Evaluation shows progress of its own.
             self.progress.pauser().pause(|| self.validate())?;
+            self.at.evaluation_due = false;
+        }
+        if self.at.batch == self.per_epoch {
+            self.at.epoch += 1;
+            self.at.batch = 0;
         }
         self.save()?;
         self.draw_curves()
     }
 
+    /// Trains to the end of the epoch or of the run.
+    fn steps(&mut self) -> Result<()> {
+        let cfg = &self.experiment.cfg;
+        let (seed, epoch, batch_size) = (cfg.seed, self.at.epoch, cfg.train.batch_size);
+        let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
+        let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
+        let per_epoch = self.per_epoch;
+        let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
+        let batches = batches.skip(self.at.batch as usize).map(<[RefAt]>::to_vec).collect();
+        let shape = self.experiment.shape();
+        let plan = Plan { batches, seed, epoch, shape, prefetch: 3, on_error: cfg.data.on_error };
+        let loader = training_batches(
+            Arc::clone(&self.experiment.datasets),
+            Arc::clone(&self.experiment.tokenizer),
+            plan,
+        );
+        for batch in loader {
+            let message = self.step(&batch?)?;
+            self.progress.advance(1, &format!("epoch {}  {message}", epoch + 1));
+            if self.is_finished() || self.at.batch == per_epoch {
+                break;
+            }
+            if let Err(interrupted) = self.experiment.interrupt.check() {
+                self.save()?;
+                return Err(interrupted.into());
+            }
+            if self.checkpoint_due() {
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts and lists samples that could not be read; returns them for the record.
+    fn note_bad_samples(&mut self, batch: &Batch) -> Result<Vec<Value>> {
+        let limit = self.experiment.cfg.data.max_bad_samples;
+        for BadSample { name, error } in &batch.bad {
+            if self.at.bad_samples.insert(name.clone()) {
+                eprintln!("warning: {name} is skipped: {error}");
+            }
+            ensure!(
+                self.at.bad_samples.len() <= limit,
+                "more than {limit} samples cannot be read (data.max_bad_samples); the last is {name}: {error}"
+            );
+        }
+        Ok(batch.bad.iter().map(|BadSample { name, error }| json!({"ref": name, "error": error})).collect())
+    }
+
     /// One optimiser step; returns a line for the progress display.
     fn step(&mut self, batch: &Batch) -> Result<String> {
         let started = Instant::now();
+        let bad = self.note_bad_samples(batch)?;
         let Experiment { cfg, device, model, .. } = &self.experiment;
         let whole_run = self.per_epoch * cfg.train.epochs;
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
-        let StepReport { losses, finite, updated } =
-            train_step(model, cfg, *device, &mut self.adam, &mut self.at.scaler, batch, factor)?;
+        let random = generator::state(Device::Cpu)?;
+        let StepReport { losses, finite, updated } = if batch.n == 0 {
+            StepReport { losses: Vec::new(), finite: true, updated: false }
+        } else {
+            train_step(model, cfg, *device, &mut self.adam, &mut self.at.scaler, batch, factor)?
+        };
         if !(finite || self.at.scaler.may_skip()) {
+            let dump = self.dir.path().join("nonfinite.safetensors");
+            dump_step(&dump, model, batch, random, self.at.step + 1)?;
             bail!(
-                "step {}: loss or gradient is not finite: {losses:?}; refs {}",
+                "step {}: loss or gradient is not finite: {losses:?}; refs {}; the batch and the parameters are in {}",
                 self.at.step + 1,
-                batch.refs.join(", ")
+                batch.refs.join(", "),
+                dump.display()
             );
         }
         self.at.step += 1;
@@ -289,10 +387,17 @@ impl<'a> Run<'a> {
         let lr = cfg.train.lr * factor;
         let loss: serde_json::Map<String, Value> =
             losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-        self.dir.record(&json!({
+        let mut record = json!({
             "kind": "step", "step": self.at.step, "epoch": self.at.epoch, "lr": lr, "loss": loss, "skipped": !updated,
-            "runtime": {"seconds": seconds, "samples_per_s": batch.n as f64 / seconds},
-        }))?;
+            "runtime": {
+                "seconds": seconds, "samples_per_s": batch.n as f64 / seconds, "rss_mib": process::rss_mib(),
+                "open_files": process::open_files(),
+            },
+        });
+        if !bad.is_empty() {
+            record["bad_samples"] = bad.into();
+        }
+        self.dir.record(&record)?;
         let mut scalars: Vec<(String, f64)> =
             losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
         scalars.push(("lr".into(), lr));
@@ -310,14 +415,19 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
+        // The state says how many records there are, so they must be there first.
+        self.dir.sync_records()?;
         self.at.n_records = self.dir.n_records();
-        let Experiment { model, cfg, .. } = &self.experiment;
-        let last = self.dir.checkpoint("last");
-        checkpoint::save_model(&last, model, cfg, &self.at)?;
-        // The state is what a resumed run reads, so it comes last.
-        checkpoint::save_state(&checkpoint::state_path(&last), model, &self.adam, cfg, &self.at)?;
+        let checkpoints = self.dir.checkpoints();
+        self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, &self.at)?;
+        checkpoints.keep(self.options.keep_checkpoints)?;
         self.last_saved = Instant::now();
         Ok(())
+    }
+
+    fn writer(&self) -> checkpoint::Writer<'_> {
+        let Experiment { model, cfg, .. } = &self.experiment;
+        checkpoint::Writer { model, config: cfg, encoders: &self.encoders }
     }
 
     /// Evaluates all validation splits and keeps the model if their mean mIoU is the best so far.
@@ -351,8 +461,7 @@ impl<'a> Run<'a> {
         if self.at.best_miou.is_none_or(|best| miou >= best) {
             self.at.best_miou = Some(miou);
             self.at.n_records = self.dir.n_records();
-            let best = self.dir.checkpoint("best");
-            checkpoint::save_model(&best, &self.experiment.model, &self.experiment.cfg, &self.at)?;
+            self.writer().save_model(&self.dir.checkpoints().best(), &self.at)?;
         }
         Ok(())
     }
@@ -368,18 +477,29 @@ impl<'a> Run<'a> {
         record["kind"] = json!(kind);
         record["split"] = json!(split);
         record["step"] = json!(self.at.step);
-        record["epoch"] = json!(self.at.epoch);
+        // Epochs finished.
+        record["epoch"] = json!(self.at.epoch + u64::from(self.at.batch == self.per_epoch));
         record["runtime"] = json!({"seconds": time.as_secs_f64()});
         self.dir.record(&record)
     }
 
-    fn median_step_seconds(&self) -> Result<Option<f64>> {
+    /// What the steps of the whole run took, and whether the process has grown on the way.
+    fn run_time(&self) -> Result<Value> {
         let records = self.dir.records()?;
-        let steps = records.iter().filter(|record| record["kind"] == "step");
-        let mut seconds: Vec<f64> =
-            steps.filter_map(|record| record["runtime"]["seconds"].as_f64()).collect();
+        let steps: Vec<&Value> = records.iter().filter(|record| record["kind"] == "step").collect();
+        let of_steps = |key: &str| -> Vec<(f64, f64)> {
+            let value = |record: &&Value| Some((record["step"].as_f64()?, record["runtime"][key].as_f64()?));
+            steps.iter().filter_map(value).collect()
+        };
+        let mut seconds: Vec<f64> = of_steps("seconds").into_iter().map(|(_, seconds)| seconds).collect();
         seconds.sort_by(f64::total_cmp);
-        Ok(seconds.get(seconds.len() / 2).copied())
+        let growth = |key: &str| process::slope(&of_steps(key)).map(|slope| slope * 1000.0);
+        Ok(json!({
+            "median_step_seconds": seconds.get(seconds.len() / 2),
+            "peak_rss_mib": process::peak_rss_mib(),
+            "rss_mib_per_1000_steps": growth("rss_mib"),
+            "open_files_per_1000_steps": growth("open_files"),
+        }))
     }
 
     fn draw_curves(&self) -> Result<()> {
@@ -390,8 +510,10 @@ impl<'a> Run<'a> {
     fn finish(&mut self) -> Result<()> {
         self.progress.clear();
         let trained = self.started.elapsed();
-        let best = self.dir.checkpoint("best");
-        load_whole(&self.experiment.model, &best, &Strictness::default())?;
+        let checkpoints = self.dir.checkpoints();
+        self.writer().save_model(&checkpoints.last(), &self.at)?;
+        let model = &self.experiment.model;
+        load_model(model, &checkpoints.best(), &Strictness::default(), &EncoderRoot::default())?;
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();
@@ -438,12 +560,9 @@ impl<'a> Run<'a> {
         let metrics = json!({
             "version": env!("CARGO_PKG_VERSION"), "step": self.at.step, "best_val_mIoU": self.at.best_miou,
             "trained_values": self.adam.n_values(), "splits": report,
-            "runtime": {"median_step_seconds": self.median_step_seconds()?, "peak_rss_mib": peak_rss_mib()},
+            "bad_samples": self.at.bad_samples, "runtime": self.run_time()?,
         });
-        checkpoint::write_atomically(
-            &self.dir.path().join("metrics.json"),
-            format!("{metrics:#}\n").as_bytes(),
-        )?;
+        write_atomically(&self.dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
         println!("{}", metrics_table(&rows));
         let (path, minutes) = (self.dir.path().display(), trained.as_secs_f64() / 60.0);
         println!(
@@ -454,12 +573,63 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The largest memory this process has held, in MiB; none where the system does not say.
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kilobytes / 1024.0)
+/// Restores a training state; refuses one of another config unless that is allowed.
+fn resume(
+    path: &Path,
+    experiment: &Experiment,
+    adam: &mut Adam,
+    encoders: &Encoders,
+    allow_config_change: bool,
+) -> Result<Position> {
+    let meta = checkpoint::read_meta(path)?
+        .with_context(|| format!("{}: this training state was not written by talent", path.display()))?;
+    let mut changed = differences(&meta.config, &experiment.cfg)?;
+    // Where the encoders lie does not matter, what they are does.
+    changed.retain(|line| !line.starts_with("weights."));
+    for (key, before, now) in [
+        ("weights.image", &meta.encoders.image, &encoders.image),
+        ("weights.text", &meta.encoders.text, &encoders.text),
+    ] {
+        if let (Some(before), Some(now)) = (before, now)
+            && before.sha256 != now.sha256
+        {
+            changed.push(format!("{key}: SHA-256 {} -> {}", before.sha256, now.sha256));
+        }
+    }
+    let shown = changed.join("; ");
+    ensure!(
+        changed.is_empty() || allow_config_change,
+        "{}: the config differs: {shown}; go on all the same with --allow-config-change",
+        path.display()
+    );
+    if !changed.is_empty() {
+        eprintln!("warning: the run goes on under another config: {shown}");
+    }
+    let position = checkpoint::load_state(path, &experiment.model, adam)?.position;
+    eprintln!("resuming from {} at step {}", path.display(), position.step);
+    Ok(position)
+}
+
+/// Writes what is needed to repeat a step: the batch, the state of the random generator, and the parameters, which a step
+/// whose gradients are not finite leaves alone.
+fn dump_step(path: &Path, model: &Talent, batch: &Batch, random: Tensor, step: u64) -> Result<()> {
+    let TrainTensors { images, masks, words, positives, negatives, valid } =
+        TrainTensors::new(batch, Device::Cpu);
+    let mut tensors: Vec<(String, Tensor)> =
+        model.trainable().into_iter().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
+    for (name, tensor) in [
+        ("images", images),
+        ("masks", masks),
+        ("words", words),
+        ("positives", positives),
+        ("negatives", negatives),
+        ("valid", valid),
+    ] {
+        tensors.push((format!("batch/{name}"), tensor));
+    }
+    tensors.push(("rng/cpu".into(), random));
+    let info = json!({"step": step, "refs": batch.refs});
+    checkpoint::write_tensors(path, tensors, ("talent_step", &info.to_string()))
 }
 
 /// Whole batches only, as the official loader drops the last incomplete one; a set smaller than a batch is one.

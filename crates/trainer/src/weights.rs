@@ -4,14 +4,22 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use talent::Talent;
-use talent::weights::{LoadReport, Strictness, load_encoder, load_network, read_tensor};
+use talent::weights::{LoadReport, Strictness, load_encoder, read_tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
 use weight_files::{Encoder, WeightFile};
 
+use crate::checkpoint::{EncoderFile, EncoderRoot, Encoders, load_model, read_meta, write_tensors};
 use crate::config::WeightsConfig;
 
-/// Loads the encoders a config names; an empty name leaves that encoder as it started.
-pub(crate) fn load_encoders(model: &Talent, cfg: &WeightsConfig, strictness: &Strictness) -> Result<()> {
+/// Loads the encoders a config names; an empty name leaves that encoder as it started. Returns those that the files hold
+/// completely.
+pub(crate) fn load_encoders(
+    model: &Talent,
+    cfg: &WeightsConfig,
+    strictness: &Strictness,
+) -> Result<Encoders> {
+    let mut encoders = Encoders::default();
     let files = [("weights.image", &cfg.image, Encoder::Image), ("weights.text", &cfg.text, Encoder::Text)];
     for (key, file, encoder) in files {
         if file.is_empty() {
@@ -26,18 +34,16 @@ pub(crate) fn load_encoders(model: &Talent, cfg: &WeightsConfig, strictness: &St
         let report = load_encoder(model, encoder, path, strictness)
             .with_context(|| format!("{key}: the encoder cannot be filled"))?;
         announce(path, &report);
+        // CLIP's temperature has a constant start and is never used.
+        if report.tolerated.iter().all(|name| name.ends_with("logit_scale")) {
+            let found = Some(EncoderFile::of(file)?);
+            match encoder {
+                Encoder::Image => encoders.image = found,
+                Encoder::Text => encoders.text = found,
+            }
+        }
     }
-    Ok(())
-}
-
-/// Fills the whole network from a checkpoint, ours or an official one.
-pub(crate) fn load_whole(model: &Talent, path: &Path, strictness: &Strictness) -> Result<()> {
-    let report = load_network(model, path, strictness)
-        .context("the checkpoint does not fit this network; is the config another one's?")?;
-    if !report.casts.is_empty() || !report.tolerated.is_empty() {
-        announce(path, &report);
-    }
-    Ok(())
+    Ok(encoders)
 }
 
 fn announce(path: &Path, report: &LoadReport) {
@@ -49,7 +55,7 @@ fn announce(path: &Path, report: &LoadReport) {
 ///
 /// Its `best_iou` is not used: it is the best of the epochs before (quirk Q15).
 pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> Result<u64> {
-    load_whole(model, path, &Strictness::default())?;
+    load_model(model, path, &Strictness::default(), &EncoderRoot::default())?;
     let mut restore = || -> Result<u64> {
         let mut file = WeightFile::open(path)?;
         let epoch = file.scalars().get("epoch").and_then(|epoch| epoch.as_i64());
@@ -83,10 +89,27 @@ pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> R
 }
 
 /// Writes a checkpoint's network as a plain official state dictionary in safetensors.
-pub(crate) fn export(checkpoint: &Path, to: &Path) -> Result<()> {
+pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result<()> {
     if to.extension().is_none_or(|extension| extension != "safetensors") {
         bail!("--to {}: the name must end in .safetensors", to.display());
     }
+    let tensors = match read_meta(checkpoint)? {
+        Some(meta) => {
+            let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
+            load_model(&model, checkpoint, &Strictness::default(), root)?;
+            let entries = model.store().entries().into_iter();
+            entries.map(|(name, entry)| (name, entry.tensor)).collect()
+        }
+        None => foreign_tensors(checkpoint)?,
+    };
+    let n = tensors.len();
+    write_tensors(to, tensors, ("format", "pt"))?;
+    eprintln!("{}: {n} tensors", to.display());
+    Ok(())
+}
+
+/// The network's tensors in another program's checkpoint, by their official names.
+fn foreign_tensors(checkpoint: &Path) -> Result<Vec<(String, Tensor)>> {
     let mut file = WeightFile::open(checkpoint)?;
     let names = talent::weights::official_names(&file);
     ensure!(
@@ -98,15 +121,12 @@ pub(crate) fn export(checkpoint: &Path, to: &Path) -> Result<()> {
     for (name, stored) in &names {
         tensors.push((name.clone(), read_tensor(&mut file, stored)?));
     }
-    crate::checkpoint::write_tensors(to, tensors, ("format", "pt"))?;
-    eprintln!("{}: {} tensors", to.display(), names.len());
-    Ok(())
+    Ok(tensors)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
 
     fn golden() -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden")
@@ -150,7 +170,7 @@ mod tests {
     fn an_export_is_the_official_state_dictionary() {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("official.safetensors");
-        export(&best_model(), &to).unwrap();
+        export(&best_model(), &to, &EncoderRoot::default()).unwrap();
         let (mut original, mut exported) =
             (WeightFile::open(&best_model()).unwrap(), WeightFile::open(&to).unwrap());
         assert_eq!(exported.metadata("format"), Some("pt"));
@@ -163,11 +183,14 @@ mod tests {
         }
         // And back: the export fills the network.
         let model = recorded();
-        load_whole(&model, &to, &Strictness::default()).unwrap();
-        assert!(export(&best_model(), &folder.path().join("x.pth")).is_err());
+        load_model(&model, &to, &Strictness::default(), &EncoderRoot::default()).unwrap();
+        assert!(export(&best_model(), &folder.path().join("x.pth"), &EncoderRoot::default()).is_err());
         let encoder = best_model().with_file_name("clip_mini.pt");
         assert!(
-            export(&encoder, &to).unwrap_err().to_string().contains("no checkpoint of the whole network")
+            export(&encoder, &to, &EncoderRoot::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no checkpoint of the whole network")
         );
     }
 }

@@ -58,9 +58,51 @@ fn encoders_are_made_once_and_stay_frozen() {
     let run_dir = run.to_str().unwrap();
     call(&["train", "--run-dir", run_dir, "--max-steps", "3"], &[]);
     let (after, encoder) = (tensors(&run.join("checkpoints/last.safetensors")), tensors(&image));
-    for (name, bytes) in &encoder {
-        assert!(after[&format!("dinov2.{name}")] == *bytes, "{name} has changed");
+    assert!(
+        after.contains_key("dinov2.blocks.0.ls_gate.gamma")
+            || after.keys().any(|name| name.contains(".adapter."))
+    );
+    for name in encoder.keys() {
+        assert!(!after.contains_key(&format!("dinov2.{name}")), "{name} is stored a second time");
     }
+    let whole = folder.path().join("whole");
+    let whole_dir = whole.to_str().unwrap();
+    call(&["train", "--run-dir", whole_dir, "--max-steps", "3", "--embed-encoders"], &[]);
+    let embedded = tensors(&whole.join("checkpoints/last.safetensors"));
+    for (name, bytes) in &encoder {
+        assert!(embedded[&format!("dinov2.{name}")] == *bytes, "{name} has changed");
+    }
+    assert!(after.iter().all(|(name, bytes)| embedded[name] == *bytes));
+
+    // The checkpoint finds its encoders, moved ones too, and no others.
+    let eval = |extra: &[&str]| {
+        let root = data_root().to_str().unwrap();
+        let mut args = vec!["eval", "--run", run_dir, "--json", "--data-root", root];
+        args.extend(extra);
+        talent(&args)
+    };
+    let splits = |output: &std::process::Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["splits"].clone()
+    };
+    let before = splits(&eval(&[]));
+    let moved = folder.path().join("moved");
+    std::fs::create_dir(&moved).unwrap();
+    std::fs::rename(&image, moved.join(image.file_name().unwrap())).unwrap();
+    let message = |output: std::process::Output| String::from_utf8(output.stderr).unwrap();
+    assert!(message(eval(&[])).contains("--encoder-root"));
+    let text = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    for file in text.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+        std::fs::copy(&file, moved.join(file.file_name().unwrap())).unwrap();
+    }
+    let root = ["--encoder-root", moved.to_str().unwrap()];
+    assert_eq!(splits(&eval(&root)), before);
+    let other = moved.join(image.file_name().unwrap());
+    let mut bytes = std::fs::read(&other).unwrap();
+    std::fs::copy(&other, &image).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&other, bytes).unwrap();
+    assert!(message(eval(&root)).contains("SHA-256"));
     // The same from scratch trains everything.
     let full = folder.path().join("full");
     call(&["train", "--regime", "full", "--run-dir", full.to_str().unwrap(), "--max-steps", "3"], &[]);

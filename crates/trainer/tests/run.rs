@@ -64,7 +64,7 @@ fn a_run_leaves_everything_it_promises() {
     {
         assert!(std::fs::metadata(run.join(name)).unwrap().len() > 0, "{name}");
     }
-    for name in ["last", "best", "last.state"] {
+    for name in ["last", "best", "step-00000003.state"] {
         assert!(run.join(format!("checkpoints/{name}.safetensors")).is_file(), "{name}");
     }
     let events = std::fs::read_dir(&run).unwrap().filter(|entry| {
@@ -148,7 +148,7 @@ fn one_seed_fixes_a_run() {
     train(&other, &["--max-steps", "4", "--seed", "1"]);
     assert_eq!(records(&a), records(&b));
     assert_ne!(records(&a), records(&other));
-    for name in ["last.safetensors", "best.safetensors", "last.state.safetensors"] {
+    for name in ["last.safetensors", "best.safetensors", "step-00000004.state.safetensors"] {
         let bytes = |run: &Path| std::fs::read(run.join("checkpoints").join(name)).unwrap();
         assert!(bytes(&a) == bytes(&b), "{name} differs");
     }
@@ -162,7 +162,7 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     train(&whole, &["--max-steps", "5"]);
     train(&parts, &["--max-steps", "2", "--resume", "auto"]);
     train(&parts, &["--max-steps", "5", "--resume", "auto"]);
-    let last = |run: &Path| tensors(run.join("checkpoints/last.state.safetensors"));
+    let last = |run: &Path| tensors(run.join("checkpoints/step-00000005.state.safetensors"));
     assert_eq!(last(&whole), last(&parts));
     let steps =
         |run: &Path| records(run).into_iter().filter(|record| record["kind"] == "step").collect::<Vec<_>>();
@@ -170,7 +170,63 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
 
     let changed =
         train_in(data_root(), &parts, &["--max-steps", "9", "--resume", "auto", "--set", "train.lr=0.5"]);
-    assert!(String::from_utf8_lossy(&changed.stderr).contains("train.lr: 0.001 -> 0.5"));
+    let message = String::from_utf8_lossy(&changed.stderr);
+    assert!(message.contains("train.lr: 0.001 -> 0.5") && message.contains("--allow-config-change"));
+    let allowed = ["--max-steps", "6", "--resume", "auto", "--allow-config-change", "--set", "train.lr=0.5"];
+    assert!(String::from_utf8_lossy(&train(&parts, &allowed).stderr).contains("train.lr: 0.001 -> 0.5"));
+    assert_eq!(steps(&parts)[5]["lr"].as_f64().unwrap() > 0.1, true);
+
+    // Without a config, a run goes on under its own.
+    let folder = whole.to_str().unwrap();
+    let output = talent(&[
+        "train",
+        "--resume",
+        folder,
+        "--max-steps",
+        "6",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--data-root",
+        data_root().to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(steps(&whole).len(), 6);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_noticed_and_the_one_before_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, damaged] = ["whole", "damaged"].map(|name| folder.path().join(name));
+    train(&whole, &["--max-steps", "5"]);
+    train(&damaged, &["--max-steps", "4", "--checkpoint-every", "1steps"]);
+    let newest = damaged.join("checkpoints/step-00000004.state.safetensors");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let output = train(&damaged, &["--max-steps", "5", "--resume", "auto"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("step-00000004.state.safetensors: the file is damaged"), "{message}");
+    assert!(message.contains("resuming from") && message.contains("at step 3"), "{message}");
+    let last = |run: &Path| tensors(run.join("checkpoints/step-00000005.state.safetensors"));
+    assert_eq!(last(&whole), last(&damaged));
+
+    // A damaged model is refused, and so is a folder where nothing is whole.
+    let states: Vec<PathBuf> =
+        std::fs::read_dir(damaged.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in &states {
+        let bytes = std::fs::read(path).unwrap();
+        std::fs::write(path, &bytes[..bytes.len() - 7]).unwrap();
+    }
+    let refused = train_in(data_root(), &damaged, &["--max-steps", "6", "--resume", "auto"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("nor any older checkpoint can be read"));
+    let eval =
+        talent(&["eval", "--run", damaged.to_str().unwrap(), "--data-root", data_root().to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&eval.stderr).contains("best.safetensors"));
+    assert_eq!(eval.status.code(), Some(1));
 }
 
 #[test]
@@ -273,7 +329,7 @@ fn mistakes_get_one_clear_error() {
         (&["train", "--run-dir", run, "--set", "train.batchsize=3"], "nearest is `train.batch_size`"),
         (&["train", "--run-dir", run, "--config", "refcoco/bse"], "nearest is `refcoco/base`"),
         (&["train", "--run-dir", run, "--device", "cuda:77"], "cuda:77"),
-        (&["train", "--run-dir", run, "--resume", "/nowhere/last.safetensors"], "last.state.safetensors"),
+        (&["train", "--run-dir", run, "--resume", "/nowhere/step.safetensors"], "/nowhere/step.safetensors"),
         (
             &[
                 "train",

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::AblateArgs;
 use super::plan::Plan;
-use crate::checkpoint::write_atomically;
 use crate::config::{Config, differences};
+use crate::files::write_atomically;
 
 /// A row with a seed.
 #[derive(Debug)]

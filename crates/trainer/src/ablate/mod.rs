@@ -15,9 +15,9 @@ use serde_json::json;
 
 use crate::ablate::cell::{Cell, Outcome};
 use crate::ablate::plan::{Mode, Plan, folder_name};
-use crate::checkpoint::write_atomically;
 use crate::config::{self, Source};
 use crate::experiment::Machine;
+use crate::files::write_atomically;
 use crate::pretrain::pretrain;
 
 #[derive(Debug, Args)]

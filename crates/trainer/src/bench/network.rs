@@ -56,6 +56,7 @@ fn random_batch(n: usize, shape: SampleShape) -> Batch {
         negative_words,
         valid: vec![1.0; n],
         refs: (0..n).map(|index| format!("random/{index}")).collect(),
+        bad: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ mod load;
 
 pub use load::{Source, differences, load};
 
+use refcoco::OnError;
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
 use tlm_losses::Consistency;
@@ -83,6 +84,16 @@ pub struct DataConfig {
     /// Whether training on several data sets keeps pictures that one of them evaluates on. It inflates results.
     #[serde(default)]
     pub keep_evaluated_images: bool,
+    /// What a training sample that cannot be read does: `stop` the run, or `skip`, which counts and lists it.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// How many different samples may be skipped before the run stops all the same.
+    #[serde(default = "default_max_bad_samples")]
+    pub max_bad_samples: usize,
+}
+
+fn default_max_bad_samples() -> usize {
+    100
 }
 
 /// Which parameters train.
@@ -277,7 +288,12 @@ impl Config {
                 image: "weights/dinov2_vitb14_reg4_pretrain.pth".into(),
                 text: "weights/ViT-B-16.pt".into(),
             },
-            data: DataConfig { datasets: vec!["refcoco".into()], keep_evaluated_images: false },
+            data: DataConfig {
+                datasets: vec!["refcoco".into()],
+                keep_evaluated_images: false,
+                on_error: OnError::Stop,
+                max_bad_samples: default_max_bad_samples(),
+            },
             train: TrainConfig {
                 regime: Regime::Pet,
                 epochs: 65,

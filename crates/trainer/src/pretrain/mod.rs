@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tch::Tensor;
 use torch_ext::{Adam, AdamConfig, AdamGroup, Role, Store};
 
-use crate::checkpoint::{write_atomically, write_tensors};
+use crate::checkpoint::write_tensors;
 use crate::config::{Config, PretrainConfig, Schedule, TrainConfig};
 use crate::experiment::Machine;
+use crate::files::write_atomically;
 use crate::optim::lr_factor;
 
 /// Makes the encoders that a config names, unless they are there, made with the same settings.

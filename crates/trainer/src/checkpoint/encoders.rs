@@ -1,0 +1,109 @@
+//! Frozen encoders that a checkpoint names in place of holding them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use talent::weights::{Strictness, load_encoder};
+use talent::{ParameterGroup, Talent};
+use weight_files::Encoder;
+
+/// Which encoders lie in files of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Encoders {
+    /// The image encoder's file, if the checkpoint does not hold it.
+    pub(crate) image: Option<EncoderFile>,
+    /// The text encoder's.
+    pub(crate) text: Option<EncoderFile>,
+}
+
+/// A file, or a folder of files, with frozen weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EncoderFile {
+    /// As the config names it.
+    pub(crate) path: String,
+    /// Of the file; of the list of names and checksums for a folder.
+    pub(crate) sha256: String,
+}
+
+/// Where to look for encoder files that are not where a checkpoint says.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct EncoderRoot {
+    /// Folder that holds the encoder files that the checkpoint names, if they have been moved
+    #[arg(long, value_name = "DIR")]
+    encoder_root: Option<PathBuf>,
+}
+
+impl EncoderRoot {
+    fn find(&self, path: &str) -> PathBuf {
+        match (&self.encoder_root, Path::new(path).file_name()) {
+            (Some(root), Some(name)) => root.join(name),
+            _ => PathBuf::from(path),
+        }
+    }
+}
+
+impl EncoderFile {
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn of(path: &str) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), sha256: sha256(Path::new(path))? })
+    }
+}
+
+impl Encoders {
+    /// Whether parameters of a group are in one of these files.
+    pub(crate) fn hold(&self, group: ParameterGroup) -> bool {
+        match group {
+            ParameterGroup::ImageEncoder => self.image.is_some(),
+            ParameterGroup::TextEncoder => self.text.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Fills a network's encoders from the files.
+    ///
+    /// # Errors
+    /// When a file is missing or is not the one that the checkpoint was made with.
+    pub(crate) fn load(&self, model: &Talent, root: &EncoderRoot) -> Result<()> {
+        for (encoder, file) in [(Encoder::Image, &self.image), (Encoder::Text, &self.text)] {
+            let Some(file) = file else { continue };
+            let path = root.find(&file.path);
+            ensure!(
+                path.exists(),
+                "it needs the encoder weights {}, which are not there; say where they are with --encoder-root DIR",
+                path.display()
+            );
+            let found = sha256(&path)?;
+            if found != file.sha256 {
+                bail!(
+                    "it was made with encoder weights of SHA-256 {}, but {} has {found}",
+                    file.sha256,
+                    path.display()
+                );
+            }
+            load_encoder(model, encoder, &path, &Strictness::default())?;
+        }
+        Ok(())
+    }
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.is_file());
+        files.sort();
+        for file in files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            hasher.update(format!("{}  {name}\n", sha256(&file)?));
+        }
+    } else {
+        let mut file = File::open(path).with_context(|| path.display().to_string())?;
+        std::io::copy(&mut file, &mut hasher).with_context(|| path.display().to_string())?;
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,194 @@
+//! Checkpoints: safetensors files whose one metadata entry is a JSON document that says what they are.
+//!
+//! - A *model* holds parameters and buffers under their official names.
+//! - A *training state* holds the model (`model/NAME`), Adam's moments, random states and position: all that a run needs to
+//!   go on, so resuming reads one file and never a mixture of two.
+//!
+//! Frozen encoders that came from a file are not stored again: the checkpoint names that file and its SHA-256. Every
+//! checkpoint carries a SHA-256 of its own content. Its bytes depend on config, seed and step only.
+
+mod encoders;
+mod file;
+mod folder;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+use talent::weights::{Strictness, load_network, read_tensor};
+use talent::{Talent, parameter_group};
+use tch::{Device, Tensor};
+use torch_ext::{Adam, generator};
+use weight_files::WeightFile;
+
+pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders};
+pub(crate) use file::{read_meta, write_tensors};
+pub(crate) use folder::Checkpoints;
+
+use crate::config::Config;
+use crate::precision::LossScaler;
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Optimiser steps done.
+    pub(crate) step: u64,
+    /// Epochs finished.
+    pub(crate) epoch: u64,
+    /// Batches done in the present epoch; all of them if its evaluation is still to come.
+    pub(crate) batch: u64,
+    /// Best validation mIoU so far, in percent.
+    pub(crate) best_miou: Option<f64>,
+    /// Lines of `records.jsonl` that belong to this state.
+    pub(crate) n_records: usize,
+    /// The loss scaler.
+    pub(crate) scaler: LossScaler,
+    /// Whether the validation splits are still to be evaluated at this step.
+    #[serde(default)]
+    pub(crate) evaluation_due: bool,
+    /// Samples left out so far because they could not be read, by name.
+    #[serde(default)]
+    pub(crate) bad_samples: BTreeSet<String>,
+}
+
+impl Position {
+    /// Nothing done yet.
+    pub(crate) fn start(scaler: LossScaler) -> Self {
+        Self {
+            step: 0,
+            epoch: 0,
+            batch: 0,
+            best_miou: None,
+            n_records: 0,
+            scaler,
+            evaluation_due: false,
+            bad_samples: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) format: u32,
+    /// Of everything else in the file.
+    pub(crate) sha256: String,
+    pub(crate) config: Config,
+    pub(crate) position: Position,
+    /// The frozen encoders, which lie elsewhere.
+    pub(crate) encoders: Encoders,
+}
+
+/// What checkpoints of a run have in common.
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    pub(crate) model: &'a Talent,
+    pub(crate) config: &'a Config,
+    pub(crate) encoders: &'a Encoders,
+}
+
+impl Writer<'_> {
+    /// Parameters and buffers that no other file holds.
+    fn own_tensors(&self) -> impl Iterator<Item = (String, Tensor)> {
+        let entries = self.model.store().entries().into_iter();
+        let own = entries.filter(|(name, _)| !self.encoders.hold(parameter_group(name)));
+        own.map(|(name, entry)| (name, entry.tensor))
+    }
+
+    /// Writes the model.
+    pub(crate) fn save_model(&self, path: &Path, position: &Position) -> Result<()> {
+        self.write(path, self.own_tensors().collect(), position)
+    }
+
+    /// Writes everything a run needs to go on.
+    pub(crate) fn save_state(&self, path: &Path, adam: &Adam, position: &Position) -> Result<()> {
+        let mut tensors: Vec<(String, Tensor)> =
+            self.own_tensors().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
+        tensors.extend(adam.state());
+        let device = self.model.store().device();
+        tensors.push(("rng/cpu".into(), generator::state(Device::Cpu)?));
+        if device.is_cuda() {
+            tensors.push(("rng/cuda".into(), generator::state(device)?));
+        }
+        self.write(path, tensors, position)
+    }
+
+    fn write(&self, path: &Path, tensors: Vec<(String, Tensor)>, position: &Position) -> Result<()> {
+        let meta = Meta {
+            format: file::FORMAT,
+            sha256: String::new(),
+            config: self.config.clone(),
+            position: position.clone(),
+            encoders: self.encoders.clone(),
+        };
+        file::write_checkpoint(path, tensors, meta)
+    }
+}
+
+/// Reads all of a checkpoint of ours and compares it with its checksum.
+///
+/// # Errors
+/// When it is damaged, or another program's.
+pub(crate) fn verify(path: &Path) -> Result<()> {
+    let meta = file::verified_meta(&mut WeightFile::open(path)?)?;
+    ensure!(meta.is_some(), "{}: this training state was not written by talent", path.display());
+    Ok(())
+}
+
+/// Loads a training state into optimiser, random generators and all of the model that the state holds. The encoders are not
+/// looked at: a run that goes on has loaded them before.
+///
+/// # Errors
+/// When the file is damaged, or belongs to another network. Model and optimiser may then be half filled.
+pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result<Meta> {
+    let mut file = WeightFile::open(path)?;
+    let meta = file::verified_meta(&mut file)?
+        .ok_or_else(|| anyhow!("{}: this training state was not written by talent", path.display()))?;
+    let mut restore = || -> Result<()> {
+        for (name, _) in model.store().entries() {
+            if !meta.encoders.hold(parameter_group(&name)) {
+                model.store().assign(&name, &read_tensor(&mut file, &format!("model/{name}"))?)?;
+            }
+        }
+        let mut state = BTreeMap::new();
+        for (name, _) in adam.state() {
+            let value = read_tensor(&mut file, &name)?;
+            state.insert(name, value);
+        }
+        adam.load_state(|name| state.get(name).map(Tensor::shallow_clone))?;
+        let device = model.store().device();
+        generator::set_state(Device::Cpu, &read_tensor(&mut file, "rng/cpu")?)?;
+        if device.is_cuda() && file.info("rng/cuda").is_some() {
+            generator::set_state(device, &read_tensor(&mut file, "rng/cuda")?)?;
+        }
+        Ok(())
+    };
+    restore().with_context(|| path.display().to_string())?;
+    Ok(meta)
+}
+
+/// Fills a whole network from a checkpoint, ours or an official one, and from the encoder files that it names.
+///
+/// # Errors
+/// When a file is missing, damaged or another one than the checkpoint was made with, or does not fit the network.
+pub(crate) fn load_model(
+    model: &Talent,
+    path: &Path,
+    strictness: &Strictness,
+    root: &EncoderRoot,
+) -> Result<()> {
+    let meta = file::verified_meta(&mut WeightFile::open(path)?)?;
+    let mut strictness = strictness.clone();
+    if let Some(meta) = &meta {
+        meta.encoders.load(model, root).with_context(|| path.display().to_string())?;
+        let elsewhere = model.store().entries().into_iter().map(|(name, _)| name);
+        strictness.allow_missing.extend(elsewhere.filter(|name| meta.encoders.hold(parameter_group(name))));
+    }
+    let report = load_network(model, path, &strictness)
+        .context("the checkpoint does not fit this network; is the config another one's?")?;
+    if meta.is_none() && (!report.casts.is_empty() || !report.tolerated.is_empty()) {
+        eprintln!("{}: {report}", path.display());
+    }
+    Ok(())
+}

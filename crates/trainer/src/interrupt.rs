@@ -1,0 +1,61 @@
+//! Signals that ask a run to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+
+/// Whether a signal has asked the process to stop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Interrupt(Arc<AtomicUsize>);
+
+/// The error of work that a signal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted {
+    signal: u8,
+}
+
+impl Interrupted {
+    /// What shells expect of a process that a signal ended.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        ExitCode::from(128 + self.signal)
+    }
+}
+
+impl Interrupt {
+    /// From now on the first SIGINT or SIGTERM is noted, and a second ends the process at once.
+    pub(crate) fn listen() -> Result<Self> {
+        let interrupt = Self::default();
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the condition false, then sets it.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))
+                .and_then(|_| flag::register(signal, Arc::clone(&again)))
+                .and_then(|_| flag::register_usize(signal, Arc::clone(&interrupt.0), signal as usize))
+                .context("listening for signals")?;
+        }
+        Ok(interrupt)
+    }
+
+    /// # Errors
+    /// [`Interrupted`] after a signal.
+    pub(crate) fn check(&self) -> Result<(), Interrupted> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Interrupted { signal: signal as u8 }),
+        }
+    }
+}
+
+/// Makes writing beyond the file-size limit an error like a full disk, in place of the end of the process.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn survive_file_size_limit() -> Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).context("listening for signals")?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Runs that are killed again and again end as if nothing had happened.
+//!
+//! `TALENT_KILLS=50 cargo test --release --package trainer --test kill` kills fifty times; by default it is six.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+
+mod common;
+mod data;
+
+use common::MINIATURE;
+use data::data_root;
+
+fn start(run: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_talent"));
+    command.args([
+        "train",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--resume",
+        "auto",
+        "--checkpoint-every",
+        "1steps",
+    ]);
+    command.arg("--data-root").arg(data_root()).arg("--run-dir").arg(run);
+    command.arg("--set").args(MINIATURE).args(["train.epochs=6", "model.decoder.dropout=0.1"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn is_writing(run: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".tmp-"))
+}
+
+/// Kills the process at a random moment or, if asked, as soon as it writes a checkpoint. False if it was done before.
+fn kill(mut child: Child, run: &Path, in_writing: bool, after: Duration) -> bool {
+    let started = Instant::now();
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        let late = started.elapsed() >= after;
+        if (late && !in_writing) || (in_writing && late && is_writing(run)) {
+            child.kill().unwrap();
+            return !child.wait().unwrap().success();
+        }
+        std::thread::sleep(Duration::from_micros(if in_writing { 100 } else { 2000 }));
+    }
+}
+
+fn without_runtime(text: &str) -> Vec<Value> {
+    let parse = |line: &str| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("runtime");
+        value
+    };
+    text.lines().map(parse).collect()
+}
+
+/// Everything that a run leaves but its log of events and what depends on the clock.
+fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for folder in [run.to_path_buf(), run.join("checkpoints")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() || name.starts_with("events.") || name == "environment.json" {
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            if name == "records.jsonl" {
+                bytes = format!("{:#?}", without_runtime(&String::from_utf8(bytes).unwrap())).into_bytes();
+            } else if name == "metrics.json" {
+                let mut value: Value = serde_json::from_slice(&bytes).unwrap();
+                value.as_object_mut().unwrap().remove("runtime");
+                bytes = value.to_string().into_bytes();
+            }
+            found.insert(path.strip_prefix(run).unwrap().to_path_buf(), bytes);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_killed_run_ends_like_an_uninterrupted_one() {
+    let n_kills: usize = std::env::var("TALENT_KILLS").map_or(6, |n| n.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let started = Instant::now();
+    assert!(start(&whole).wait().unwrap().success());
+    let duration = started.elapsed();
+    let expected = results(&whole);
+
+    let mut rng = StdRng::seed_from_u64(0);
+    let (mut killed, mut in_writing, mut n_runs) = (0, 0, 0);
+    while killed < n_kills {
+        let run = folder.path().join(format!("killed-{n_runs}"));
+        n_runs += 1;
+        let mut finished = false;
+        while !finished && killed < n_kills {
+            let writing = rng.random_bool(0.5);
+            // Kills within the whole length of a run, so that its start and its end are hit as well.
+            let after = duration.mul_f64(rng.random_range(0.0..if writing { 0.6 } else { 1.0 }));
+            if kill(start(&run), &run, writing, after) {
+                killed += 1;
+                in_writing += usize::from(writing);
+            } else {
+                finished = true;
+            }
+        }
+        if !finished {
+            assert!(start(&run).wait().unwrap().success());
+        }
+        let found = results(&run);
+        let names = |results: &BTreeMap<PathBuf, Vec<u8>>| results.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&expected));
+        for (name, bytes) in &expected {
+            assert!(found[name] == *bytes, "{} differs after {killed} kills", name.display());
+        }
+    }
+    println!("{killed} kills over {n_runs} runs, {in_writing} of them while a checkpoint was being written");
+}
