@@ -126,7 +126,7 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
         return Ok(());
     }
     run.announce();
-    let done = run.to_the_end();
+    let done = run.carry_out();
     if done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         run.progress.clear();
         eprintln!(
@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_the_end(&mut self) -> Result<()> {
+    fn carry_out(&mut self) -> Result<()> {
         while !self.is_finished() || self.at.evaluation_due {
             self.epoch()?;
         }

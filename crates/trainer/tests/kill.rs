@@ -15,25 +15,21 @@ use serde_json::Value;
 mod common;
 mod data;
 
-use common::MINIATURE;
+use common::{MINIATURE, talent};
 use data::data_root;
+
+fn training(run: &Path) -> Vec<String> {
+    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--resume", "auto"];
+    args.extend(["--checkpoint-every", "1steps", "--data-root", data_root().to_str().unwrap()]);
+    args.extend(["--run-dir", run.to_str().unwrap(), "--set"]);
+    args.extend(MINIATURE);
+    args.extend(["train.epochs=6", "model.decoder.dropout=0.1"]);
+    args.into_iter().map(str::to_owned).collect()
+}
 
 fn start(run: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_talent"));
-    command.args([
-        "train",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--resume",
-        "auto",
-        "--checkpoint-every",
-        "1steps",
-    ]);
-    command.arg("--data-root").arg(data_root()).arg("--run-dir").arg(run);
-    command.arg("--set").args(MINIATURE).args(["train.epochs=6", "model.decoder.dropout=0.1"]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.args(training(run)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn is_writing(run: &Path) -> bool {
@@ -96,7 +92,7 @@ fn a_killed_run_ends_like_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     let started = Instant::now();
-    assert!(start(&whole).wait().unwrap().success());
+    assert!(talent(&training(&whole)).status.success());
     let duration = started.elapsed();
     let expected = results(&whole);
 
@@ -118,7 +114,7 @@ fn a_killed_run_ends_like_an_uninterrupted_one() {
             }
         }
         if !finished {
-            assert!(start(&run).wait().unwrap().success());
+            assert!(talent(&training(&run)).status.success());
         }
         let found = results(&run);
         let names = |results: &BTreeMap<PathBuf, Vec<u8>>| results.keys().cloned().collect::<Vec<_>>();

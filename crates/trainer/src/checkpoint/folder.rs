@@ -46,7 +46,7 @@ impl Checkpoints {
             .flatten()
             .filter_map(|entry| Some((step(entry.file_name().to_str()?)?, entry.path())))
             .collect();
-        found.sort_by(|a, b| b.0.cmp(&a.0));
+        found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 

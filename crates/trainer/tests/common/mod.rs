@@ -1,5 +1,6 @@
 //! What tests of the `talent` program share.
 
+use std::ffi::OsStr;
 use std::process::{Command, Output};
 
 /// Sizes of a network that trains in moments.
@@ -27,7 +28,7 @@ pub(crate) const MINIATURE: &[&str] = &[
     "train.warmup_steps=2",
 ];
 
-/// Runs the program.
-pub(crate) fn talent(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_talent")).args(args).output().unwrap()
+/// Runs the program. Whoever asks for backtraces would get them beside the errors that tests look at.
+pub(crate) fn talent(args: &[impl AsRef<OsStr>]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_talent")).env_remove("RUST_BACKTRACE").args(args).output().unwrap()
 }
