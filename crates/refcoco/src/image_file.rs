@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -19,14 +20,23 @@ pub struct RgbImage {
     pub data: Vec<u8>,
 }
 
-/// Largest decoded size accepted, against files that claim absurd sizes.
-const MAX_DECODED_BYTES: u64 = 1 << 30;
+/// Largest decoded size accepted, against files that claim absurd sizes: 1 GiB, or as many MiB as the environment says.
+fn max_decoded_bytes() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let given = std::env::var(LIMIT_NAME).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        given.unwrap_or(1024).saturating_mul(1 << 20)
+    })
+}
+
+/// The environment variable that raises the limit.
+const LIMIT_NAME: &str = "TALENT_MAX_IMAGE_MIB";
 
 /// Decodes a JPEG or PNG file, whatever its name says, and applies its EXIF orientation. Grey becomes RGB, alpha
 /// is dropped, 16 bits are cut to 8.
 ///
 /// # Errors
-/// Names the file: unreadable, of another format, damaged, or larger than 1 GiB when decoded.
+/// Names the file: unreadable, of another format, damaged, or larger when decoded than 1 GiB or what `TALENT_MAX_IMAGE_MIB` allows.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     let bytes = std::fs::read(path).map_err(io_error(path))?;
     decode_image(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })
@@ -73,12 +83,15 @@ pub(crate) fn decode_image_into(bytes: &[u8], mut memory: Vec<u8>) -> Result<Rgb
 fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
     let mut reader = ImageReader::new(source).with_guessed_format().map_err(|error| error.to_string())?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    limits.max_alloc = Some(max_decoded_bytes());
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    if decoder.total_bytes() > MAX_DECODED_BYTES {
+    if decoder.total_bytes() > max_decoded_bytes() {
         let (width, height) = decoder.dimensions();
-        return Err(format!("it claims {width} x {height} pixels, more than 1 GiB"));
+        let limit = max_decoded_bytes() >> 20;
+        return Err(format!(
+            "it claims {width} x {height} pixels, more than {limit} MiB; {LIMIT_NAME} can allow more"
+        ));
     }
     Ok(decoder)
 }
@@ -106,7 +119,7 @@ fn decode(decoder: impl ImageDecoder, orientation: Orientation) -> Result<Dynami
 /// Width and height that [`read_image`] would give, without decoding.
 ///
 /// # Errors
-/// Names the file: unreadable, of another format, or larger than 1 GiB when decoded.
+/// Names the file: unreadable, of another format, or larger when decoded than 1 GiB or what `TALENT_MAX_IMAGE_MIB` allows.
 pub fn image_size(path: &Path) -> Result<(usize, usize)> {
     let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
     let file = File::open(path).map_err(io_error(path))?;

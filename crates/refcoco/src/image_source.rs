@@ -81,6 +81,9 @@ struct Entry {
 /// No photo is larger; a larger claim is a lie that would cost memory.
 const MAX_IMAGE_FILE: u64 = 1 << 28;
 
+/// What a byte of deflated data can stand for at most, about.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
 impl Archive {
     fn open(path: &Path) -> Result<Self> {
         let broken = |what: String| Error::Image { path: path.to_path_buf(), what };
@@ -126,18 +129,31 @@ impl Archive {
             return Err(broken("the archive is damaged here"));
         }
         let length = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
-        let mut stored = vec![0; entry.stored as usize];
         let data_at = entry.header_at + 30 + length(26) + length(28);
+        let file_len = self.file.metadata().map_err(io_error(&self.path))?.len();
+        if data_at.checked_add(entry.stored).is_none_or(|end| end > file_len) {
+            return Err(broken("the archive ends before this file does"));
+        }
+        let mut stored = vec![0; entry.stored as usize];
         self.file.read_exact_at(&mut stored, data_at).map_err(io_error(&self.path))?;
         if !entry.deflated {
             return Ok(stored);
         }
-        let mut bytes = Vec::with_capacity(entry.size as usize);
+        let mut bytes = Vec::with_capacity(entry.size.min(entry.stored * MAX_DEFLATE_RATIO) as usize);
         DeflateDecoder::new(stored.as_slice())
             .take(entry.size)
             .read_to_end(&mut bytes)
             .map_err(|_| broken("the archive is damaged here"))?;
         Ok(bytes)
+    }
+}
+
+/// For fuzzing: reads all that an archive holds.
+#[cfg(fuzzing)]
+pub fn read_whole_archive(path: &Path) {
+    let Ok(archive) = Archive::open(path) else { return };
+    for name in archive.entries.keys() {
+        let _ = archive.read(name);
     }
 }
 

@@ -34,6 +34,8 @@ pub use dataset::Dataset;
 pub use descriptor::{Descriptor, Format};
 pub use error::{Error, MaskError, Result};
 pub use image_file::{RgbImage, decode_image, image_size, read_image};
+#[cfg(fuzzing)]
+pub use image_source::read_whole_archive;
 pub use loader::{BadSample, Batch, OnError, Plan, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use prefetch::Prefetch;

@@ -1,7 +1,8 @@
 //! Ablations of a miniature model, through the `talent` program.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -90,4 +91,31 @@ fn a_dry_run_lists_the_cells() {
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(list.lines().filter(|line| line.ends_with("to do")).count(), 6, "{list}");
     assert!(!folder.path().join("runs").exists());
+}
+
+#[test]
+fn a_signal_reaches_the_cell_and_the_ablation_goes_on_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path());
+    let runs = folder.path().join("runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_talent"));
+    command.args(["ablate", "--plan", plan.to_str().unwrap(), "--runs-dir", runs.to_str().unwrap()]);
+    command.args(["--data-root", data_root().to_str().unwrap(), "--device", "cpu", "--threads", "1"]);
+    command.args(["--set", "train.epochs=500"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let records = runs.join("baseline/seed-3/records.jsonl");
+    let started = Instant::now();
+    while std::fs::read_to_string(&records).unwrap_or_default().lines().count() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(120), "the first cell does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // To this process alone, as a job scheduler may do it.
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(143), "{message}");
+    assert!(message.contains("the same command goes on"), "{message}");
+    let log = std::fs::read_to_string(runs.join("baseline/seed-3/log.txt")).unwrap();
+    assert!(log.contains("interrupted; step"), "{log}");
+    assert!(!runs.join("all").exists(), "no other cell has begun");
 }

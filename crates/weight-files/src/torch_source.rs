@@ -130,8 +130,10 @@ impl TorchSource {
 fn read_entry(archive: &mut ZipArchive<File>, path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
     let broken = |what: String| Error::malformed(path, format!("entry `{name}`: {what}"));
     let mut entry = archive.by_name(name).map_err(|error| broken(error.to_string()))?;
-    // Entries are stored as they are, so a size beyond the compressed one is a lie that would cost memory.
-    if entry.size() > limit || entry.size() > entry.compressed_size() {
+    // Entries are stored as they are, so a size beyond the compressed one, or the whole file's, is a lie that would cost
+    // memory.
+    let file_len = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+    if entry.size() > limit || entry.size() > entry.compressed_size() || entry.size() > file_len {
         return Err(broken(format!("{} bytes are not credible", entry.size())));
     }
     let mut bytes = Vec::new();

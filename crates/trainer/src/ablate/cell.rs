@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::AblateArgs;
 use super::plan::Plan;
 use crate::config::{Config, differences};
 use crate::files::write_atomically;
+use crate::interrupt::Interrupt;
 
 /// A row with a seed.
 #[derive(Debug)]
@@ -46,6 +48,22 @@ impl fmt::Display for Outcome {
             }
             Self::Failed(why) => write!(f, "failed: {why}"),
         }
+    }
+}
+
+/// Waits for a cell. A signal that reaches this process alone is passed on, so that the cell saves its step and ends too.
+fn wait(mut child: Child, interrupt: &Interrupt) -> Result<ExitStatus> {
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if !told && interrupt.check().is_err() {
+            told = true;
+            // Fails only if it has just ended by itself.
+            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -84,9 +102,10 @@ impl Cell {
         args: &AblateArgs,
         device: &str,
         threads: Option<usize>,
+        interrupt: &Interrupt,
     ) -> Outcome {
         let started = Instant::now();
-        match self.train(plan, args, device, threads).and_then(|()| self.final_metrics()) {
+        match self.train(plan, args, device, threads, interrupt).and_then(|()| self.final_metrics()) {
             Ok((miou, nta_mass)) => {
                 Outcome::Done { miou, nta_mass, seconds: started.elapsed().as_secs_f64() }
             }
@@ -94,7 +113,14 @@ impl Cell {
         }
     }
 
-    fn train(&self, plan: &Plan, args: &AblateArgs, device: &str, threads: Option<usize>) -> Result<()> {
+    fn train(
+        &self,
+        plan: &Plan,
+        args: &AblateArgs,
+        device: &str,
+        threads: Option<usize>,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
         let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
         write_atomically(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
@@ -120,7 +146,8 @@ impl Cell {
             command.args(["--max-steps", &steps.to_string()]);
         }
         let file_again = file.try_clone().with_context(|| log.display().to_string())?;
-        let status = command.stdin(Stdio::null()).stdout(file_again).stderr(file).status()?;
+        let child = command.stdin(Stdio::null()).stdout(file_again).stderr(file).spawn()?;
+        let status = wait(child, interrupt)?;
         let last_line = || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()

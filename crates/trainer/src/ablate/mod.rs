@@ -18,6 +18,7 @@ use crate::ablate::plan::{Mode, Plan, folder_name};
 use crate::config::{self, Source};
 use crate::experiment::Machine;
 use crate::files::write_atomically;
+use crate::interrupt::Interrupt;
 use crate::pretrain::pretrain;
 
 #[derive(Debug, Args)]
@@ -165,13 +166,14 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
         plan.seeds.len(),
         cells.len() - n_todo
     );
+    let interrupt = Interrupt::listen()?;
     let started = Instant::now();
     let live = Live::new(|| cell::table(cells));
     let queue = Mutex::new(todo);
     let outcomes: Mutex<Vec<(&Cell, Outcome)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..jobs {
-            let (queue, outcomes, live) = (&queue, &outcomes, &live);
+            let (queue, outcomes, live, interrupt) = (&queue, &outcomes, &live, &interrupt);
             scope.spawn(move || {
                 let device = if on_all_devices {
                     format!("cuda:{}", worker % n_cuda)
@@ -182,8 +184,8 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
                 let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
                 let threads = args.machine.threads.or((jobs > 1).then(|| (cores / jobs).max(1)));
                 let take = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
-                while let Some(cell) = take() {
-                    let outcome = cell.run(plan, args, &device, threads);
+                while let (Ok(()), Some(cell)) = (interrupt.check(), take()) {
+                    let outcome = cell.run(plan, args, &device, threads, interrupt);
                     let Ok(mut outcomes) = outcomes.lock() else { return };
                     let (done, minutes) = (outcomes.len() + 1, started.elapsed().as_secs_f64() / 60.0);
                     let left = minutes / done as f64 * (n_todo - done) as f64;
@@ -199,6 +201,10 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
     });
     drop(live);
     println!("{}", cell::table(cells));
+    if let Err(interrupted) = interrupt.check() {
+        eprintln!("interrupted; the same command goes on with it");
+        return Err(interrupted.into());
+    }
     let outcomes = outcomes.into_inner().unwrap_or_default();
     let failed: Vec<String> = outcomes
         .iter()

@@ -1,0 +1,5 @@
+#![no_main]
+
+mod scratch;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| scratch::read_all(data, "safetensors"));
