@@ -62,7 +62,8 @@ at::Tensor kept_copy(const at::Tensor &weight, at::ScalarType type) {
     uint32_t version;
     at::Tensor copy;
   };
-  static thread_local std::unordered_map<at::TensorImpl *, Kept> copies;
+  // Never destroyed: a device may be gone before the threads that used it.
+  static thread_local auto &copies = *new std::unordered_map<at::TensorImpl *, Kept>;
   auto *key = weight.unsafeGetTensorImpl();
   auto found = copies.find(key);
   if (found != copies.end()) {

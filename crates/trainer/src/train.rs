@@ -167,7 +167,9 @@ fn find_state(options: &RunOptions) -> Result<Option<PathBuf>> {
             ensure!(found.is_some(), "--resume: {} holds no training state", path.display());
             Ok(found)
         }
-        Resume::From(path) => Ok(Some(path.clone())),
+        // Official files have no checksum of their own.
+        Resume::From(path) if is_official(path) => Ok(Some(path.clone())),
+        Resume::From(path) => checkpoint::verify(path).map(|()| Some(path.clone())),
     }
 }
 
@@ -229,6 +231,13 @@ impl<'a> Run<'a> {
             Some(path) => {
                 at = resume(&path, &experiment, &mut adam, &encoders, options.allow_config_change)?;
                 at.batch = at.batch.min(per_epoch);
+                let own = Checkpoints::of(&options.run_dir);
+                if own.states()?.contains(&path) {
+                    own.set_aside_after(at.step)?;
+                } else {
+                    // Another run's records and best model stay with it.
+                    (at.n_records, at.best_miou) = (0, None);
+                }
             }
             None => {}
         }
@@ -605,7 +614,10 @@ fn resume(
     if !changed.is_empty() {
         eprintln!("warning: the run goes on under another config: {shown}");
     }
-    let position = checkpoint::load_state(path, &experiment.model, adam)?.position;
+    let mut position = checkpoint::load_state(path, &experiment.model, adam)?.position;
+    if meta.config.train.precision != experiment.cfg.train.precision {
+        position.scaler = LossScaler::new(experiment.cfg.train.precision);
+    }
     eprintln!("resuming from {} at step {}", path.display(), position.step);
     Ok(position)
 }

@@ -177,11 +177,11 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     assert!(steps(&parts)[5]["lr"].as_f64().unwrap() > 0.1);
 
     // Without a config, a run goes on under its own.
-    let folder = whole.to_str().unwrap();
+    let name = whole.to_str().unwrap();
     let output = talent(&[
         "train",
         "--resume",
-        folder,
+        name,
         "--max-steps",
         "6",
         "--device",
@@ -193,6 +193,14 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(steps(&whole).len(), 6);
+
+    // Into another folder it goes on with records and a best model of its own.
+    let third = folder.path().join("third");
+    let state = whole.join("checkpoints/step-00000005.state.safetensors");
+    train(&third, &["--max-steps", "7", "--resume", state.to_str().unwrap()]);
+    assert_eq!(steps(&third).iter().map(|step| step["step"].as_u64().unwrap()).collect::<Vec<_>>(), [6, 7]);
+    assert_eq!(steps(&third)[0], steps(&whole)[5]);
+    assert!(third.join("metrics.json").is_file());
 }
 
 #[test]

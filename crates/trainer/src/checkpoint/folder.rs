@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 
 const PREFIX: &str = "step-";
 const SUFFIX: &str = ".state.safetensors";
+/// What the name of a state gets that another has taken the place of.
+const SUPERSEDED: &str = ".superseded";
 
 /// The folder `checkpoints` of a run.
 #[derive(Debug, Clone)]
@@ -48,6 +50,18 @@ impl Checkpoints {
             .collect();
         found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
         Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Renames training states of later steps, so that a run that goes on from an earlier one writes the newest.
+    pub(crate) fn set_aside_after(&self, step: u64) -> Result<()> {
+        let present = self.state(step);
+        for path in self.states()?.into_iter().take_while(|path| *path != present) {
+            let mut aside = path.clone().into_os_string();
+            aside.push(SUPERSEDED);
+            eprintln!("warning: {} is of a later step and is set aside", path.display());
+            std::fs::rename(&path, &aside).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// Removes all but the newest training states.
@@ -97,6 +111,10 @@ mod tests {
         };
         assert_eq!(checkpoints.newest(read).unwrap().unwrap(), "10");
         assert!(checkpoints.newest(|_| -> Result<()> { bail!("damaged") }).is_err());
+        checkpoints.set_aside_after(10).unwrap();
+        assert_eq!(checkpoints.states().unwrap(), [checkpoints.state(10), checkpoints.state(9)]);
+        assert!(checkpoints.path().join("step-100000000.state.safetensors.superseded").is_file());
+        std::fs::write(checkpoints.state(100_000_000), "").unwrap();
         checkpoints.keep(2).unwrap();
         assert_eq!(checkpoints.states().unwrap(), [checkpoints.state(100_000_000), checkpoints.state(10)]);
         assert!(checkpoints.best().is_file());
