@@ -120,11 +120,10 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     }
     let adam = adam(&experiment.model, &experiment.cfg.train);
     experiment.interrupt = Interrupt::listen()?;
-    let mut run = Run::start(experiment, mix, adam, encoders, options)?;
-    if run.is_finished() && options.resume != Resume::No && options.run_dir.join("metrics.json").is_file() {
+    let Some(mut run) = Run::start(experiment, mix, adam, encoders, options)? else {
         eprintln!("{}: this run is finished", options.run_dir.display());
         return Ok(());
-    }
+    };
     run.announce();
     let done = run.carry_out();
     if done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
@@ -209,14 +208,21 @@ struct Run<'a> {
     started: Instant,
 }
 
+/// The step whose model a run's `metrics.json`, the last file it writes, is about.
+fn finished_step(run: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(run.join("metrics.json")).ok()?;
+    serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
+}
+
 impl<'a> Run<'a> {
+    /// `None`, with nothing touched, if there is nothing left to do.
     fn start(
         experiment: Experiment,
         mix: TrainingMix,
         mut adam: Adam,
         encoders: Encoders,
         options: &'a RunOptions,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let cfg = &experiment.cfg;
         // From here on nobody else works in this folder.
         let lock = RunLock::take(&options.run_dir)?;
@@ -241,15 +247,18 @@ impl<'a> Run<'a> {
             }
             None => {}
         }
+        let whole = per_epoch * cfg.train.epochs;
+        let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
+        if at.step >= n_steps && !at.evaluation_due && finished_step(&options.run_dir) == Some(at.step) {
+            return Ok(None);
+        }
         let matmul = cfg.train.precision.measured_kind(experiment.device)?;
         let environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
         let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
         let events = EventFile::create(dir.path())?;
-        let whole = per_epoch * cfg.train.epochs;
-        let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
         let now = Instant::now();
         let progress = Progress::new("training", n_steps, at.step);
-        Ok(Self {
+        Ok(Some(Self {
             experiment,
             mix,
             adam,
@@ -263,7 +272,7 @@ impl<'a> Run<'a> {
             progress,
             last_saved: now,
             started: now,
-        })
+        }))
     }
 
     fn carry_out(&mut self) -> Result<()> {
