@@ -1,4 +1,4 @@
-//! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` of the project is here.
+//! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` around libtorch is here.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 use torch_ext::{Adam, generator};
 
 use crate::batch::TrainTensors;
-use crate::checkpoint::{self, Checkpoints, EncoderRoot, Encoders, Position, load_model};
+use crate::checkpoint::{self, Checkpoints, Encoders, Position, load_own};
 use crate::config::{Config, Regime, differences};
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::events::EventFile;
@@ -530,8 +530,7 @@ impl<'a> Run<'a> {
         let trained = self.started.elapsed();
         let checkpoints = self.dir.checkpoints();
         self.writer().save_model(&checkpoints.last(), &self.at)?;
-        let model = &self.experiment.model;
-        load_model(model, &checkpoints.best(), &Strictness::default(), &EncoderRoot::default())?;
+        load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();

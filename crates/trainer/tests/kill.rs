@@ -45,7 +45,7 @@ fn kill(mut child: Child, run: &Path, in_writing: bool, after: Duration) -> bool
             return false;
         }
         let late = started.elapsed() >= after;
-        if (late && !in_writing) || (in_writing && late && is_writing(run)) {
+        if late && (!in_writing || is_writing(run)) {
             child.kill().unwrap();
             return !child.wait().unwrap().success();
         }

@@ -178,12 +178,22 @@ pub(crate) fn load_model(
     strictness: &Strictness,
     root: &EncoderRoot,
 ) -> Result<()> {
+    if let Some(meta) = read_meta(path)? {
+        meta.encoders.load(model, root).with_context(|| path.display().to_string())?;
+    }
+    load_own(model, path, strictness)
+}
+
+/// Fills what a checkpoint itself holds of a network; encoders that it only names stay as they are.
+///
+/// # Errors
+/// When the file is damaged, or does not fit the network.
+pub(crate) fn load_own(model: &Talent, path: &Path, strictness: &Strictness) -> Result<()> {
     let meta = file::verified_meta(&mut WeightFile::open(path)?)?;
     let mut strictness = strictness.clone();
     if let Some(meta) = &meta {
-        meta.encoders.load(model, root).with_context(|| path.display().to_string())?;
-        let elsewhere = model.store().entries().into_iter().map(|(name, _)| name);
-        strictness.allow_missing.extend(elsewhere.filter(|name| meta.encoders.hold(parameter_group(name))));
+        let names = model.store().entries().into_iter().map(|(name, _)| name);
+        strictness.allow_missing.extend(names.filter(|name| meta.encoders.hold(parameter_group(name))));
     }
     let report = load_network(model, path, &strictness)
         .context("the checkpoint does not fit this network; is the config another one's?")?;
