@@ -100,8 +100,10 @@ impl Adam {
         if norms.is_empty() {
             return Tensor::from(0.0_f32);
         }
-        let norm = Tensor::stack(&norms, 0).norm();
+        let norm = Tensor::stack(&norms, 0).norm().to_kind(Kind::Double);
         let factor = ((&norm + 1e-6).reciprocal() * limit).clamp_max(1.0);
+        // At or below the limit nothing changes, to the last bit.
+        let factor = factor.where_self(&norm.gt(limit), &factor.ones_like());
         for grad in grads {
             let _ = grad.shallow_clone().g_mul_(&factor);
         }
