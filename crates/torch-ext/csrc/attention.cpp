@@ -29,7 +29,7 @@ void drop(const Dropout &dropout, at::Tensor &weights, int64_t index, int64_t fi
                   static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(first + row));
 }
 
-// One head of one sample of [batch, heads, n, d], as float32 [n, d].
+// One head of one sample of [batch, heads, n, d]: a view [n, d].
 at::Tensor head(const at::Tensor &xs, int64_t index) {
   return xs.select(0, index / xs.size(1)).select(0, index % xs.size(1));
 }

@@ -6,8 +6,8 @@
 
 namespace talent {
 
-// x w^T + bias; bias may be undefined.
-at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias);
+// x w^T (+ bias).
+at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias);
 
 // softmax(q k^T / sqrt(d)) v with q [batch, heads, n, d], k and v [batch, heads, m, d]; `dropout` is the probability with
 // which an entry of the softmax is dropped.

@@ -82,20 +82,19 @@ at::Tensor kept_copy(const at::Tensor &weight, at::ScalarType type) {
 
 } // namespace
 
-at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const at::Tensor &bias) {
+at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
   const bool recording = at::GradMode::is_enabled();
-  const std::optional<at::Tensor> given = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
   const auto device = x.device().type();
   if (at::autocast::is_autocast_enabled(device)) {
     const bool frozen = !(recording && w.requires_grad()) && w.is_leaf() && !w.is_view();
     const bool lowers = frozen && w.scalar_type() == at::kFloat;
-    return at::linear(x, lowers ? kept_copy(w, at::autocast::get_autocast_dtype(device)) : w, given);
+    return at::linear(x, lowers ? kept_copy(w, at::autocast::get_autocast_dtype(device)) : w, bias);
   }
   if (!is_plain_float(x) || !is_plain_float(w) || !has_onednn() || x.numel() * w.size(0) < LEAST_MULTIPLICATIONS)
-    return at::linear(x, w, given);
+    return at::linear(x, w, bias);
   const bool recorded =
-      recording && (x.requires_grad() || w.requires_grad() || (bias.defined() && bias.requires_grad()));
-  return recorded ? LinearFunction::apply(x, w, given) : product(x, w, given);
+      recording && (x.requires_grad() || w.requires_grad() || (bias && bias->requires_grad()));
+  return recorded ? LinearFunction::apply(x, w, bias) : product(x, w, bias);
 }
 
 } // namespace talent

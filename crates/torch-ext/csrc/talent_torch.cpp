@@ -31,6 +31,10 @@ template <typename Body> char *guarded(Body body) {
 
 at::Tensor &tensor(void *pointer) { return *static_cast<at::Tensor *>(pointer); }
 
+std::optional<at::Tensor> optional(void *pointer) {
+  return pointer == nullptr ? std::nullopt : std::optional<at::Tensor>(tensor(pointer));
+}
+
 std::vector<at::Tensor> tensors(void **pointers, int64_t n) {
   std::vector<at::Tensor> list;
   list.reserve(n);
@@ -88,7 +92,7 @@ char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp
     at::_fused_adam_(tensors(params, n), tensors(grads, n), tensors(exp_avgs, n), tensors(exp_avg_sqs, n), {},
                      tensors(steps, n), lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
                      /*grad_scale=*/std::nullopt,
-                     found_inf == nullptr ? std::nullopt : std::optional<at::Tensor>(tensor(found_inf)));
+                     optional(found_inf));
   });
 }
 
@@ -112,8 +116,7 @@ char *talent_cuda_peak_bytes(int device_index, int64_t *allocated) {
 
 char *talent_linear(void *x, void *weight, void *bias, void **result) {
   return guarded([&] {
-    auto given = bias == nullptr ? at::Tensor() : tensor(bias);
-    *result = new at::Tensor(talent::linear(tensor(x), tensor(weight), given));
+    *result = new at::Tensor(talent::linear(tensor(x), tensor(weight), optional(bias)));
   });
 }
 

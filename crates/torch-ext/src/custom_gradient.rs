@@ -9,14 +9,13 @@ use crate::shim;
 /// - gradient: from the derivative of a loss by the value to those by the inputs, in their order
 ///
 /// ```
-/// use tch::{Device, Kind, Tensor};
+/// use tch::{Kind, Tensor};
 /// let x = Tensor::from_slice(&[3.0_f64]).set_requires_grad(true);
 /// let square = tch::no_grad(|| x.square());
 /// let kept = x.detach();
 /// let y = torch_ext::custom_gradient(&[&x], square, move |by_y| vec![by_y * &kept * 2.0]);
 /// y.sum(Kind::Double).backward();
 /// assert_eq!(f64::try_from(x.grad()).unwrap(), 6.0);
-/// # let _ = Device::Cpu;
 /// ```
 ///
 /// # Panics

@@ -63,7 +63,7 @@ impl RunDir {
         write_atomically(&path.join("config.toml"), toml::to_string_pretty(cfg)?.as_bytes())?;
         let text = serde_json::to_string_pretty(environment)?;
         write_atomically(&path.join("environment.json"), text.as_bytes())?;
-        let records = path.join("records.jsonl");
+        let records = records_file(path);
         let before = if n_records == 0 { Vec::new() } else { read_lines(&records)? };
         ensure!(
             before.len() >= n_records,
@@ -93,7 +93,7 @@ impl RunDir {
     /// Appends one record. Clock, rate, memory and path values belong into an object called `runtime`.
     pub(crate) fn record(&mut self, record: &Value) -> Result<()> {
         let line = format!("{record}\n");
-        let path = self.path().join("records.jsonl");
+        let path = records_file(self.path());
         let name = || path.display().to_string();
         self.records.write_all(line.as_bytes()).with_context(name)?;
         // A file that was removed can still be written to, in vain.
@@ -104,7 +104,7 @@ impl RunDir {
 
     /// Returns when all records are on the disk.
     pub(crate) fn sync_records(&self) -> Result<()> {
-        self.records.sync_data().with_context(|| self.path().join("records.jsonl").display().to_string())
+        self.records.sync_data().with_context(|| records_file(self.path()).display().to_string())
     }
 
     /// Writes what was measured of each expression of some splits: `expressions.jsonl`, a line an expression.
@@ -122,13 +122,18 @@ impl RunDir {
 
     /// All records so far.
     pub(crate) fn records(&self) -> Result<Vec<Value>> {
-        let path = self.path().join("records.jsonl");
+        let path = records_file(self.path());
         let lines = read_lines(&path)?;
         lines
             .iter()
             .map(|line| serde_json::from_str(line).with_context(|| path.display().to_string()))
             .collect()
     }
+}
+
+/// Where a run's records are.
+pub(crate) fn records_file(run: &Path) -> PathBuf {
+    run.join("records.jsonl")
 }
 
 fn read_lines(path: &Path) -> Result<Vec<String>> {

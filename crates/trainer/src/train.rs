@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 use torch_ext::{Adam, generator};
 
 use crate::batch::TrainTensors;
-use crate::checkpoint::{self, Checkpoints, Encoders, Position, load_own};
+use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, load_own};
 use crate::config::{Config, Regime, differences};
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::events::EventFile;
@@ -29,7 +29,7 @@ use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
 use crate::prediction_file::PredictionFile;
 use crate::process;
-use crate::run_dir::{RunDir, RunLock, environment};
+use crate::run_dir::{RunDir, RunLock, environment, records_file};
 use crate::step::{StepReport, train_step};
 use crate::weights::{load_encoders, resume_official};
 
@@ -144,7 +144,7 @@ fn is_official(path: &Path) -> bool {
 
 /// A run without `--resume` must not mix with one that is there.
 fn refuse_used_folder(run: &Path) -> Result<()> {
-    let used = !Checkpoints::of(run).states()?.is_empty() || run.join("records.jsonl").exists();
+    let used = !Checkpoints::of(run).states()?.is_empty() || records_file(run).exists();
     ensure!(
         !used,
         "{} already holds a run; go on with --resume auto, or choose another --run-dir",
@@ -153,11 +153,20 @@ fn refuse_used_folder(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The training state to go on from, verified; `None` for a start from nothing.
-fn find_state(options: &RunOptions) -> Result<Option<PathBuf>> {
-    let newest = |run: &Path| {
-        Checkpoints::of(run).newest(|path| checkpoint::verify(path).map(|()| path.to_path_buf()))
+/// A training state to go on from.
+enum State {
+    /// One of PyTorch's files, which have no checksum of their own.
+    Official(PathBuf),
+    /// One of ours, verified, with what it says of itself.
+    Ours(PathBuf, Box<Meta>),
+}
+
+/// `None` for a start from nothing.
+fn find_state(options: &RunOptions) -> Result<Option<State>> {
+    let ours = |path: &Path| -> Result<State> {
+        Ok(State::Ours(path.to_path_buf(), Box::new(checkpoint::verify(path)?)))
     };
+    let newest = |run: &Path| Checkpoints::of(run).newest(ours);
     match &options.resume {
         Resume::No => Ok(None),
         Resume::Auto => newest(&options.run_dir),
@@ -166,9 +175,8 @@ fn find_state(options: &RunOptions) -> Result<Option<PathBuf>> {
             ensure!(found.is_some(), "--resume: {} holds no training state", path.display());
             Ok(found)
         }
-        // Official files have no checksum of their own.
-        Resume::From(path) if is_official(path) => Ok(Some(path.clone())),
-        Resume::From(path) => checkpoint::verify(path).map(|()| Some(path.clone())),
+        Resume::From(path) if is_official(path) => Ok(Some(State::Official(path.clone()))),
+        Resume::From(path) => ours(path).map(Some),
     }
 }
 
@@ -229,13 +237,19 @@ impl<'a> Run<'a> {
         let mut at = Position::start(LossScaler::new(cfg.train.precision));
         let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
         match find_state(options)? {
-            Some(path) if is_official(&path) => {
+            Some(State::Official(path)) => {
                 at.epoch = resume_official(&path, &experiment.model, &mut adam)?;
                 at.step = at.epoch * per_epoch;
                 eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
             }
-            Some(path) => {
-                at = resume(&path, &experiment, &mut adam, &encoders, options.allow_config_change)?;
+            Some(State::Ours(path, meta)) => {
+                refuse_change(&path, &meta, cfg, &encoders, options.allow_config_change)?;
+                checkpoint::load_state(&path, &meta, &experiment.model, &mut adam)?;
+                eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
+                at = meta.position;
+                if meta.config.train.precision != cfg.train.precision {
+                    at.scaler = LossScaler::new(cfg.train.precision);
+                }
                 at.batch = at.batch.min(per_epoch);
                 let own = Checkpoints::of(&options.run_dir);
                 if own.states()?.contains(&path) {
@@ -590,17 +604,9 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Restores a training state; refuses one of another config unless that is allowed.
-fn resume(
-    path: &Path,
-    experiment: &Experiment,
-    adam: &mut Adam,
-    encoders: &Encoders,
-    allow_config_change: bool,
-) -> Result<Position> {
-    let meta = checkpoint::read_meta(path)?
-        .with_context(|| format!("{}: this training state was not written by talent", path.display()))?;
-    let mut changed = differences(&meta.config, &experiment.cfg)?;
+/// A training state of another config is refused unless that is allowed.
+fn refuse_change(path: &Path, meta: &Meta, cfg: &Config, encoders: &Encoders, allowed: bool) -> Result<()> {
+    let mut changed = differences(&meta.config, cfg)?;
     // Where the encoders lie does not matter, what they are does.
     changed.retain(|line| !line.starts_with("weights."));
     for (key, before, now) in [
@@ -615,19 +621,14 @@ fn resume(
     }
     let shown = changed.join("; ");
     ensure!(
-        changed.is_empty() || allow_config_change,
+        changed.is_empty() || allowed,
         "{}: the config differs: {shown}; go on all the same with --allow-config-change",
         path.display()
     );
     if !changed.is_empty() {
         eprintln!("warning: the run goes on under another config: {shown}");
     }
-    let mut position = checkpoint::load_state(path, &experiment.model, adam)?.position;
-    if meta.config.train.precision != experiment.cfg.train.precision {
-        position.scaler = LossScaler::new(experiment.cfg.train.precision);
-    }
-    eprintln!("resuming from {} at step {}", path.display(), position.step);
-    Ok(position)
+    Ok(())
 }
 
 /// Writes what is needed to repeat a step: the batch, the state of the random generator, and the parameters, which a step
@@ -660,7 +661,7 @@ fn batches_per_epoch(n_refs: usize, batch_size: usize) -> u64 {
 /// The checkpoint that a command should read: a run folder's best one, or the file named.
 pub(crate) fn stored_checkpoint(run: Option<&PathBuf>, checkpoint: Option<&PathBuf>) -> Result<PathBuf> {
     let file = match (run, checkpoint) {
-        (Some(run), None) => run.join("checkpoints/best.safetensors"),
+        (Some(run), None) => Checkpoints::of(run).best(),
         (None, Some(file)) => file.clone(),
         _ => bail!("name either --run DIR or --checkpoint FILE"),
     };

@@ -29,6 +29,16 @@ pub(super) struct Cell {
     pub(super) cfg: Config,
 }
 
+/// Who trains cells, one after the other.
+#[derive(Debug)]
+pub(super) struct Worker<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) args: &'a AblateArgs,
+    pub(super) device: String,
+    pub(super) threads: Option<usize>,
+    pub(super) interrupt: &'a Interrupt,
+}
+
 /// How a cell ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -96,16 +106,9 @@ impl Cell {
     }
 
     /// Trains it to the end, from where an earlier try left off.
-    pub(super) fn run(
-        &self,
-        plan: &Plan,
-        args: &AblateArgs,
-        device: &str,
-        threads: Option<usize>,
-        interrupt: &Interrupt,
-    ) -> Outcome {
+    pub(super) fn run(&self, on: &Worker<'_>) -> Outcome {
         let started = Instant::now();
-        match self.train(plan, args, device, threads, interrupt).and_then(|()| self.final_metrics()) {
+        match self.train(on).and_then(|()| self.final_metrics()) {
             Ok((miou, nta_mass)) => {
                 Outcome::Done { miou, nta_mass, seconds: started.elapsed().as_secs_f64() }
             }
@@ -113,14 +116,8 @@ impl Cell {
         }
     }
 
-    fn train(
-        &self,
-        plan: &Plan,
-        args: &AblateArgs,
-        device: &str,
-        threads: Option<usize>,
-        interrupt: &Interrupt,
-    ) -> Result<()> {
+    fn train(&self, on: &Worker<'_>) -> Result<()> {
+        let Worker { plan, args, device, threads, interrupt } = on;
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
         let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
         write_atomically(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;

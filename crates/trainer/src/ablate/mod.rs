@@ -13,7 +13,7 @@ use clap::Args;
 use data_cli::progress::Live;
 use serde_json::json;
 
-use crate::ablate::cell::{Cell, Outcome};
+use crate::ablate::cell::{Cell, Outcome, Worker};
 use crate::ablate::plan::{Mode, Plan, folder_name};
 use crate::config::{self, Source};
 use crate::experiment::Machine;
@@ -183,9 +183,10 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
                 // Cells at once share the cores.
                 let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
                 let threads = args.machine.threads.or((jobs > 1).then(|| (cores / jobs).max(1)));
+                let on = Worker { plan, args, device, threads, interrupt };
                 let take = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
                 while let (Ok(()), Some(cell)) = (interrupt.check(), take()) {
-                    let outcome = cell.run(plan, args, &device, threads, interrupt);
+                    let outcome = cell.run(&on);
                     let Ok(mut outcomes) = outcomes.lock() else { return };
                     let (done, minutes) = (outcomes.len() + 1, started.elapsed().as_secs_f64() / 60.0);
                     let left = minutes / done as f64 * (n_todo - done) as f64;

@@ -9,6 +9,8 @@ use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use super::synchronize;
+
 /// Seconds by stage, in order of appearance.
 pub(crate) type StageSeconds = Vec<(&'static str, f64)>;
 
@@ -25,22 +27,14 @@ struct StageClock {
     stages: Arc<Mutex<StageSeconds>>,
 }
 
-impl StageClock {
-    fn settle(&self) {
-        if let Device::Cuda(index) = self.device {
-            tch::Cuda::synchronize(index as i64);
-        }
-    }
-}
-
 impl<S: tracing::Subscriber + for<'span> LookupSpan<'span>> Layer<S> for StageClock {
     fn on_enter(&self, _: &span::Id, _: Context<'_, S>) {
-        self.settle();
+        synchronize(self.device);
         OPEN.with_borrow_mut(|open| open.push((Instant::now(), Duration::ZERO)));
     }
 
     fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
-        self.settle();
+        synchronize(self.device);
         let Some((started, inside)) = OPEN.with_borrow_mut(Vec::pop) else { return };
         let whole = started.elapsed();
         OPEN.with_borrow_mut(|open| {

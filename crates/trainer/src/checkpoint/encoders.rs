@@ -10,6 +10,8 @@ use talent::weights::{Strictness, load_encoder};
 use talent::{ParameterGroup, Talent};
 use weight_files::Encoder;
 
+use super::file::hex;
+
 /// Which encoders lie in files of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Encoders {
@@ -105,5 +107,5 @@ fn sha256(path: &Path) -> Result<String> {
         let mut file = File::open(path).with_context(|| path.display().to_string())?;
         std::io::copy(&mut file, &mut hasher).with_context(|| path.display().to_string())?;
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hasher))
 }

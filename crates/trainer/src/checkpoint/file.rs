@@ -81,7 +81,7 @@ fn add(hasher: &mut Sha256, name: &str, shape: &[usize], bytes: &[u8]) {
     hasher.update(bytes);
 }
 
-fn hex(hasher: Sha256) -> String {
+pub(super) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -14,7 +14,7 @@ mod folder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use talent::weights::{Strictness, load_network, read_tensor};
 use talent::{Talent, parameter_group};
@@ -126,25 +126,24 @@ impl Writer<'_> {
     }
 }
 
-/// Reads all of a checkpoint of ours and compares it with its checksum.
+/// Reads all of a training state of ours, compares it with its checksum, and returns what it says of itself.
 ///
 /// # Errors
 /// When it is damaged, or another program's.
-pub(crate) fn verify(path: &Path) -> Result<()> {
-    let meta = file::verified_meta(&mut WeightFile::open(path)?)?;
-    ensure!(meta.is_some(), "{}: this training state was not written by talent", path.display());
-    Ok(())
+pub(crate) fn verify(path: &Path) -> Result<Meta> {
+    file::verified_meta(&mut WeightFile::open(path)?)?
+        .with_context(|| format!("{}: this training state was not written by talent", path.display()))
 }
 
 /// Loads a training state into optimiser, random generators and all of the model that the state holds. The encoders are not
 /// looked at: a run that goes on has loaded them before.
 ///
+/// - meta: what [`verify`] returned for this file
+///
 /// # Errors
-/// When the file is damaged, or belongs to another network. Model and optimiser may then be half filled.
-pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result<Meta> {
+/// When the file belongs to another network. Model and optimiser may then be half filled.
+pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Adam) -> Result<()> {
     let mut file = WeightFile::open(path)?;
-    let meta = file::verified_meta(&mut file)?
-        .ok_or_else(|| anyhow!("{}: this training state was not written by talent", path.display()))?;
     let mut restore = || -> Result<()> {
         for (name, _) in model.store().entries() {
             if !meta.encoders.hold(parameter_group(&name)) {
@@ -164,8 +163,7 @@ pub(crate) fn load_state(path: &Path, model: &Talent, adam: &mut Adam) -> Result
         }
         Ok(())
     };
-    restore().with_context(|| path.display().to_string())?;
-    Ok(meta)
+    restore().with_context(|| path.display().to_string())
 }
 
 /// Fills a whole network from a checkpoint, ours or an official one, and from the encoder files that it names.
