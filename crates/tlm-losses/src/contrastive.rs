@@ -1,4 +1,5 @@
 use tch::Tensor;
+use torch_ext::across::total;
 
 use crate::{unit, wide};
 
@@ -16,6 +17,8 @@ pub const TCCL_DIVISOR: f64 = 10.0;
 /// - positive, negative: sentence vectors `[batch, C]`
 /// - valid: `[batch]`, 1 where there is a negative, otherwise 0
 /// - divisor: [`TCCL_DIVISOR`] as in the official code
+///
+/// With several processes ([`torch_ext::across`]) the mean of their losses is the loss of all their samples.
 pub fn contrastive_loss(
     aggregated: &Tensor,
     positive: &Tensor,
@@ -28,7 +31,9 @@ pub fn contrastive_loss(
         |text: &Tensor| (&visual * unit(&wide(text), 1)).sum_dim_intlist([1].as_slice(), false, None);
     let per_sample = (similarity(negative) - similarity(positive)).softplus();
     let valid = valid.to_kind(per_sample.kind());
-    (per_sample * &valid).sum(None) / (valid.sum(None).clamp_min(1.0) * divisor)
+    // Several processes average their losses, but the divisor is that of all their samples.
+    let (n_valid, n_processes) = total(&valid.sum(None));
+    (per_sample * &valid).sum(None) * n_processes as f64 / (n_valid.clamp_min(1.0) * divisor)
 }
 
 #[cfg(test)]

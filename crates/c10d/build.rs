@@ -1,0 +1,44 @@
+//! Compiles the binding against the libtorch that torch-sys found.
+
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=csrc");
+    println!("cargo:rerun-if-env-changed=TALENT_NVIDIA_HEADERS");
+    // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.
+    let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
+    let lib = PathBuf::from(lib);
+    let Some(root) = lib.parent() else { return };
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .define("USE_C10D", None)
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .file("csrc/c10d.cpp");
+    if std::env::var_os("CARGO_FEATURE_GLOO").is_some() {
+        build.define("USE_C10D_GLOO", None).include("csrc/declarations").file("csrc/gloo.cpp");
+    }
+    if std::env::var_os("CARGO_FEATURE_NCCL").is_some() {
+        build.define("USE_C10D_NCCL", None).includes(nvidia_headers(root)).file("csrc/nccl.cpp");
+    }
+    build.compile("talent_c10d");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
+}
+
+/// Folders of the headers of CUDA and NCCL: those in `TALENT_NVIDIA_HEADERS` (separated by colons), or else of the packages
+/// that stand beside PyTorch's in a Python environment, or else of `/usr/local/cuda`.
+fn nvidia_headers(libtorch: &Path) -> Vec<PathBuf> {
+    if let Some(given) = std::env::var_os("TALENT_NVIDIA_HEADERS") {
+        return std::env::split_paths(&given).collect();
+    }
+    let beside = libtorch.canonicalize().ok().and_then(|root| Some(root.parent()?.join("nvidia")));
+    let packages = beside.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = packages.map(|package| package.path().join("include")).collect();
+    folders.push("/usr/local/cuda/include".into());
+    folders.retain(|folder| folder.is_dir());
+    folders
+}

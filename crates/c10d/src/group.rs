@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+use tracing::trace_span;
+
+use crate::Error;
+use crate::rendezvous::Rendezvous;
+use crate::shim::{RawGroup, RawStore};
+use crate::watch::Watch;
+
+/// What processes do with the values that each of them holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// Add them.
+    Sum,
+    /// Keep the smallest.
+    Min,
+    /// Keep the largest.
+    Max,
+}
+
+/// Processes that work together. All of them call the same operations in the same order, with tensors of the same shape,
+/// dtype and device; an operation returns when all have come to it.
+///
+/// An operation that fails, or for which somebody does not come in time, fails on every process; [`Group::blame`] then says
+/// who is at fault. After a failure nothing more can be done together.
+#[derive(Debug)]
+pub struct Group {
+    meeting: Rendezvous,
+    /// For tensors on the CPU.
+    host: RawGroup,
+    /// For tensors on a GPU.
+    device: Option<RawGroup>,
+    watch: Watch,
+    operations: Arc<AtomicU64>,
+    failed: AtomicBool,
+    /// One operation follows the other, whichever thread they come from.
+    turn: Mutex<()>,
+    /// Lives as long as the groups that meet in it.
+    _store: RawStore,
+}
+
+impl Group {
+    /// Meets the other processes. For tensors on a GPU NCCL is used, otherwise Gloo, whose interface `GLOO_SOCKET_IFNAME` may
+    /// name.
+    ///
+    /// - about: what must be the same everywhere, by name
+    ///
+    /// # Errors
+    /// When one does not come in time, or is about to do something else.
+    pub fn join(
+        mut meeting: Rendezvous,
+        device: Device,
+        about: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        let Rendezvous { rank, size, timeout, .. } = meeting;
+        let place = format!("{}:{}", meeting.host, meeting.port);
+        let store = RawStore::new(&meeting.host, meeting.port, rank == 0, timeout).map_err(|error| {
+            Error::Rendezvous(format!("rank {rank} of {size} cannot meet the others at {place}: {error}"))
+        })?;
+        meeting.port = store.port();
+        compare(&store, &meeting, &place, about)?;
+        let operations = Arc::new(AtomicU64::new(0));
+        let watch = Watch::start(meeting.clone(), Arc::clone(&operations))?;
+        Ok(Self {
+            host: host_group(&store, &meeting)?,
+            device: if device.is_cuda() { Some(device_group(&store, &meeting)?) } else { None },
+            watch,
+            operations,
+            failed: AtomicBool::new(false),
+            turn: Mutex::new(()),
+            meeting,
+            _store: store,
+        })
+    }
+
+    /// Number of this process, from 0.
+    pub fn rank(&self) -> usize {
+        self.meeting.rank
+    }
+
+    /// Number of processes.
+    pub fn size(&self) -> usize {
+        self.meeting.size
+    }
+
+    fn of(&self, xs: &Tensor) -> &RawGroup {
+        match &self.device {
+            Some(group) if xs.device().is_cuda() => group,
+            _ => &self.host,
+        }
+    }
+
+    fn operation<T>(&self, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _span = trace_span!("communication").entered();
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        let result = body();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Reduces a tensor over all processes, in place.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn all_reduce(&self, xs: &mut Tensor, how: Reduce) -> Result<(), Error> {
+        let whole = tch::no_grad(|| xs.contiguous());
+        self.operation(|| self.of(&whole).all_reduce(&whole, how as std::ffi::c_int))?;
+        if !xs.is_contiguous() {
+            tch::no_grad(|| xs.copy_(&whole));
+        }
+        Ok(())
+    }
+
+    /// Overwrites a tensor with that of the process `root`, in place.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn broadcast(&self, xs: &mut Tensor, root: usize) -> Result<(), Error> {
+        let whole = tch::no_grad(|| xs.contiguous());
+        self.operation(|| self.of(&whole).broadcast(&whole, root))?;
+        if !xs.is_contiguous() {
+            tch::no_grad(|| xs.copy_(&whole));
+        }
+        Ok(())
+    }
+
+    /// The tensors of all processes, in their order.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn all_gather(&self, xs: &Tensor) -> Result<Vec<Tensor>, Error> {
+        let xs = xs.detach().contiguous();
+        let all: Vec<Tensor> = (0..self.size()).map(|_| xs.empty_like()).collect();
+        self.operation(|| self.of(&xs).all_gather(&xs, &all))?;
+        Ok(all)
+    }
+
+    /// The bytes of all processes, in their order; each may have another number of them.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let read =
+            |tensor: Tensor| Vec::<i64>::try_from(tensor).map_err(|error| Error::Libtorch(error.to_string()));
+        let lengths: Vec<i64> = self
+            .all_gather(&Tensor::from_slice(&[bytes.len() as i64]))?
+            .into_iter()
+            .map(read)
+            .collect::<Result<Vec<_>, _>>()?
+            .concat();
+        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+        if longest == 0 {
+            return Ok(vec![Vec::new(); self.size()]);
+        }
+        let mut padded = bytes.to_vec();
+        padded.resize(longest, 0);
+        let all = self.all_gather(&Tensor::from_slice(&padded))?;
+        let cut = |(tensor, length): (Tensor, i64)| {
+            let mut bytes =
+                Vec::<u8>::try_from(tensor).map_err(|error| Error::Libtorch(error.to_string()))?;
+            bytes.truncate(length as usize);
+            Ok(bytes)
+        };
+        all.into_iter().zip(lengths).map(cut).collect()
+    }
+
+    /// Returns when all processes have come here.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn barrier(&self) -> Result<(), Error> {
+        self.operation(|| self.host.barrier())
+    }
+
+    /// Whether an operation has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// After a failure: which process is at fault. Takes a few seconds, in which signs of life are waited for.
+    pub fn blame(&self) -> Error {
+        Error::Lost(self.watch.blame())
+    }
+
+    /// Tells the others why this process is about to leave them.
+    pub fn tell_failure(&self, message: &str) {
+        self.watch.tell_failure(message);
+    }
+}
+
+impl torch_ext::across::Processes for Group {
+    fn size(&self) -> usize {
+        self.meeting.size
+    }
+
+    fn add(&self, xs: &mut Tensor) {
+        self.all_reduce(xs, Reduce::Sum).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Everybody tells what it is about to do, and compares the others with rank 0.
+fn compare(
+    store: &RawStore,
+    meeting: &Rendezvous,
+    place: &str,
+    about: &BTreeMap<String, String>,
+) -> Result<(), Error> {
+    let Rendezvous { rank, size, timeout, .. } = *meeting;
+    let text = |map: &BTreeMap<String, String>| serde_json::to_string(map).unwrap_or_default();
+    store.set(&format!("about/{rank}"), text(about).as_bytes())?;
+    let mut all: Vec<BTreeMap<String, String>> = Vec::new();
+    for other in 0..size {
+        let found = store.get(&format!("about/{other}"), timeout).map_err(|_| Error::Absent {
+            rank: other,
+            size,
+            meeting: place.to_owned(),
+            seconds: timeout.as_secs(),
+        })?;
+        all.push(serde_json::from_slice(&found).map_err(|error| Error::Rendezvous(error.to_string()))?);
+    }
+    // Nobody may leave, and rank 0 takes the store along, before all have read.
+    store.set(&format!("compared/{rank}"), b"")?;
+    for other in 0..size {
+        let _ = store.get(&format!("compared/{other}"), timeout);
+    }
+    for (other, theirs) in all.iter().enumerate().skip(1) {
+        let names = all[0].keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>();
+        let show = |map: &BTreeMap<String, String>, name: &str| {
+            map.get(name).cloned().unwrap_or_else(|| "nothing".into())
+        };
+        let differing: Vec<String> = names
+            .into_iter()
+            .filter(|name| all[0].get(*name) != theirs.get(*name))
+            .map(|name| format!("{name} is {} there, {} at rank 0", show(theirs, name), show(&all[0], name)))
+            .collect();
+        if !differing.is_empty() {
+            return Err(Error::Differs { rank: other, what: differing.join("; ") });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "gloo")]
+fn host_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Error> {
+    let interface = std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default();
+    // What all on one machine meet at is where they can be reached.
+    let local = matches!(meeting.host.as_str(), "127.0.0.1" | "localhost" | "::1");
+    let address = if local { meeting.host.as_str() } else { "" };
+    RawGroup::gloo(store, (meeting.rank, meeting.size), meeting.timeout, &interface, address)
+}
+
+#[cfg(not(feature = "gloo"))]
+fn host_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
+    Err(Error::NotBuilt("gloo"))
+}
+
+#[cfg(feature = "nccl")]
+fn device_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Error> {
+    RawGroup::nccl(store, (meeting.rank, meeting.size), meeting.timeout)
+}
+
+#[cfg(not(feature = "nccl"))]
+fn device_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
+    Err(Error::NotBuilt("nccl"))
+}
+
+/// One number of every process, reduced.
+///
+/// # Errors
+/// When a process is lost.
+pub fn reduce_scalar(group: &Group, value: f64, how: Reduce) -> Result<f64, Error> {
+    let mut xs = Tensor::from(value).to_kind(Kind::Double);
+    group.all_reduce(&mut xs, how)?;
+    f64::try_from(xs).map_err(|error| Error::Libtorch(error.to_string()))
+}

@@ -1,0 +1,30 @@
+//! PyTorch's own engine for several processes, `c10d`, for users of tch: the key-value store that processes meet in, and the
+//! process groups Gloo (feature `gloo`, on by default; tensors on the CPU) and NCCL (feature `nccl`; tensors on GPUs).
+//!
+//! Started by any launcher that says who is who, see [`Rendezvous::from_environment`]:
+//!
+//! ```no_run
+//! use c10d::{Group, Reduce, Rendezvous};
+//! use tch::{Device, Tensor};
+//!
+//! if let Some(meeting) = Rendezvous::from_environment()? {
+//!     let group = Group::join(meeting, Device::Cpu, &Default::default())?;
+//!     let mut xs = Tensor::from_slice(&[group.rank() as f32]);
+//!     if group.all_reduce(&mut xs, Reduce::Sum).is_err() {
+//!         return Err(group.blame()); // "rank 3 shows no sign of life"
+//!     }
+//! }
+//! # Ok::<(), c10d::Error>(())
+//! ```
+//!
+//! [`torch_ext::across`] has sums over all processes that autograd can differentiate, and batch normalisation on them.
+
+mod error;
+mod group;
+mod rendezvous;
+mod shim;
+mod watch;
+
+pub use error::Error;
+pub use group::{Group, Reduce, reduce_scalar};
+pub use rendezvous::{DEFAULT_TIMEOUT, Rendezvous, TIMEOUT_VARIABLE};

@@ -1,0 +1,230 @@
+//! Declarations of `csrc` and safe wrappers around them. All `unsafe` of this crate is here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::time::Duration;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use crate::Error;
+
+unsafe extern "C" {
+    fn talent_c10d_store(
+        host: *const c_char,
+        port: c_int,
+        serves: c_int,
+        timeout_ms: i64,
+        result: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn talent_c10d_store_port(store: *mut c_void) -> c_int;
+    fn talent_c10d_store_set(store: *mut c_void, key: *const c_char, data: *const u8, n: i64) -> *mut c_char;
+    fn talent_c10d_store_get(
+        store: *mut c_void,
+        key: *const c_char,
+        timeout_ms: i64,
+        data: *mut *mut u8,
+        n: *mut i64,
+    ) -> *mut c_char;
+    fn talent_c10d_store_free(store: *mut c_void);
+    #[cfg(feature = "gloo")]
+    fn talent_c10d_gloo(
+        store: *mut c_void,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        timeout_ms: i64,
+        interface: *const c_char,
+        address: *const c_char,
+        result: *mut *mut c_void,
+    ) -> *mut c_char;
+    #[cfg(feature = "nccl")]
+    fn talent_c10d_nccl(
+        store: *mut c_void,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        timeout_ms: i64,
+        result: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn talent_c10d_all_reduce(group: *mut c_void, xs: *mut C_tensor, op: c_int) -> *mut c_char;
+    fn talent_c10d_broadcast(group: *mut c_void, xs: *mut C_tensor, root: i64) -> *mut c_char;
+    fn talent_c10d_all_gather(
+        group: *mut c_void,
+        xs: *mut C_tensor,
+        results: *const *mut C_tensor,
+        n: i64,
+    ) -> *mut c_char;
+    fn talent_c10d_barrier(group: *mut c_void) -> *mut c_char;
+    fn talent_c10d_group_free(group: *mut c_void);
+    fn talent_c10d_free(memory: *mut c_void);
+}
+
+fn check(message: *mut c_char) -> Result<(), Error> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns NUL-terminated strings from malloc, and each is freed here once.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        talent_c10d_free(message.cast());
+        text
+    };
+    Err(Error::Libtorch(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn c_string(text: &str) -> Result<CString, Error> {
+    CString::new(text).map_err(|_| Error::Rendezvous(format!("{text:?} holds a zero byte")))
+}
+
+fn handle(xs: &Tensor) -> *mut C_tensor {
+    xs.as_ptr().cast_mut()
+}
+
+/// A key-value store of `c10d`, which guards itself against use from several threads.
+#[derive(Debug)]
+pub(crate) struct RawStore(*mut c_void);
+
+// SAFETY: `c10d::TCPStore` takes a lock in each of its operations.
+unsafe impl Send for RawStore {}
+// SAFETY: as above.
+unsafe impl Sync for RawStore {}
+
+impl Drop for RawStore {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { talent_c10d_store_free(self.0) }
+    }
+}
+
+impl RawStore {
+    pub(crate) fn new(host: &str, port: u16, serves: bool, timeout: Duration) -> Result<Self, Error> {
+        let host = c_string(host)?;
+        let mut result = std::ptr::null_mut();
+        // SAFETY: the pointers are valid during the call.
+        check(unsafe {
+            talent_c10d_store(
+                host.as_ptr(),
+                c_int::from(port),
+                c_int::from(serves),
+                milliseconds(timeout),
+                &mut result,
+            )
+        })?;
+        Ok(Self(result))
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        // SAFETY: a valid handle.
+        u16::try_from(unsafe { talent_c10d_store_port(self.0) }).unwrap_or(0)
+    }
+
+    pub(crate) fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        let key = c_string(key)?;
+        // SAFETY: the pointers are valid during the call.
+        check(unsafe { talent_c10d_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len() as i64) })
+    }
+
+    pub(crate) fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, Error> {
+        let key = c_string(key)?;
+        let (mut data, mut n) = (std::ptr::null_mut(), 0);
+        // SAFETY: the pointers are valid during the call; the shim returns n bytes from malloc, copied and freed here once.
+        unsafe {
+            check(talent_c10d_store_get(self.0, key.as_ptr(), milliseconds(timeout), &mut data, &mut n))?;
+            let value = std::slice::from_raw_parts(data, usize::try_from(n).unwrap_or(0)).to_vec();
+            talent_c10d_free(data.cast());
+            Ok(value)
+        }
+    }
+}
+
+/// A process group of `c10d`.
+#[derive(Debug)]
+pub(crate) struct RawGroup(*mut c_void);
+
+// SAFETY: `c10d::Backend` may be used from any thread; `Group` lets one collective follow the other.
+unsafe impl Send for RawGroup {}
+// SAFETY: as above.
+unsafe impl Sync for RawGroup {}
+
+impl Drop for RawGroup {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { talent_c10d_group_free(self.0) }
+    }
+}
+
+impl RawGroup {
+    #[cfg(feature = "gloo")]
+    pub(crate) fn gloo(
+        store: &RawStore,
+        (rank, size): (usize, usize),
+        timeout: Duration,
+        interface: &str,
+        address: &str,
+    ) -> Result<Self, Error> {
+        let (prefix, interface, address) = (c_string("gloo")?, c_string(interface)?, c_string(address)?);
+        let mut result = std::ptr::null_mut();
+        // SAFETY: the pointers are valid during the call.
+        check(unsafe {
+            talent_c10d_gloo(
+                store.0,
+                prefix.as_ptr(),
+                rank as c_int,
+                size as c_int,
+                milliseconds(timeout),
+                interface.as_ptr(),
+                address.as_ptr(),
+                &mut result,
+            )
+        })?;
+        Ok(Self(result))
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(crate) fn nccl(
+        store: &RawStore,
+        (rank, size): (usize, usize),
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let prefix = c_string("nccl")?;
+        let mut result = std::ptr::null_mut();
+        // SAFETY: the pointers are valid during the call.
+        check(unsafe {
+            talent_c10d_nccl(
+                store.0,
+                prefix.as_ptr(),
+                rank as c_int,
+                size as c_int,
+                milliseconds(timeout),
+                &mut result,
+            )
+        })?;
+        Ok(Self(result))
+    }
+
+    pub(crate) fn all_reduce(&self, xs: &Tensor, op: c_int) -> Result<(), Error> {
+        // SAFETY: valid handles.
+        check(unsafe { talent_c10d_all_reduce(self.0, handle(xs), op) })
+    }
+
+    pub(crate) fn broadcast(&self, xs: &Tensor, root: usize) -> Result<(), Error> {
+        // SAFETY: valid handles.
+        check(unsafe { talent_c10d_broadcast(self.0, handle(xs), root as i64) })
+    }
+
+    pub(crate) fn all_gather(&self, xs: &Tensor, results: &[Tensor]) -> Result<(), Error> {
+        let handles: Vec<*mut C_tensor> = results.iter().map(handle).collect();
+        // SAFETY: valid handles, and an array of them.
+        check(unsafe { talent_c10d_all_gather(self.0, handle(xs), handles.as_ptr(), handles.len() as i64) })
+    }
+
+    pub(crate) fn barrier(&self) -> Result<(), Error> {
+        // SAFETY: a valid handle.
+        check(unsafe { talent_c10d_barrier(self.0) })
+    }
+}

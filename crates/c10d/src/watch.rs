@@ -1,0 +1,129 @@
+//! Signs of life, so that a failed operation can be put down to the process that caused it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::rendezvous::Rendezvous;
+use crate::shim::RawStore;
+
+/// Between two signs of life.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer of a live store may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long rank 0, with whom the store ends, waits for others to read it.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Tells the others once a second that this process lives and which operation it is at.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    meeting: Rendezvous,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn key(what: &str, rank: usize) -> String {
+    format!("watch/{what}/{rank}")
+}
+
+fn connect(meeting: &Rendezvous, timeout: Duration) -> Result<RawStore, Error> {
+    RawStore::new(&meeting.host, meeting.port, false, timeout)
+}
+
+impl Watch {
+    /// - operations: how many operations this process has begun
+    pub(crate) fn start(meeting: Rendezvous, operations: Arc<AtomicU64>) -> Result<Self, Error> {
+        // A connection of its own: a store in which another thread waits answers nobody else.
+        let store = connect(&meeting, meeting.timeout)?;
+        let (stop, stopped) = channel::<()>();
+        let rank = meeting.rank;
+        let thread = std::thread::spawn(move || {
+            for beat in 0_u64.. {
+                let sign = format!("{beat} {}", operations.load(Ordering::Relaxed));
+                // Once the store is gone there is nobody left to tell.
+                if store.set(&key("beat", rank), sign.as_bytes()).is_err()
+                    || stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout)
+                {
+                    return;
+                }
+            }
+        });
+        Ok(Self { meeting, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Tells the others why this process is about to end, if they can still be told.
+    pub(crate) fn tell_failure(&self, message: &str) {
+        if let Ok(store) = connect(&self.meeting, PATIENCE) {
+            let _ = store.set(&key("failure", self.meeting.rank), message.as_bytes());
+            self.wait_for_others(&store, &[]);
+        }
+    }
+
+    /// Who is to blame for an operation that failed here. Takes a few seconds.
+    pub(crate) fn blame(&self) -> String {
+        let (rank, size) = (self.meeting.rank, self.meeting.size);
+        let Ok(store) = connect(&self.meeting, PATIENCE) else {
+            return "rank 0 is gone".into();
+        };
+        let now = |rank: usize| -> Option<(u64, u64)> {
+            let text = String::from_utf8(store.get(&key("beat", rank), PATIENCE).ok()?).ok()?;
+            let (beat, operations) = text.split_once(' ')?;
+            Some((beat.parse().ok()?, operations.parse().ok()?))
+        };
+        let others = || (0..size).filter(|&other| other != rank);
+        let before: Vec<_> = (0..size).map(now).collect();
+        std::thread::sleep(INTERVAL * 5 / 2);
+        let after: Vec<_> = (0..size).map(now).collect();
+        let failure = |other: usize| store.get(&key("failure", other), Duration::from_millis(200)).ok();
+        let told = others().find_map(|other| Some((other, failure(other)?)));
+        let silent: Vec<usize> = others().filter(|&other| before[other] == after[other]).collect();
+        let least = after.iter().flatten().map(|(_, operations)| *operations).min();
+        let slow: Vec<usize> =
+            others().filter(|&other| after[other].map(|(_, operations)| operations) == least).collect();
+        let answer = match told {
+            Some((other, message)) => format!("rank {other} failed: {}", String::from_utf8_lossy(&message)),
+            None if after.iter().all(Option::is_none) => "rank 0 is gone".into(),
+            None if !silent.is_empty() => format!("{} shows no sign of life", ranks(&silent)),
+            None if !slow.is_empty() && slow.len() + 1 < size.max(3) => {
+                format!("{} lives, but does not come to the operation that the others wait in", ranks(&slow))
+            }
+            None => "no rank is known to be at fault".into(),
+        };
+        let _ = store.set(&key("left", rank), b"");
+        self.wait_for_others(&store, &silent);
+        answer
+    }
+
+    fn wait_for_others(&self, store: &RawStore, silent: &[usize]) {
+        if self.meeting.rank != 0 {
+            return;
+        }
+        let end = Instant::now() + FAREWELL;
+        for other in (1..self.meeting.size).filter(|other| !silent.contains(other)) {
+            let left = end.saturating_duration_since(Instant::now());
+            // Whoever does not come to read is none to wait for any longer.
+            let _ = store.get(&key("left", other), left.max(Duration::from_millis(1)));
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ranks(list: &[usize]) -> String {
+    let numbers: Vec<String> = list.iter().map(ToString::to_string).collect();
+    match numbers.as_slice() {
+        [one] => format!("rank {one}"),
+        [all @ .., last] => format!("ranks {} and {last}", all.join(", ")),
+        [] => "no rank".into(),
+    }
+}

@@ -1,0 +1,63 @@
+//! Work that goes over the samples of several processes, each of which holds a share of a batch.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use crate::custom_gradient;
+
+/// Processes that work together.
+pub trait Processes: Send + Sync {
+    /// How many.
+    fn size(&self) -> usize;
+    /// Adds up a tensor over all processes, in place; all call it in the same order.
+    ///
+    /// # Panics
+    /// When a process is lost, like tch's own operations.
+    fn add(&self, xs: &mut Tensor);
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<dyn Processes>>> = const { RefCell::new(None) };
+}
+
+/// From now on, what this thread computes over a batch goes over the batches of all processes: statistics of
+/// [`BatchNorm`](crate::layers::BatchNorm) in training, and [`total`]. `None` ends it.
+pub fn set_processes(processes: Option<Arc<dyn Processes>>) {
+    CURRENT.set(processes);
+}
+
+fn current() -> Option<Arc<dyn Processes>> {
+    CURRENT.with_borrow(Option::clone)
+}
+
+/// A value added up over all processes, and how many they are; no gradient. One process has its own.
+pub fn total(xs: &Tensor) -> (Tensor, usize) {
+    match current() {
+        Some(processes) if processes.size() > 1 => {
+            let mut sum = xs.detach().copy();
+            processes.add(&mut sum);
+            (sum, processes.size())
+        }
+        _ => (xs.detach(), 1),
+    }
+}
+
+/// The processes whose batches are one, if they are more than this.
+pub(crate) fn others() -> Option<Arc<dyn Processes>> {
+    current().filter(|processes| processes.size() > 1)
+}
+
+/// A tensor added up over all processes, differentiable: if each process has a loss and theirs together is the sum, the
+/// gradient here is the sum of the gradients there.
+pub fn sum(processes: &Arc<dyn Processes>, xs: &Tensor) -> Tensor {
+    let mut value = xs.detach().copy();
+    processes.add(&mut value);
+    let processes = Arc::clone(processes);
+    custom_gradient(&[xs], value, move |by_value| {
+        let mut by_all = by_value.copy();
+        processes.add(&mut by_all);
+        vec![by_all]
+    })
+}
