@@ -23,6 +23,8 @@ fn main() {
     }
     if std::env::var_os("CARGO_FEATURE_NCCL").is_some() {
         build.define("USE_C10D_NCCL", None).includes(nvidia_headers(root)).file("csrc/nccl.cpp");
+        println!("cargo:rustc-link-search=native={}", lib.display());
+        println!("cargo:rustc-link-lib=dylib=torch_cuda");
     }
     build.compile("talent_c10d");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
@@ -30,7 +32,8 @@ fn main() {
 }
 
 /// Folders of the headers of CUDA and NCCL: those in `TALENT_NVIDIA_HEADERS` (separated by colons), or else of the packages
-/// that stand beside PyTorch's in a Python environment, or else of `/usr/local/cuda`.
+/// that stand beside PyTorch's in a Python environment (which lacks nvidia-cuda-crt and nvidia-cuda-cccl by itself), or else of
+/// `/usr/local/cuda`.
 fn nvidia_headers(libtorch: &Path) -> Vec<PathBuf> {
     if let Some(given) = std::env::var_os("TALENT_NVIDIA_HEADERS") {
         return std::env::split_paths(&given).collect();

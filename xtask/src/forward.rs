@@ -2,6 +2,7 @@
 //! are its own.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -11,11 +12,17 @@ use crate::setup::setup;
 
 /// Sets up, builds, and becomes `talent COMMAND ARGS`.
 pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
+    build_talent()?;
+    become_program("talent", command, args)
+}
+
+/// Sets up, builds `talent`, and says where it is.
+pub(crate) fn build_talent() -> Result<PathBuf> {
     let libtorch = setup()?;
     let mut build = cargo();
     build.env("LIBTORCH", &libtorch.path);
     build_quietly(&mut build, "trainer", "talent")?;
-    become_program("talent", command, args)
+    Ok(project::program("talent"))
 }
 
 /// Builds and becomes `talent-data COMMAND ARGS`; needs no libtorch.

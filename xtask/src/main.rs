@@ -3,6 +3,7 @@
 
 mod doctor;
 mod forward;
+mod launch;
 mod libtorch;
 mod lock;
 mod project;
@@ -20,6 +21,7 @@ cargo xtask COMMAND
   ci                    formatting, clippy, tests
 
   train [...]           train, evaluate and draw a model        (each has --help)
+  launch --nproc N train [...]   train in several processes, on one or several machines
   ablate [...]          train every row of a plan with every seed
   results [...]         tables, plots and reports of runs; needs no libtorch
   pretrain [...]        make the frozen encoders of the testbed
@@ -67,6 +69,7 @@ fn run() -> Result<()> {
         "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export" => {
             forward::to_talent(&command, &rest)
         }
+        "launch" => launch::launch(&rest),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

@@ -30,6 +30,9 @@ pub enum Error {
     /// The binding was compiled without what is asked for.
     #[error("this build has no {0}; build with the feature of that name")]
     NotBuilt(&'static str),
+    /// This process has left the others.
+    #[error("this process has left the others")]
+    Left,
     /// A process was lost on the way.
     #[error("{0}")]
     Lost(String),

@@ -29,17 +29,30 @@ pub enum Reduce {
 #[derive(Debug)]
 pub struct Group {
     meeting: Rendezvous,
+    /// One operation follows the other, whichever thread they come from. None once this process has left.
+    engines: Mutex<Option<Engines>>,
+    watch: Watch,
+    operations: Arc<AtomicU64>,
+    failed: AtomicBool,
+    /// Lives as long as the groups that meet in it.
+    _store: RawStore,
+}
+
+#[derive(Debug)]
+struct Engines {
     /// For tensors on the CPU.
     host: RawGroup,
     /// For tensors on a GPU.
     device: Option<RawGroup>,
-    watch: Watch,
-    operations: Arc<AtomicU64>,
-    failed: AtomicBool,
-    /// One operation follows the other, whichever thread they come from.
-    turn: Mutex<()>,
-    /// Lives as long as the groups that meet in it.
-    _store: RawStore,
+}
+
+impl Engines {
+    fn of(&self, xs: &Tensor) -> &RawGroup {
+        match &self.device {
+            Some(group) if xs.device().is_cuda() => group,
+            _ => &self.host,
+        }
+    }
 }
 
 impl Group {
@@ -64,13 +77,15 @@ impl Group {
         compare(&store, &meeting, &place, about)?;
         let operations = Arc::new(AtomicU64::new(0));
         let watch = Watch::start(meeting.clone(), Arc::clone(&operations))?;
-        Ok(Self {
+        let engines = Engines {
             host: host_group(&store, &meeting)?,
             device: if device.is_cuda() { Some(device_group(&store, &meeting)?) } else { None },
+        };
+        Ok(Self {
+            engines: Mutex::new(Some(engines)),
             watch,
             operations,
             failed: AtomicBool::new(false),
-            turn: Mutex::new(()),
             meeting,
             _store: store,
         })
@@ -86,18 +101,12 @@ impl Group {
         self.meeting.size
     }
 
-    fn of(&self, xs: &Tensor) -> &RawGroup {
-        match &self.device {
-            Some(group) if xs.device().is_cuda() => group,
-            _ => &self.host,
-        }
-    }
-
-    fn operation<T>(&self, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    fn operation<T>(&self, body: impl FnOnce(&Engines) -> Result<T, Error>) -> Result<T, Error> {
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(engines) = &*engines else { return Err(Error::Left) };
         let _span = trace_span!("communication").entered();
         self.operations.fetch_add(1, Ordering::Relaxed);
-        let result = body();
+        let result = body(engines);
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
@@ -110,7 +119,7 @@ impl Group {
     /// When a process is lost.
     pub fn all_reduce(&self, xs: &mut Tensor, how: Reduce) -> Result<(), Error> {
         let whole = tch::no_grad(|| xs.contiguous());
-        self.operation(|| self.of(&whole).all_reduce(&whole, how as std::ffi::c_int))?;
+        self.operation(|engines| engines.of(&whole).all_reduce(&whole, how as std::ffi::c_int))?;
         if !xs.is_contiguous() {
             tch::no_grad(|| xs.copy_(&whole));
         }
@@ -123,7 +132,7 @@ impl Group {
     /// When a process is lost.
     pub fn broadcast(&self, xs: &mut Tensor, root: usize) -> Result<(), Error> {
         let whole = tch::no_grad(|| xs.contiguous());
-        self.operation(|| self.of(&whole).broadcast(&whole, root))?;
+        self.operation(|engines| engines.of(&whole).broadcast(&whole, root))?;
         if !xs.is_contiguous() {
             tch::no_grad(|| xs.copy_(&whole));
         }
@@ -137,7 +146,7 @@ impl Group {
     pub fn all_gather(&self, xs: &Tensor) -> Result<Vec<Tensor>, Error> {
         let xs = xs.detach().contiguous();
         let all: Vec<Tensor> = (0..self.size()).map(|_| xs.empty_like()).collect();
-        self.operation(|| self.of(&xs).all_gather(&xs, &all))?;
+        self.operation(|engines| engines.of(&xs).all_gather(&xs, &all))?;
         Ok(all)
     }
 
@@ -175,7 +184,7 @@ impl Group {
     /// # Errors
     /// When a process is lost.
     pub fn barrier(&self) -> Result<(), Error> {
-        self.operation(|| self.host.barrier())
+        self.operation(|engines| engines.host.barrier())
     }
 
     /// Whether an operation has failed.
@@ -183,14 +192,23 @@ impl Group {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// After a failure: which process is at fault. Takes a few seconds, in which signs of life are waited for.
+    /// Closes the connections, which ends the operations that others wait in.
+    fn leave(&self) {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// After a failure: which process is at fault. Takes a few seconds, in which signs of life are waited for. Leaves the
+    /// others, as they cannot go on either.
     pub fn blame(&self) -> Error {
+        self.leave();
         Error::Lost(self.watch.blame())
     }
 
-    /// Tells the others why this process is about to leave them.
+    /// Tells the others why this process leaves them, and leaves. They see it at their next operation.
     pub fn tell_failure(&self, message: &str) {
-        self.watch.tell_failure(message);
+        self.watch.tell(message);
+        self.leave();
+        self.watch.wait_for_readers();
     }
 }
 

@@ -55,9 +55,17 @@ impl Watch {
     }
 
     /// Tells the others why this process is about to end, if they can still be told.
-    pub(crate) fn tell_failure(&self, message: &str) {
+    pub(crate) fn tell(&self, message: &str) {
         if let Ok(store) = connect(&self.meeting, PATIENCE) {
             let _ = store.set(&key("failure", self.meeting.rank), message.as_bytes());
+        }
+    }
+
+    /// Rank 0, with whom the store ends, waits until the others have read who is at fault.
+    pub(crate) fn wait_for_readers(&self) {
+        if self.meeting.rank == 0
+            && let Ok(store) = connect(&self.meeting, PATIENCE)
+        {
             self.wait_for_others(&store, &[]);
         }
     }

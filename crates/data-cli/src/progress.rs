@@ -39,6 +39,13 @@ impl Progress {
         Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now }
     }
 
+    /// Progress that is not shown, for work that another process speaks of.
+    pub fn hidden() -> Self {
+        let now = Instant::now();
+        let bar = Some(ProgressBar::hidden());
+        Self { bar, label: String::new(), total: 0, done: 0, first: 0, started: now, last_line: now }
+    }
+
     /// A handle that clears the bar while other work shows its own.
     pub fn pauser(&self) -> Pauser {
         Pauser(self.bar.clone())

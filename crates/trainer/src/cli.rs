@@ -22,6 +22,7 @@ use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::prediction_file::PredictionFile;
 use crate::pretrain::pretrain;
+use crate::processes::refuse_several;
 use crate::train::{CheckpointEvery, Resume, RunOptions, config_to_resume, stored_checkpoint, train};
 use crate::weights::export;
 
@@ -269,7 +270,11 @@ struct ParamsArgs {
 /// What the command fails with.
 pub fn run() -> Result<ExitCode> {
     survive_file_size_limit()?;
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Train(_) | Command::Bench(Bench::Step(_)) | Command::Devices) {
+        refuse_several()?;
+    }
+    let done = match command {
         Command::Parity(args) => return run_parity(&args),
         Command::Train(args) => run_train(&args),
         Command::Ablate(args) => ablate(&args),
@@ -398,9 +403,9 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
         for split in splits {
             let name = experiment.split_name(position, split);
-            let evaluated = evaluate_split(&experiment, position, split, precision, |prediction| {
+            let evaluated = evaluate_split(&experiment, position, split, precision, |place, prediction| {
                 if args.save_predictions.is_some() {
-                    predictions.visit(&experiment.datasets[position], &prediction);
+                    predictions.visit(place, &experiment.datasets[position], &prediction);
                 }
             })?;
             rows.push((name.clone(), SplitReport::new(&evaluated)));

@@ -35,44 +35,56 @@ impl Prediction<'_> {
     }
 }
 
-/// Evaluates queries of one data set, in order; `visit` sees each prediction.
+/// Evaluates queries of one data set, in order; `visit` sees each prediction with its query's place. Several processes take
+/// turns with the batches, so that each is what it would be for one; all return the same, `visit` sees the own ones.
 pub(crate) fn evaluate_queries(
     experiment: &Experiment,
     position: usize,
     queries: &[Query],
     precision: Precision,
     label: &str,
-    mut visit: impl FnMut(Prediction<'_>) + Send,
+    mut visit: impl FnMut(usize, Prediction<'_>) + Send,
 ) -> Result<Vec<Evaluated>> {
+    let processes = &experiment.processes;
+    let turn_of = |place: usize| place / experiment.cfg.eval.batch_size.max(1);
+    let mine = |place: &usize| turn_of(*place) % processes.size() == processes.rank();
+    let places: Vec<usize> = (0..queries.len()).filter(mine).collect();
+    let own: Vec<Query> = places.iter().map(|&place| queries[place].clone()).collect();
     let batches = eval_batches(
         Arc::clone(&experiment.datasets),
         position,
         Arc::clone(&experiment.tokenizer),
-        queries,
+        &own,
         experiment.cfg.eval.batch_size,
         experiment.shape(),
     );
     let dataset = &experiment.datasets[position];
     let threshold = experiment.cfg.eval.threshold;
-    let mut progress = Progress::new(label, queries.len() as u64, 0);
+    let mut progress = processes.leads().then(|| Progress::new(label, own.len() as u64, 0));
+    let mut places = places.into_iter();
     // The maps of one batch are warped back and measured while the network is at the next.
-    std::thread::scope(|scope| {
+    let done = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel::<(EvalBatch, Vec<f32>)>(1);
         let measuring = scope.spawn(move || {
             let mut done = Vec::new();
             for (batch, maps) in receiver {
                 let measured = measure(&batch, &maps, threshold);
-                for (item, (activation, map)) in batch.items.iter().zip(measured) {
-                    visit(Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
-                    done.push(evaluated(dataset, &item.query, activation));
+                for ((item, (activation, map)), place) in batch.items.iter().zip(measured).zip(&mut places) {
+                    visit(place, Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
+                    done.push((place, evaluated(dataset, &item.query, activation)));
                 }
-                progress.advance(batch.items.len() as u64, "");
+                if let Some(progress) = &mut progress {
+                    progress.advance(batch.items.len() as u64, "");
+                }
             }
             done
         });
         let predicted = (|| {
             for batch in batches {
-                experiment.interrupt.check()?;
+                // Several processes stop together, or some would wait for the others in vain.
+                if processes.size() == 1 {
+                    experiment.interrupt.check()?;
+                }
                 let batch = batch?;
                 let maps =
                     probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
@@ -87,7 +99,18 @@ pub(crate) fn evaluate_queries(
         let done =
             measuring.join().map_err(|panic| anyhow!("measuring the predictions: {}", message(&*panic)));
         predicted.and(done)
-    })
+    })?;
+    if processes.size() > 1 {
+        processes.check(&experiment.interrupt)?;
+    }
+    Ok(in_order(processes.gather(done)?))
+}
+
+/// What several processes have of a whole, by its place.
+pub(crate) fn in_order<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<T> {
+    let mut all: Vec<(usize, T)> = shares.into_iter().flatten().collect();
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Each prediction in its image's pixels, and what it covers.
@@ -128,7 +151,7 @@ pub(crate) fn evaluate_split(
     position: usize,
     split: &str,
     precision: Precision,
-    visit: impl FnMut(Prediction<'_>) + Send,
+    visit: impl FnMut(usize, Prediction<'_>) + Send,
 ) -> Result<Vec<Evaluated>> {
     let queries = queries(&experiment.datasets[position], split)?;
     let label = format!("eval {}", experiment.split_name(position, split));
@@ -148,7 +171,7 @@ pub(crate) fn evaluate_for_selection(
         queries.dedup_by_key(|query| query.ref_index);
     }
     let label = format!("eval {}", experiment.split_name(position, split));
-    let evaluated = evaluate_queries(experiment, position, &queries, precision, &label, |_| {})?;
+    let evaluated = evaluate_queries(experiment, position, &queries, precision, &label, |_, _| {})?;
     Ok(SplitReport::new(&evaluated))
 }
 
@@ -162,7 +185,7 @@ pub(crate) fn evaluate_exchanged(
 ) -> Result<[SplitReport; 2]> {
     let (own, exchanged) = refcoco::evaluation::exchanged_queries(&experiment.datasets[position], split)?;
     let run = |queries: &[Query], label: &str| -> Result<SplitReport> {
-        let evaluated = evaluate_queries(experiment, position, queries, precision, label, |_| {})?;
+        let evaluated = evaluate_queries(experiment, position, queries, precision, label, |_, _| {})?;
         Ok(SplitReport::new(&evaluated))
     };
     Ok([run(&own, "eval own expressions")?, run(&exchanged, "eval exchanged expressions")?])

@@ -13,6 +13,7 @@ use tch::{Device, Kind};
 use crate::checkpoint::{self, EncoderRoot};
 use crate::config::{self, Config, Source};
 use crate::interrupt::Interrupt;
+use crate::processes::{Processes, local_device};
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,11 +41,11 @@ impl Machine {
         }
         let cuda = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
         match self.device.as_str() {
-            "auto" => Ok(if cuda > 0 { Device::Cuda(0) } else { Device::Cpu }),
+            "auto" if cuda == 0 => Ok(Device::Cpu),
             "cpu" => Ok(Device::Cpu),
             name => {
                 let index = match name {
-                    "cuda" => Some(0),
+                    "auto" | "cuda" => Some(local_device()?),
                     _ => name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()),
                 };
                 let index =
@@ -110,13 +111,16 @@ pub(crate) struct Experiment {
     pub(crate) model: Talent,
     /// Tells long work to stop.
     pub(crate) interrupt: Interrupt,
+    /// Who works on it together.
+    pub(crate) processes: Processes,
 }
 
 impl Experiment {
     /// Opens the data and builds the model with start values that the seed fixes.
-    pub(crate) fn new(cfg: Config, device: Device, data_root: &Path) -> Result<Self> {
-        let datasets = open_datasets(&cfg.data.datasets, data_root)?;
-        Self::with_datasets(cfg, device, datasets)
+    pub(crate) fn new(cfg: Config, device: Device, data_root: &Path, processes: &Processes) -> Result<Self> {
+        let datasets = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root))?;
+        let experiment = Self::with_datasets(cfg, device, datasets)?;
+        Ok(Self { processes: processes.clone(), ..experiment })
     }
 
     pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
@@ -126,7 +130,8 @@ impl Experiment {
         model.train_only(cfg.train.regime.into());
         let tokenizer = Arc::new(ClipTokenizer::new()?);
         let interrupt = Interrupt::default();
-        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt })
+        let processes = Processes::default();
+        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt, processes })
     }
 
     pub(crate) fn shape(&self) -> SampleShape {

@@ -20,6 +20,14 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
+    pub(crate) fn new(signal: u8) -> Self {
+        Self { signal }
+    }
+
+    pub(crate) fn signal(self) -> u8 {
+        self.signal
+    }
+
     /// What shells expect of a process that a signal ended.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(128 + self.signal)

@@ -27,6 +27,7 @@ mod predict;
 mod prediction_file;
 mod pretrain;
 mod process;
+mod processes;
 mod run_dir;
 mod step;
 pub mod train;

@@ -4,9 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use figures::{Canvas, Panel, Series, SheetRow};
+use refcoco::Dataset;
+use refcoco::evaluation::Query;
 use serde_json::Value;
 
-use crate::evaluate::Prediction;
+use crate::evaluate::{Prediction, in_order};
+use crate::processes::Processes;
 
 /// Draws loss terms and validation metrics over the steps.
 pub(crate) fn draw_curves(path: &Path, records: &[Value]) -> Result<()> {
@@ -60,35 +63,50 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 #[derive(Debug)]
 pub(crate) struct SheetCollector {
     every: usize,
-    seen: usize,
     threshold: f32,
-    rows: Vec<SheetRow>,
+    /// By place in the split: predicted foreground and IoU.
+    found: Vec<(usize, (Vec<u8>, f64))>,
 }
 
 const ROWS: usize = 16;
 
 impl SheetCollector {
     pub(crate) fn new(n_expressions: usize, threshold: f32) -> Self {
-        Self { every: (n_expressions / ROWS).max(1), seen: 0, threshold, rows: Vec::new() }
+        Self { every: (n_expressions / ROWS).max(1), threshold, found: Vec::new() }
     }
 
-    pub(crate) fn visit(&mut self, prediction: &Prediction<'_>) {
-        let wanted = self.seen.is_multiple_of(self.every) && self.rows.len() < ROWS;
-        self.seen += 1;
-        if !wanted {
-            return;
+    fn wants(&self, place: usize) -> bool {
+        place.is_multiple_of(self.every) && place / self.every < ROWS
+    }
+
+    pub(crate) fn visit(&mut self, place: usize, prediction: &Prediction<'_>) {
+        if self.wants(place) {
+            self.found.push((place, (prediction.mask(self.threshold).data, prediction.iou)));
         }
-        let item = prediction.item;
-        self.rows.push(SheetRow {
-            picture: Canvas::from_rgb(item.image.width, item.image.height, item.image.data.clone()),
-            expression: item.query.text.clone(),
-            prediction: prediction.mask(self.threshold).data,
-            target: item.target.data.clone(),
-            iou: prediction.iou,
-        });
     }
 
-    pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        Ok(figures::contact_sheet(&self.rows).save(path)?)
+    /// Adds those of the other processes.
+    pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
+        let found = processes.gather(self.found)?;
+        let places = (0..).filter(|&place| place % self.every == 0);
+        Ok(Self { found: places.zip(in_order(found)).collect(), ..self })
+    }
+
+    /// - queries: of the split, as they were evaluated
+    pub(crate) fn save(&self, path: &Path, dataset: &Dataset, queries: &[Query]) -> Result<()> {
+        let row = |(place, (prediction, iou)): &(usize, (Vec<u8>, f64))| -> Result<SheetRow> {
+            let query = &queries[*place];
+            let reference = &dataset.refs[query.ref_index];
+            let image = dataset.image(reference.image_id)?;
+            Ok(SheetRow {
+                picture: Canvas::from_rgb(image.width, image.height, image.data),
+                expression: query.text.clone(),
+                prediction: prediction.clone(),
+                target: dataset.target(reference)?.data,
+                iou: *iou,
+            })
+        };
+        let rows: Vec<SheetRow> = self.found.iter().map(row).collect::<Result<_>>()?;
+        Ok(figures::contact_sheet(&rows).save(path)?)
     }
 }

@@ -7,28 +7,37 @@ use data_cli::predictions::line;
 use data_cli::score::key;
 use refcoco::Dataset;
 
-use crate::evaluate::Prediction;
+use crate::evaluate::{Prediction, in_order};
 use crate::files::write_atomically;
+use crate::processes::Processes;
 
 /// Collects a line an expression.
 #[derive(Debug)]
 pub(crate) struct PredictionFile {
     threshold: f32,
-    lines: String,
+    /// Each with its query's place in the split.
+    lines: Vec<(usize, String)>,
 }
 
 impl PredictionFile {
     /// - threshold: probability above which a pixel is foreground
     pub(crate) fn new(threshold: f32) -> Self {
-        Self { threshold, lines: String::new() }
+        Self { threshold, lines: Vec::new() }
     }
 
-    pub(crate) fn visit(&mut self, dataset: &Dataset, prediction: &Prediction<'_>) {
+    pub(crate) fn visit(&mut self, place: usize, dataset: &Dataset, prediction: &Prediction<'_>) {
         let key = key(dataset, &prediction.item.query);
-        self.lines.push_str(&line(key, &prediction.mask(self.threshold)));
+        self.lines.push((place, line(key, &prediction.mask(self.threshold))));
+    }
+
+    /// Adds those of the other processes.
+    pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
+        let lines = processes.gather(self.lines)?;
+        Ok(Self { lines: in_order(lines).into_iter().enumerate().collect(), ..self })
     }
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, self.lines.as_bytes())
+        let text: String = self.lines.iter().map(|(_, line)| line.as_str()).collect();
+        write_atomically(path, text.as_bytes())
     }
 }

@@ -11,6 +11,7 @@ use crate::batch::TrainTensors;
 use crate::config::Config;
 use crate::objective::objective;
 use crate::precision::LossScaler;
+use crate::processes::Processes;
 
 /// What a step did.
 #[derive(Debug)]
@@ -26,11 +27,14 @@ pub(crate) struct StepReport {
 /// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is waited for once, when all
 /// of it is queued.
 ///
+/// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
 /// - factor: on the learning rates
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn train_step(
     model: &Talent,
     cfg: &Config,
     device: Device,
+    processes: &Processes,
     adam: &mut Adam,
     scaler: &mut LossScaler,
     batch: &Batch,
@@ -57,6 +61,7 @@ pub(crate) fn train_step(
         }
     }
     let _span = trace_span!("optimiser").entered();
+    processes.mean(adam.grads())?;
     let found_inf = scaler.unscale(&adam.grads(), device)?;
     if cfg.train.clip_norm > 0.0 {
         let _ = adam.clip(cfg.train.clip_norm);
@@ -66,7 +71,7 @@ pub(crate) fn train_step(
     let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
     let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([found_inf]);
     let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
-    let mut values = Vec::<f64>::try_from(Tensor::stack(&values, 0))?;
+    let mut values = Vec::<f64>::try_from(processes.mean_of(Tensor::stack(&values, 0))?)?;
     let updated = values.pop() == Some(0.0);
     scaler.update(updated);
     let finite = updated && values.iter().all(|value| value.is_finite());

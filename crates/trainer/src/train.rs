@@ -9,7 +9,7 @@ use data_cli::progress::Progress;
 use data_cli::{metric_or_dash, metrics_table};
 use metrics::{Evaluated, GroupReport, SplitReport};
 use refcoco::training_mix::{TrainingMix, training_mix};
-use refcoco::{BadSample, Batch, Plan, RefAt, sampler, training_batches};
+use refcoco::{BadSample, Batch, OnError, Plan, RefAt, sampler, training_batches};
 use serde_json::{Value, json};
 use talent::Talent;
 use talent::weights::Strictness;
@@ -29,6 +29,7 @@ use crate::pictures::{SheetCollector, draw_curves};
 use crate::precision::LossScaler;
 use crate::prediction_file::PredictionFile;
 use crate::process;
+use crate::processes::Processes;
 use crate::run_dir::{RunDir, RunLock, environment, records_file};
 use crate::step::{StepReport, train_step};
 use crate::weights::{load_encoders, resume_official};
@@ -100,16 +101,31 @@ pub struct RunOptions {
 /// Anything that stops it; the message names the file, key or sample at fault. An interruption by a signal is one too.
 pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let device = options.machine.set_up()?;
+    let processes = Processes::join(&cfg, device)?;
+    processes.carry_out(|| train_together(cfg, options, device, &processes))
+}
+
+fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: &Processes) -> Result<()> {
     match &options.resume {
-        Resume::No => refuse_used_folder(&options.run_dir)?,
-        Resume::From(path) => {
+        Resume::No if processes.leads() => refuse_used_folder(&options.run_dir)?,
+        Resume::From(path) if processes.leads() => {
             ensure!(path.exists(), "--resume: there is no training state {}", path.display());
         }
-        Resume::Auto => {}
+        _ => {}
     }
-    let mut experiment = Experiment::new(cfg, device, &options.data_root)?;
+    let mut experiment = Experiment::new(cfg, device, &options.data_root, processes)?;
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
+    processes.agree("the number of refs to train on", mix.refs.len())?;
+    processes.agree("--max-steps", options.max_steps)?;
+    if processes.size() > 1 {
+        ensure!(
+            experiment.cfg.data.on_error == OnError::Stop,
+            "data.on_error = \"skip\" needs one process: shares of a batch must be of one size"
+        );
+        let batch = &mix.refs[..experiment.cfg.train.batch_size.min(mix.refs.len())];
+        processes.share_of(batch, experiment.cfg.train.accumulate)?;
+    }
     for position in 0..experiment.datasets.len() {
         experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
     }
@@ -121,12 +137,14 @@ pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let adam = adam(&experiment.model, &experiment.cfg.train);
     experiment.interrupt = Interrupt::listen()?;
     let Some(mut run) = Run::start(experiment, mix, adam, encoders, options)? else {
-        eprintln!("{}: this run is finished", options.run_dir.display());
+        if processes.leads() {
+            eprintln!("{}: this run is finished", options.run_dir.display());
+        }
         return Ok(());
     };
     run.announce();
     let done = run.carry_out();
-    if done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+    if processes.leads() && done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         run.progress.clear();
         eprintln!(
             "interrupted; step {} is saved. Go on with: cargo xtask train --run-dir {} --resume auto",
@@ -198,13 +216,19 @@ pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Resul
     }
 }
 
+/// What a run leaves behind.
+struct Output {
+    dir: RunDir,
+    events: EventFile,
+}
+
 struct Run<'a> {
     experiment: Experiment,
     mix: TrainingMix,
     adam: Adam,
     options: &'a RunOptions,
-    dir: RunDir,
-    events: EventFile,
+    /// Where the leading process writes.
+    output: Option<Output>,
     encoders: Encoders,
     at: Position,
     /// Steps of an epoch.
@@ -222,6 +246,46 @@ fn finished_step(run: &Path) -> Option<u64> {
     serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
 }
 
+/// What the leading process does alone: takes the run's folder, and fills model and optimiser with the state to go on from.
+fn begin(
+    experiment: &Experiment,
+    per_epoch: u64,
+    adam: &mut Adam,
+    encoders: &Encoders,
+    options: &RunOptions,
+) -> Result<(RunLock, Position)> {
+    let cfg = &experiment.cfg;
+    // From here on nobody else works in this folder.
+    let lock = RunLock::take(&options.run_dir)?;
+    let mut at = Position::start(LossScaler::new(cfg.train.precision));
+    match find_state(options)? {
+        Some(State::Official(path)) => {
+            at.epoch = resume_official(&path, &experiment.model, adam)?;
+            at.step = at.epoch * per_epoch;
+            eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
+        }
+        Some(State::Ours(path, meta)) => {
+            refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
+            checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
+            eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
+            at = meta.position;
+            if meta.config.train.precision != cfg.train.precision {
+                at.scaler = LossScaler::new(cfg.train.precision);
+            }
+            at.batch = at.batch.min(per_epoch);
+            let own = Checkpoints::of(&options.run_dir);
+            if own.states()?.contains(&path) {
+                own.set_aside_after(at.step)?;
+            } else {
+                // Another run's records and best model stay with it.
+                (at.n_records, at.best_miou) = (0, None);
+            }
+        }
+        None => {}
+    }
+    Ok((lock, at))
+}
+
 impl<'a> Run<'a> {
     /// `None`, with nothing touched, if there is nothing left to do.
     fn start(
@@ -231,54 +295,42 @@ impl<'a> Run<'a> {
         encoders: Encoders,
         options: &'a RunOptions,
     ) -> Result<Option<Self>> {
-        let cfg = &experiment.cfg;
-        // From here on nobody else works in this folder.
-        let lock = RunLock::take(&options.run_dir)?;
-        let mut at = Position::start(LossScaler::new(cfg.train.precision));
+        let (cfg, processes) = (&experiment.cfg, &experiment.processes);
         let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
-        match find_state(options)? {
-            Some(State::Official(path)) => {
-                at.epoch = resume_official(&path, &experiment.model, &mut adam)?;
-                at.step = at.epoch * per_epoch;
-                eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
-            }
-            Some(State::Ours(path, meta)) => {
-                refuse_change(&path, &meta, cfg, &encoders, options.allow_config_change)?;
-                checkpoint::load_state(&path, &meta, &experiment.model, &mut adam)?;
-                eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
-                at = meta.position;
-                if meta.config.train.precision != cfg.train.precision {
-                    at.scaler = LossScaler::new(cfg.train.precision);
-                }
-                at.batch = at.batch.min(per_epoch);
-                let own = Checkpoints::of(&options.run_dir);
-                if own.states()?.contains(&path) {
-                    own.set_aside_after(at.step)?;
-                } else {
-                    // Another run's records and best model stay with it.
-                    (at.n_records, at.best_miou) = (0, None);
-                }
-            }
-            None => {}
-        }
+        let begun = match processes.leads() {
+            true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, options)?),
+            false => None,
+        };
         let whole = per_epoch * cfg.train.epochs;
         let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
-        if at.step >= n_steps && !at.evaluation_due && finished_step(&options.run_dir) == Some(at.step) {
+        let at = processes.leaders(begun.as_ref().map(|(_, at)| at.clone()))?;
+        let finished = begun.is_some() && finished_step(&options.run_dir) == Some(at.step);
+        if at.step >= n_steps && !at.evaluation_due && processes.leaders(Some(finished))? {
             return Ok(None);
         }
-        let matmul = cfg.train.precision.measured_kind(experiment.device)?;
-        let environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
-        let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
-        let events = EventFile::create(dir.path())?;
+        let entries = experiment.model.store().entries().into_iter().map(|(_, entry)| entry.tensor);
+        processes.share(entries.chain(adam.state().into_iter().map(|(_, tensor)| tensor)).collect())?;
+        let output = match begun {
+            Some((lock, at)) => {
+                let matmul = cfg.train.precision.measured_kind(experiment.device)?;
+                let mut environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
+                environment["processes"] = processes.size().into();
+                let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
+                Some(Output { events: EventFile::create(dir.path())?, dir })
+            }
+            None => None,
+        };
         let now = Instant::now();
-        let progress = Progress::new("training", n_steps, at.step);
+        let progress = match output {
+            Some(_) => Progress::new("training", n_steps, at.step),
+            None => Progress::hidden(),
+        };
         Ok(Some(Self {
             experiment,
             mix,
             adam,
             options,
-            dir,
-            events,
+            output,
             encoders,
             at,
             per_epoch,
@@ -301,19 +353,24 @@ impl<'a> Run<'a> {
     }
 
     fn announce(&self) {
+        let Some(output) = &self.output else { return };
         let Experiment { cfg, device, datasets, .. } = &self.experiment;
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
         let n_leaking: usize = self.mix.n_leaking.iter().sum();
         let n_without: usize = self.mix.n_without_expression.iter().sum();
         eprintln!(
             "{}: {} trained values on {device:?}, {} refs of {} (left out: {n_leaking} whose image is evaluated on, \
-             {n_without} without expression), {} steps of {} refs",
-            self.dir.path().display(),
+             {n_without} without expression), {} steps of {} refs{}",
+            output.dir.path().display(),
             self.adam.n_values(),
             self.mix.refs.len(),
             names.join(" + "),
             self.n_steps,
             cfg.train.batch_size.min(self.mix.refs.len()),
+            match self.experiment.processes.size() {
+                1 => String::new(),
+                n => format!(" in {n} processes"),
+            },
         );
     }
 
@@ -349,7 +406,8 @@ impl<'a> Run<'a> {
         let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
         let per_epoch = self.per_epoch;
         let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
-        let batches = batches.skip(self.at.batch as usize).map(<[RefAt]>::to_vec).collect();
+        let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
+        let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
         let shape = self.experiment.shape();
         let plan = Plan { batches, seed, epoch, shape, prefetch: 3, on_error: cfg.data.on_error };
         let loader = training_batches(
@@ -363,9 +421,11 @@ impl<'a> Run<'a> {
             if self.is_finished() || self.at.batch == per_epoch {
                 break;
             }
-            if let Err(interrupted) = self.experiment.interrupt.check() {
-                self.save()?;
-                return Err(interrupted.into());
+            if let Err(error) = self.experiment.processes.check(&self.experiment.interrupt) {
+                if error.is::<Interrupted>() {
+                    self.save()?;
+                }
+                return Err(error);
             }
             if self.checkpoint_due() {
                 self.save()?;
@@ -393,17 +453,21 @@ impl<'a> Run<'a> {
     fn step(&mut self, batch: &Batch) -> Result<String> {
         let started = Instant::now();
         let bad = self.note_bad_samples(batch)?;
-        let Experiment { cfg, device, model, .. } = &self.experiment;
+        let Experiment { cfg, device, model, processes, .. } = &self.experiment;
         let whole_run = self.per_epoch * cfg.train.epochs;
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
+        processes.seed_step(cfg.seed, self.at.step);
         let random = generator::state(Device::Cpu)?;
         let StepReport { losses, finite, updated } = if batch.n == 0 {
             StepReport { losses: Vec::new(), finite: true, updated: false }
         } else {
-            train_step(model, cfg, *device, &mut self.adam, &mut self.at.scaler, batch, factor)?
+            train_step(model, cfg, *device, processes, &mut self.adam, &mut self.at.scaler, batch, factor)?
         };
         if !(finite || self.at.scaler.may_skip()) {
-            let dump = self.dir.path().join("nonfinite.safetensors");
+            let dump = self.options.run_dir.join(match processes.rank() {
+                0 => "nonfinite.safetensors".to_owned(),
+                rank => format!("nonfinite-rank-{rank}.safetensors"),
+            });
             dump_step(&dump, model, batch, random, self.at.step + 1)?;
             bail!(
                 "step {}: loss or gradient is not finite: {losses:?}; refs {}; the batch and the parameters are in {}",
@@ -422,20 +486,22 @@ impl<'a> Run<'a> {
         let mut record = json!({
             "kind": "step", "step": self.at.step, "epoch": self.at.epoch, "lr": lr, "loss": loss, "skipped": !updated,
             "runtime": {
-                "seconds": seconds, "samples_per_s": batch.n as f64 / seconds, "rss_mib": process::rss_mib(),
+                "seconds": seconds, "samples_per_s": (batch.n * processes.size()) as f64 / seconds, "rss_mib": process::rss_mib(),
                 "open_files": process::open_files(),
             },
         });
         if !bad.is_empty() {
             record["bad_samples"] = bad.into();
         }
-        self.dir.record(&record)?;
+        let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
+        let message = format!("loss {total:.4}  {seconds:.2} s/step");
+        let Some(Output { dir, events }) = &mut self.output else { return Ok(message) };
+        dir.record(&record)?;
         let mut scalars: Vec<(String, f64)> =
             losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
         scalars.push(("lr".into(), lr));
-        self.events.scalars(self.at.step, &scalars)?;
-        let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
-        Ok(format!("loss {total:.4}  {seconds:.2} s/step"))
+        events.scalars(self.at.step, &scalars)?;
+        Ok(message)
     }
 
     fn checkpoint_due(&self) -> bool {
@@ -447,10 +513,11 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
+        let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
         // The state says how many records there are, so they must be there first.
-        self.dir.sync_records()?;
-        self.at.n_records = self.dir.n_records();
-        let checkpoints = self.dir.checkpoints();
+        dir.sync_records()?;
+        self.at.n_records = dir.n_records();
+        let checkpoints = dir.checkpoints();
         self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, &self.at)?;
         checkpoints.keep(self.options.keep_checkpoints)?;
         self.last_saved = Instant::now();
@@ -472,6 +539,8 @@ impl<'a> Run<'a> {
             let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
             let GroupReport { segmentation, nta } = &report.all;
             let name = self.experiment.split_name(position, &split);
+            mious.push(segmentation.miou);
+            let Some(output) = &mut self.output else { continue };
             eprintln!(
                 "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {}",
                 self.at.step,
@@ -480,20 +549,21 @@ impl<'a> Run<'a> {
                 segmentation.pr50,
                 metric_or_dash(nta.nta_mass)
             );
-            self.record_metrics("eval", &name, &report, started.elapsed())?;
             let mut scalars = vec![
                 (format!("{name}/mIoU"), segmentation.miou),
                 (format!("{name}/oIoU"), segmentation.oiou),
             ];
             scalars.extend(nta.nta_mass.map(|mass| (format!("{name}/nta_mass"), mass)));
-            self.events.scalars(self.at.step, &scalars)?;
-            mious.push(segmentation.miou);
+            output.events.scalars(self.at.step, &scalars)?;
+            self.record_metrics("eval", &name, &report, started.elapsed())?;
         }
         let miou = mious.iter().sum::<f64>() / mious.len().max(1) as f64;
         if self.at.best_miou.is_none_or(|best| miou >= best) {
             self.at.best_miou = Some(miou);
-            self.at.n_records = self.dir.n_records();
-            self.writer().save_model(&self.dir.checkpoints().best(), &self.at)?;
+            if let Some(Output { dir, .. }) = &self.output {
+                self.at.n_records = dir.n_records();
+                self.writer().save_model(&dir.checkpoints().best(), &self.at)?;
+            }
         }
         Ok(())
     }
@@ -505,6 +575,7 @@ impl<'a> Run<'a> {
         report: &SplitReport,
         time: Duration,
     ) -> Result<()> {
+        let Some(Output { dir, .. }) = &mut self.output else { return Ok(()) };
         let mut record = serde_json::to_value(report)?;
         record["kind"] = json!(kind);
         record["split"] = json!(split);
@@ -512,12 +583,12 @@ impl<'a> Run<'a> {
         // Epochs finished.
         record["epoch"] = json!(self.at.epoch + u64::from(self.at.batch == self.per_epoch));
         record["runtime"] = json!({"seconds": time.as_secs_f64()});
-        self.dir.record(&record)
+        dir.record(&record)
     }
 
     /// What the steps of the whole run took, and whether the process has grown on the way.
-    fn run_time(&self) -> Result<Value> {
-        let records = self.dir.records()?;
+    fn run_time(&self, dir: &RunDir) -> Result<Value> {
+        let records = dir.records()?;
         let steps: Vec<&Value> = records.iter().filter(|record| record["kind"] == "step").collect();
         let of_steps = |key: &str| -> Vec<(f64, f64)> {
             let value = |record: &&Value| Some((record["step"].as_f64()?, record["runtime"][key].as_f64()?));
@@ -535,16 +606,21 @@ impl<'a> Run<'a> {
     }
 
     fn draw_curves(&self) -> Result<()> {
-        draw_curves(&self.dir.path().join("curves.png"), &self.dir.records()?)
+        let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
+        draw_curves(&dir.path().join("curves.png"), &dir.records()?)
     }
 
     /// Evaluates the best model on every split, draws, and prints the final table.
     fn finish(&mut self) -> Result<()> {
         self.progress.clear();
         let trained = self.started.elapsed();
-        let checkpoints = self.dir.checkpoints();
-        self.writer().save_model(&checkpoints.last(), &self.at)?;
-        load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
+        if let Some(Output { dir, .. }) = &self.output {
+            let checkpoints = dir.checkpoints();
+            self.writer().save_model(&checkpoints.last(), &self.at)?;
+            load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
+        }
+        let best = self.experiment.model.store().entries().into_iter().map(|(_, entry)| entry.tensor);
+        self.experiment.processes.share(best.collect())?;
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();
@@ -555,17 +631,18 @@ impl<'a> Run<'a> {
             let mut splits = vec![dataset.descriptor.val.clone()];
             let present: Vec<String> = dataset.splits().iter().map(|&split| split.to_owned()).collect();
             splits.extend(dataset.descriptor.test.iter().filter(|split| present.contains(split)).cloned());
-            let n_expressions = refcoco::evaluation::queries(dataset, &splits[0])?.len();
-            let mut sheet = SheetCollector::new(n_expressions, threshold);
+            let queries = refcoco::evaluation::queries(dataset, &splits[0])?;
+            let mut sheet = SheetCollector::new(queries.len(), threshold);
             let mut predictions = PredictionFile::new(threshold);
             for (index, split) in splits.iter().enumerate() {
                 let started = Instant::now();
-                let evaluated = evaluate_split(&self.experiment, position, split, precision, |prediction| {
-                    if position == 0 && index == 0 {
-                        sheet.visit(&prediction);
-                        predictions.visit(&self.experiment.datasets[position], &prediction);
-                    }
-                })?;
+                let evaluated =
+                    evaluate_split(&self.experiment, position, split, precision, |place, prediction| {
+                        if position == 0 && index == 0 {
+                            sheet.visit(place, &prediction);
+                            predictions.visit(place, &self.experiment.datasets[position], &prediction);
+                        }
+                    })?;
                 let name = self.experiment.split_name(position, split);
                 expressions.push((name.clone(), evaluated));
                 let metrics = SplitReport::new(&expressions[expressions.len() - 1].1);
@@ -574,8 +651,13 @@ impl<'a> Run<'a> {
                 rows.push((name, metrics));
             }
             if position == 0 {
-                sheet.save(&self.dir.path().join("overlays.png"))?;
-                predictions.save(&self.dir.path().join("predictions.jsonl"))?;
+                let processes = &self.experiment.processes;
+                let (sheet, predictions) = (sheet.gather(processes)?, predictions.gather(processes)?);
+                if let Some(Output { dir, .. }) = &self.output {
+                    let dataset = &self.experiment.datasets[position];
+                    sheet.save(&dir.path().join("overlays.png"), dataset, &queries)?;
+                    predictions.save(&dir.path().join("predictions.jsonl"))?;
+                }
             }
             let [own, exchanged] = evaluate_exchanged(&self.experiment, position, &splits[0], precision)?;
             let name = self.experiment.split_name(position, &splits[0]);
@@ -586,16 +668,17 @@ impl<'a> Run<'a> {
                 rows.push((name, metrics));
             }
         }
-        self.dir.write_expressions(&expressions)?;
         self.draw_curves()?;
+        let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
+        dir.write_expressions(&expressions)?;
         let metrics = json!({
             "version": env!("CARGO_PKG_VERSION"), "step": self.at.step, "best_val_mIoU": self.at.best_miou,
             "trained_values": self.adam.n_values(), "splits": report,
-            "bad_samples": self.at.bad_samples, "runtime": self.run_time()?,
+            "bad_samples": self.at.bad_samples, "runtime": self.run_time(dir)?,
         });
-        write_atomically(&self.dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
+        write_atomically(&dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
         println!("{}", metrics_table(&rows));
-        let (path, minutes) = (self.dir.path().display(), trained.as_secs_f64() / 60.0);
+        let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
         println!(
             "{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}",
             self.at.step

@@ -16,6 +16,7 @@ use crate::cli::ConfigArgs;
 use crate::experiment::Experiment;
 use crate::optim::adam;
 use crate::precision::LossScaler;
+use crate::processes::Processes;
 use crate::step::train_step;
 
 #[derive(Debug, Args)]
@@ -30,12 +31,12 @@ pub(crate) struct NetworkBenchArgs {
 }
 
 impl NetworkBenchArgs {
-    fn open(&self) -> Result<(Experiment, Batch)> {
+    fn open(&self, n_samples: usize) -> Result<(Experiment, Batch)> {
         ensure!(self.batch_size > 0, "--batch-size must be positive");
         let cfg = self.config.load_for_bench()?;
         let device = self.timing.machine.set_up()?;
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
-        let batch = random_batch(self.batch_size, experiment.shape());
+        let batch = random_batch(n_samples, experiment.shape());
         Ok((experiment, batch))
     }
 }
@@ -72,22 +73,38 @@ fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
 
 /// Times optimiser steps.
 pub(crate) fn bench_step(args: &NetworkBenchArgs) -> Result<()> {
-    let (experiment, batch) = args.open()?;
+    let cfg = args.config.load_for_bench()?;
+    let processes = Processes::join(&cfg, args.timing.machine.set_up()?)?;
+    processes.carry_out(|| time_steps(args, &processes))
+}
+
+fn time_steps(args: &NetworkBenchArgs, processes: &Processes) -> Result<()> {
+    let n_processes = processes.size();
+    ensure!(
+        args.batch_size.is_multiple_of(n_processes),
+        "--batch-size {} cannot be divided among {n_processes} processes",
+        args.batch_size
+    );
+    let (experiment, batch) = args.open(args.batch_size / n_processes)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let mut adam = adam(model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
     let measured = args.timing.measure(*device, || {
-        let report = train_step(model, cfg, *device, &mut adam, &mut scaler, &batch, 1.0)?;
+        let report = train_step(model, cfg, *device, processes, &mut adam, &mut scaler, &batch, 1.0)?;
         ensure!(report.finite || scaler.may_skip(), "the loss is not finite: {:?}", report.losses);
         Ok(())
     })?;
-    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * args.batch_size as u64;
+    // The products' rate is this process's.
+    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
+    if !processes.leads() {
+        return Ok(());
+    }
     args.report("step", &experiment, &measured, flops)
 }
 
 /// Times inference without what comes before and after the network.
 pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
-    let (experiment, batch) = args.open()?;
+    let (experiment, batch) = args.open(args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device);
     let measured = args.timing.measure(*device, || {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -159,6 +160,26 @@ pub fn differences(old: &Config, new: &Config) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     compare(&Table::try_from(old)?, &Table::try_from(new)?, "", &mut lines);
     Ok(lines)
+}
+
+/// All keys with their values, as `--set` would take them.
+///
+/// # Errors
+/// When it cannot be written as TOML.
+pub fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
+    fn add(table: &Table, prefix: &str, all: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            match value {
+                Value::Table(inner) => add(inner, &format!("{prefix}{key}."), all),
+                value => {
+                    all.insert(format!("{prefix}{key}"), value.to_string());
+                }
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    add(&Table::try_from(config)?, "", &mut all);
+    Ok(all)
 }
 
 fn compare(old: &Table, new: &Table, prefix: &str, lines: &mut Vec<String>) {

@@ -2,7 +2,7 @@
 
 mod load;
 
-pub use load::{Source, differences, load};
+pub use load::{Source, differences, flat, load};
 
 use refcoco::OnError;
 use serde::{Deserialize, Serialize};
