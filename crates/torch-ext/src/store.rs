@@ -77,6 +77,11 @@ impl Store {
         self.device
     }
 
+    /// The dtype of floating-point tensors.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Handles to all entries, in registration order.
     pub fn entries(&self) -> Vec<(String, Entry)> {
         let entries = self.entries.borrow();

@@ -2,7 +2,7 @@
 
 use refcoco::evaluation::EvalBatch;
 use refcoco::{Batch, SampleShape};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A training batch on its device.
 #[derive(Debug)]
@@ -29,11 +29,12 @@ fn ids(data: &[i64], n: i64, shape: SampleShape, device: Device) -> Tensor {
 }
 
 impl TrainTensors {
-    pub(crate) fn new(batch: &Batch, device: Device) -> Self {
+    /// - kind: of the network
+    pub(crate) fn new(batch: &Batch, device: Device, kind: Kind) -> Self {
         let (n, shape) = (batch.n as i64, batch.shape);
         Self {
-            images: images(&batch.images, n, 3, shape, device),
-            masks: images(&batch.masks, n, 1, shape, device),
+            images: images(&batch.images, n, 3, shape, device).to_kind(kind),
+            masks: images(&batch.masks, n, 1, shape, device).to_kind(kind),
             words: ids(&batch.words, n, shape, device),
             positives: ids(&batch.positive_words, n, shape, device),
             negatives: ids(&batch.negative_words, n, shape, device),

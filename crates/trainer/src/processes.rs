@@ -251,17 +251,4 @@ pub(crate) fn local_device() -> Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn alone_everything_is_as_it_was() {
-        let alone = Processes::default();
-        assert_eq!((alone.rank(), alone.size(), alone.leads()), (0, 1, true));
-        assert_eq!(alone.share_of(&[1, 2, 3], 2).unwrap(), [1, 2, 3]);
-        assert_eq!(alone.gather("x".to_owned()).unwrap(), ["x"]);
-        assert_eq!(alone.leaders(Some(3)).unwrap(), 3);
-        let xs = alone.mean_of(Tensor::from_slice(&[1.0, 3.0])).unwrap();
-        assert_eq!(Vec::<f64>::try_from(xs).unwrap(), [1.0, 3.0]);
-    }
-}
+mod tests;

@@ -40,7 +40,7 @@ pub(crate) fn train_step(
     batch: &Batch,
     factor: f64,
 ) -> Result<StepReport> {
-    let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device));
+    let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()));
     let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
     let part_size = (batch.n / n_parts) as i64;
     let mut sums: Vec<(&'static str, Tensor)> = Vec::new();

@@ -13,7 +13,7 @@ use refcoco::{BadSample, Batch, OnError, Plan, RefAt, sampler, training_batches}
 use serde_json::{Value, json};
 use talent::Talent;
 use talent::weights::Strictness;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::{Adam, generator};
 
 use crate::batch::TrainTensors;
@@ -718,7 +718,7 @@ fn refuse_change(path: &Path, meta: &Meta, cfg: &Config, encoders: &Encoders, al
 /// whose gradients are not finite leaves alone.
 fn dump_step(path: &Path, model: &Talent, batch: &Batch, random: Tensor, step: u64) -> Result<()> {
     let TrainTensors { images, masks, words, positives, negatives, valid } =
-        TrainTensors::new(batch, Device::Cpu);
+        TrainTensors::new(batch, Device::Cpu, Kind::Float);
     let mut tensors: Vec<(String, Tensor)> =
         model.trainable().into_iter().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
     for (name, tensor) in [

@@ -3,7 +3,7 @@
 mod eval;
 mod loss;
 mod memory;
-mod network;
+pub(crate) mod network;
 mod stages;
 
 use std::time::Instant;

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use refcoco::{Batch, SampleShape};
 use serde_json::json;
 use talent::{forward_flops, train_flops};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::memory::peak_mib;
 use super::{Report, Timing};
@@ -42,7 +42,7 @@ impl NetworkBenchArgs {
 }
 
 /// Noise with token ids of ten words: a network's work does not depend on what it sees.
-fn random_batch(n: usize, shape: SampleShape) -> Batch {
+pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
     let mut rng = StdRng::seed_from_u64(0);
     let pixels = n * shape.input_size * shape.input_size;
     let mut ids = || -> Vec<i64> { (0..n).flat_map(|_| random_ids(shape.word_len, &mut rng)).collect() };
@@ -106,7 +106,7 @@ fn time_steps(args: &NetworkBenchArgs, processes: &Processes) -> Result<()> {
 pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
     let (experiment, batch) = args.open(args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
-    let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device);
+    let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float);
     let measured = args.timing.measure(*device, || {
         let _guard = cfg.train.precision.autocast(*device)?;
         let logits: Tensor = tch::no_grad(|| model.forward(&images, &words).logits);
