@@ -189,7 +189,7 @@ fn a_shared_evaluation_is_that_of_one_process() {
     let (alone, all) = evaluate(Processes::default());
     assert!(alone.len() > 8);
     for size in [2, 4] {
-        let results = together(size, &evaluate);
+        let results = together(size, evaluate);
         let mut visited: Vec<usize> = results.iter().flat_map(|(_, visited)| visited.clone()).collect();
         visited.sort_unstable();
         assert_eq!(visited, all);
