@@ -217,6 +217,10 @@ impl torch_ext::across::Processes for Group {
         self.meeting.size
     }
 
+    fn rank(&self) -> usize {
+        self.meeting.rank
+    }
+
     fn add(&self, xs: &mut Tensor) {
         self.all_reduce(xs, Reduce::Sum).unwrap_or_else(|error| panic!("{error}"));
     }

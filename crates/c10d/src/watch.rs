@@ -83,7 +83,7 @@ impl Watch {
         };
         let others = || (0..size).filter(|&other| other != rank);
         let before: Vec<_> = (0..size).map(now).collect();
-        std::thread::sleep(INTERVAL * 5 / 2);
+        std::thread::sleep(INTERVAL * 4);
         let after: Vec<_> = (0..size).map(now).collect();
         let failure = |other: usize| store.get(&key("failure", other), Duration::from_millis(200)).ok();
         let told = others().find_map(|other| Some((other, failure(other)?)));

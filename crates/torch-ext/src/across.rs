@@ -11,6 +11,8 @@ use crate::custom_gradient;
 pub trait Processes: Send + Sync {
     /// How many.
     fn size(&self) -> usize;
+    /// Which of them this is, from 0.
+    fn rank(&self) -> usize;
     /// Adds up a tensor over all processes, in place; all call it in the same order.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ mod conv;
 mod dropout;
 mod linear;
 mod norm;
+mod norm_across;
 mod positions;
 
 pub use attention::{MultiheadAttention, attention};

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::Mode;
+use super::norm_across::{Statistics, normalise};
 use crate::across::{self, Processes};
 use crate::init::Init;
 use crate::store::Path;
@@ -57,32 +58,17 @@ impl BatchNorm {
         )
     }
 
-    /// Mean and variance over all processes, each of two sums: first of the values, then of the squared distances to the mean,
-    /// which keeps the digits that the mean of squares less the squared mean would lose.
     fn forward_across(&self, xs: &Tensor, processes: &Arc<dyn Processes>) -> Tensor {
-        let kind = self.running_mean.kind();
-        let wide = xs.to_kind(kind);
-        let axes: Vec<i64> = (0..wide.dim() as i64).filter(|&axis| axis != 1).collect();
-        let shape: Vec<i64> = (0..wide.dim()).map(|axis| if axis == 1 { -1 } else { 1 }).collect();
-        let over_batch = |xs: &Tensor| xs.sum_dim_intlist(axes.as_slice(), false, None);
-        let channels = self.running_mean.size()[0];
-        let own = wide.numel() as f64 / channels as f64;
-        // Counts and sums travel together.
-        let count = Tensor::full([1], own, (kind, wide.device()));
-        let sums = across::sum(processes, &Tensor::cat(&[over_batch(&wide), count], 0));
-        let (sums, count) = (sums.narrow(0, 0, channels), sums.narrow(0, channels, 1).detach());
-        let mean = sums / &count;
-        let centred = wide - mean.view(shape.as_slice());
-        let squares = across::sum(processes, &over_batch(&centred.square()));
-        let variance = &squares / &count;
-        tch::no_grad(|| {
-            let unbiased = squares.detach() / (count - 1.0_f64).clamp_min(1.0);
-            for (running, new) in [(&self.running_mean, mean.detach()), (&self.running_var, unbiased)] {
+        let statistics = tch::no_grad(|| {
+            let wide = xs.to_kind(self.running_mean.kind());
+            let statistics = Statistics::of(&wide, &**processes);
+            let unbiased = &statistics.squares / (&statistics.count - 1.0_f64).clamp_min(1.0);
+            for (running, new) in [(&self.running_mean, &statistics.mean), (&self.running_var, &unbiased)] {
                 let _ = running.shallow_clone().g_mul_scalar_(1.0 - MOMENTUM).g_add_(&(new * MOMENTUM));
             }
+            statistics
         });
-        let scale = (variance + self.eps).rsqrt() * &self.weight;
-        (centred * scale.view(shape.as_slice()) + self.bias.view(shape.as_slice())).to_kind(xs.kind())
+        normalise(xs, [&self.weight, &self.bias], &statistics, self.eps, processes)
     }
 }
 
