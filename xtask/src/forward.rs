@@ -12,16 +12,18 @@ use crate::setup::setup;
 
 /// Sets up, builds, and becomes `talent COMMAND ARGS`.
 pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
-    build_talent()?;
+    build_talent(&[])?;
     become_program("talent", command, args)
 }
 
 /// Sets up, builds `talent`, and says where it is.
-pub(crate) fn build_talent() -> Result<PathBuf> {
+///
+/// - features: of the package `trainer`
+pub(crate) fn build_talent(features: &[&str]) -> Result<PathBuf> {
     let libtorch = setup()?;
     let mut build = cargo();
     build.env("LIBTORCH", &libtorch.path);
-    build_quietly(&mut build, "trainer", "talent")?;
+    build_with(&mut build, "trainer", "talent", features)?;
     Ok(project::program("talent"))
 }
 
@@ -39,7 +41,14 @@ pub(crate) fn to_results_program(args: &[String]) -> Result<()> {
 
 /// Builds a program; prints cargo's progress only when there is something to compile for the first time.
 pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -> Result<()> {
+    build_with(build, package, program, &[])
+}
+
+fn build_with(build: &mut Command, package: &str, program: &str, features: &[&str]) -> Result<()> {
     build.args(["build", "--release", "--locked", "--package", package]);
+    if !features.is_empty() {
+        build.args(["--features", &features.join(",")]);
+    }
     if project::program(program).is_file() {
         build.arg("--quiet");
     } else {

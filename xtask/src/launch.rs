@@ -19,6 +19,7 @@ cargo xtask launch --nproc N [OPTIONS] train|bench ...
   --nnodes M            machines; start this command on each of them [default: 1]
   --node-rank K         number of this machine, from 0
   --rdzv HOST:PORT      where all meet: a free port on machine 0 [default: a free port here]
+  --nccl                build for GPUs; needs the headers of CUDA and NCCL (docs/distributed.md)
   --timeout SECONDS     how long processes wait for each other [default: 600]
 
 Everything after the options is the command of each process. All processes of a machine share its cores unless
@@ -34,16 +35,29 @@ struct Plan {
     node_rank: usize,
     rdzv: Option<(String, u16)>,
     timeout: Option<u64>,
+    nccl: bool,
     command: Vec<String>,
 }
 
 fn parse(args: &[String]) -> Result<Plan> {
-    let mut plan = Plan { nproc: 0, nnodes: 1, node_rank: 0, rdzv: None, timeout: None, command: Vec::new() };
+    let mut plan = Plan {
+        nproc: 0,
+        nnodes: 1,
+        node_rank: 0,
+        rdzv: None,
+        timeout: None,
+        nccl: false,
+        command: Vec::new(),
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if !arg.starts_with("--") {
             plan.command = std::iter::once(arg).chain(args).cloned().collect();
             break;
+        }
+        if arg == "--nccl" {
+            plan.nccl = true;
+            continue;
         }
         let (name, value) = match arg.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
@@ -82,7 +96,7 @@ pub(crate) fn launch(args: &[String]) -> Result<()> {
         return Ok(());
     }
     let plan = parse(args)?;
-    let program = build_talent()?;
+    let program = build_talent(if plan.nccl { &["nccl"] } else { &[] })?;
     let signal = listen()?;
     let mut children = start(&plan, &program)?;
     let failed = supervise(&mut children, &signal)?;
@@ -214,7 +228,8 @@ mod tests {
     #[test]
     fn options_end_where_the_command_begins() {
         let plan =
-            parsed("--nproc 4 --nnodes=2 --node-rank 1 --rdzv h:29 --timeout 60 train --set a=1").unwrap();
+            parsed("--nproc 4 --nccl --nnodes=2 --node-rank 1 --rdzv h:29 --timeout 60 train --set a=1")
+                .unwrap();
         let command = ["train", "--set", "a=1"].map(str::to_owned).to_vec();
         let expected = Plan {
             nproc: 4,
@@ -222,9 +237,40 @@ mod tests {
             node_rank: 1,
             rdzv: Some(("h".into(), 29)),
             timeout: Some(60),
+            nccl: true,
             command,
         };
         assert_eq!(plan, expected);
+    }
+
+    /// What becomes of two shells that run this.
+    fn launched(script: &str, signal: usize) -> Option<(usize, Option<i32>)> {
+        let command = vec!["-c".to_owned(), script.to_owned()];
+        let plan =
+            Plan { nproc: 2, nnodes: 1, node_rank: 0, rdzv: None, timeout: Some(7), nccl: false, command };
+        let mut children = start(&plan, std::path::Path::new("/bin/sh")).unwrap();
+        // Shells need a moment to set their traps.
+        std::thread::sleep(Duration::from_millis(if signal == 0 { 0 } else { 500 }));
+        let failed = supervise(&mut children, &AtomicUsize::new(signal)).unwrap();
+        failed.map(|(rank, status)| (rank, status.code()))
+    }
+
+    #[test]
+    fn processes_know_who_they_are() {
+        let says = r#"[ "$RANK $WORLD_SIZE $LOCAL_RANK $MASTER_ADDR $TALENT_PROCESS_TIMEOUT" = "$RANK 2 $RANK 127.0.0.1 7" ] && [ "$MASTER_PORT" -gt 0 ] && [ "$OMP_NUM_THREADS" -ge 1 ]"#;
+        assert_eq!(launched(says, 0), None);
+    }
+
+    #[test]
+    fn the_first_failure_counts() {
+        assert_eq!(launched("[ $RANK = 0 ] && sleep 0.3 && exit 4; exit 3", 0), Some((1, Some(3))));
+        assert_eq!(launched("[ $RANK = 0 ] || kill -9 $$", 0), Some((1, None)));
+    }
+
+    #[test]
+    fn signals_reach_every_process() {
+        let script = "trap 'exit 9' TERM; while :; do sleep 0.05; done";
+        assert_eq!(launched(script, libc::SIGTERM as usize), Some((0, Some(9))));
     }
 
     #[test]

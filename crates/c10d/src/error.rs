@@ -28,7 +28,7 @@ pub enum Error {
         what: String,
     },
     /// The binding was compiled without what is asked for.
-    #[error("this build has no {0}; build with the feature of that name")]
+    #[error("this build has no {0}; build with the feature of that name (`cargo xtask launch --{0}`)")]
     NotBuilt(&'static str),
     /// This process has left the others.
     #[error("this process has left the others")]

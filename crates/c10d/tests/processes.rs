@@ -190,3 +190,18 @@ fn who_leaves_or_stays_away_is_blamed() {
         assert_eq!(blamed, expected);
     }
 }
+
+#[cfg(feature = "nccl")]
+#[test]
+fn nccl_adds_on_a_gpu() {
+    if !tch::Cuda::is_available() {
+        println!("SKIPPED: NCCL needs a GPU, and libtorch sees none");
+        return;
+    }
+    let group = Group::join(meeting(0, 1, free_port(), 60), Device::Cuda(0), &BTreeMap::new()).unwrap();
+    let mut xs = Tensor::from_slice(&[1.0, 2.0]).to_device(Device::Cuda(0));
+    group.all_reduce(&mut xs, Reduce::Sum).unwrap();
+    group.broadcast(&mut xs, 0).unwrap();
+    assert_eq!(values(&xs.to_device(Device::Cpu)), [1.0, 2.0]);
+    assert_eq!(group.gather_bytes(b"x").unwrap(), [b"x"]);
+}
