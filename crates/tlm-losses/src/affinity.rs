@@ -96,17 +96,19 @@ impl Affinities {
     /// - by_value: the incoming derivative, a scalar; result like the features
     fn gradient(&self, by_value: &Tensor) -> Tensor {
         let (b, n) = (self.features.size()[0], self.features.size()[2]);
-        let gradient = self.features.zeros_like();
+        // Memory that nothing is written to yet is not there yet: the last sample's share comes after its affinities have gone.
+        let gradient = self.features.empty_like();
         let scale = by_value / ((b * n) as f64 * self.temperature);
         for first in self.starts() {
             let partners = self.partners.narrow(0, first, self.step());
             let rows = self.rows(first);
             if rows.as_ref().is_some_and(|rows| rows.size()[0] == 0) {
+                let _ = gradient.narrow(0, first, self.step()).zero_();
                 continue;
             }
             let Units { rows: mut units, norms } = self.units(first);
             let mut by_units = match rows {
-                None => both_ways(&by_cosines(self.of_all(&units), &partners)).bmm(&units),
+                None => both_ways(by_cosines(self.of_all(&units), &partners)).bmm(&units),
                 Some(rows) => self.by_units(&units.i(0), &partners.i(0), &rows).unsqueeze(0),
             };
             let along = (&by_units * &units).sum_dim_intlist([2].as_slice(), true, None);
@@ -127,7 +129,7 @@ impl Affinities {
         let columns = units.transpose(0, 1);
         if 3 * rows.size()[0] >= 2 * units.size()[0] {
             let one_way = by_cosines(self.of(units, units), partners).unsqueeze(0);
-            return linear(&both_ways(&one_way).squeeze_dim(0), &columns, None);
+            return linear(&both_ways(one_way).squeeze_dim(0), &columns, None);
         }
         let own = units.index_select(0, rows); // rows c
         let by_cosines = by_cosines(self.of(&own, units), &partners.index_select(0, rows));
@@ -166,10 +168,26 @@ fn swapped(xs: &Tensor) -> Tensor {
     swapped
 }
 
-/// H + H^T, `[batch, N, N]`.
-fn both_ways(one_way: &Tensor) -> Tensor {
-    let mut sum = swapped(one_way);
-    sum += one_way;
+/// Side of the tiles that a matrix is added to its transpose in.
+const TILE: i64 = 256;
+
+/// H + H^T, `[batch, N, N]`, in the memory of H.
+fn both_ways(sum: Tensor) -> Tensor {
+    let n = sum.size()[1];
+    let tile =
+        |row: i64, column: i64| sum.narrow(1, row, TILE.min(n - row)).narrow(2, column, TILE.min(n - column));
+    let starts = || (0..n).step_by(TILE as usize);
+    for row in starts() {
+        for column in starts().filter(|&column| column >= row) {
+            let mut upper = tile(row, column);
+            // Tiles are copied to be whole in memory, which transposing needs to be fast.
+            let both = upper.contiguous() + swapped(&tile(column, row).contiguous());
+            upper.copy_(&both);
+            if column > row {
+                tile(column, row).copy_(&swapped(&both));
+            }
+        }
+    }
     sum
 }
 

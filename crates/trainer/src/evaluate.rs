@@ -103,14 +103,14 @@ pub(crate) fn evaluate_queries(
     if processes.size() > 1 {
         processes.check(&experiment.interrupt)?;
     }
-    Ok(in_order(processes.gather(done)?))
+    Ok(joined(processes.gather(done)?).into_iter().map(|(_, evaluated)| evaluated).collect())
 }
 
-/// What several processes have of a whole, by its place.
-pub(crate) fn in_order<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<T> {
+/// What several processes have of a whole, in order of its places.
+pub(crate) fn joined<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<(usize, T)> {
     let mut all: Vec<(usize, T)> = shares.into_iter().flatten().collect();
     all.sort_by_key(|(place, _)| *place);
-    all.into_iter().map(|(_, value)| value).collect()
+    all
 }
 
 /// Each prediction in its image's pixels, and what it covers.

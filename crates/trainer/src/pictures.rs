@@ -8,7 +8,7 @@ use refcoco::Dataset;
 use refcoco::evaluation::Query;
 use serde_json::Value;
 
-use crate::evaluate::{Prediction, in_order};
+use crate::evaluate::{Prediction, joined};
 use crate::processes::Processes;
 
 /// Draws loss terms and validation metrics over the steps.
@@ -87,9 +87,7 @@ impl SheetCollector {
 
     /// Adds those of the other processes.
     pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
-        let found = processes.gather(self.found)?;
-        let places = (0..).filter(|&place| place % self.every == 0);
-        Ok(Self { found: places.zip(in_order(found)).collect(), ..self })
+        Ok(Self { found: joined(processes.gather(self.found)?), ..self })
     }
 
     /// - queries: of the split, as they were evaluated

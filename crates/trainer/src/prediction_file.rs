@@ -7,7 +7,7 @@ use data_cli::predictions::line;
 use data_cli::score::key;
 use refcoco::Dataset;
 
-use crate::evaluate::{Prediction, in_order};
+use crate::evaluate::{Prediction, joined};
 use crate::files::write_atomically;
 use crate::processes::Processes;
 
@@ -32,8 +32,7 @@ impl PredictionFile {
 
     /// Adds those of the other processes.
     pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
-        let lines = processes.gather(self.lines)?;
-        Ok(Self { lines: in_order(lines).into_iter().enumerate().collect(), ..self })
+        Ok(Self { lines: joined(processes.gather(self.lines)?), ..self })
     }
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {

@@ -31,6 +31,8 @@ impl Processes {
         let Some(meeting) = Rendezvous::from_environment()? else { return Ok(Self::default()) };
         end_with_launcher()?;
         let mut about = flat(cfg)?;
+        // Machines may keep the encoders in different places; what counts is what the leader has loaded.
+        about.retain(|key, _| !key.starts_with("weights."));
         about.insert("the version of talent".into(), env!("CARGO_PKG_VERSION").into());
         about.insert("the version of libtorch".into(), torch_ext::version()?);
         about.insert("the kind of device".into(), if device.is_cuda() { "cuda" } else { "cpu" }.into());
