@@ -119,3 +119,20 @@ fn a_signal_reaches_the_cell_and_the_ablation_goes_on_later() {
     assert!(log.contains("interrupted; step"), "{log}");
     assert!(!runs.join("all").exists(), "no other cell has begun");
 }
+
+#[test]
+fn cells_of_several_processes_leave_one_run_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ablate(folder.path(), &["--nproc", "2", "--seeds", "3"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("1 of 3 cells failed: no weights, seed 3"), "{log}");
+    assert!(log.contains("nowhere/dinov2.pth"), "{log}");
+    for row in ["baseline", "all"] {
+        let run = folder.path().join("runs").join(row).join("seed-3");
+        let environment: Value =
+            serde_json::from_slice(&std::fs::read(run.join("environment.json")).unwrap()).unwrap();
+        assert_eq!(environment["processes"], 2);
+        let records = std::fs::read_to_string(run.join("records.jsonl")).unwrap();
+        assert_eq!(records.matches(r#""kind":"step""#).count(), 2, "{records}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub(super) struct Worker<'a> {
     pub(super) plan: &'a Plan,
     pub(super) args: &'a AblateArgs,
     pub(super) device: String,
+    /// Number of the first of the devices of several processes.
+    pub(super) first_device: usize,
     pub(super) threads: Option<usize>,
     pub(super) interrupt: &'a Interrupt,
 }
@@ -74,6 +77,42 @@ fn wait(mut child: Child, interrupt: &Interrupt) -> Result<ExitStatus> {
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The processes besides the first that train a cell. They end with it; whatever is left then is ended here.
+struct Others(Vec<Child>);
+
+impl Others {
+    /// Starts ranks 1 and up of a command, and leaves it to be started as rank 0.
+    fn start(command: &mut Command, nproc: usize, first_device: usize) -> Result<Self> {
+        let mut others = Self(Vec::new());
+        if nproc == 1 {
+            return Ok(others);
+        }
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        command
+            .env("WORLD_SIZE", nproc.to_string())
+            .env("MASTER_ADDR", "127.0.0.1")
+            .env("MASTER_PORT", free.context("looking for a free port")?.port().to_string())
+            .env("TALENT_LAUNCHER", std::process::id().to_string());
+        for rank in (0..nproc).rev() {
+            command.env("RANK", rank.to_string()).env("LOCAL_RANK", (first_device + rank).to_string());
+            if rank > 0 {
+                // What they have to say, rank 0 says too.
+                others.0.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+            }
+        }
+        Ok(others)
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -117,14 +156,22 @@ impl Cell {
     }
 
     fn train(&self, on: &Worker<'_>) -> Result<()> {
-        let Worker { plan, args, device, threads, interrupt } = on;
+        let Worker { plan, args, device, threads, interrupt, .. } = on;
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
         let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
         write_atomically(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
         let log = self.run_dir.join("log.txt");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(std::env::current_exe().context("where this program is")?);
-        command.args(["train", "--resume", "auto", "--device", device, "--seed", &self.seed.to_string()]);
+        command.stdin(Stdio::null()).args([
+            "train",
+            "--resume",
+            "auto",
+            "--device",
+            device,
+            "--seed",
+            &self.seed.to_string(),
+        ]);
         command.arg("--run-dir").arg(&self.run_dir).arg("--data-root").arg(&args.data_root);
         for (flag, value) in
             [("--preset", &plan.preset), ("--config", &plan.config), ("--dataset", &plan.dataset)]
@@ -143,8 +190,10 @@ impl Cell {
             command.args(["--max-steps", &steps.to_string()]);
         }
         let file_again = file.try_clone().with_context(|| log.display().to_string())?;
-        let child = command.stdin(Stdio::null()).stdout(file_again).stderr(file).spawn()?;
+        let others = Others::start(&mut command, args.nproc, on.first_device)?;
+        let child = command.stdout(file_again).stderr(file).spawn()?;
         let status = wait(child, interrupt)?;
+        drop(others);
         let last_line = || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()

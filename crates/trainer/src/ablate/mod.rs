@@ -57,9 +57,12 @@ pub(crate) struct AblateArgs {
     /// Folder of the data sets
     #[arg(long, default_value = data_cli::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
-    /// Cells at once [default: one a CUDA device, otherwise one]
+    /// Cells at once [default: as many as there are CUDA devices for, otherwise one]
     #[arg(long)]
     jobs: Option<usize>,
+    /// Processes that train a cell together, each on a CUDA device where there is one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    nproc: usize,
     /// List the cells and what became of them, and start none
     #[arg(long)]
     dry_run: bool,
@@ -154,7 +157,8 @@ fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[plan::Row]) -> Result<()> {
 fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
     let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
-    let jobs = args.jobs.unwrap_or(if on_all_devices { n_cuda } else { 1 });
+    ensure!(args.nproc > 0, "--nproc must be positive");
+    let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
     ensure!(jobs > 0, "--jobs must be positive");
     let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();
@@ -175,15 +179,18 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
         for worker in 0..jobs {
             let (queue, outcomes, live, interrupt) = (&queue, &outcomes, &live, &interrupt);
             scope.spawn(move || {
-                let device = if on_all_devices {
+                let first_device = worker * args.nproc;
+                let device = if on_all_devices && args.nproc == 1 {
                     format!("cuda:{}", worker % n_cuda)
                 } else {
                     args.machine.device.clone()
                 };
                 // Cells at once share the cores.
                 let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                let threads = args.machine.threads.or((jobs > 1).then(|| (cores / jobs).max(1)));
-                let on = Worker { plan, args, device, threads, interrupt };
+                let n_processes = jobs * args.nproc;
+                let threads =
+                    args.machine.threads.or((n_processes > 1).then(|| (cores / n_processes).max(1)));
+                let on = Worker { plan, args, device, first_device, threads, interrupt };
                 let take = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
                 while let (Ok(()), Some(cell)) = (interrupt.check(), take()) {
                     let outcome = cell.run(&on);
