@@ -15,6 +15,7 @@ fn main() {
         .std("c++17")
         .warnings(false)
         .define("USE_C10D", None)
+        .include(std::env::var("DEP_TALENT_TORCH_EXT_INCLUDE").unwrap_or_default())
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .file("csrc/c10d.cpp");

@@ -17,6 +17,8 @@ fn main() {
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     let lib = PathBuf::from(lib);
     println!("cargo:libtorch_lib={}", lib.display());
+    // For other crates' bindings: `guarded.h`.
+    println!("cargo:include={}/csrc", env!("CARGO_MANIFEST_DIR"));
     let Some(root) = lib.parent() else { return };
     cc::Build::new()
         .cpp(true)

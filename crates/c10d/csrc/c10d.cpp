@@ -3,6 +3,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <cstdlib>
+#include <cstring>
 
 // Of c10: messages below this level are not printed.
 C10_API extern int FLAGS_caffe2_log_level;

@@ -1,3 +1,9 @@
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        Self::Libtorch(error.to_string())
+    }
+}
+
 /// Why processes cannot work together, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

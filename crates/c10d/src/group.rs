@@ -113,17 +113,26 @@ impl Group {
         result
     }
 
+    /// An operation on a tensor in place, which the engines want whole in memory.
+    fn in_place(
+        &self,
+        xs: &mut Tensor,
+        body: impl FnOnce(&RawGroup, &Tensor) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let whole = tch::no_grad(|| xs.contiguous());
+        self.operation(|engines| body(engines.of(&whole), &whole))?;
+        if !xs.is_contiguous() {
+            tch::no_grad(|| xs.copy_(&whole));
+        }
+        Ok(())
+    }
+
     /// Reduces a tensor over all processes, in place.
     ///
     /// # Errors
     /// When a process is lost.
     pub fn all_reduce(&self, xs: &mut Tensor, how: Reduce) -> Result<(), Error> {
-        let whole = tch::no_grad(|| xs.contiguous());
-        self.operation(|engines| engines.of(&whole).all_reduce(&whole, how as std::ffi::c_int))?;
-        if !xs.is_contiguous() {
-            tch::no_grad(|| xs.copy_(&whole));
-        }
-        Ok(())
+        self.in_place(xs, |group, whole| group.all_reduce(whole, how as std::ffi::c_int))
     }
 
     /// Overwrites a tensor with that of the process `root`, in place.
@@ -131,12 +140,7 @@ impl Group {
     /// # Errors
     /// When a process is lost.
     pub fn broadcast(&self, xs: &mut Tensor, root: usize) -> Result<(), Error> {
-        let whole = tch::no_grad(|| xs.contiguous());
-        self.operation(|engines| engines.of(&whole).broadcast(&whole, root))?;
-        if !xs.is_contiguous() {
-            tch::no_grad(|| xs.copy_(&whole));
-        }
-        Ok(())
+        self.in_place(xs, |group, whole| group.broadcast(whole, root))
     }
 
     /// The tensors of all processes, in their order.
@@ -155,14 +159,8 @@ impl Group {
     /// # Errors
     /// When a process is lost.
     pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-        let read =
-            |tensor: Tensor| Vec::<i64>::try_from(tensor).map_err(|error| Error::Libtorch(error.to_string()));
-        let lengths: Vec<i64> = self
-            .all_gather(&Tensor::from_slice(&[bytes.len() as i64]))?
-            .into_iter()
-            .map(read)
-            .collect::<Result<Vec<_>, _>>()?
-            .concat();
+        let lengths = self.all_gather(&Tensor::from_slice(&[bytes.len() as i64]))?;
+        let lengths: Vec<i64> = lengths.into_iter().map(i64::try_from).collect::<Result<_, _>>()?;
         let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
         if longest == 0 {
             return Ok(vec![Vec::new(); self.size()]);
@@ -171,8 +169,7 @@ impl Group {
         padded.resize(longest, 0);
         let all = self.all_gather(&Tensor::from_slice(&padded))?;
         let cut = |(tensor, length): (Tensor, i64)| {
-            let mut bytes =
-                Vec::<u8>::try_from(tensor).map_err(|error| Error::Libtorch(error.to_string()))?;
+            let mut bytes = Vec::<u8>::try_from(tensor)?;
             bytes.truncate(length as usize);
             Ok(bytes)
         };
@@ -299,5 +296,5 @@ fn device_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
 pub fn reduce_scalar(group: &Group, value: f64, how: Reduce) -> Result<f64, Error> {
     let mut xs = Tensor::from(value).to_kind(Kind::Double);
     group.all_reduce(&mut xs, how)?;
-    f64::try_from(xs).map_err(|error| Error::Libtorch(error.to_string()))
+    Ok(f64::try_from(xs)?)
 }

@@ -1,4 +1,5 @@
 #include "talent_torch.h"
+#include "guarded.h"
 #include "layers.h"
 
 #include <ATen/ATen.h>
@@ -8,26 +9,13 @@
 #include <torch/version.h>
 
 #include <cstring>
-#include <exception>
 #include <vector>
+
+using talent::guarded;
 
 namespace {
 
 char *copy_text(const char *text) { return strdup(text); }
-
-// Runs `body`; a C++ exception becomes the returned message, because it must not cross into Rust.
-template <typename Body> char *guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &error) {
-    return copy_text(error.what_without_backtrace());
-  } catch (const std::exception &error) {
-    return copy_text(error.what());
-  } catch (...) {
-    return copy_text("unknown C++ exception");
-  }
-}
 
 at::Tensor &tensor(void *pointer) { return *static_cast<at::Tensor *>(pointer); }
 

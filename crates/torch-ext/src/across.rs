@@ -30,25 +30,17 @@ pub fn set_processes(processes: Option<Arc<dyn Processes>>) {
     CURRENT.set(processes);
 }
 
-fn current() -> Option<Arc<dyn Processes>> {
-    CURRENT.with_borrow(Option::clone)
+/// The processes whose batches are one, if they are more than this.
+pub(crate) fn others() -> Option<Arc<dyn Processes>> {
+    CURRENT.with_borrow(Option::clone).filter(|processes| processes.size() > 1)
 }
 
 /// A value added up over all processes, and how many they are; no gradient. One process has its own.
 pub fn total(xs: &Tensor) -> (Tensor, usize) {
-    match current() {
-        Some(processes) if processes.size() > 1 => {
-            let mut sum = xs.detach().copy();
-            processes.add(&mut sum);
-            (sum, processes.size())
-        }
-        _ => (xs.detach(), 1),
-    }
-}
-
-/// The processes whose batches are one, if they are more than this.
-pub(crate) fn others() -> Option<Arc<dyn Processes>> {
-    current().filter(|processes| processes.size() > 1)
+    let Some(processes) = others() else { return (xs.detach(), 1) };
+    let mut sum = xs.detach().copy();
+    processes.add(&mut sum);
+    (sum, processes.size())
 }
 
 /// A tensor added up over all processes, differentiable: if each process has a loss and theirs together is the sum, the

@@ -246,6 +246,11 @@ fn finished_step(run: &Path) -> Option<u64> {
     serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
 }
 
+/// All parameters and buffers.
+fn tensors(model: &Talent) -> impl Iterator<Item = Tensor> + use<> {
+    model.store().entries().into_iter().map(|(_, entry)| entry.tensor)
+}
+
 /// What the leading process does alone: takes the run's folder, and fills model and optimiser with the state to go on from.
 fn begin(
     experiment: &Experiment,
@@ -303,15 +308,16 @@ impl<'a> Run<'a> {
         };
         let whole = per_epoch * cfg.train.epochs;
         let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
-        let at = processes.leaders(begun.as_ref().map(|(_, at)| at.clone()))?;
-        let finished = begun.is_some() && finished_step(&options.run_dir) == Some(at.step);
-        if at.step >= n_steps && !at.evaluation_due && processes.leaders(Some(finished))? {
+        let (at, finished) = processes.leaders(
+            begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
+        )?;
+        if at.step >= n_steps && !at.evaluation_due && finished {
             return Ok(None);
         }
-        let entries = experiment.model.store().entries().into_iter().map(|(_, entry)| entry.tensor);
-        processes.share(entries.chain(adam.state().into_iter().map(|(_, tensor)| tensor)).collect())?;
+        let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
+        processes.share(tensors(&experiment.model).chain(moments).collect())?;
         let output = match begun {
-            Some((lock, at)) => {
+            Some((lock, _)) => {
                 let matmul = cfg.train.precision.measured_kind(experiment.device)?;
                 let mut environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
                 environment["processes"] = processes.size().into();
@@ -619,8 +625,7 @@ impl<'a> Run<'a> {
             self.writer().save_model(&checkpoints.last(), &self.at)?;
             load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
         }
-        let best = self.experiment.model.store().entries().into_iter().map(|(_, entry)| entry.tensor);
-        self.experiment.processes.share(best.collect())?;
+        self.experiment.processes.share(tensors(&self.experiment.model).collect())?;
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();

@@ -13,6 +13,7 @@ use super::memory::peak_mib;
 use super::{Report, Timing};
 use crate::batch::TrainTensors;
 use crate::cli::ConfigArgs;
+use crate::config::Config;
 use crate::experiment::Experiment;
 use crate::optim::adam;
 use crate::precision::LossScaler;
@@ -31,10 +32,13 @@ pub(crate) struct NetworkBenchArgs {
 }
 
 impl NetworkBenchArgs {
-    fn open(&self, n_samples: usize) -> Result<(Experiment, Batch)> {
+    /// The config and the device.
+    fn set_up(&self) -> Result<(Config, Device)> {
         ensure!(self.batch_size > 0, "--batch-size must be positive");
-        let cfg = self.config.load_for_bench()?;
-        let device = self.timing.machine.set_up()?;
+        Ok((self.config.load_for_bench()?, self.timing.machine.set_up()?))
+    }
+
+    fn open((cfg, device): (Config, Device), n_samples: usize) -> Result<(Experiment, Batch)> {
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
         let batch = random_batch(n_samples, experiment.shape());
         Ok((experiment, batch))
@@ -73,19 +77,19 @@ fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
 
 /// Times optimiser steps.
 pub(crate) fn bench_step(args: &NetworkBenchArgs) -> Result<()> {
-    let cfg = args.config.load_for_bench()?;
-    let processes = Processes::join(&cfg, args.timing.machine.set_up()?)?;
-    processes.carry_out(|| time_steps(args, &processes))
+    let (cfg, device) = args.set_up()?;
+    let processes = Processes::join(&cfg, device)?;
+    processes.carry_out(|| time_steps(args, (cfg, device), &processes))
 }
 
-fn time_steps(args: &NetworkBenchArgs, processes: &Processes) -> Result<()> {
+fn time_steps(args: &NetworkBenchArgs, on: (Config, Device), processes: &Processes) -> Result<()> {
     let n_processes = processes.size();
     ensure!(
         args.batch_size.is_multiple_of(n_processes),
         "--batch-size {} cannot be divided among {n_processes} processes",
         args.batch_size
     );
-    let (experiment, batch) = args.open(args.batch_size / n_processes)?;
+    let (experiment, batch) = NetworkBenchArgs::open(on, args.batch_size / n_processes)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let mut adam = adam(model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
@@ -104,7 +108,7 @@ fn time_steps(args: &NetworkBenchArgs, processes: &Processes) -> Result<()> {
 
 /// Times inference without what comes before and after the network.
 pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
-    let (experiment, batch) = args.open(args.batch_size)?;
+    let (experiment, batch) = NetworkBenchArgs::open(args.set_up()?, args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float);
     let measured = args.timing.measure(*device, || {
