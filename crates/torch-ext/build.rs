@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
     "csrc/dropout.cpp",
     "csrc/linear.cpp",
     "csrc/product.cpp",
     "csrc/talent_torch.cpp",
+    "csrc/transfer.cpp",
 ];
 
 fn main() {

@@ -257,10 +257,10 @@ impl ImageBlock {
         mode: Mode,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let tokens = tokens + self.attend(&self.norm1.forward(tokens)) * &self.ls1;
+        let tokens = tokens.addcmul(&self.attend(&self.norm1.forward(tokens)), &self.ls1);
         let normed = self.norm2.forward(&tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        let Some((adapter, gate)) = &self.adapter else { return tokens + hidden * &self.ls2 };
+        let Some((adapter, gate)) = &self.adapter else { return tokens.addcmul(&hidden, &self.ls2) };
         let _span = trace_span!("adapters").entered();
         let update = adapter.forward_shared(&normed, image_of, words, mode, observe) * gate;
         rows_of(&tokens, image_of) + (rows_of(&hidden, image_of) + update) * &self.ls2

@@ -61,7 +61,7 @@ fn blocks(target: &Tensor, logits: &[i64]) -> (Tensor, Tensor) {
     let members = |n_pixels: i64, n_logits: i64| {
         let owner = (Tensor::arange(n_pixels, (Kind::Int64, device)) * n_logits)
             .divide_scalar_mode(n_pixels, "floor");
-        owner.one_hot(n_logits).to_kind(kind) // pixels, logits
+        owner.unsqueeze(1).eq_tensor(&Tensor::arange(n_logits, (Kind::Int64, device))).to_kind(kind) // pixels, logits
     };
     let (size, [rows, columns]) = (target.size(), [logits[2], logits[3]]);
     let (height, width) = (size[2], size[3]);

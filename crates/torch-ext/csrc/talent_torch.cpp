@@ -1,6 +1,7 @@
 #include "talent_torch.h"
 #include "guarded.h"
 #include "layers.h"
+#include "transfer.h"
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -125,6 +126,20 @@ char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state,
     *result = new at::Tensor(talent::custom_gradient(list, tensor(value), state, gradient, release));
   });
 }
+
+char *talent_upload(void *host, int device_index, void **result) {
+  return guarded([&] { *result = new at::Tensor(talent::upload(tensor(host), device(device_index))); });
+}
+
+char *talent_download_start(void *xs, void **download) {
+  return guarded([&] { *download = new talent::Download(tensor(xs)); });
+}
+
+char *talent_download_wait(void *download, void **result) {
+  return guarded([&] { *result = new at::Tensor(static_cast<talent::Download *>(download)->wait()); });
+}
+
+void talent_download_free(void *download) { delete static_cast<talent::Download *>(download); }
 
 char *talent_version(char **text) {
   return guarded([&] { *text = copy_text(TORCH_VERSION); });

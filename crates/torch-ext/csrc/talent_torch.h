@@ -25,6 +25,11 @@ char *talent_dropout(void *xs, double probability, void **result);
 // The value, differentiable in the inputs by `gradient`. Takes over `state`, which `release` frees.
 char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
                              void (*release)(void *), void **result);
+// Copies of a host's tensor to a device and back that need not be over on return.
+char *talent_upload(void *host, int device_index, void **result);
+char *talent_download_start(void *xs, void **download);
+char *talent_download_wait(void *download, void **result);
+void talent_download_free(void *download);
 char *talent_version(char **text);
 void talent_free(char *text);
 }

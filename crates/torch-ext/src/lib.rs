@@ -9,6 +9,7 @@
 //! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
 //! - [`generator`]: state of the random generators, for resuming;
 //! - [`Adam`] with its state in the open, and the fused operations below it ([`fused`]);
+//! - [`upload`] and [`Download`]: copies to and from a device that nobody waits for;
 //! - [`version`] and [`peak_device_bytes`].
 
 pub mod across;
@@ -21,6 +22,7 @@ mod init;
 pub mod layers;
 mod shim;
 mod store;
+mod transfer;
 
 pub use adam::{Adam, AdamConfig, AdamGroup, AdamStateError};
 pub use autocast::Autocast;
@@ -28,6 +30,7 @@ pub use custom_gradient::custom_gradient;
 pub use init::Init;
 pub use shim::ShimError;
 pub use store::{Entry, Path, Role, Store, StoreError};
+pub use transfer::{Download, upload};
 
 /// The version of the libtorch in use, for example `2.11.0`.
 ///

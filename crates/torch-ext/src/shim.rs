@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -62,6 +63,10 @@ unsafe extern "C" {
         release: extern "C" fn(*mut c_void),
         result: *mut *mut C_tensor,
     ) -> *mut c_char;
+    fn talent_upload(host: *mut C_tensor, device_index: c_int, result: *mut *mut C_tensor) -> *mut c_char;
+    fn talent_download_start(xs: *mut C_tensor, download: *mut *mut c_void) -> *mut c_char;
+    fn talent_download_wait(download: *mut c_void, result: *mut *mut C_tensor) -> *mut c_char;
+    fn talent_download_free(download: *mut c_void);
     fn talent_version(text: *mut *mut c_char) -> *mut c_char;
     fn talent_free(text: *mut c_void);
 }
@@ -279,6 +284,51 @@ pub(crate) fn custom_gradient(
             &mut result,
         ))?;
         Ok(Tensor::from_ptr(result))
+    }
+}
+
+pub(crate) fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) -> Result<Tensor, ShimError> {
+    let n: i64 = shape.iter().product();
+    assert_eq!(n, values.len() as i64, "shape {shape:?} for {} values", values.len());
+    let mut result = std::ptr::null_mut();
+    // SAFETY: the view has the size of the values and does not outlive them; the shim copies what it shows and stores a new
+    // tensor, which `from_ptr` takes over.
+    unsafe {
+        let view = Tensor::from_blob(values.as_ptr().cast(), &[n], &[1], T::KIND, Device::Cpu).view(shape);
+        check(talent_upload(view.as_ptr().cast_mut(), device_index(device), &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+/// A `talent::Download`.
+#[derive(Debug)]
+pub(crate) struct Download(*mut c_void);
+
+// SAFETY: a tensor and an event, which any thread may use, and this type lends to one at a time.
+unsafe impl Send for Download {}
+
+impl Download {
+    pub(crate) fn start(xs: &Tensor) -> Result<Self, ShimError> {
+        let mut download = std::ptr::null_mut();
+        // SAFETY: a valid handle, and a pointer that is valid for writes.
+        check(unsafe { talent_download_start(xs.as_ptr().cast_mut(), &mut download) })?;
+        Ok(Self(download))
+    }
+
+    pub(crate) fn wait(&self) -> Result<Tensor, ShimError> {
+        let mut result = std::ptr::null_mut();
+        // SAFETY: the object lives as long as this one; the shim stores a new tensor, which `from_ptr` takes over.
+        unsafe {
+            check(talent_download_wait(self.0, &mut result))?;
+            Ok(Tensor::from_ptr(result))
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // SAFETY: made by `start`, freed once.
+        unsafe { talent_download_free(self.0) }
     }
 }
 

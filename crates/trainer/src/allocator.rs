@@ -4,7 +4,7 @@
 
 use std::ffi::c_long;
 
-use libmimalloc_sys::{mi_collect, mi_option_set_default, mi_option_t};
+use libmimalloc_sys::{mi_collect, mi_option_get, mi_option_set, mi_option_set_default, mi_option_t};
 
 /// `mi_option_purge_delay`, which the bindings do not name: milliseconds after which freed memory goes back.
 const PURGE_DELAY: mi_option_t = 15;
@@ -17,8 +17,18 @@ pub fn keep_memory_between_steps() {
     unsafe { mi_option_set_default(PURGE_DELAY, LONG) }
 }
 
-/// Gives all freed memory back to the system.
-pub(crate) fn give_back() {
-    // SAFETY: may be called at any time.
-    unsafe { mi_collect(true) }
+/// Runs something with all freed memory given back to the system, before and as it goes, so that what is resident is what is
+/// in use.
+pub(crate) fn giving_back<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: may be called at any time; the numbers are one that the allocator reads.
+    let usual = unsafe {
+        let usual = mi_option_get(PURGE_DELAY);
+        mi_option_set(PURGE_DELAY, 0);
+        mi_collect(true);
+        usual
+    };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { mi_option_set(PURGE_DELAY, usual) }
+    result
 }

@@ -1,8 +1,10 @@
 //! Plain buffers to tensors: the only place where data meets libtorch.
 
+use anyhow::Result;
 use refcoco::evaluation::EvalBatch;
 use refcoco::{Batch, SampleShape};
 use tch::{Device, Kind, Tensor};
+use torch_ext::upload;
 
 /// A training batch on its device.
 #[derive(Debug)]
@@ -19,27 +21,27 @@ pub(crate) struct TrainTensors {
     pub(crate) valid: Tensor,
 }
 
-fn images(data: &[f32], n: i64, channels: i64, shape: SampleShape, device: Device) -> Tensor {
+fn images(data: &[f32], n: i64, channels: i64, shape: SampleShape, device: Device) -> Result<Tensor> {
     let side = shape.input_size as i64;
-    Tensor::from_slice(data).view([n, channels, side, side]).to_device(device)
+    Ok(upload(data, &[n, channels, side, side], device)?)
 }
 
-fn ids(data: &[i64], n: i64, shape: SampleShape, device: Device) -> Tensor {
-    Tensor::from_slice(data).view([n, shape.word_len as i64]).to_device(device)
+fn ids(data: &[i64], n: i64, shape: SampleShape, device: Device) -> Result<Tensor> {
+    Ok(upload(data, &[n, shape.word_len as i64], device)?)
 }
 
 impl TrainTensors {
     /// - kind: of the network
-    pub(crate) fn new(batch: &Batch, device: Device, kind: Kind) -> Self {
+    pub(crate) fn new(batch: &Batch, device: Device, kind: Kind) -> Result<Self> {
         let (n, shape) = (batch.n as i64, batch.shape);
-        Self {
-            images: images(&batch.images, n, 3, shape, device).to_kind(kind),
-            masks: images(&batch.masks, n, 1, shape, device).to_kind(kind),
-            words: ids(&batch.words, n, shape, device),
-            positives: ids(&batch.positive_words, n, shape, device),
-            negatives: ids(&batch.negative_words, n, shape, device),
-            valid: Tensor::from_slice(&batch.valid).to_device(device),
-        }
+        Ok(Self {
+            images: images(&batch.images, n, 3, shape, device)?.to_kind(kind),
+            masks: images(&batch.masks, n, 1, shape, device)?.to_kind(kind),
+            words: ids(&batch.words, n, shape, device)?,
+            positives: ids(&batch.positive_words, n, shape, device)?,
+            negatives: ids(&batch.negative_words, n, shape, device)?,
+            valid: upload(&batch.valid, &[n], device)?,
+        })
     }
 
     /// A run of samples.
@@ -68,14 +70,14 @@ pub(crate) struct EvalTensors {
 }
 
 impl EvalTensors {
-    pub(crate) fn new(batch: &EvalBatch, device: Device) -> Self {
+    pub(crate) fn new(batch: &EvalBatch, device: Device) -> Result<Self> {
         let n = batch.items.len() as i64;
         let image_of: Vec<i64> = batch.image_of.iter().map(|&place| place as i64).collect();
         let m = image_of.iter().max().map_or(0, |last| last + 1);
-        Self {
-            images: images(&batch.images, m, 3, batch.shape, device),
-            image_of: Tensor::from_slice(&image_of).to_device(device),
-            words: ids(&batch.words, n, batch.shape, device),
-        }
+        Ok(Self {
+            images: images(&batch.images, m, 3, batch.shape, device)?,
+            image_of: upload(&image_of, &[n], device)?,
+            words: ids(&batch.words, n, batch.shape, device)?,
+        })
     }
 }

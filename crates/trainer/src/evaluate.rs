@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use refcoco::Mask;
 use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
 use tch::Tensor;
+use torch_ext::Download;
 
 use crate::batch::EvalTensors;
 use crate::config::{Precision, Selection};
@@ -64,11 +65,11 @@ pub(crate) fn evaluate_queries(
     let mut places = places.into_iter();
     // The maps of one batch are warped back and measured while the network is at the next.
     let done = std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel::<(EvalBatch, Vec<f32>)>(1);
+        let (sender, receiver) = sync_channel::<(EvalBatch, Download)>(1);
         let measuring = scope.spawn(move || {
             let mut done = Vec::new();
             for (batch, maps) in receiver {
-                let measured = measure(&batch, &maps, threshold);
+                let measured = measure(&batch, &values(maps)?, threshold);
                 for ((item, (activation, map)), place) in batch.items.iter().zip(measured).zip(&mut places) {
                     visit(place, Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
                     done.push((place, evaluated(dataset, &item.query, activation)));
@@ -77,7 +78,7 @@ pub(crate) fn evaluate_queries(
                     progress.advance(batch.items.len() as u64, "");
                 }
             }
-            done
+            Ok::<_, anyhow::Error>(done)
         });
         let predicted = (|| {
             for batch in batches {
@@ -86,9 +87,9 @@ pub(crate) fn evaluate_queries(
                     experiment.interrupt.check()?;
                 }
                 let batch = batch?;
-                let maps =
-                    probabilities(experiment, &EvalTensors::new(&batch, experiment.device), precision)?;
-                // Fails only if measuring panicked, which joining it reports.
+                let tensors = EvalTensors::new(&batch, experiment.device)?;
+                let maps = probabilities(experiment, &tensors, precision)?;
+                // Fails only if measuring did, which joining it reports.
                 if sender.send((batch, maps)).is_err() {
                     break;
                 }
@@ -98,7 +99,7 @@ pub(crate) fn evaluate_queries(
         drop(sender);
         let done =
             measuring.join().map_err(|panic| anyhow!("measuring the predictions: {}", message(&*panic)));
-        predicted.and(done)
+        predicted.and(done.flatten())
     })?;
     if processes.size() > 1 {
         processes.check(&experiment.interrupt)?;
@@ -128,12 +129,12 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, 
         .collect()
 }
 
-/// Probabilities over the network's input square, `n * S * S` values.
+/// Probabilities over the network's input square, `[n, S, S]`, on their way to the host.
 pub(crate) fn probabilities(
     experiment: &Experiment,
     batch: &EvalTensors,
     precision: Precision,
-) -> Result<Vec<f32>> {
+) -> Result<Download> {
     let side = experiment.cfg.model.input_size;
     let maps = tch::no_grad(|| -> Result<Tensor> {
         let logits = {
@@ -142,7 +143,12 @@ pub(crate) fn probabilities(
         };
         Ok(talent::probabilities(&logits, side))
     })?;
-    Vec::<f32>::try_from(maps.contiguous().view([-1])).context("probabilities")
+    Ok(Download::start(&maps)?)
+}
+
+/// The values of probabilities that have arrived, row-major.
+pub(crate) fn values(maps: Download) -> Result<Vec<f32>> {
+    Vec::<f32>::try_from(maps.wait()?.contiguous().view([-1])).context("probabilities")
 }
 
 /// Evaluates a whole split of one data set.

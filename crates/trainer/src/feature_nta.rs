@@ -58,7 +58,7 @@ pub(crate) fn feature_nta(
     let mut found: Vec<(String, Vec<Option<f64>>)> = Vec::new();
     for batch in batches {
         let batch = batch?;
-        let tensors = EvalTensors::new(&batch, experiment.device);
+        let tensors = EvalTensors::new(&batch, experiment.device)?;
         let maps = tch::no_grad(|| -> Result<Vec<(String, Tensor)>> {
             let _guard = precision.autocast(experiment.device)?;
             Ok(answers(experiment, &tensors))

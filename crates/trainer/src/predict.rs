@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::batch::EvalTensors;
-use crate::evaluate::probabilities;
+use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
 use crate::files::write_atomically;
 
@@ -60,7 +60,7 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let words = Tensor::from_slice(&ids).view([1, -1]).to_device(device);
     let image_of = Tensor::zeros([1], (Kind::Int64, device));
     let batch = EvalTensors { images: pixels, image_of, words };
-    let square = probabilities(&experiment, &batch, experiment.cfg.train.precision)?;
+    let square = values(probabilities(&experiment, &batch, experiment.cfg.train.precision)?)?;
     let map = letterbox.map_to_image(&square);
     let threshold = experiment.cfg.eval.threshold;
     let mask = Mask::above(image.width, image.height, &map, threshold);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use refcoco::Batch;
 use talent::{Talent, Triplet};
 use tch::{Device, Kind, Tensor};
-use torch_ext::Adam;
+use torch_ext::{Adam, Download};
 use tracing::trace_span;
 
 use crate::batch::TrainTensors;
@@ -24,11 +24,32 @@ pub(crate) struct StepReport {
     pub(crate) updated: bool,
 }
 
-/// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is waited for once, when all
-/// of it is queued.
+/// A step whose work the device has been asked for, if it has not done it already.
+#[derive(Debug)]
+pub(crate) struct QueuedStep {
+    names: Vec<&'static str>,
+    /// The losses, and whether the parameters were left alone.
+    values: Download,
+    /// One float32 on the device: 1 if this step or one before it left the parameters alone, otherwise 0.
+    failed: Tensor,
+}
+
+impl QueuedStep {
+    /// Waits for the step, not for work that was queued after it.
+    pub(crate) fn report(self) -> Result<StepReport> {
+        let mut values = Vec::<f64>::try_from(self.values.wait()?)?;
+        let updated = values.pop() == Some(0.0);
+        let finite = updated && values.iter().all(|value| value.is_finite());
+        Ok(StepReport { losses: self.names.into_iter().zip(values).collect(), finite, updated })
+    }
+}
+
+/// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for: reading
+/// the report after the next step is queued keeps it busy.
 ///
 /// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
 /// - factor: on the learning rates
+/// - before: a step whose report is not known yet: if it failed, this one leaves the parameters alone, too
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn train_step(
     model: &Talent,
@@ -36,11 +57,12 @@ pub(crate) fn train_step(
     device: Device,
     processes: &Processes,
     adam: &mut Adam,
-    scaler: &mut LossScaler,
+    scaler: &LossScaler,
     batch: &Batch,
     factor: f64,
-) -> Result<StepReport> {
-    let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()));
+    before: Option<&QueuedStep>,
+) -> Result<QueuedStep> {
+    let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()))?;
     let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
     let part_size = (batch.n / n_parts) as i64;
     let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
@@ -62,18 +84,18 @@ pub(crate) fn train_step(
     }
     let _span = trace_span!("optimiser").entered();
     processes.mean(adam.grads())?;
-    let found_inf = scaler.unscale(&adam.grads(), device)?;
+    let mut failed = scaler.unscale(&adam.grads(), device)?;
+    if let Some(before) = before {
+        failed = failed.maximum(&before.failed);
+    }
     if cfg.train.clip_norm > 0.0 {
         let _ = adam.clip(cfg.train.clip_norm);
     }
-    adam.step_unless(factor, Some(&found_inf))?;
+    adam.step_unless(factor, Some(&failed))?;
 
     let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
-    let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([found_inf]);
+    let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
     let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
-    let mut values = Vec::<f64>::try_from(processes.mean_of(Tensor::stack(&values, 0))?)?;
-    let updated = values.pop() == Some(0.0);
-    scaler.update(updated);
-    let finite = updated && values.iter().all(|value| value.is_finite());
-    Ok(StepReport { losses: names.into_iter().zip(values).collect(), finite, updated })
+    let values = Download::start(&processes.mean_of(Tensor::stack(&values, 0))?)?;
+    Ok(QueuedStep { names, values, failed })
 }

@@ -63,6 +63,11 @@ impl Conv2d {
         }
     }
 
+    /// The matrix of a 1x1 kernel, `[out, in]`, and the bias, `[out]`.
+    pub fn matrix(&self) -> (Tensor, Option<&Tensor>) {
+        (self.weight.flatten(1, 3), self.bias.as_ref())
+    }
+
     /// Applies a 1x1 kernel with its matrix transposed.
     ///
     /// - xs: `[batch, out, height, width]`, result `[batch, in, height, width]`

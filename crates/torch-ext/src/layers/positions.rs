@@ -3,11 +3,12 @@ use tch::{Device, Kind, Tensor};
 /// Sinusoidal codes of a sequence, `[1, length, width]`: sine and cosine of `k w_i` interleaved,
 /// `w_i = exp(-2 i ln(10000) / width)`. Computed in float32.
 pub fn sequence_positions(width: i64, length: i64, (kind, device): (Kind, Device)) -> Tensor {
-    let host = (Kind::Float, Device::Cpu);
-    let exponent = Tensor::arange(width / 2, host) * 2.0 * (-(10000.0_f64.ln()) / width as f64);
-    let steps = Tensor::arange(length, host).unsqueeze(1) * exponent.exp();
+    // On the device: a copy from the host would wait for all that the device has been asked for.
+    let single = (Kind::Float, device);
+    let exponent = Tensor::arange(width / 2, single) * 2.0 * (-(10000.0_f64.ln()) / width as f64);
+    let steps = Tensor::arange(length, single).unsqueeze(1) * exponent.exp();
     let codes = Tensor::stack(&[steps.sin(), steps.cos()], -1); // length, width/2, 2
-    codes.reshape([1, length, width]).to_kind(kind).to_device(device)
+    codes.reshape([1, length, width]).to_kind(kind)
 }
 
 /// Sinusoidal codes of a grid, `[1, height * width, channels]`, row-major: the first half of the channels codes the

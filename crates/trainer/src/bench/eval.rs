@@ -12,10 +12,10 @@ use tch::{Kind, Tensor};
 use tracing::trace_span;
 
 use super::memory::peak_mib;
-use super::{Report, Timing};
+use super::{Pace, Report, Timing};
 use crate::batch::EvalTensors;
 use crate::cli::ConfigArgs;
-use crate::evaluate::probabilities;
+use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;
 
 #[derive(Debug, Args)]
@@ -57,7 +57,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(0);
     let image = RgbImage { width, height, data: (0..width * height * 3).map(|_| rng.random()).collect() };
     let expressions: Vec<&str> = EXPRESSIONS.iter().copied().cycle().take(args.batch_size).collect();
-    let measured = args.timing.measure(device, || {
+    let measured = args.timing.measure(Pace::Device, device, || {
         let span = trace_span!("data").entered();
         let letterbox = Letterbox::new(width, height, shape.input_size);
         let side = shape.input_size as i64;
@@ -73,7 +73,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
             words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
         };
         drop(span);
-        let maps = probabilities(&experiment, &batch, cfg.train.precision)?;
+        let maps = values(probabilities(&experiment, &batch, cfg.train.precision)?)?;
         let _span = trace_span!("masks").entered();
         for map in maps.chunks_exact(shape.input_size * shape.input_size) {
             let map = letterbox.map_to_image(map);

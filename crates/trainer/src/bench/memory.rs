@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tch::Device;
 
-use crate::allocator::give_back;
+use crate::allocator::giving_back;
 use crate::process::{peak_rss_mib, rss_mib};
 
 const UNKNOWN: &str = "/proc/self/status does not say how much memory is in use";
@@ -17,12 +17,13 @@ pub(crate) fn peak_mib(device: Device) -> Result<f64> {
     }
 }
 
-/// Most resident memory that `work` adds to what is resident before, in MiB.
+/// Most resident memory that `work` adds to what is resident before, in MiB; what it frees does not count.
 pub(crate) fn extra_mib(work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    give_back();
-    // 5 resets the high-water mark.
-    std::fs::write("/proc/self/clear_refs", "5").context("/proc/self/clear_refs")?;
-    let before = rss_mib().context(UNKNOWN)?;
-    work()?;
-    Ok((peak_rss_mib().context(UNKNOWN)? - before).max(0.0))
+    giving_back(|| {
+        // 5 resets the high-water mark.
+        std::fs::write("/proc/self/clear_refs", "5").context("/proc/self/clear_refs")?;
+        let before = rss_mib().context(UNKNOWN)?;
+        work()?;
+        Ok((peak_rss_mib().context(UNKNOWN)? - before).max(0.0))
+    })
 }

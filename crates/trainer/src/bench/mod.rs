@@ -92,19 +92,29 @@ impl Measured {
     }
 }
 
+/// Who sees to it that a run's time is that of its work on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// The device is waited for after every run.
+    Device,
+    /// Each run waits for the one before it, so that the device always has work.
+    Own,
+}
+
 impl Timing {
     /// Times `work`, which must not leave anything running on the device's queue that it does not need.
-    fn measure(&self, device: Device, mut work: impl FnMut() -> Result<()>) -> Result<Measured> {
+    fn measure(&self, pace: Pace, device: Device, mut work: impl FnMut() -> Result<()>) -> Result<Measured> {
         ensure!(self.repeats > 0, "--repeats must be positive");
         for _ in 0..self.warm_up {
             work()?;
         }
         let mut seconds = Vec::with_capacity(self.repeats);
+        let wait = || (pace == Pace::Device).then(|| synchronize(device));
         let mut timed = || -> Result<()> {
-            synchronize(device);
+            wait();
             let started = Instant::now();
             work()?;
-            synchronize(device);
+            wait();
             seconds.push(started.elapsed().as_secs_f64());
             Ok(())
         };

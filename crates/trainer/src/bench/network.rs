@@ -10,7 +10,7 @@ use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 
 use super::memory::peak_mib;
-use super::{Report, Timing};
+use super::{Pace, Report, Timing};
 use crate::batch::TrainTensors;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
@@ -18,7 +18,7 @@ use crate::experiment::Experiment;
 use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
-use crate::step::train_step;
+use crate::step::{QueuedStep, train_step};
 
 #[derive(Debug, Args)]
 pub(crate) struct NetworkBenchArgs {
@@ -93,11 +93,15 @@ fn time_steps(args: &NetworkBenchArgs, on: (Config, Device), processes: &Process
     let Experiment { cfg, device, model, .. } = &experiment;
     let mut adam = adam(model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
-    let measured = args.timing.measure(*device, || {
-        let report = train_step(model, cfg, *device, processes, &mut adam, &mut scaler, &batch, 1.0)?;
-        ensure!(report.finite || scaler.may_skip(), "the loss is not finite: {:?}", report.losses);
-        Ok(())
+    let mut queued: Option<QueuedStep> = None;
+    // As a run does it: a step is read when the next is queued, unless that one's scale depends on it.
+    let measured = args.timing.measure(Pace::Own, *device, || {
+        let before = queued.as_ref();
+        let step = train_step(model, cfg, *device, processes, &mut adam, &scaler, &batch, 1.0, before)?;
+        let over = if scaler.may_skip() { Some(step) } else { queued.replace(step) };
+        over.map_or(Ok(()), |step| check(step, &mut scaler))
     })?;
+    queued.map_or(Ok(()), |step| check(step, &mut scaler))?;
     // The products' rate is this process's.
     let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
     if !processes.leads() {
@@ -106,12 +110,19 @@ fn time_steps(args: &NetworkBenchArgs, on: (Config, Device), processes: &Process
     args.report("step", &experiment, &measured, flops)
 }
 
+fn check(step: QueuedStep, scaler: &mut LossScaler) -> Result<()> {
+    let report = step.report()?;
+    scaler.update(report.updated);
+    ensure!(report.finite || scaler.may_skip(), "the loss is not finite: {:?}", report.losses);
+    Ok(())
+}
+
 /// Times inference without what comes before and after the network.
 pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
     let (experiment, batch) = NetworkBenchArgs::open(args.set_up()?, args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
-    let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float);
-    let measured = args.timing.measure(*device, || {
+    let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float)?;
+    let measured = args.timing.measure(Pace::Device, *device, || {
         let _guard = cfg.train.precision.autocast(*device)?;
         let logits: Tensor = tch::no_grad(|| model.forward(&images, &words).logits);
         drop(logits);

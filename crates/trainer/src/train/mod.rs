@@ -1,0 +1,314 @@
+//! The training loop, to be read from top to bottom.
+
+mod finish;
+mod options;
+mod start;
+mod steps;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use data_cli::progress::Progress;
+use refcoco::training_mix::{TrainingMix, training_mix};
+use refcoco::{OnError, Plan, RefAt, sampler, training_batches};
+use talent::Talent;
+use talent::weights::Strictness;
+use tch::{Device, Tensor};
+use torch_ext::Adam;
+
+pub use self::options::{CheckpointEvery, Resume, RunOptions};
+use self::start::{begin, finished_step, refuse_used_folder};
+pub(crate) use self::start::{config_to_resume, stored_checkpoint};
+use self::steps::Unsettled;
+use crate::checkpoint::{self, Encoders, Position};
+use crate::config::{Config, Regime};
+use crate::events::EventFile;
+use crate::experiment::Experiment;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::optim::adam;
+use crate::processes::Processes;
+use crate::run_dir::{RunDir, environment};
+use crate::weights::load_encoders;
+
+/// Trains, evaluates and draws a run.
+///
+/// # Errors
+/// Anything that stops it; the message names the file, key or sample at fault. An interruption by a signal is one too.
+pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
+    let device = options.machine.set_up()?;
+    let processes = Processes::join(&cfg, device)?;
+    processes.carry_out(|| train_together(cfg, options, device, &processes))
+}
+
+fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: &Processes) -> Result<()> {
+    match &options.resume {
+        Resume::No if processes.leads() => refuse_used_folder(&options.run_dir)?,
+        Resume::From(path) if processes.leads() => {
+            ensure!(path.exists(), "--resume: there is no training state {}", path.display());
+        }
+        _ => {}
+    }
+    let mut experiment = Experiment::new(cfg, device, &options.data_root, processes)?;
+    let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
+    ensure!(!mix.refs.is_empty(), "there is nothing to train on");
+    processes.agree("the number of refs to train on", mix.refs.len())?;
+    processes.agree("--max-steps", options.max_steps)?;
+    if processes.size() > 1 {
+        ensure!(
+            experiment.cfg.data.on_error == OnError::Stop,
+            "data.on_error = \"skip\" needs one process: shares of a batch must be of one size"
+        );
+        let batch = &mix.refs[..experiment.cfg.train.batch_size.min(mix.refs.len())];
+        processes.share_of(batch, experiment.cfg.train.accumulate)?;
+    }
+    for position in 0..experiment.datasets.len() {
+        experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
+    }
+    let strictness = Strictness { allow_missing: options.allow_missing.clone() };
+    let mut encoders = load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
+    if options.embed_encoders || experiment.cfg.train.regime == Regime::Full {
+        encoders = Encoders::default();
+    }
+    let adam = adam(&experiment.model, &experiment.cfg.train);
+    experiment.interrupt = Interrupt::listen()?;
+    let Some(mut run) = Run::start(experiment, mix, adam, encoders, options)? else {
+        if processes.leads() {
+            eprintln!("{}: this run is finished", options.run_dir.display());
+        }
+        return Ok(());
+    };
+    run.announce();
+    let done = run.carry_out();
+    if processes.leads() && done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+        run.progress.clear();
+        eprintln!(
+            "interrupted; step {} is saved. Go on with: cargo xtask train --run-dir {} --resume auto",
+            run.at.step,
+            options.run_dir.display()
+        );
+    }
+    done
+}
+
+/// What a run leaves behind.
+struct Output {
+    dir: RunDir,
+    events: EventFile,
+}
+
+struct Run<'a> {
+    experiment: Experiment,
+    mix: TrainingMix,
+    adam: Adam,
+    options: &'a RunOptions,
+    /// Where the leading process writes.
+    output: Option<Output>,
+    encoders: Encoders,
+    at: Position,
+    /// The last step, while it has no record yet.
+    unsettled: Option<Unsettled>,
+    /// Steps of an epoch.
+    per_epoch: u64,
+    /// Step at which this run ends.
+    n_steps: u64,
+    progress: Progress,
+    last_saved: Instant,
+    started: Instant,
+}
+
+/// All parameters and buffers.
+fn tensors(model: &Talent) -> impl Iterator<Item = Tensor> + use<> {
+    model.store().entries().into_iter().map(|(_, entry)| entry.tensor)
+}
+
+impl<'a> Run<'a> {
+    /// `None`, with nothing touched, if there is nothing left to do.
+    fn start(
+        experiment: Experiment,
+        mix: TrainingMix,
+        mut adam: Adam,
+        encoders: Encoders,
+        options: &'a RunOptions,
+    ) -> Result<Option<Self>> {
+        let (cfg, processes) = (&experiment.cfg, &experiment.processes);
+        let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
+        let begun = match processes.leads() {
+            true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, options)?),
+            false => None,
+        };
+        let whole = per_epoch * cfg.train.epochs;
+        let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
+        let (at, finished) = processes.leaders(
+            begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
+        )?;
+        if at.step >= n_steps && !at.evaluation_due && finished {
+            return Ok(None);
+        }
+        let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
+        processes.share(tensors(&experiment.model).chain(moments).collect())?;
+        let output = match begun {
+            Some((lock, _)) => {
+                let matmul = cfg.train.precision.measured_kind(experiment.device)?;
+                let mut environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
+                environment["processes"] = processes.size().into();
+                let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
+                Some(Output { events: EventFile::create(dir.path())?, dir })
+            }
+            None => None,
+        };
+        let now = Instant::now();
+        let progress = match output {
+            Some(_) => Progress::new("training", n_steps, at.step),
+            None => Progress::hidden(),
+        };
+        Ok(Some(Self {
+            experiment,
+            mix,
+            adam,
+            options,
+            output,
+            encoders,
+            at,
+            unsettled: None,
+            per_epoch,
+            n_steps,
+            progress,
+            last_saved: now,
+            started: now,
+        }))
+    }
+
+    fn carry_out(&mut self) -> Result<()> {
+        while !self.is_finished() || self.at.evaluation_due {
+            self.epoch()?;
+        }
+        self.finish()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.at.step >= self.n_steps
+    }
+
+    fn announce(&self) {
+        let Some(output) = &self.output else { return };
+        let Experiment { cfg, device, datasets, .. } = &self.experiment;
+        let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
+        let n_leaking: usize = self.mix.n_leaking.iter().sum();
+        let n_without: usize = self.mix.n_without_expression.iter().sum();
+        eprintln!(
+            "{}: {} trained values on {device:?}, {} refs of {} (left out: {n_leaking} whose image is evaluated on, \
+             {n_without} without expression), {} steps of {} refs{}",
+            output.dir.path().display(),
+            self.adam.n_values(),
+            self.mix.refs.len(),
+            names.join(" + "),
+            self.n_steps,
+            cfg.train.batch_size.min(self.mix.refs.len()),
+            match self.experiment.processes.size() {
+                1 => String::new(),
+                n => format!(" in {n} processes"),
+            },
+        );
+    }
+
+    /// Trains to the end of the epoch or of the run, then evaluates and saves.
+    fn epoch(&mut self) -> Result<()> {
+        if !self.at.evaluation_due {
+            self.steps()?;
+            let epoch_ends = self.at.batch == self.per_epoch;
+            let every = self.experiment.cfg.eval.every_epochs;
+            self.at.evaluation_due =
+                self.is_finished() || (epoch_ends && (self.at.epoch + 1).is_multiple_of(every));
+        }
+        if self.at.evaluation_due {
+            // A run that is ended in its evaluation begins with it when it goes on.
+            self.save()?;
+            // Evaluation shows progress of its own.
+            self.progress.pauser().pause(|| self.validate())?;
+            self.at.evaluation_due = false;
+        }
+        if self.at.batch == self.per_epoch {
+            self.at.epoch += 1;
+            self.at.batch = 0;
+        }
+        self.save()?;
+        self.draw_curves()
+    }
+
+    /// Trains to the end of the epoch or of the run.
+    fn steps(&mut self) -> Result<()> {
+        let cfg = &self.experiment.cfg;
+        let (seed, epoch, batch_size) = (cfg.seed, self.at.epoch, cfg.train.batch_size);
+        let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
+        let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
+        let per_epoch = self.per_epoch;
+        let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
+        let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
+        let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
+        let shape = self.experiment.shape();
+        let plan = Plan { batches, seed, epoch, shape, prefetch: 3, on_error: cfg.data.on_error };
+        let loader = training_batches(
+            Arc::clone(&self.experiment.datasets),
+            Arc::clone(&self.experiment.tokenizer),
+            plan,
+        );
+        for batch in loader {
+            self.step(batch?)?;
+            if self.is_finished() || self.at.batch == per_epoch {
+                break;
+            }
+            if let Err(error) = self.experiment.processes.check(&self.experiment.interrupt) {
+                if error.is::<Interrupted>() {
+                    self.save()?;
+                }
+                return Err(error);
+            }
+            if self.checkpoint_due() {
+                self.save()?;
+            }
+        }
+        self.settle()
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        match self.options.checkpoint_every {
+            Some(CheckpointEvery::Steps(n)) => self.at.step.is_multiple_of(n),
+            Some(CheckpointEvery::Time(time)) => self.last_saved.elapsed() >= time,
+            None => false,
+        }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.settle()?;
+        let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
+        // The state says how many records there are, so they must be there first.
+        dir.sync_records()?;
+        self.at.n_records = dir.n_records();
+        let checkpoints = dir.checkpoints();
+        self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, &self.at)?;
+        checkpoints.keep(self.options.keep_checkpoints)?;
+        self.last_saved = Instant::now();
+        Ok(())
+    }
+
+    fn writer(&self) -> checkpoint::Writer<'_> {
+        let Experiment { model, cfg, .. } = &self.experiment;
+        checkpoint::Writer { model, config: cfg, encoders: &self.encoders }
+    }
+}
+
+/// Whole batches only, as the official loader drops the last incomplete one; a set smaller than a batch is one.
+fn batches_per_epoch(n_refs: usize, batch_size: usize) -> u64 {
+    (n_refs / batch_size.min(n_refs).max(1)).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incomplete_batches_are_dropped() {
+        assert_eq!((batches_per_epoch(100, 32), batches_per_epoch(20, 32)), (3, 1));
+    }
+}

@@ -1,0 +1,82 @@
+//! How a run is carried out.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::experiment::Machine;
+
+/// When to write checkpoints besides the ends of epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointEvery {
+    /// After so many steps.
+    Steps(u64),
+    /// After so much time.
+    Time(Duration),
+}
+
+impl std::str::FromStr for CheckpointEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail = || format!("`{text}` is neither a number of steps (500steps) nor of minutes (10m)");
+        let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let n: u64 = text[..split].parse().map_err(|_| fail())?;
+        match (n, &text[split..]) {
+            (0, _) => Err(fail()),
+            (n, "" | "steps" | "step") => Ok(Self::Steps(n)),
+            (n, "m") => Ok(Self::Time(Duration::from_secs(60 * n))),
+            _ => Err(fail()),
+        }
+    }
+}
+
+/// Where a run starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// From nothing; refuses a folder that holds a run.
+    No,
+    /// From the run folder's last checkpoint, or from nothing if it has none.
+    Auto,
+    /// From this run folder or checkpoint file.
+    From(PathBuf),
+}
+
+/// How to carry out a run; nothing here changes its result.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Device and threads.
+    pub machine: Machine,
+    /// Folder of the data sets.
+    pub data_root: PathBuf,
+    /// The run's folder.
+    pub run_dir: PathBuf,
+    /// Ends the run normally after this many steps.
+    pub max_steps: Option<u64>,
+    /// Tensors, by the beginning of their official names, that the encoders' files may lack.
+    pub allow_missing: Vec<String>,
+    /// When to write checkpoints.
+    pub checkpoint_every: Option<CheckpointEvery>,
+    /// How many training states are kept.
+    pub keep_checkpoints: usize,
+    /// Whether checkpoints also hold frozen encoders that came from a file.
+    pub embed_encoders: bool,
+    /// Whether a run may go on under another config.
+    pub allow_config_change: bool,
+    /// Where to start from.
+    pub resume: Resume,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoint_intervals() {
+        assert_eq!("500steps".parse(), Ok(CheckpointEvery::Steps(500)));
+        assert_eq!("7".parse(), Ok(CheckpointEvery::Steps(7)));
+        assert_eq!("10m".parse(), Ok(CheckpointEvery::Time(Duration::from_secs(600))));
+        for text in ["", "0", "m", "5h", "-3"] {
+            assert!(text.parse::<CheckpointEvery>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a run starts from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use torch_ext::Adam;
+
+use super::options::{Resume, RunOptions};
+use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position};
+use crate::config::{Config, differences};
+use crate::experiment::Experiment;
+use crate::precision::LossScaler;
+use crate::run_dir::{RunLock, records_file};
+use crate::weights::resume_official;
+
+/// Whether a training state is one of PyTorch's files rather than ours.
+fn is_official(path: &Path) -> bool {
+    path.extension().is_none_or(|extension| extension != "safetensors")
+}
+
+/// A run without `--resume` must not mix with one that is there.
+pub(super) fn refuse_used_folder(run: &Path) -> Result<()> {
+    let used = !Checkpoints::of(run).states()?.is_empty() || records_file(run).exists();
+    ensure!(
+        !used,
+        "{} already holds a run; go on with --resume auto, or choose another --run-dir",
+        run.display()
+    );
+    Ok(())
+}
+
+/// A training state to go on from.
+enum State {
+    /// One of PyTorch's files, which have no checksum of their own.
+    Official(PathBuf),
+    /// One of ours, verified, with what it says of itself.
+    Ours(PathBuf, Box<Meta>),
+}
+
+/// `None` for a start from nothing.
+fn find_state(options: &RunOptions) -> Result<Option<State>> {
+    let ours = |path: &Path| -> Result<State> {
+        Ok(State::Ours(path.to_path_buf(), Box::new(checkpoint::verify(path)?)))
+    };
+    let newest = |run: &Path| Checkpoints::of(run).newest(ours);
+    match &options.resume {
+        Resume::No => Ok(None),
+        Resume::Auto => newest(&options.run_dir),
+        Resume::From(path) if path.is_dir() => {
+            let found = newest(path)?;
+            ensure!(found.is_some(), "--resume: {} holds no training state", path.display());
+            Ok(found)
+        }
+        Resume::From(path) if is_official(path) => Ok(Some(State::Official(path.clone()))),
+        Resume::From(path) => ours(path).map(Some),
+    }
+}
+
+/// The config of the run that `--resume` names, for a command that names none.
+pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Result<Option<Config>> {
+    let of_run = |run: &Path| {
+        Checkpoints::of(run).newest(|path| {
+            checkpoint::read_meta(path)?.map(|meta| meta.config).context("it does not hold its config")
+        })
+    };
+    match resume {
+        Resume::No => Ok(None),
+        Resume::Auto => run_dir.map_or(Ok(None), of_run),
+        Resume::From(path) if path.is_dir() => of_run(path),
+        Resume::From(path) if path.is_file() && !is_official(path) => {
+            Ok(checkpoint::read_meta(path)?.map(|meta| meta.config))
+        }
+        Resume::From(_) => Ok(None),
+    }
+}
+
+/// The step whose model a run's `metrics.json`, the last file it writes, is about.
+pub(super) fn finished_step(run: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(run.join("metrics.json")).ok()?;
+    serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
+}
+
+/// What the leading process does alone: takes the run's folder, and fills model and optimiser with the state to go on from.
+pub(super) fn begin(
+    experiment: &Experiment,
+    per_epoch: u64,
+    adam: &mut Adam,
+    encoders: &Encoders,
+    options: &RunOptions,
+) -> Result<(RunLock, Position)> {
+    let cfg = &experiment.cfg;
+    // From here on nobody else works in this folder.
+    let lock = RunLock::take(&options.run_dir)?;
+    let mut at = Position::start(LossScaler::new(cfg.train.precision));
+    match find_state(options)? {
+        Some(State::Official(path)) => {
+            at.epoch = resume_official(&path, &experiment.model, adam)?;
+            at.step = at.epoch * per_epoch;
+            eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
+        }
+        Some(State::Ours(path, meta)) => {
+            refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
+            checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
+            eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
+            at = meta.position;
+            if meta.config.train.precision != cfg.train.precision {
+                at.scaler = LossScaler::new(cfg.train.precision);
+            }
+            at.batch = at.batch.min(per_epoch);
+            let own = Checkpoints::of(&options.run_dir);
+            if own.states()?.contains(&path) {
+                own.set_aside_after(at.step)?;
+            } else {
+                // Another run's records and best model stay with it.
+                (at.n_records, at.best_miou) = (0, None);
+            }
+        }
+        None => {}
+    }
+    Ok((lock, at))
+}
+
+/// A training state of another config is refused unless that is allowed.
+fn refuse_change(path: &Path, meta: &Meta, cfg: &Config, encoders: &Encoders, allowed: bool) -> Result<()> {
+    let mut changed = differences(&meta.config, cfg)?;
+    // Where the encoders lie does not matter, what they are does.
+    changed.retain(|line| !line.starts_with("weights."));
+    for (key, before, now) in [
+        ("weights.image", &meta.encoders.image, &encoders.image),
+        ("weights.text", &meta.encoders.text, &encoders.text),
+    ] {
+        if let (Some(before), Some(now)) = (before, now)
+            && before.sha256 != now.sha256
+        {
+            changed.push(format!("{key}: SHA-256 {} -> {}", before.sha256, now.sha256));
+        }
+    }
+    let shown = changed.join("; ");
+    ensure!(
+        changed.is_empty() || allowed,
+        "{}: the config differs: {shown}; go on all the same with --allow-config-change",
+        path.display()
+    );
+    if !changed.is_empty() {
+        eprintln!("warning: the run goes on under another config: {shown}");
+    }
+    Ok(())
+}
+
+/// The checkpoint that a command should read: a run folder's best one, or the file named.
+pub(crate) fn stored_checkpoint(run: Option<&PathBuf>, checkpoint: Option<&PathBuf>) -> Result<PathBuf> {
+    let file = match (run, checkpoint) {
+        (Some(run), None) => Checkpoints::of(run).best(),
+        (None, Some(file)) => file.clone(),
+        _ => bail!("name either --run DIR or --checkpoint FILE"),
+    };
+    ensure!(file.is_file(), "{}: there is no such checkpoint", file.display());
+    Ok(file)
+}

@@ -1,0 +1,165 @@
+//! Optimiser steps and their records.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use refcoco::{BadSample, Batch};
+use serde_json::{Value, json};
+use talent::Talent;
+use tch::{Device, Kind, Tensor};
+use torch_ext::generator;
+
+use super::{Output, Run};
+use crate::batch::TrainTensors;
+use crate::checkpoint;
+use crate::experiment::Experiment;
+use crate::optim::lr_factor;
+use crate::process;
+use crate::step::{QueuedStep, StepReport, train_step};
+
+/// A step without its record.
+pub(super) struct Unsettled {
+    outcome: Outcome,
+    batch: Batch,
+    /// Its samples that could not be read, for the record.
+    bad: Vec<Value>,
+    /// State of the random generator before it.
+    random: Tensor,
+    step: u64,
+    epoch: u64,
+    lr: f64,
+    seconds: f64,
+}
+
+enum Outcome {
+    Coming(QueuedStep),
+    Known(StepReport),
+}
+
+impl Run<'_> {
+    /// Queues one optimiser step, and settles the one before it, so that a GPU has work meanwhile.
+    pub(super) fn step(&mut self, batch: Batch) -> Result<()> {
+        let started = Instant::now();
+        let mut queued = self.queue(batch)?;
+        self.settle()?;
+        queued.seconds = started.elapsed().as_secs_f64();
+        self.unsettled = Some(queued);
+        Ok(())
+    }
+
+    fn queue(&mut self, batch: Batch) -> Result<Unsettled> {
+        let bad = self.note_bad_samples(&batch)?;
+        let Experiment { cfg, device, model, processes, .. } = &self.experiment;
+        let whole_run = self.per_epoch * cfg.train.epochs;
+        let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
+        processes.seed_step(cfg.seed, self.at.step);
+        let random = generator::state(Device::Cpu)?;
+        let before = self.unsettled.as_ref().and_then(|before| match &before.outcome {
+            Outcome::Coming(step) => Some(step),
+            Outcome::Known(_) => None,
+        });
+        let scaler = &mut self.at.scaler;
+        let outcome = if batch.n == 0 {
+            Outcome::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
+        } else {
+            let step =
+                train_step(model, cfg, *device, processes, &mut self.adam, scaler, &batch, factor, before)?;
+            if scaler.may_skip() {
+                // The next step's scale depends on it.
+                let report = step.report()?;
+                scaler.update(report.updated);
+                Outcome::Known(report)
+            } else {
+                Outcome::Coming(step)
+            }
+        };
+        self.at.step += 1;
+        self.at.batch += 1;
+        let (step, epoch, lr) = (self.at.step, self.at.epoch, cfg.train.lr * factor);
+        Ok(Unsettled { outcome, batch, bad, random, step, epoch, lr, seconds: 0.0 })
+    }
+
+    /// Counts and lists samples that could not be read; returns them for the record.
+    fn note_bad_samples(&mut self, batch: &Batch) -> Result<Vec<Value>> {
+        let limit = self.experiment.cfg.data.max_bad_samples;
+        for BadSample { name, error } in &batch.bad {
+            if self.at.bad_samples.insert(name.clone()) {
+                eprintln!("warning: {name} is skipped: {error}");
+            }
+            ensure!(
+                self.at.bad_samples.len() <= limit,
+                "more than {limit} samples cannot be read (data.max_bad_samples); the last is {name}: {error}"
+            );
+        }
+        Ok(batch.bad.iter().map(|BadSample { name, error }| json!({"ref": name, "error": error})).collect())
+    }
+
+    /// Waits for the last step, checks and records it. Afterwards nothing is on its way, as it must be before anything else
+    /// uses the model or is written.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let Some(Unsettled { outcome, batch, bad, random, step, epoch, lr, seconds }) = self.unsettled.take()
+        else {
+            return Ok(());
+        };
+        let StepReport { losses, finite, updated } = match outcome {
+            Outcome::Coming(step) => step.report()?,
+            Outcome::Known(report) => report,
+        };
+        let processes = &self.experiment.processes;
+        if !(finite || self.at.scaler.may_skip()) {
+            let dump = self.options.run_dir.join(match processes.rank() {
+                0 => "nonfinite.safetensors".to_owned(),
+                rank => format!("nonfinite-rank-{rank}.safetensors"),
+            });
+            dump_step(&dump, &self.experiment.model, &batch, random, step)?;
+            bail!(
+                "step {step}: loss or gradient is not finite: {losses:?}; refs {}; the batch and the parameters are in {}",
+                batch.refs.join(", "),
+                dump.display()
+            );
+        }
+        let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
+        self.progress.advance(1, &format!("epoch {}  loss {total:.4}  {seconds:.2} s/step", epoch + 1));
+        let Some(Output { dir, events }) = &mut self.output else { return Ok(()) };
+        let loss: serde_json::Map<String, Value> =
+            losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let mut record = json!({
+            "kind": "step", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "skipped": !updated,
+            "runtime": {
+                "seconds": seconds, "samples_per_s": (batch.n * processes.size()) as f64 / seconds, "rss_mib": process::rss_mib(),
+                "open_files": process::open_files(),
+            },
+        });
+        if !bad.is_empty() {
+            record["bad_samples"] = bad.into();
+        }
+        dir.record(&record)?;
+        let mut scalars: Vec<(String, f64)> =
+            losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
+        scalars.push(("lr".into(), lr));
+        events.scalars(step, &scalars)
+    }
+}
+
+/// Writes what is needed to repeat a step: the batch, the state of the random generator, and the parameters, which a step
+/// whose gradients are not finite, and one queued behind it, leave alone.
+fn dump_step(path: &Path, model: &Talent, batch: &Batch, random: Tensor, step: u64) -> Result<()> {
+    let TrainTensors { images, masks, words, positives, negatives, valid } =
+        TrainTensors::new(batch, Device::Cpu, Kind::Float)?;
+    let mut tensors: Vec<(String, Tensor)> =
+        model.trainable().into_iter().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
+    for (name, tensor) in [
+        ("images", images),
+        ("masks", masks),
+        ("words", words),
+        ("positives", positives),
+        ("negatives", negatives),
+        ("valid", valid),
+    ] {
+        tensors.push((format!("batch/{name}"), tensor));
+    }
+    tensors.push(("rng/cpu".into(), random));
+    let info = json!({"step": step, "refs": batch.refs});
+    checkpoint::write_tensors(path, tensors, ("talent_step", &info.to_string()))
+}
