@@ -21,6 +21,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Watch {
     meeting: Rendezvous,
+    /// To tell of failures and to ask who is at fault. It is there from the start: a new connection could take longer than
+    /// the others have patience, since libtorch asks the name service for each one's address.
+    store: RawStore,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,53 +32,42 @@ fn key(what: &str, rank: usize) -> String {
     format!("watch/{what}/{rank}")
 }
 
-fn connect(meeting: &Rendezvous, timeout: Duration) -> Result<RawStore, Error> {
-    RawStore::new(&meeting.host, meeting.port, false, timeout)
-}
-
 impl Watch {
     /// - operations: how many operations this process has begun
     pub(crate) fn start(meeting: Rendezvous, operations: Arc<AtomicU64>) -> Result<Self, Error> {
-        // A connection of its own: a store in which another thread waits answers nobody else.
-        let store = connect(&meeting, meeting.timeout)?;
+        // Connections of its own: a store in which another thread waits answers nobody else.
+        let connect = || RawStore::new(&meeting.host, meeting.port, false, meeting.timeout);
+        let (store, for_signs) = (connect()?, connect()?);
         let (stop, stopped) = channel::<()>();
         let rank = meeting.rank;
         let thread = std::thread::spawn(move || {
             for beat in 0_u64.. {
                 let sign = format!("{beat} {}", operations.load(Ordering::Relaxed));
                 // Once the store is gone there is nobody left to tell.
-                if store.set(&key("beat", rank), sign.as_bytes()).is_err()
+                if for_signs.set(&key("beat", rank), sign.as_bytes()).is_err()
                     || stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout)
                 {
                     return;
                 }
             }
         });
-        Ok(Self { meeting, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { meeting, store, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Tells the others why this process is about to end, if they can still be told.
     pub(crate) fn tell(&self, message: &str) {
-        if let Ok(store) = connect(&self.meeting, PATIENCE) {
-            let _ = store.set(&key("failure", self.meeting.rank), message.as_bytes());
-        }
+        let _ = self.store.set(&key("failure", self.meeting.rank), message.as_bytes());
     }
 
     /// Rank 0, with whom the store ends, waits until the others have read who is at fault.
     pub(crate) fn wait_for_readers(&self) {
-        if self.meeting.rank == 0
-            && let Ok(store) = connect(&self.meeting, PATIENCE)
-        {
-            self.wait_for_others(&store, &[]);
-        }
+        self.wait_for_others(&[]);
     }
 
     /// Who is to blame for an operation that failed here. Takes a few seconds.
     pub(crate) fn blame(&self) -> String {
         let (rank, size) = (self.meeting.rank, self.meeting.size);
-        let Ok(store) = connect(&self.meeting, PATIENCE) else {
-            return "rank 0 is gone".into();
-        };
+        let store = &self.store;
         let now = |rank: usize| -> Option<(u64, u64)> {
             let text = String::from_utf8(store.get(&key("beat", rank), PATIENCE).ok()?).ok()?;
             let (beat, operations) = text.split_once(' ')?;
@@ -101,11 +93,11 @@ impl Watch {
             None => "no rank is known to be at fault".into(),
         };
         let _ = store.set(&key("left", rank), b"");
-        self.wait_for_others(&store, &silent);
+        self.wait_for_others(&silent);
         answer
     }
 
-    fn wait_for_others(&self, store: &RawStore, silent: &[usize]) {
+    fn wait_for_others(&self, silent: &[usize]) {
         if self.meeting.rank != 0 {
             return;
         }
@@ -113,7 +105,7 @@ impl Watch {
         for other in (1..self.meeting.size).filter(|other| !silent.contains(other)) {
             let left = end.saturating_duration_since(Instant::now());
             // Whoever does not come to read is none to wait for any longer.
-            let _ = store.get(&key("left", other), left.max(Duration::from_millis(1)));
+            let _ = self.store.get(&key("left", other), left.max(Duration::from_millis(1)));
         }
     }
 }

@@ -135,11 +135,12 @@ fn a_sum_has_the_gradient_of_all_losses() {
 
 #[test]
 fn who_does_not_come_is_named() {
+    // libtorch asks the name service for the address of every connection, which can take 5 seconds.
     let started = Instant::now();
-    let error = Group::join(meeting(0, 2, free_port(), 5), Device::Cpu, &BTreeMap::new()).unwrap_err();
+    let error = Group::join(meeting(0, 2, free_port(), 12), Device::Cpu, &BTreeMap::new()).unwrap_err();
     assert!(matches!(error, Error::Absent { rank: 1, size: 2, .. }), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(30));
-    let error = Group::join(meeting(1, 2, free_port(), 5), Device::Cpu, &BTreeMap::new()).unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(60));
+    let error = Group::join(meeting(1, 2, free_port(), 2), Device::Cpu, &BTreeMap::new()).unwrap_err();
     assert!(error.to_string().contains("rank 1 of 2 cannot meet the others"), "{error}");
 }
 
