@@ -121,7 +121,6 @@ impl ImageEncoder {
         mode: Mode,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> [Tensor; 3] {
-        let side = images.size()[2] / self.cfg.patch_size;
         let mut tokens = self.embed_observed(images, observe);
         let mut taps = Vec::with_capacity(3);
         let mut spread = false;
@@ -137,10 +136,19 @@ impl ImageEncoder {
             }
         }
         let batch = words.size()[0];
-        [&taps[0], &taps[1], &self.norm.forward(&tokens)].map(|tokens| {
-            let tokens =
-                if tokens.size()[0] == batch { tokens.shallow_clone() } else { rows_of(tokens, image_of) };
+        let of_all = |tokens: &Tensor| {
+            if tokens.size()[0] == batch { tokens.shallow_clone() } else { rows_of(tokens, image_of) }
+        };
+        self.levels([&of_all(&taps[0]), &of_all(&taps[1])], &of_all(&tokens))
+    }
+
+    /// The three levels of features from the tokens that the tapped blocks and the last block end with.
+    ///
+    /// - taps, last: `[batch, 1 + registers + patches, D]` each; result as of [`ImageEncoder::forward`]
+    pub fn levels(&self, taps: [&Tensor; 2], last: &Tensor) -> [Tensor; 3] {
+        [taps[0], taps[1], &self.norm.forward(last)].map(|tokens| {
             let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
+            let side = (patches.size()[2] as f64).sqrt().round() as i64;
             patches.reshape([-1, self.cfg.width, side, side])
         })
     }

@@ -9,6 +9,7 @@ mod decoder;
 mod flops;
 mod model;
 mod projector;
+mod recompute;
 pub mod weights;
 
 pub use backbone::{Gate, PositionRule, Stage};

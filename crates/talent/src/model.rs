@@ -1,4 +1,4 @@
-use backbone::{Gate, ImageEncoder, Stage, TextEncoder};
+use backbone::{Gate, ImageEncoder, Stage, TextEncoder, TextOutput};
 use rca::{Neck, NeckConfig, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
@@ -62,11 +62,21 @@ pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
 }
 
 /// Encoded sentences.
-struct Sentence<'a> {
+pub(crate) struct Sentence<'a> {
     ids: &'a Tensor,
-    words: Tensor,
+    pub(crate) words: Tensor,
     state: Tensor,
     contrast: Option<[Tensor; 2]>,
+}
+
+impl<'a> Sentence<'a> {
+    /// - text: of sentences, positives and negatives
+    pub(crate) fn of_triplet(ids: &Triplet<'a>, text: &TextOutput) -> Self {
+        let b = ids.words.size()[0];
+        let states = text.state.split(b, 0);
+        let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
+        Self { ids: ids.words, words: text.words.narrow(0, 0, b), state: states[0].shallow_clone(), contrast }
+    }
 }
 
 /// Which parameters train.
@@ -271,19 +281,18 @@ impl Talent {
         ids: &Triplet<'_>,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
-        let b = images.size()[0];
+        let text = self.encode_triplet(ids, observe);
+        self.forward_image(images, None, Sentence::of_triplet(ids, &text), Mode::Train, observe)
+    }
+
+    /// Sentences, positives and negatives as one batch.
+    pub(crate) fn encode_triplet(
+        &self,
+        ids: &Triplet<'_>,
+        observe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> TextOutput {
         let sentences = Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0);
-        let text =
-            trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe));
-        let states = text.state.split(b, 0);
-        let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
-        let sentence = Sentence {
-            ids: ids.words,
-            words: text.words.narrow(0, 0, b),
-            state: states[0].shallow_clone(),
-            contrast,
-        };
-        self.forward_image(images, None, sentence, Mode::Train, observe)
+        trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe))
     }
 
     fn forward_image(
@@ -294,9 +303,16 @@ impl Talent {
         mode: Mode,
         observe: &mut dyn FnMut(Stage, &Tensor),
     ) -> TalentOutput {
+        let levels = trace_span!("vision blocks")
+            .in_scope(|| self.image.forward_shared(images, image_of, &sentence.words, mode, observe));
+        self.forward_head(levels, sentence, mode)
+    }
+
+    /// Neck, decoder and projector.
+    ///
+    /// - taps: image features at three levels
+    pub(crate) fn forward_head(&self, taps: [Tensor; 3], sentence: Sentence<'_>, mode: Mode) -> TalentOutput {
         let Sentence { ids, words, state, contrast } = sentence;
-        let taps = trace_span!("vision blocks")
-            .in_scope(|| self.image.forward_shared(images, image_of, &words, mode, observe));
         let neck = trace_span!("neck").in_scope(|| self.neck.forward(&taps, &state, &words, mode));
         // Padding has id 0, which no word has.
         let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(0));

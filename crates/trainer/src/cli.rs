@@ -160,6 +160,9 @@ struct TrainArgs {
     /// End the run normally after so many steps
     #[arg(long)]
     max_steps: Option<u64>,
+    /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
+    #[arg(long)]
+    recompute: bool,
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
@@ -361,6 +364,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         data_root: args.data_root.clone(),
         run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
         max_steps: args.max_steps,
+        recompute: args.recompute,
         allow_missing: args.allow_missing.clone(),
         checkpoint_every: args.checkpoint_every,
         keep_checkpoints: args.keep_checkpoints,

@@ -253,4 +253,4 @@ pub(crate) fn local_device() -> Result<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use refcoco::Batch;
-use talent::{Talent, Triplet};
+use talent::{Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Adam, Download};
 use tracing::trace_span;
@@ -44,58 +44,136 @@ impl QueuedStep {
     }
 }
 
-/// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for: reading
-/// the report after the next step is queued keeps it busy.
-///
-/// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
-/// - factor: on the learning rates
-/// - before: a step whose report is not known yet: if it failed, this one leaves the parameters alone, too
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn train_step(
-    model: &Talent,
-    cfg: &Config,
-    device: Device,
-    processes: &Processes,
-    adam: &mut Adam,
-    scaler: &LossScaler,
-    batch: &Batch,
-    factor: f64,
-    before: Option<&QueuedStep>,
-) -> Result<QueuedStep> {
-    let whole = trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()))?;
-    let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
-    let part_size = (batch.n / n_parts) as i64;
-    let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
-    adam.zero_grad();
-    for part in 0..n_parts as i64 {
-        let part = whole.part(part * part_size, part_size);
-        let objective = {
-            let _guard = cfg.train.precision.autocast(device)?;
-            let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
-            objective(&model.forward_train(&part.images, &ids), &part, &cfg.loss)
-        };
-        trace_span!("backward").in_scope(|| scaler.scale(&(&objective.total / n_parts as f64)).backward());
-        for (name, value) in objective.terms.into_iter().chain([("total", objective.total.detach())]) {
-            match sums.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sum)) => *sum += value,
-                None => sums.push((name, value)),
+/// What the steps of a run have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    pub(crate) model: &'a Talent,
+    pub(crate) cfg: &'a Config,
+    pub(crate) device: Device,
+    pub(crate) processes: &'a Processes,
+    /// Whether the image encoder's blocks are computed again in the backward pass, to save memory.
+    pub(crate) recompute: bool,
+}
+
+impl Steps<'_> {
+    /// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for:
+    /// reading the report after the next step is queued keeps it busy.
+    ///
+    /// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
+    /// - factor: on the learning rates
+    /// - before: a step whose report is not known yet: if it failed, this one leaves the parameters alone, too
+    pub(crate) fn queue(
+        &self,
+        adam: &mut Adam,
+        scaler: &LossScaler,
+        batch: &Batch,
+        factor: f64,
+        before: Option<&QueuedStep>,
+    ) -> Result<QueuedStep> {
+        let Self { model, cfg, device, processes, .. } = *self;
+        let whole =
+            trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()))?;
+        let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
+        let part_size = (batch.n / n_parts) as i64;
+        let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
+        adam.zero_grad();
+        for part in 0..n_parts as i64 {
+            let part = whole.part(part * part_size, part_size);
+            for (name, value) in self.add_gradients(&part, |loss| scaler.scale(&(loss / n_parts as f64)))? {
+                match sums.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => sums.push((name, value)),
+                }
             }
         }
-    }
-    let _span = trace_span!("optimiser").entered();
-    processes.mean(adam.grads())?;
-    let mut failed = scaler.unscale(&adam.grads(), device)?;
-    if let Some(before) = before {
-        failed = failed.maximum(&before.failed);
-    }
-    if cfg.train.clip_norm > 0.0 {
-        let _ = adam.clip(cfg.train.clip_norm);
-    }
-    adam.step_unless(factor, Some(&failed))?;
+        let _span = trace_span!("optimiser").entered();
+        processes.mean(adam.grads())?;
+        let mut failed = scaler.unscale(&adam.grads(), device)?;
+        if let Some(before) = before {
+            failed = failed.maximum(&before.failed);
+        }
+        if cfg.train.clip_norm > 0.0 {
+            let _ = adam.clip(cfg.train.clip_norm);
+        }
+        adam.step_unless(factor, Some(&failed))?;
 
-    let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
-    let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
-    let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
-    let values = Download::start(&processes.mean_of(Tensor::stack(&values, 0))?)?;
-    Ok(QueuedStep { names, values, failed })
+        let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
+        let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
+        let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
+        let values = Download::start(&processes.mean_of(Tensor::stack(&values, 0))?)?;
+        Ok(QueuedStep { names, values, failed })
+    }
+
+    /// Forward and backward pass; returns the loss terms, and the total before `scaled`.
+    fn add_gradients(
+        &self,
+        part: &TrainTensors,
+        scaled: impl FnOnce(&Tensor) -> Tensor,
+    ) -> Result<Vec<(&'static str, Tensor)>> {
+        let Self { model, cfg, device, recompute, .. } = *self;
+        let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
+        let mut terms = Vec::new();
+        let loss = |output: &TalentOutput| {
+            let objective = objective(output, part, &cfg.loss);
+            terms = objective.terms;
+            terms.push(("total", objective.total.detach()));
+            scaled(&objective.total)
+        };
+        if recompute {
+            model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
+        } else {
+            let guard = cfg.train.precision.autocast(device)?;
+            let total = loss(&model.forward_train(&part.images, &ids));
+            drop(guard);
+            trace_span!("backward").in_scope(|| total.backward());
+        }
+        Ok(terms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::network::random_batch;
+    use crate::optim::adam;
+    use crate::processes::tests::DRAWING;
+    use refcoco::SampleShape;
+
+    /// Parameters by name.
+    fn parameters(model: &Talent) -> Vec<Tensor> {
+        model.trainable().into_iter().map(|(_, tensor)| tensor.detach().copy()).collect()
+    }
+
+    #[test]
+    fn a_step_behind_a_failed_one_leaves_the_parameters_alone() {
+        let cfg = Config::tiny();
+        let model = {
+            let _guard = DRAWING.lock().unwrap();
+            Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap()
+        };
+        let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
+        let scaler = LossScaler::new(cfg.train.precision);
+        let steps =
+            Steps { model: &model, cfg: &cfg, device: Device::Cpu, processes: &processes, recompute: false };
+        let shape =
+            SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+        let good = random_batch(2, shape);
+        let mut bad = random_batch(2, shape);
+        bad.images[7] = f32::NAN;
+        let start = parameters(&model);
+        let same = |others: &[Tensor]| parameters(&model).iter().zip(others).all(|(a, b)| a.equal(b));
+
+        let failed = steps.queue(&mut adam, &scaler, &bad, 1.0, None).unwrap();
+        let behind = steps.queue(&mut adam, &scaler, &good, 1.0, Some(&failed)).unwrap();
+        let report = failed.report().unwrap();
+        assert!(!report.finite && !report.updated);
+        assert!(!behind.report().unwrap().updated);
+        assert!(same(&start));
+
+        // The running statistics of batch norms are spoiled by now; those of a batch are not.
+        let before = steps.queue(&mut adam, &scaler, &good, 1.0, None).unwrap();
+        let report = steps.queue(&mut adam, &scaler, &good, 1.0, Some(&before)).unwrap().report().unwrap();
+        assert!(report.finite && report.updated && before.report().unwrap().updated);
+        assert!(!same(&start));
+    }
 }

@@ -20,13 +20,15 @@ pub use positions::{grid_positions, sequence_positions};
 pub enum Mode {
     /// Training.
     Train,
+    /// Training, computed once more for the backward pass: running statistics stay as they are.
+    Recompute,
     /// Inference.
     Eval,
 }
 
 impl Mode {
-    /// Whether this is [`Mode::Train`].
+    /// Whether it takes batch statistics and drops out.
     pub fn is_train(self) -> bool {
-        self == Self::Train
+        self != Self::Eval
     }
 }

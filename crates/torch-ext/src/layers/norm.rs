@@ -40,17 +40,19 @@ impl BatchNorm {
     /// Training normalises with the batch's biased variance and moves the running statistics (unbiased variance)
     /// towards the batch's by a tenth. The batch is that of all processes which [`across`] knows of.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        if mode.is_train() {
+        if mode == Mode::Train {
             let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
-            if let Some(processes) = across::others() {
-                return self.forward_across(xs, &processes);
-            }
         }
+        if let (true, Some(processes)) = (mode.is_train(), across::others()) {
+            return self.forward_across(xs, mode, &processes);
+        }
+        // Without running statistics none are moved.
+        let running = (mode != Mode::Recompute).then_some((&self.running_mean, &self.running_var));
         xs.batch_norm(
             Some(&self.weight),
             Some(&self.bias),
-            Some(&self.running_mean),
-            Some(&self.running_var),
+            running.map(|(mean, _)| mean),
+            running.map(|(_, variance)| variance),
             mode.is_train(),
             MOMENTUM,
             self.eps,
@@ -58,10 +60,13 @@ impl BatchNorm {
         )
     }
 
-    fn forward_across(&self, xs: &Tensor, processes: &Arc<dyn Processes>) -> Tensor {
+    fn forward_across(&self, xs: &Tensor, mode: Mode, processes: &Arc<dyn Processes>) -> Tensor {
         let statistics = tch::no_grad(|| {
             let wide = xs.to_kind(self.running_mean.kind());
             let statistics = Statistics::of(&wide, &**processes);
+            if mode == Mode::Recompute {
+                return statistics;
+            }
             let unbiased = &statistics.squares / (&statistics.count - 1.0_f64).clamp_min(1.0);
             for (running, new) in [(&self.running_mean, &statistics.mean), (&self.running_var, &unbiased)] {
                 let _ = running.shallow_clone().g_mul_scalar_(1.0 - MOMENTUM).g_add_(&(new * MOMENTUM));
@@ -116,6 +121,8 @@ mod tests {
         assert!((value("running_var") - 1.1).abs() < 1e-6);
         assert_eq!(value("num_batches_tracked"), 1.0);
         let _ = norm.forward(&xs, Mode::Eval);
+        assert!(norm.forward(&xs, Mode::Recompute).equal(&Tensor::from_slice(&out).view([2, 1])));
+        assert!((value("running_mean") - 0.2).abs() < 1e-6);
         assert_eq!(value("num_batches_tracked"), 1.0);
     }
 

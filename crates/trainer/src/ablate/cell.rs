@@ -189,6 +189,9 @@ impl Cell {
         if let Some(steps) = args.max_steps {
             command.args(["--max-steps", &steps.to_string()]);
         }
+        if args.recompute {
+            command.arg("--recompute");
+        }
         let file_again = file.try_clone().with_context(|| log.display().to_string())?;
         let others = Others::start(&mut command, args.nproc, on.first_device)?;
         let child = command.stdout(file_again).stderr(file).spawn()?;

@@ -51,6 +51,9 @@ pub(crate) struct AblateArgs {
     /// End every cell normally after so many steps
     #[arg(long)]
     max_steps: Option<u64>,
+    /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
+    #[arg(long)]
+    recompute: bool,
     /// Folder of the cells' runs [default: runs/ablate-NAME]
     #[arg(long)]
     runs_dir: Option<PathBuf>,

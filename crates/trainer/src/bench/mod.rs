@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 pub(crate) use eval::{EvalBenchArgs, bench_eval};
 pub(crate) use loss::{LossBenchArgs, bench_loss};
-pub(crate) use network::{NetworkBenchArgs, bench_forward, bench_step};
+pub(crate) use network::{NetworkBenchArgs, StepBenchArgs, bench_forward, bench_step};
 
 use crate::bench::stages::{StageSeconds, watch};
 use crate::config::Precision;
@@ -31,7 +31,7 @@ pub(crate) enum Bench {
         args: Vec<String>,
     },
     /// Training steps: forward, losses, backward, update
-    Step(NetworkBenchArgs),
+    Step(StepBenchArgs),
     /// Inference of the network alone, every expression with an image of its own
     Forward(NetworkBenchArgs),
     /// Expressions of one image, from text to masks in the image's pixels

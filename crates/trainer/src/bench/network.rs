@@ -18,7 +18,7 @@ use crate::experiment::Experiment;
 use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
-use crate::step::{QueuedStep, train_step};
+use crate::step::{QueuedStep, Steps};
 
 #[derive(Debug, Args)]
 pub(crate) struct NetworkBenchArgs {
@@ -29,6 +29,15 @@ pub(crate) struct NetworkBenchArgs {
     batch_size: usize,
     #[command(flatten)]
     timing: Timing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StepBenchArgs {
+    #[command(flatten)]
+    network: NetworkBenchArgs,
+    /// Compute the image encoder's blocks again in the backward pass
+    #[arg(long)]
+    recompute: bool,
 }
 
 impl NetworkBenchArgs {
@@ -76,13 +85,17 @@ fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
 }
 
 /// Times optimiser steps.
-pub(crate) fn bench_step(args: &NetworkBenchArgs) -> Result<()> {
-    let (cfg, device) = args.set_up()?;
+pub(crate) fn bench_step(args: &StepBenchArgs) -> Result<()> {
+    let (cfg, device) = args.network.set_up()?;
     let processes = Processes::join(&cfg, device)?;
     processes.carry_out(|| time_steps(args, (cfg, device), &processes))
 }
 
-fn time_steps(args: &NetworkBenchArgs, on: (Config, Device), processes: &Processes) -> Result<()> {
+fn time_steps(
+    &StepBenchArgs { network: ref args, recompute }: &StepBenchArgs,
+    on: (Config, Device),
+    processes: &Processes,
+) -> Result<()> {
     let n_processes = processes.size();
     ensure!(
         args.batch_size.is_multiple_of(n_processes),
@@ -93,11 +106,12 @@ fn time_steps(args: &NetworkBenchArgs, on: (Config, Device), processes: &Process
     let Experiment { cfg, device, model, .. } = &experiment;
     let mut adam = adam(model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
+    let steps = Steps { model, cfg, device: *device, processes, recompute };
     let mut queued: Option<QueuedStep> = None;
     // As a run does it: a step is read when the next is queued, unless that one's scale depends on it.
     let measured = args.timing.measure(Pace::Own, *device, || {
         let before = queued.as_ref();
-        let step = train_step(model, cfg, *device, processes, &mut adam, &scaler, &batch, 1.0, before)?;
+        let step = steps.queue(&mut adam, &scaler, &batch, 1.0, before)?;
         let over = if scaler.may_skip() { Some(step) } else { queued.replace(step) };
         over.map_or(Ok(()), |step| check(step, &mut scaler))
     })?;

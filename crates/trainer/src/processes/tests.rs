@@ -19,10 +19,10 @@ use crate::evaluate::evaluate_split;
 use crate::experiment::{Experiment, open_datasets};
 use crate::optim::adam;
 use crate::precision::LossScaler;
-use crate::step::train_step;
+use crate::step::Steps;
 
 /// libtorch's random generator, which start values are drawn from, is one for all threads.
-static DRAWING: Mutex<()> = Mutex::new(());
+pub(crate) static DRAWING: Mutex<()> = Mutex::new(());
 
 /// What each of `size` processes returns.
 fn together<T: Send>(size: usize, work: impl Fn(Processes) -> T + Sync) -> Vec<T> {
@@ -63,7 +63,7 @@ fn choose(batch: &Batch, places: &[usize]) -> Batch {
     }
 }
 
-/// Loss terms, gradients, parameters and buffers after three steps.
+/// Loss terms, gradients, parameters and buffers after three steps. Two processes recompute, which must not change anything.
 fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<String, Vec<f64>> {
     let (start, model) = {
         let _guard = DRAWING.lock().unwrap();
@@ -87,11 +87,11 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     }
     let places: Vec<usize> = (0..whole.n).collect();
     let share = choose(&whole, &processes.share_of(&places, cfg.train.accumulate).unwrap());
+    let recompute = processes.size() == 2;
+    let steps = Steps { model: &model, cfg, device: Device::Cpu, processes, recompute };
     let mut found = BTreeMap::new();
     for step in 0..3 {
-        let queued =
-            train_step(&model, cfg, Device::Cpu, processes, &mut adam, &scaler, &share, 1.0, None).unwrap();
-        let report = queued.report().unwrap();
+        let report = steps.queue(&mut adam, &scaler, &share, 1.0, None).unwrap().report().unwrap();
         assert!(report.updated);
         found.extend(report.losses.iter().map(|(name, value)| (format!("{step} {name}"), vec![*value])));
     }

@@ -52,6 +52,8 @@ pub struct RunOptions {
     pub run_dir: PathBuf,
     /// Ends the run normally after this many steps.
     pub max_steps: Option<u64>,
+    /// Whether the image encoder's blocks are computed again in the backward pass, which takes less memory.
+    pub recompute: bool,
     /// Tensors, by the beginning of their official names, that the encoders' files may lack.
     pub allow_missing: Vec<String>,
     /// When to write checkpoints.

@@ -16,7 +16,7 @@ use crate::checkpoint;
 use crate::experiment::Experiment;
 use crate::optim::lr_factor;
 use crate::process;
-use crate::step::{QueuedStep, StepReport, train_step};
+use crate::step::{QueuedStep, StepReport, Steps};
 
 /// A step without its record.
 pub(super) struct Unsettled {
@@ -63,8 +63,8 @@ impl Run<'_> {
         let outcome = if batch.n == 0 {
             Outcome::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
         } else {
-            let step =
-                train_step(model, cfg, *device, processes, &mut self.adam, scaler, &batch, factor, before)?;
+            let steps = Steps { model, cfg, device: *device, processes, recompute: self.options.recompute };
+            let step = steps.queue(&mut self.adam, scaler, &batch, factor, before)?;
             if scaler.may_skip() {
                 // The next step's scale depends on it.
                 let report = step.report()?;

@@ -1,0 +1,123 @@
+//! Training passes that keep less: what the image encoder's blocks compute on the way is thrown away, and computed again
+//! block by block in the backward pass.
+
+use backbone::TextOutput;
+use tch::{Kind, Tensor};
+use torch_ext::layers::Mode;
+use torch_ext::{Autocast, ShimError, generator};
+use tracing::trace_span;
+
+use crate::model::{Sentence, Talent, TalentOutput, Triplet};
+
+/// A block's work, to be done again.
+struct Again {
+    block: usize,
+    /// The tokens that enter it.
+    tokens: Tensor,
+    /// The same as the head saw them, if they are tapped; holds the head's gradient.
+    tapped: Option<Tensor>,
+    /// State of the random generator before it.
+    random: Tensor,
+}
+
+impl Talent {
+    /// A training pass together with its backward pass: adds the gradients of `loss` to the trained parameters'. These,
+    /// buffers and random numbers are those of [`Talent::forward_train`] and a backward pass behind it, on the CPU to the
+    /// last bit. Of the image encoder's blocks only the inputs are kept, and their forward passes are done twice.
+    ///
+    /// - images: `[batch, 3, S, S]`, normalised
+    /// - products: dtype of the forward pass's matrix products, [`Kind::Float`] for full precision
+    /// - loss: a scalar from what the network computes
+    ///
+    /// # Errors
+    /// When libtorch cannot switch to the dtype or hand out the state of its random generator.
+    pub fn train_recomputing(
+        &self,
+        images: &Tensor,
+        ids: &Triplet<'_>,
+        products: Kind,
+        loss: impl FnOnce(&TalentOutput) -> Tensor,
+    ) -> Result<(), ShimError> {
+        let device = images.device();
+        let guard = Autocast::enable(device, products)?;
+        let text = self.encode_triplet(ids, &mut |_, _| {});
+        // The graph is cut behind the text encoder and around every block, and each piece differentiated by itself.
+        let given = TextOutput { words: cut(&text.words), state: cut(&text.state) };
+        let sentence = Sentence::of_triplet(ids, &given);
+        let words = sentence.words.shallow_clone();
+
+        let span = trace_span!("vision blocks").entered();
+        let blocks = self.image().blocks();
+        let embedded = self.image().embed(images);
+        let first =
+            if embedded.requires_grad() { 0 } else { self.first_trained_block().unwrap_or(blocks.len()) };
+        let mut tokens = embedded.detach();
+        let (mut work, mut seen) = (Vec::new(), Vec::<(usize, Tensor)>::new());
+        let tap_of = |seen: &[(usize, Tensor)], block: usize| {
+            seen.last().filter(|(tapped, _)| *tapped == block).map(|(_, tokens)| tokens.shallow_clone())
+        };
+        for (index, block) in blocks.iter().enumerate() {
+            if index >= first {
+                let tapped = index.checked_sub(1).and_then(|before| tap_of(&seen, before));
+                let random = generator::state(device)?;
+                work.push(Again { block: index, tokens: tokens.shallow_clone(), tapped, random });
+            }
+            tokens = tch::no_grad(|| block.forward(&tokens, &words, Mode::Train));
+            let is_last = index + 1 == blocks.len();
+            if is_last || self.config().image.taps.contains(&(index as i64)) {
+                seen.push((index, tokens.detach().set_requires_grad(index >= first)));
+            }
+        }
+        let last = seen[seen.len() - 1].1.shallow_clone();
+        let levels = self.image().levels([&seen[0].1, &seen[1].1], &last);
+        drop(span);
+        let output = self.forward_head(levels, sentence, Mode::Train);
+        let total = loss(&output);
+        drop((output, tokens, guard));
+
+        let _span = trace_span!("backward").entered();
+        total.backward();
+        drop(total);
+        let after = generator::state(device)?;
+        let mut by_output = last.grad();
+        for Again { block, tokens, tapped, random } in work.into_iter().rev() {
+            let tokens = tokens.set_requires_grad(block > first || embedded.requires_grad());
+            generator::set_state(device, &random)?;
+            let guard = Autocast::enable(device, products)?;
+            let output = blocks[block].forward(&tokens, &words, Mode::Recompute);
+            drop(guard);
+            // In one graph the tap's gradient, of later work, would come first; here, too.
+            let by_tap = tapped.and_then(|tapped| weighted(&tokens, &tapped.grad()));
+            differentiate([weighted(&output, &by_output), by_tap]);
+            by_output = tokens.grad();
+        }
+        generator::set_state(device, &after)?;
+        let by_text =
+            [weighted(&text.state, &given.state.grad()), weighted(&text.words, &given.words.grad())];
+        differentiate([weighted(&embedded, &by_output)]);
+        differentiate(by_text);
+        Ok(())
+    }
+
+    /// The first block of the image encoder with something that trains.
+    fn first_trained_block(&self) -> Option<usize> {
+        let index = |name: &str| name.strip_prefix("dinov2.blocks.")?.split('.').next()?.parse().ok();
+        self.trainable().iter().filter_map(|(name, _)| index(name)).min()
+    }
+}
+
+/// The same values without their past.
+fn cut(xs: &Tensor) -> Tensor {
+    xs.detach().set_requires_grad(xs.requires_grad())
+}
+
+/// A scalar whose gradient by `xs` is `gradient`; none where nothing depends on `xs`.
+fn weighted(xs: &Tensor, gradient: &Tensor) -> Option<Tensor> {
+    (xs.requires_grad() && gradient.defined()).then(|| (xs * gradient).sum(None))
+}
+
+fn differentiate(scalars: impl IntoIterator<Item = Option<Tensor>>) {
+    if let Some(sum) = scalars.into_iter().flatten().reduce(|sum, scalar| sum + scalar) {
+        sum.backward();
+    }
+}

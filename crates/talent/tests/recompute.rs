@@ -1,0 +1,94 @@
+//! Recomputing the image encoder's blocks must not change a bit of what a training pass leaves behind.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use common::miniature;
+use talent::{AdapterFusion, ModelConfig, Talent, TalentOutput, TrainedParts, Triplet};
+use tch::{Device, Kind, Tensor};
+use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
+use torch_ext::{Autocast, generator};
+
+/// The random generator is the process's.
+static DRAWING: Mutex<()> = Mutex::new(());
+
+fn loss(output: &TalentOutput) -> Tensor {
+    let neck = &output.neck;
+    let mask = output.logits.ones_like();
+    let valid = Tensor::ones([neck.sentence.size()[0]], (Kind::Float, Device::Cpu));
+    let [positive, negative] = output.contrast.as_ref().unwrap();
+    segmentation_loss(&output.logits, &mask).total()
+        + consistency_loss(&neck.fused[0], &(&neck.sentence * 30.0)).loss
+        + contrastive_loss(&neck.aggregated, positive, negative, &valid, 10.0)
+}
+
+/// Gradients, buffers, the loss and the state of the random generator after a pass.
+fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool) -> BTreeMap<String, Tensor> {
+    let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 5).unwrap();
+    model.train_only(parts);
+    tch::manual_seed(7);
+    let images = Tensor::randn([2, 3, cfg.input_size, cfg.input_size], (Kind::Float, Device::Cpu));
+    let ids = Tensor::randint(cfg.text.vocabulary, [3, 2, cfg.word_len], (Kind::Int64, Device::Cpu));
+    let ids = Triplet { words: &ids.get(0), positives: &ids.get(1), negatives: &ids.get(2) };
+    let mut found = BTreeMap::new();
+    let mut kept = |output: &TalentOutput| {
+        let loss = loss(output);
+        found.insert("loss".to_owned(), loss.detach());
+        loss
+    };
+    if recompute {
+        model.train_recomputing(&images, &ids, products, kept).unwrap();
+    } else {
+        let total = {
+            let _guard = Autocast::enable(Device::Cpu, products).unwrap();
+            kept(&model.forward_train(&images, &ids))
+        };
+        total.backward();
+    }
+    found.insert("random".to_owned(), generator::state(Device::Cpu).unwrap());
+    for (name, entry) in model.store().entries() {
+        if entry.tensor.grad().defined() {
+            found.insert(format!("gradient of {name}"), entry.tensor.grad());
+        }
+        found.insert(name, entry.tensor);
+    }
+    found
+}
+
+fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
+    let _guard = DRAWING.lock().unwrap();
+    let (kept, again) = (pass(cfg, parts, products, false), pass(cfg, parts, products, true));
+    assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+    for (name, value) in &kept {
+        assert!(value.equal(&again[name]), "{name}: {:?}", (value - &again[name]).abs().max());
+    }
+    let moved = |name: &str| f64::try_from(kept[name].abs().max()).unwrap() > 0.0;
+    assert!(moved("gradient of dinov2.blocks.1.adapter.cross.text_proj.weight"));
+    assert!(moved("gradient of txt_backbone.transformer.resblocks.1.adapter.D_fc1.weight"));
+}
+
+#[test]
+fn adapters_and_head() {
+    let mut cfg = miniature();
+    // Large enough for the fast products and attention; random draws inside the blocks and behind them.
+    cfg.input_size = 17 * cfg.image.patch_size;
+    (cfg.image.width, cfg.image.fusion_width) = (64, 16);
+    cfg.image.fusion = AdapterFusion::CrossAttention;
+    cfg.decoder.dropout = 0.1;
+    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::Float);
+    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::BFloat16);
+}
+
+#[test]
+fn everything() {
+    compare(&miniature(), TrainedParts::All, Kind::Float);
+}
+
+#[test]
+fn a_tapped_last_block() {
+    let mut cfg = miniature();
+    cfg.image.taps = [0, 3];
+    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::Float);
+}
