@@ -78,6 +78,8 @@ fn a_training_step() {
     let half = bench(&["step", "--preset", "tiny", "--batch-size", "4", "--precision", "bf16"]);
     assert_eq!(half["dtype"], "BFloat16");
     assert_eq!(half["flops"], report["flops"]);
+    let again = bench(&["step", "--preset", "tiny", "--batch-size", "4", "--recompute"]);
+    assert_eq!(again["flops"], report["flops"]);
 }
 
 #[test]
