@@ -22,6 +22,6 @@ impl ConvBlock {
 
     /// - xs: `[batch, in, height, width]`, result `[batch, out, height, width]`, not negative
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.norm.forward(&self.conv.forward(xs), mode).relu_()
+        self.norm.forward_relu(&self.conv.forward(xs), mode)
     }
 }

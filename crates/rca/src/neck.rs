@@ -112,6 +112,6 @@ impl TransposedBlock {
     }
 
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.norm.forward(&self.conv.forward_transposed(xs), mode).relu_()
+        self.norm.forward_relu(&self.conv.forward_transposed(xs), mode)
     }
 }

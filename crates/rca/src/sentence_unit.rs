@@ -72,11 +72,11 @@ impl SentenceUnit {
                 let tokens = pixels.flatten(2, 3).transpose(1, 2); // b hw c
                 let text = projection.forward(words);
                 let seen = attn.forward(&tokens, &text, &text, mode).transpose(1, 2).reshape([b, c, h, w]);
-                norm.forward(&(pixels * seen), mode).relu_()
+                norm.forward_relu(&(pixels * seen), mode)
             }
             Self::Multiply { txt_lin, norm } => {
                 let text = txt_lin.forward(sentence).unsqueeze(-1).unsqueeze(-1);
-                norm.forward(&(pixels * text), mode).relu_()
+                norm.forward_relu(&(pixels * text), mode)
             }
         }
     }
@@ -116,7 +116,7 @@ impl SentenceCostVolume {
         let (b, _, h, w) = pixels.size4().unwrap_or_else(|error| panic!("pixel features: {error}"));
         let text = self.txt_lin.forward(sentence).relu().unsqueeze(1); // b 1 c
         let cost = text.bmm(&pixels.flatten(2, 3)).view([b, 1, h, w]);
-        pixels * self.norm.forward(&self.out_conv.forward(&cost), mode).relu_()
+        pixels * self.norm.forward_relu(&self.out_conv.forward(&cost), mode)
     }
 }
 

@@ -90,6 +90,6 @@ impl Unit {
             Conv::Sentence(conv) => conv.forward(xs),
             Conv::Grid(conv) => conv.forward(xs),
         };
-        self.bn.forward(&ys, mode).relu_()
+        self.bn.forward_relu(&ys, mode)
     }
 }

@@ -60,6 +60,13 @@ impl BatchNorm {
         )
     }
 
+    /// As [`BatchNorm::forward`], with ReLU behind it.
+    pub fn forward_relu(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let mut normed = self.forward(xs, mode);
+        // Values with a gradient of their own cannot be changed in place.
+        if mode.is_train() { normed.relu() } else { normed.relu_() }
+    }
+
     fn forward_across(&self, xs: &Tensor, mode: Mode, processes: &Arc<dyn Processes>) -> Tensor {
         let statistics = tch::no_grad(|| {
             let wide = xs.to_kind(self.running_mean.kind());
@@ -120,7 +127,9 @@ mod tests {
         assert!((value("running_mean") - 0.2).abs() < 1e-6);
         assert!((value("running_var") - 1.1).abs() < 1e-6);
         assert_eq!(value("num_batches_tracked"), 1.0);
-        let _ = norm.forward(&xs, Mode::Eval);
+        let evaluated = norm.forward(&xs, Mode::Eval);
+        assert!(norm.forward_relu(&xs, Mode::Eval).equal(&evaluated.relu()));
+        assert!(norm.forward_relu(&xs, Mode::Recompute).equal(&norm.forward(&xs, Mode::Recompute).relu()));
         assert!(norm.forward(&xs, Mode::Recompute).equal(&Tensor::from_slice(&out).view([2, 1])));
         assert!((value("running_mean") - 0.2).abs() < 1e-6);
         assert_eq!(value("num_batches_tracked"), 1.0);
