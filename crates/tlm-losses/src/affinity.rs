@@ -61,7 +61,7 @@ struct Pulls {
 /// The rows of a sample to compute.
 enum Rows {
     All,
-    /// Those with a partner, int64.
+    /// Those with a partner, int64, not empty.
     Some(Tensor),
 }
 
@@ -96,13 +96,18 @@ impl Affinities {
         blocks(n, if self.at_once() { n } else { BLOCK })
     }
 
-    fn rows(&self, sample: i64) -> Rows {
+    /// None where no row has a partner.
+    fn rows(&self, sample: i64) -> Option<Rows> {
         if self.at_once() {
-            return Rows::All;
+            return Some(Rows::All);
         }
         let rows = self.partners.i((sample, .., 0)).ge(0).nonzero().squeeze_dim(1);
         // All rows cost the gradient two products of N x N, these cost three of rows x N.
-        if 3 * rows.size()[0] >= 2 * self.sizes().2 { Rows::All } else { Rows::Some(rows) }
+        match rows.size()[0] {
+            0 => None,
+            n if 3 * n >= 2 * self.sizes().2 => Some(Rows::All),
+            _ => Some(Rows::Some(rows)),
+        }
     }
 
     /// Memory for the unit vectors of n samples.
@@ -143,10 +148,7 @@ impl Affinities {
             let of_run = |xs: &Tensor| xs.narrow(0, first, n_samples);
             let (partners, at_partners, on_all) =
                 (of_run(&self.partners), of_run(&pulls.at_partners), of_run(&pulls.on_all));
-            let rows = self.rows(first);
-            if matches!(&rows, Rows::Some(rows) if rows.size()[0] == 0) {
-                continue;
-            }
+            let Some(rows) = self.rows(first) else { continue };
             let units = self.units(first, self.room(n_samples)).rows;
             match rows {
                 Rows::All => {
@@ -180,11 +182,10 @@ impl Affinities {
         for (first, n_samples) in self.runs() {
             let of_run = |xs: &Tensor| xs.narrow(0, first, n_samples);
             let mut share = of_run(&gradient);
-            let rows = self.rows(first);
-            if matches!(&rows, Rows::Some(rows) if rows.size()[0] == 0) {
+            let Some(rows) = self.rows(first) else {
                 let _ = share.zero_();
                 continue;
-            }
+            };
             // Until the gradient is known, its memory holds the unit vectors.
             let units = self.units(first, share.view([n_samples, n, c]));
             let at = of_run(&self.partners).clamp_min(0);

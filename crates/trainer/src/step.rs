@@ -24,23 +24,38 @@ pub(crate) struct StepReport {
     pub(crate) updated: bool,
 }
 
-/// A step whose work the device has been asked for, if it has not done it already.
+/// A step whose work the device has been asked for.
 #[derive(Debug)]
-pub(crate) struct QueuedStep {
-    names: Vec<&'static str>,
-    /// The losses, and whether the parameters were left alone.
-    values: Download,
-    /// One float32 on the device: 1 if this step or one before it left the parameters alone, otherwise 0.
-    failed: Tensor,
+pub(crate) enum QueuedStep {
+    /// It may be at work still.
+    Coming {
+        /// Of the losses.
+        names: Vec<&'static str>,
+        /// The losses, and whether the parameters were left alone.
+        values: Download,
+        /// One float32 on the device: 1 if this step or one before it left the parameters alone, otherwise 0.
+        failed: Tensor,
+    },
+    /// It is over.
+    Known(StepReport),
 }
 
 impl QueuedStep {
+    /// A step without samples.
+    pub(crate) fn empty() -> Self {
+        Self::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
+    }
+
     /// Waits for the step, not for work that was queued after it.
     pub(crate) fn report(self) -> Result<StepReport> {
-        let mut values = Vec::<f64>::try_from(self.values.wait()?)?;
+        let (names, values) = match self {
+            Self::Coming { names, values, .. } => (names, values),
+            Self::Known(report) => return Ok(report),
+        };
+        let mut values = Vec::<f64>::try_from(values.wait()?)?;
         let updated = values.pop() == Some(0.0);
         let finite = updated && values.iter().all(|value| value.is_finite());
-        Ok(StepReport { losses: self.names.into_iter().zip(values).collect(), finite, updated })
+        Ok(StepReport { losses: names.into_iter().zip(values).collect(), finite, updated })
     }
 }
 
@@ -57,7 +72,8 @@ pub(crate) struct Steps<'a> {
 
 impl Steps<'_> {
     /// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for:
-    /// reading the report after the next step is queued keeps it busy.
+    /// reading the report after the next step is queued keeps it busy. Only where the next step's scale depends on this
+    /// one's outcome is that known on return.
     ///
     /// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
     /// - factor: on the learning rates
@@ -65,7 +81,7 @@ impl Steps<'_> {
     pub(crate) fn queue(
         &self,
         adam: &mut Adam,
-        scaler: &LossScaler,
+        scaler: &mut LossScaler,
         batch: &Batch,
         factor: f64,
         before: Option<&QueuedStep>,
@@ -89,8 +105,8 @@ impl Steps<'_> {
         let _span = trace_span!("optimiser").entered();
         processes.mean(adam.grads())?;
         let mut failed = scaler.unscale(&adam.grads(), device)?;
-        if let Some(before) = before {
-            failed = failed.maximum(&before.failed);
+        if let Some(QueuedStep::Coming { failed: before, .. }) = before {
+            failed = failed.maximum(before);
         }
         if cfg.train.clip_norm > 0.0 {
             let _ = adam.clip(cfg.train.clip_norm);
@@ -101,7 +117,13 @@ impl Steps<'_> {
         let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
         let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
         let values = Download::start(&processes.mean_of(Tensor::stack(&values, 0))?)?;
-        Ok(QueuedStep { names, values, failed })
+        let step = QueuedStep::Coming { names, values, failed };
+        if !scaler.may_skip() {
+            return Ok(step);
+        }
+        let report = step.report()?;
+        scaler.update(report.updated);
+        Ok(QueuedStep::Known(report))
     }
 
     /// Forward and backward pass; returns the loss terms, and the total before `scaled`.
@@ -152,7 +174,7 @@ mod tests {
             Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap()
         };
         let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
-        let scaler = LossScaler::new(cfg.train.precision);
+        let mut scaler = LossScaler::new(cfg.train.precision);
         let steps =
             Steps { model: &model, cfg: &cfg, device: Device::Cpu, processes: &processes, recompute: false };
         let shape =
@@ -163,16 +185,17 @@ mod tests {
         let start = parameters(&model);
         let same = |others: &[Tensor]| parameters(&model).iter().zip(others).all(|(a, b)| a.equal(b));
 
-        let failed = steps.queue(&mut adam, &scaler, &bad, 1.0, None).unwrap();
-        let behind = steps.queue(&mut adam, &scaler, &good, 1.0, Some(&failed)).unwrap();
+        let failed = steps.queue(&mut adam, &mut scaler, &bad, 1.0, None).unwrap();
+        let behind = steps.queue(&mut adam, &mut scaler, &good, 1.0, Some(&failed)).unwrap();
         let report = failed.report().unwrap();
         assert!(!report.finite && !report.updated);
         assert!(!behind.report().unwrap().updated);
         assert!(same(&start));
 
         // The running statistics of batch norms are spoiled by now; those of a batch are not.
-        let before = steps.queue(&mut adam, &scaler, &good, 1.0, None).unwrap();
-        let report = steps.queue(&mut adam, &scaler, &good, 1.0, Some(&before)).unwrap().report().unwrap();
+        let before = steps.queue(&mut adam, &mut scaler, &good, 1.0, None).unwrap();
+        let report =
+            steps.queue(&mut adam, &mut scaler, &good, 1.0, Some(&before)).unwrap().report().unwrap();
         assert!(report.finite && report.updated && before.report().unwrap().updated);
         assert!(!same(&start));
     }

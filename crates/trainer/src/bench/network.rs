@@ -108,27 +108,24 @@ fn time_steps(
     let mut scaler = LossScaler::new(cfg.train.precision);
     let steps = Steps { model, cfg, device: *device, processes, recompute };
     let mut queued: Option<QueuedStep> = None;
-    // As a run does it: a step is read when the next is queued, unless that one's scale depends on it.
+    let may_skip = scaler.may_skip();
+    let check = |step: QueuedStep| -> Result<()> {
+        let report = step.report()?;
+        ensure!(report.finite || may_skip, "the loss is not finite: {:?}", report.losses);
+        Ok(())
+    };
+    // As a run does it: a step is read when the next is queued.
     let measured = args.timing.measure(Pace::Own, *device, || {
-        let before = queued.as_ref();
-        let step = steps.queue(&mut adam, &scaler, &batch, 1.0, before)?;
-        let over = if scaler.may_skip() { Some(step) } else { queued.replace(step) };
-        over.map_or(Ok(()), |step| check(step, &mut scaler))
+        let step = steps.queue(&mut adam, &mut scaler, &batch, 1.0, queued.as_ref())?;
+        queued.replace(step).map_or(Ok(()), check)
     })?;
-    queued.map_or(Ok(()), |step| check(step, &mut scaler))?;
+    queued.map_or(Ok(()), check)?;
     // The products' rate is this process's.
     let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
     if !processes.leads() {
         return Ok(());
     }
     args.report("step", &experiment, &measured, flops)
-}
-
-fn check(step: QueuedStep, scaler: &mut LossScaler) -> Result<()> {
-    let report = step.report()?;
-    scaler.update(report.updated);
-    ensure!(report.finite || scaler.may_skip(), "the loss is not finite: {:?}", report.losses);
-    Ok(())
 }
 
 /// Times inference without what comes before and after the network.

@@ -75,7 +75,7 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     }
     model.train_only(cfg.train.regime.into());
     let mut adam = adam(&model, &cfg.train);
-    let scaler = LossScaler::new(cfg.train.precision);
+    let mut scaler = LossScaler::new(cfg.train.precision);
     let shape =
         SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
     let mut whole = random_batch(cfg.train.batch_size, shape);
@@ -91,7 +91,7 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     let steps = Steps { model: &model, cfg, device: Device::Cpu, processes, recompute };
     let mut found = BTreeMap::new();
     for step in 0..3 {
-        let report = steps.queue(&mut adam, &scaler, &share, 1.0, None).unwrap().report().unwrap();
+        let report = steps.queue(&mut adam, &mut scaler, &share, 1.0, None).unwrap().report().unwrap();
         assert!(report.updated);
         found.extend(report.losses.iter().map(|(name, value)| (format!("{step} {name}"), vec![*value])));
     }

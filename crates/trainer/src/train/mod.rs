@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use data_cli::progress::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
-use refcoco::{OnError, Plan, RefAt, sampler, training_batches};
+use refcoco::{Batch, OnError, Plan, Prefetch, RefAt, sampler, training_batches};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Tensor};
@@ -242,8 +242,7 @@ impl<'a> Run<'a> {
         let (seed, epoch, batch_size) = (cfg.seed, self.at.epoch, cfg.train.batch_size);
         let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
         let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
-        let per_epoch = self.per_epoch;
-        let batches = refs.chunks(batch_size.min(refs.len())).take(per_epoch as usize);
+        let batches = refs.chunks(batch_size.min(refs.len())).take(self.per_epoch as usize);
         let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
         let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
         let shape = self.experiment.shape();
@@ -253,9 +252,16 @@ impl<'a> Run<'a> {
             Arc::clone(&self.experiment.tokenizer),
             plan,
         );
-        for batch in loader {
+        let done = self.take(loader);
+        // A failure of the next batch does not cost the last step its record.
+        self.settle().and(done)
+    }
+
+    /// Steps through the batches of an epoch, to its end or the run's.
+    fn take(&mut self, batches: Prefetch<Batch>) -> Result<()> {
+        for batch in batches {
             self.step(batch?)?;
-            if self.is_finished() || self.at.batch == per_epoch {
+            if self.is_finished() || self.at.batch == self.per_epoch {
                 break;
             }
             if let Err(error) = self.experiment.processes.check(&self.experiment.interrupt) {
@@ -268,7 +274,7 @@ impl<'a> Run<'a> {
                 self.save()?;
             }
         }
-        self.settle()
+        Ok(())
     }
 
     fn checkpoint_due(&self) -> bool {

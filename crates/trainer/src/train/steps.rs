@@ -20,7 +20,7 @@ use crate::step::{QueuedStep, StepReport, Steps};
 
 /// A step without its record.
 pub(super) struct Unsettled {
-    outcome: Outcome,
+    queued: QueuedStep,
     batch: Batch,
     /// Its samples that could not be read, for the record.
     bad: Vec<Value>,
@@ -30,11 +30,6 @@ pub(super) struct Unsettled {
     epoch: u64,
     lr: f64,
     seconds: f64,
-}
-
-enum Outcome {
-    Coming(QueuedStep),
-    Known(StepReport),
 }
 
 impl Run<'_> {
@@ -55,29 +50,17 @@ impl Run<'_> {
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
         processes.seed_step(cfg.seed, self.at.step);
         let random = generator::state(Device::Cpu)?;
-        let before = self.unsettled.as_ref().and_then(|before| match &before.outcome {
-            Outcome::Coming(step) => Some(step),
-            Outcome::Known(_) => None,
-        });
-        let scaler = &mut self.at.scaler;
-        let outcome = if batch.n == 0 {
-            Outcome::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
+        let queued = if batch.n == 0 {
+            QueuedStep::empty()
         } else {
             let steps = Steps { model, cfg, device: *device, processes, recompute: self.options.recompute };
-            let step = steps.queue(&mut self.adam, scaler, &batch, factor, before)?;
-            if scaler.may_skip() {
-                // The next step's scale depends on it.
-                let report = step.report()?;
-                scaler.update(report.updated);
-                Outcome::Known(report)
-            } else {
-                Outcome::Coming(step)
-            }
+            let before = self.unsettled.as_ref().map(|before| &before.queued);
+            steps.queue(&mut self.adam, &mut self.at.scaler, &batch, factor, before)?
         };
         self.at.step += 1;
         self.at.batch += 1;
         let (step, epoch, lr) = (self.at.step, self.at.epoch, cfg.train.lr * factor);
-        Ok(Unsettled { outcome, batch, bad, random, step, epoch, lr, seconds: 0.0 })
+        Ok(Unsettled { queued, batch, bad, random, step, epoch, lr, seconds: 0.0 })
     }
 
     /// Counts and lists samples that could not be read; returns them for the record.
@@ -98,14 +81,11 @@ impl Run<'_> {
     /// Waits for the last step, checks and records it. Afterwards nothing is on its way, as it must be before anything else
     /// uses the model or is written.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let Some(Unsettled { outcome, batch, bad, random, step, epoch, lr, seconds }) = self.unsettled.take()
+        let Some(Unsettled { queued, batch, bad, random, step, epoch, lr, seconds }) = self.unsettled.take()
         else {
             return Ok(());
         };
-        let StepReport { losses, finite, updated } = match outcome {
-            Outcome::Coming(step) => step.report()?,
-            Outcome::Known(report) => report,
-        };
+        let StepReport { losses, finite, updated } = queued.report()?;
         let processes = &self.experiment.processes;
         if !(finite || self.at.scaler.may_skip()) {
             let dump = self.options.run_dir.join(match processes.rank() {
