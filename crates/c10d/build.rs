@@ -23,13 +23,25 @@ fn main() {
         build.define("USE_C10D_GLOO", None).include("csrc/declarations").file("csrc/gloo.cpp");
     }
     if std::env::var_os("CARGO_FEATURE_NCCL").is_some() {
-        build.define("USE_C10D_NCCL", None).includes(nvidia_headers(root)).file("csrc/nccl.cpp");
-        println!("cargo:rustc-link-search=native={}", lib.display());
-        println!("cargo:rustc-link-lib=dylib=torch_cuda");
+        build_nccl(&build, root);
     }
     build.compile("talent_c10d");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
+}
+
+/// A library of its own, which is loaded when a GPU is to be used: so a program that has it runs with a libtorch for CPUs, too.
+/// What it needs of libtorch is in the process by then.
+fn build_nccl(base: &cc::Build, libtorch: &Path) {
+    let folder = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    let library = folder.join("libtalent_nccl.so");
+    let mut build = base.clone();
+    build.define("USE_C10D_NCCL", None).includes(nvidia_headers(libtorch));
+    let mut command = build.get_compiler().to_command();
+    command.arg("-shared").arg("csrc/nccl.cpp").arg("-o").arg(&library);
+    let compiled = command.status().is_ok_and(|status| status.success());
+    assert!(compiled, "{command:?} failed");
+    println!("cargo:rustc-env=TALENT_NCCL_BUILT={}", library.display());
 }
 
 /// Folders of the headers of CUDA and NCCL: those in `TALENT_NVIDIA_HEADERS` (separated by colons), or else of the packages

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 9] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
     "csrc/dropout.cpp",
     "csrc/linear.cpp",
+    "csrc/measure.cpp",
     "csrc/product.cpp",
+    "csrc/profile.cpp",
     "csrc/talent_torch.cpp",
     "csrc/transfer.cpp",
 ];

@@ -20,9 +20,15 @@ pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
 ///
 /// - features: of the package `trainer`
 pub(crate) fn build_talent(features: &[&str]) -> Result<PathBuf> {
+    build_talent_with(features, &[])
+}
+
+/// As [`build_talent`], with variables for the build scripts.
+pub(crate) fn build_talent_with(features: &[&str], variables: &[(&str, String)]) -> Result<PathBuf> {
     let libtorch = setup()?;
     let mut build = cargo();
     build.env("LIBTORCH", &libtorch.path);
+    build.envs(variables.iter().map(|(name, value)| (*name, value)));
     build_with(&mut build, "trainer", "talent", features)?;
     Ok(project::program("talent"))
 }

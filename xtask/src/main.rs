@@ -6,6 +6,7 @@ mod forward;
 mod launch;
 mod libtorch;
 mod lock;
+mod pack;
 mod project;
 mod setup;
 mod tests_and_ci;
@@ -30,6 +31,8 @@ cargo xtask COMMAND
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
   export [...]          write a checkpoint as a plain official state dictionary
+  check-device [...]    check on a device that everything works, and how fast
+  pack --out DIR        a folder that runs where there is no Rust toolchain, beside PyTorch
   data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
   bench data [...]      time the making of training samples; needs no libtorch
@@ -66,10 +69,10 @@ fn run() -> Result<()> {
         "eval" if rest.iter().any(|arg| arg == "--predictions" || arg.starts_with("--predictions=")) => {
             forward::to_data_program("score", &rest)
         }
-        "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export" => {
-            forward::to_talent(&command, &rest)
-        }
+        "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export"
+        | "check-device" => forward::to_talent(&command, &rest),
         "launch" => launch::launch(&rest),
+        "pack" => pack::pack(&rest),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

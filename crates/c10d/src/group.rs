@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -279,15 +280,25 @@ fn host_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
     Err(Error::NotBuilt("gloo"))
 }
 
-#[cfg(feature = "nccl")]
 fn device_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Error> {
-    RawGroup::nccl(store, (meeting.rank, meeting.size), meeting.timeout)
+    let library = nccl_library().ok_or(Error::NotBuilt("nccl"))?;
+    RawGroup::nccl(&library, store, (meeting.rank, meeting.size), meeting.timeout)
 }
 
-#[cfg(not(feature = "nccl"))]
-fn device_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
-    Err(Error::NotBuilt("nccl"))
+/// The library that joins processes on GPUs, if there is one: the file that `TALENT_NCCL_LIBRARY` names, or else
+/// `libtalent_nccl.so` beside the program, or the one that the feature `nccl` has built.
+pub fn nccl_library() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(NCCL_LIBRARY_VARIABLE).filter(|name| !name.is_empty()) {
+        return Some(named.into());
+    }
+    let program = std::env::current_exe().ok();
+    let beside = program.and_then(|program| Some(program.parent()?.join("libtalent_nccl.so")));
+    let built = option_env!("TALENT_NCCL_BUILT").map(PathBuf::from);
+    [beside, built].into_iter().flatten().find(|path| path.is_file())
 }
+
+/// Names the library of [`nccl_library`].
+const NCCL_LIBRARY_VARIABLE: &str = "TALENT_NCCL_LIBRARY";
 
 /// One number of every process, reduced.
 ///

@@ -1,5 +1,6 @@
 //! PyTorch's own engine for several processes, `c10d`, for users of tch: the key-value store that processes meet in, and the
-//! process groups Gloo (feature `gloo`, on by default; tensors on the CPU) and NCCL (feature `nccl`; tensors on GPUs).
+//! process groups Gloo (feature `gloo`, on by default; tensors on the CPU) and NCCL (feature `nccl`; tensors on GPUs; a
+//! library that is loaded on demand, see [`nccl_library`]).
 //!
 //! Started by any launcher that says who is who, see [`Rendezvous::from_environment`]:
 //!
@@ -26,5 +27,5 @@ mod shim;
 mod watch;
 
 pub use error::Error;
-pub use group::{Group, Reduce, reduce_scalar};
+pub use group::{Group, Reduce, nccl_library, reduce_scalar};
 pub use rendezvous::{DEFAULT_TIMEOUT, Rendezvous, TIMEOUT_VARIABLE};

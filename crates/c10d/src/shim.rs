@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::time::Duration;
 
 use tch::Tensor;
@@ -38,15 +40,6 @@ unsafe extern "C" {
         address: *const c_char,
         result: *mut *mut c_void,
     ) -> *mut c_char;
-    #[cfg(feature = "nccl")]
-    fn talent_c10d_nccl(
-        store: *mut c_void,
-        prefix: *const c_char,
-        rank: c_int,
-        size: c_int,
-        timeout_ms: i64,
-        result: *mut *mut c_void,
-    ) -> *mut c_char;
     fn talent_c10d_all_reduce(group: *mut c_void, xs: *mut C_tensor, op: c_int) -> *mut c_char;
     fn talent_c10d_broadcast(group: *mut c_void, xs: *mut C_tensor, root: i64) -> *mut c_char;
     fn talent_c10d_all_gather(
@@ -59,6 +52,10 @@ unsafe extern "C" {
     fn talent_c10d_group_free(group: *mut c_void);
     fn talent_c10d_free(memory: *mut c_void);
 }
+
+/// `talent_c10d_nccl` of `csrc/nccl.cpp`: store, prefix, rank, size, time-out in milliseconds, result.
+type MakeNccl =
+    unsafe extern "C" fn(*mut c_void, *const c_char, c_int, c_int, i64, *mut *mut c_void) -> *mut c_char;
 
 fn check(message: *mut c_char) -> Result<(), Error> {
     if message.is_null() {
@@ -185,24 +182,22 @@ impl RawGroup {
         Ok(Self(result))
     }
 
-    #[cfg(feature = "nccl")]
+    /// - library: whose `talent_c10d_nccl` makes the group; it is kept until the process ends, since the group's code is in it
     pub(crate) fn nccl(
+        library: &Path,
         store: &RawStore,
         (rank, size): (usize, usize),
         timeout: Duration,
     ) -> Result<Self, Error> {
+        let failed = |error: libloading::Error| Error::Libtorch(format!("{}: {error}", library.display()));
         let prefix = c_string("nccl")?;
         let mut result = std::ptr::null_mut();
-        // SAFETY: the pointers are valid during the call.
+        // SAFETY: the library is the one that `csrc/nccl.cpp` is built into, whose initialisers do nothing of their own and
+        // whose function has this type; the pointers are valid during the call.
         check(unsafe {
-            talent_c10d_nccl(
-                store.0,
-                prefix.as_ptr(),
-                rank as c_int,
-                size as c_int,
-                milliseconds(timeout),
-                &mut result,
-            )
+            let library = ManuallyDrop::new(libloading::Library::new(library).map_err(failed)?);
+            let make = library.get::<MakeNccl>(b"talent_c10d_nccl\0").map_err(failed)?;
+            make(store.0, prefix.as_ptr(), rank as c_int, size as c_int, milliseconds(timeout), &mut result)
         })?;
         Ok(Self(result))
     }

@@ -82,7 +82,7 @@ pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCod
 }
 
 /// An error and its causes. A cause that a message repeats already is left out.
-fn one_line(error: &anyhow::Error) -> String {
+pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !line.contains(&cause) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use talent::weights::read_tensor;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use weight_files::WeightFile;
 
 use crate::json::read_json;
@@ -15,6 +15,8 @@ use crate::report::{CaseReport, Comparison, Tolerance};
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) json: Value,
+    /// Where the recorded inputs are handed out.
+    pub(crate) device: Device,
     tensors: BTreeMap<String, Tensor>,
     used: BTreeSet<String>,
     comparisons: Vec<Comparison>,
@@ -23,8 +25,13 @@ pub(crate) struct Case {
 
 impl Case {
     /// Loads `<name>.json` and `<name>.safetensors`, does `work`, and checks that it used every tensor.
-    pub(crate) fn run(name: &str, folder: &Path, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
-        match Self::load(name, folder) {
+    pub(crate) fn run(
+        name: &str,
+        folder: &Path,
+        device: Device,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> CaseReport {
+        match Self::load(name, folder, device) {
             Ok(case) => case.carry_out(work),
             Err(error) => CaseReport::failed(name, &format!("{error:#}")),
         }
@@ -32,13 +39,14 @@ impl Case {
 
     /// A case without files of its own.
     pub(crate) fn bare(name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
-        Self::new(name, Value::Null, BTreeMap::new()).carry_out(work)
+        Self::new(name, Value::Null, Device::Cpu, BTreeMap::new()).carry_out(work)
     }
 
-    fn new(name: &str, json: Value, tensors: BTreeMap<String, Tensor>) -> Self {
+    fn new(name: &str, json: Value, device: Device, tensors: BTreeMap<String, Tensor>) -> Self {
         Self {
             name: name.to_owned(),
             json,
+            device,
             tensors,
             used: BTreeSet::new(),
             comparisons: vec![],
@@ -46,11 +54,11 @@ impl Case {
         }
     }
 
-    fn load(name: &str, folder: &Path) -> Result<Self> {
+    fn load(name: &str, folder: &Path, device: Device) -> Result<Self> {
         let json = read_json(&folder.join(format!("{name}.json")))?;
         let path = folder.join(format!("{name}.safetensors"));
-        let tensors = if path.is_file() { read_tensors(&path)? } else { BTreeMap::new() };
-        Ok(Self::new(name, json, tensors))
+        let tensors = if path.is_file() { read_tensors(&path, device)? } else { BTreeMap::new() };
+        Ok(Self::new(name, json, device, tensors))
     }
 
     fn carry_out(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
@@ -101,7 +109,7 @@ impl Case {
             self.notes.push(format!("{label}: shape {:?}, recorded {:?}", found.size(), expected.size()));
             return;
         }
-        let wide = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double).contiguous().view([-1]);
+        let wide = |tensor: &Tensor| on_host(&tensor.detach()).to_kind(Kind::Double).contiguous().view([-1]);
         let (found, expected) = (wide(found), wide(expected));
         let largest = |tensor: &Tensor| {
             if tensor.numel() == 0 { Ok(0.0) } else { f64::try_from(tensor.abs().max()) }
@@ -156,9 +164,17 @@ pub(crate) fn nothing_left(tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     Ok(())
 }
 
-/// All tensors of a weight file.
-pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+/// A tensor where the comparisons are made.
+pub(crate) fn on_host(tensor: &Tensor) -> Tensor {
+    tensor.to_device(Device::Cpu)
+}
+
+/// All tensors of a weight file, on a device.
+pub(crate) fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<String, Tensor>> {
     let mut file = WeightFile::open(path)?;
     let names: Vec<String> = file.tensors().map(|(name, _)| name.to_owned()).collect();
-    names.into_iter().map(|name| Ok((name.clone(), read_tensor(&mut file, &name)?))).collect()
+    names
+        .into_iter()
+        .map(|name| Ok((name.clone(), read_tensor(&mut file, &name)?.to_device(device))))
+        .collect()
 }

@@ -8,7 +8,7 @@ use metrics::{Overlap, SegmentationMetrics};
 use refcoco::letterbox::{Affine, Letterbox};
 use refcoco::{Mask, read_image};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::case::{Case, nothing_left, read_tensors};
 use crate::data_text;
@@ -139,7 +139,7 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
         let key = format!("letterbox{side}");
         let side_long = side as i64;
         let tensors = folder.join(format!("tensors{side}.safetensors"));
-        let tensors = if tensors.is_file() { read_tensors(&tensors)? } else { BTreeMap::new() };
+        let tensors = if tensors.is_file() { read_tensors(&tensors, Device::Cpu)? } else { BTreeMap::new() };
         let mut n_tensors = 0;
         for entry in list {
             let id = integer(entry, "image_id")?;
@@ -216,7 +216,7 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
 /// Probabilities back to the photo, cut at the threshold.
 fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("eval.json"))?;
-    let mut maps = read_tensors(&folder.join("eval_maps.safetensors"))?;
+    let mut maps = read_tensors(&folder.join("eval_maps.safetensors"), Device::Cpu)?;
     let targets = read_json(&folder.join("masks.json"))?;
     for entry in as_list(&json, "eval.json")? {
         let key = text(entry, "key")?;
@@ -290,7 +290,7 @@ fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
             case.compare_number(&format!("{set}: {name}"), count, number(counts, name)?, EXACT);
         }
     }
-    let mut maps = read_tensors(&folder.join("train_metric.safetensors"))?;
+    let mut maps = read_tensors(&folder.join("train_metric.safetensors"), Device::Cpu)?;
     for entry in entries(&json, "train_metric")? {
         let key = text(entry, "key")?;
         let mut take = |name: &str| {

@@ -33,10 +33,11 @@ pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
         let report = match entry.as_str() {
             "README.md" => continue,
             "dinov2_forward.json" => {
-                Case::run(stem, folder, |case| image_forward(recorded, folder, case)).named(label)
+                Case::run(stem, folder, Device::Cpu, |case| image_forward(recorded, folder, case))
+                    .named(label)
             }
             "clip_text_forward.json" => {
-                Case::run(stem, folder, |case| text_forward(recorded, folder, case)).named(label)
+                Case::run(stem, folder, Device::Cpu, |case| text_forward(recorded, folder, case)).named(label)
             }
             "dinov2_forward.safetensors" | "clip_text_forward.safetensors" => continue,
             // Belongs to the weights of the same name, which read it.

@@ -12,6 +12,8 @@ pub(crate) struct Formula {
     seed: u64,
     json: Value,
     rules: Vec<Rule>,
+    /// Where networks and inputs are made.
+    pub(crate) device: Device,
 }
 
 #[derive(Debug)]
@@ -65,12 +67,12 @@ fn hex(value: &Value) -> Option<u64> {
 }
 
 impl Formula {
-    pub(crate) fn new(json: Value) -> Result<Self> {
+    pub(crate) fn new(json: Value, device: Device) -> Result<Self> {
         let seed = json.get("seed").and_then(hex).context("formula.json has no seed")?;
         let rules = json.get("rules").and_then(Value::as_array).context("formula.json has no rules")?;
         let rules = rules.iter().map(|rule| parse_rule(rule).with_context(|| format!("rule {rule}")));
         let rules = rules.collect::<Result<_>>()?;
-        Ok(Self { seed, json, rules })
+        Ok(Self { seed, json, rules, device })
     }
 
     /// Checks the worked examples.
@@ -128,7 +130,7 @@ impl Formula {
         };
         cfg.word_len = word_len;
         cfg.decoder.dropout = 0.0;
-        let network = Talent::new(&cfg, Device::Cpu, Kind::Float)?;
+        let network = Talent::new(&cfg, self.device, Kind::Float)?;
         let listed = self.json.pointer(&format!("/tensors/{config}")).and_then(Value::as_object);
         let listed = listed.with_context(|| format!("formula.json lists no tensors of {config}"))?;
         let entries = network.store().entries();
@@ -157,7 +159,7 @@ impl Formula {
         let number = |key: &str| facts.get(key).and_then(Value::as_f64).with_context(|| format!("no {key}"));
         let count = (n * 3 * side * side) as usize;
         let values = self.values("img", count, number("offset")?, number("scale")?);
-        Ok(Tensor::from_slice(&values).view([n, 3, side, side]))
+        Ok(Tensor::from_slice(&values).view([n, 3, side, side]).to_device(self.device))
     }
 
     /// The first `n` sentences called `name`, int64 `[n, K]`.
@@ -178,7 +180,7 @@ impl Formula {
                 _ => self.token(name, (sentence as i64 * word_len + position) as u64),
             }));
         }
-        Ok(Tensor::from_slice(&ids).view([-1, word_len]))
+        Ok(Tensor::from_slice(&ids).view([-1, word_len]).to_device(self.device))
     }
 
     /// Masks of all images, `[n, 1, S, S]`, discs with fractional rims.
@@ -198,14 +200,15 @@ impl Formula {
                 }));
             }
         }
-        Ok(Tensor::from_slice(&values).view([-1, 1, side, side]))
+        Ok(Tensor::from_slice(&values).view([-1, 1, side, side]).to_device(self.device))
     }
 
     /// Validity of the negatives, `[n]`.
     pub(crate) fn valid(&self) -> Result<Tensor> {
         let list =
             self.json.pointer("/inputs/tccl_valid").and_then(Value::as_array).context("no tccl_valid")?;
-        Ok(Tensor::from_slice(&list.iter().filter_map(Value::as_f64).map(|v| v as f32).collect::<Vec<_>>()))
+        let values: Vec<f32> = list.iter().filter_map(Value::as_f64).map(|value| value as f32).collect();
+        Ok(Tensor::from_slice(&values).to_device(self.device))
     }
 }
 

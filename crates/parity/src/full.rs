@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use talent::{Stage, Talent, TalentOutput, Triplet};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::case::Case;
+use crate::case::{Case, on_host};
 use crate::formula::Formula;
 use crate::full_train;
 use crate::json::{entries, integers, number, read_json};
@@ -16,9 +16,9 @@ use crate::recorded::list;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
 /// Every file of `full/`.
-pub(crate) fn cases(folder: &Path) -> Vec<CaseReport> {
+pub(crate) fn cases(folder: &Path, device: Device) -> Vec<CaseReport> {
     let prepared = || -> Result<(Formula, Vec<String>)> {
-        Ok((Formula::new(read_json(&folder.join("formula.json"))?)?, list(folder)?))
+        Ok((Formula::new(read_json(&folder.join("formula.json"))?, device)?, list(folder)?))
     };
     let (formula, entries) = match prepared() {
         Ok(prepared) => prepared,
@@ -39,7 +39,7 @@ pub(crate) fn cases(folder: &Path) -> Vec<CaseReport> {
                 .is_some_and(|stem| entries.contains(&format!("{stem}.json")));
         match stem {
             Some(stem) => {
-                let report = Case::run(stem, folder, |case| one(&formula, case));
+                let report = Case::run(stem, folder, device, |case| one(&formula, case));
                 reports.push(report.named(format!("full/{stem}")));
             }
             None if known => {}
@@ -128,7 +128,7 @@ pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
         let number = |key: &str| number(facts, key).with_context(|| name.clone());
         let numel: i64 = integers(facts, "shape")?.into_iter().product();
         ensure!(numel as usize == value.numel(), "`{name}` has {} entries, {numel} recorded", value.numel());
-        let flat = value.to_kind(Kind::Double).contiguous().view([-1]);
+        let flat = on_host(value).to_kind(Kind::Double).contiguous().view([-1]);
         let noise = number("noise_f32_f64")?.max(number("noise_f32_f32")?);
         let error = worst(&sample_errors(&flat, facts).with_context(|| name.clone())?);
         case.record(Comparison::new(name, error, number("max_abs")?, Tolerance::Absolute(4.0 * noise)));

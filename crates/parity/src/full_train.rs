@@ -5,7 +5,7 @@ use serde_json::Value;
 use talent::{Talent, Triplet};
 use tch::{Kind, Tensor};
 
-use crate::case::Case;
+use crate::case::{Case, on_host};
 use crate::formula::Formula;
 use crate::full::{Values, compare_logits, compare_values, observe, outputs, sample_errors, worst};
 use crate::json::number;
@@ -104,7 +104,7 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
         let flag = |key: &str| {
             facts.get(key).is_some_and(|value| value.as_bool() != Some(false) && !value.is_null())
         };
-        let flat = parameter.grad().to_kind(Kind::Double).contiguous().view([-1]);
+        let flat = on_host(&parameter.grad()).to_kind(Kind::Double).contiguous().view([-1]);
         let norm = f64::try_from(flat.norm())?;
         total += norm * norm;
         if flag("structurally_zero") {

@@ -23,6 +23,7 @@ mod training;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use tch::Device;
 
 pub use report::{CaseReport, Comparison, Report, Tolerance, Verdict};
 
@@ -38,6 +39,44 @@ pub struct Options {
     pub data_root: Option<PathBuf>,
     /// Leaves out the models at full size.
     pub skip_full: bool,
+    /// Where the network computes. Files and data are compared on the CPU in any case.
+    pub device: Device,
+    /// Which of the cases.
+    pub part: Part,
+}
+
+/// Which cases of a folder of recordings to carry out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// Forward passes of the miniature and of its modules, with the modules' input gradients.
+    Forward,
+    /// Loss functions with their input gradients.
+    Losses,
+    /// The gradient of every parameter.
+    Gradients,
+    /// Parameters and buffers after steps of Adam.
+    Updates,
+    /// The models at full size.
+    FullSize,
+}
+
+impl Part {
+    fn has_case(self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Forward => ["eval_forward", "train_forward"].contains(&name) || name.starts_with("module_"),
+            Self::Losses => name.starts_with("loss_"),
+            Self::Gradients => name == "train_grads",
+            Self::Updates => name.starts_with("train_params_step"),
+            Self::FullSize => false,
+        }
+    }
+
+    fn has_folder(self, name: &str) -> bool {
+        self == Self::All || (self == Self::FullSize && name == "full")
+    }
 }
 
 /// Runs every case of a folder.
@@ -45,24 +84,24 @@ pub struct Options {
 /// # Errors
 /// When the folder or its `config.json` cannot be read. Anything wrong with a case is part of the report.
 pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<Report> {
-    let recorded = Recorded::open(&options.golden)?;
+    let recorded = Recorded::open(&options.golden, options.device)?;
     let mut report = Report::default();
     let mut add = |case: CaseReport| {
         announce(&case);
         report.cases.push(case);
     };
     let training = training::Trainings::default();
-    for name in recorded.case_names()? {
+    for name in recorded.case_names()?.into_iter().filter(|name| options.part.has_case(name)) {
         add(run_case(&recorded, &training, &name));
     }
-    for entry in recorded.other_entries()? {
+    for entry in recorded.other_entries()?.into_iter().filter(|name| options.part.has_folder(name)) {
         let path = options.golden.join(&entry);
         match entry.as_str() {
             "checkpoints" => network::checkpoint_files(&recorded, &path).into_iter().for_each(&mut add),
             "hf" => encoders::cases(&recorded, &path).into_iter().for_each(&mut add),
             "data" => data::cases(&path, options.data_root.as_deref()).into_iter().for_each(&mut add),
             "full" if options.skip_full => add(CaseReport::skipped("full", "asked for by --skip full")),
-            "full" => full::cases(&path).into_iter().for_each(&mut add),
+            "full" => full::cases(&path, options.device).into_iter().for_each(&mut add),
             _ => add(CaseReport::failed(&entry, "nothing here knows this file or folder")),
         }
     }
@@ -70,7 +109,7 @@ pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<R
 }
 
 fn run_case(recorded: &Recorded, training: &training::Trainings, name: &str) -> CaseReport {
-    Case::run(name, recorded.path(), |case| match name {
+    Case::run(name, recorded.path(), recorded.device, |case| match name {
         "model_init" => network::model_init(recorded, case),
         "eval_forward" => network::eval_forward(recorded, case),
         "train_forward" => training::forward(recorded, training, case),
@@ -88,7 +127,7 @@ fn run_case(recorded: &Recorded, training: &training::Trainings, name: &str) -> 
 /// # Errors
 /// When its `config.json` cannot be read or describes no network of ours.
 pub fn recorded_model(golden: &Path) -> Result<talent::ModelConfig> {
-    Ok(Recorded::open(golden)?.model)
+    Ok(Recorded::open(golden, Device::Cpu)?.model)
 }
 
 /// A file's name for reports, relative to the recordings.

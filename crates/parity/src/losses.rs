@@ -70,7 +70,7 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
         let n = proto.size()[0];
         let valid = match case.has("valid") {
             true => case.input("valid")?.to_kind(kind),
-            false => Tensor::ones([n], (kind, tch::Device::Cpu)),
+            false => Tensor::ones([n], (kind, case.device)),
         };
         let divisor = case.number("/config/divisor")?;
         // The pooled vector is a map with a single place.

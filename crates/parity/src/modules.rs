@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use backbone::PositionRule;
 use rca::{SentenceUnit, WordUnit};
 use talent::{Mode, Talent};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tlm_losses::consistency_loss;
 use torch_ext::layers::{grid_positions, sequence_positions};
 
@@ -44,7 +44,7 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
         }
         "module_dino_block_plain" => {
             let block = image_block(&network, &place)?;
-            let no_words = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+            let no_words = Tensor::zeros([0], (Kind::Float, case.device));
             module(case, &["x"], |inputs, mode| block.forward(&inputs[0], &no_words, mode))
         }
         "module_clip_block_adapter" | "module_clip_block_plain" => {
@@ -126,7 +126,7 @@ fn decoder_layer(network: &Talent, place: &str, case: &mut Case) -> Result<()> {
         Some((h.parse::<i64>().ok()?, w.parse::<i64>().ok()?))
     });
     let (h, w) = grid.context("config.layout names no grid")?;
-    let here = (Kind::Float, Device::Cpu);
+    let here = (Kind::Float, case.device);
     let c = pixels.size()[2];
     case.compare_with("vis_pos", &grid_positions(c, h, w, here), &pixels, INTERMEDIATE);
     case.compare_with("txt_pos", &sequence_positions(c, words.size()[1], here), &words, INTERMEDIATE);
@@ -142,7 +142,7 @@ fn neck(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let names = ["v3", "v4", "v5", "state"];
     let cotangent = case.input("cotangent")?;
     // The cost volume ignores the words.
-    let no_words = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+    let no_words = Tensor::zeros([0], (Kind::Float, case.device));
     for (mode, suffix) in [(Mode::Eval, "eval"), (Mode::Train, "train")] {
         let leaves = leaves(case, &names)?;
         let taps = [0, 1, 2].map(|level: usize| leaves[level].shallow_clone());
@@ -175,7 +175,7 @@ fn neck(recorded: &Recorded, case: &mut Case) -> Result<()> {
 
 /// Sinusoidal codes, `pos1d_<width>_<length>` and `pos2d_<channels>_<height>_<width>`.
 fn positions(case: &mut Case) -> Result<()> {
-    let here = (Kind::Float, Device::Cpu);
+    let here = (Kind::Float, case.device);
     for name in case.names() {
         let sizes: Vec<i64> = name.split('_').skip(1).filter_map(|size| size.parse().ok()).collect();
         let codes = match (name.split('_').next(), sizes.as_slice()) {

@@ -111,7 +111,7 @@ pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let path = training_checkpoint(&folder)?.context("there is no training checkpoint in checkpoints/")?;
     let network = recorded.network(Kind::Float)?;
     load_network(&network, &path, &Strictness::default())?;
-    let inputs = read_tensors(&recorded.path().join("eval_forward.safetensors"))?;
+    let inputs = read_tensors(&recorded.path().join("eval_forward.safetensors"), recorded.device)?;
     let (images, words) = (inputs.get("img").context("no img")?, inputs.get("word").context("no word")?);
     let out = tch::no_grad(|| network.forward(images, words));
     case.compare("logits", &out.logits, INTERMEDIATE)?;
@@ -237,7 +237,7 @@ fn one_checkpoint(recorded: &Recorded, path: &Path) -> CaseReport {
         }
         let network = recorded.blank_network()?;
         load_network(&network, path, &Strictness::default())?;
-        let trained = read_tensors(&last_parameters(recorded)?)?;
+        let trained = read_tensors(&last_parameters(recorded)?, recorded.device)?;
         for (name, entry) in network.store().entries() {
             let expected = match trained.get(&name) {
                 Some(expected) => expected,

@@ -14,6 +14,8 @@ use crate::json::read_json;
 #[derive(Debug)]
 pub(crate) struct Recorded {
     path: PathBuf,
+    /// Where the network computes.
+    pub(crate) device: Device,
     pub(crate) model: ModelConfig,
     /// The folder's `config.json`.
     pub(crate) config: Value,
@@ -21,11 +23,11 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, device: Device) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
         let model = model_config(&config).with_context(|| path.join("config.json").display().to_string())?;
         model.validate()?;
-        Ok(Self { path: path.to_path_buf(), model, config, init: OnceCell::new() })
+        Ok(Self { path: path.to_path_buf(), device, model, config, init: OnceCell::new() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -58,7 +60,7 @@ impl Recorded {
     /// The recorded start values.
     pub(crate) fn init(&self) -> Result<&BTreeMap<String, Tensor>> {
         if self.init.get().is_none() {
-            let tensors = read_tensors(&self.path.join("model_init.safetensors"))?;
+            let tensors = read_tensors(&self.path.join("model_init.safetensors"), self.device)?;
             let _ = self.init.set(tensors);
         }
         self.init.get().context("model_init")
@@ -66,7 +68,7 @@ impl Recorded {
 
     /// The network with zeros everywhere, which loading must replace.
     pub(crate) fn blank_network(&self) -> Result<Talent> {
-        let network = Talent::new(&self.model, Device::Cpu, Kind::Float)?;
+        let network = Talent::new(&self.model, self.device, Kind::Float)?;
         for (_, entry) in network.store().entries() {
             tch::no_grad(|| {
                 let _ = entry.tensor.shallow_clone().zero_();
@@ -77,7 +79,7 @@ impl Recorded {
 
     /// The network with the recorded start values.
     pub(crate) fn network(&self, kind: Kind) -> Result<Talent> {
-        let network = Talent::new(&self.model, Device::Cpu, kind)?;
+        let network = Talent::new(&self.model, self.device, kind)?;
         let init = self.init()?;
         for (name, _) in network.store().entries() {
             let value = init.get(&name).with_context(|| format!("model_init lacks `{name}`"))?;

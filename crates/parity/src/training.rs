@@ -86,8 +86,8 @@ pub(crate) fn terms(out: &TalentOutput, mask: &Tensor, valid: &Tensor) -> Result
 
 impl Training {
     fn run(recorded: &Recorded, kind: Kind) -> Result<Self> {
-        let inputs = read_tensors(&recorded.path().join("train_forward.safetensors"))?;
-        let images = read_tensors(&recorded.path().join("eval_forward.safetensors"))?;
+        let inputs = read_tensors(&recorded.path().join("train_forward.safetensors"), recorded.device)?;
+        let images = read_tensors(&recorded.path().join("eval_forward.safetensors"), recorded.device)?;
         let json = read_json(&recorded.path().join("train_forward.json"))?;
         let n_steps = json.pointer("/scalars/steps").and_then(Value::as_array).context("no steps")?.len();
         let input = |name: &str| inputs.get(name).with_context(|| format!("train_forward lacks `{name}`"));
@@ -100,7 +100,7 @@ impl Training {
             Triplet { words: input("word")?, positives: input("pos_word")?, negatives: input("neg_word")? };
         let (mut first, mut gradients, mut steps) = (None, BTreeMap::new(), Vec::new());
         for _ in 0..n_steps {
-            adam.zero_grad();
+            adam.zero_grad()?;
             let out = network.forward_train(&images, &ids);
             let Terms { total, named, partners } = terms(&out, mask, &valid)?;
             total.backward();
@@ -150,7 +150,7 @@ pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Cas
     // specification reached 6e-5.
     case.compare("logits", &out.logits, Tolerance::Absolute(1.2e-4))?;
     let n_rows = case.input("nearest_rows")?.size()[0];
-    let rows = Tensor::arange(out.logits.size()[2], (Kind::Float, tch::Device::Cpu)).view([1, 1, -1, 1]);
+    let rows = Tensor::arange(out.logits.size()[2], (Kind::Float, recorded.device)).view([1, 1, -1, 1]);
     case.compare("nearest_rows", &rows.upsample_nearest2d([n_rows, 1], None, None), Tolerance::Exact)?;
     for (level, name) in ["lv_col3", "lv_col4", "lv_col5"].into_iter().enumerate() {
         case.compare(name, &training.steps[0].partners[level], Tolerance::Exact)?;
@@ -209,7 +209,7 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
     let training = trainings.get(recorded, Kind::Float)?;
     let n_steps = case.number("/scalars/optimizer_steps")?;
     let lr = case.number("/scalars/lr")?;
-    let gradients = read_tensors(&recorded.path().join("train_grads.safetensors"))?;
+    let gradients = read_tensors(&recorded.path().join("train_grads.safetensors"), recorded.device)?;
     let step = training.steps.get((n_steps as usize).wrapping_sub(1));
     let step = step.with_context(|| format!("{n_steps} steps, but train_forward records fewer"))?;
     // A bias in front of a normalisation has no true gradient, so Adam may move it either way by the whole rate a step,

@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use parity::{CaseReport, Options, Report, Verdict};
-use tch::Tensor;
+use parity::{CaseReport, Options, Part, Report, Verdict};
+use tch::{Device, Tensor};
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 fn run(golden: &Path, skip_full: bool) -> Report {
-    let options = Options { golden: golden.to_path_buf(), data_root: None, skip_full };
+    let options = Options {
+        golden: golden.to_path_buf(),
+        data_root: None,
+        skip_full,
+        device: Device::Cpu,
+        part: Part::All,
+    };
     parity::run(&options, |_| {}).unwrap()
 }
 
@@ -87,6 +93,16 @@ fn a_recording_of_other_sizes_fails_instead_of_panicking() {
     let case = only_case(folder.path());
     assert!(case.verdict == Verdict::Fail && case.notes[0].contains("lacks `mask`"), "{case}");
     assert!(
-        parity::run(&Options { golden: "absent".into(), data_root: None, skip_full: true }, |_| {}).is_err()
+        parity::run(
+            &Options {
+                golden: "absent".into(),
+                data_root: None,
+                skip_full: true,
+                device: Device::Cpu,
+                part: Part::All
+            },
+            |_| {}
+        )
+        .is_err()
     );
 }

@@ -1,5 +1,6 @@
 #include "dropout.h"
 #include "layers.h"
+#include "product.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -94,7 +95,7 @@ struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
 } // namespace
 
 at::Tensor dropout(const at::Tensor &xs, double probability) {
-  const bool ours = xs.device().is_cpu() && xs.dim() > 0 &&
+  const bool ours = serves_cpu() && xs.device().is_cpu() && xs.dim() > 0 &&
                     (xs.scalar_type() == at::kFloat || xs.scalar_type() == at::kBFloat16);
   if (!ours || probability == 0.0)
     return at::dropout(xs, probability, /*train=*/true);

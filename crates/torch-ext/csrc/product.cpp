@@ -4,6 +4,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <atomic>
 #include <string_view>
 
 namespace talent {
@@ -28,9 +29,15 @@ const std::optional<c10::TypedOperatorHandle<Linear>> &linear() {
   return handle;
 }
 
+std::atomic<bool> serving{true};
+
 } // namespace
 
-bool has_onednn() { return linear().has_value() && at::globalContext().userEnabledMkldnn(); }
+void serve_cpu(bool serve) { serving = serve; }
+
+bool serves_cpu() { return serving; }
+
+bool has_onednn() { return serves_cpu() && linear().has_value() && at::globalContext().userEnabledMkldnn(); }
 
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
   at::AutoDispatchBelowADInplaceOrView guard;

@@ -7,7 +7,11 @@
 
 namespace talent {
 
-// Whether this libtorch has oneDNN, and it is not switched off.
+// Whether the kernels of this shim serve CPU tensors, as they do unless told otherwise; else libtorch's own do.
+void serve_cpu(bool serve);
+bool serves_cpu();
+
+// Whether this libtorch has oneDNN, neither it nor this shim's kernels being switched off.
 bool has_onednn();
 
 // x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU. Not differentiable; records nothing.

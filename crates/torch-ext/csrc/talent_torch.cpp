@@ -1,6 +1,8 @@
 #include "talent_torch.h"
 #include "guarded.h"
 #include "layers.h"
+#include "measure.h"
+#include "product.h"
 #include "transfer.h"
 
 #include <ATen/ATen.h>
@@ -102,6 +104,61 @@ char *talent_cuda_peak_bytes(int device_index, int64_t *allocated) {
     }
   });
 }
+
+char *talent_cuda_reset_peak(int device_index) {
+  return guarded([&] {
+    auto *allocator = dynamic_cast<c10::DeviceAllocator *>(c10::GetAllocator(at::kCUDA));
+    if (allocator != nullptr && allocator->initialized())
+      allocator->resetPeakStats(static_cast<c10::DeviceIndex>(device_index));
+  });
+}
+
+char *talent_allow_tf32(int allowed) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuBLAS(allowed != 0);
+    at::globalContext().setAllowTF32CuDNN(allowed != 0);
+  });
+}
+
+void talent_cpu_kernels(int enabled) { talent::serve_cpu(enabled != 0); }
+
+char *talent_clear_gradients(void **params, int64_t n) {
+  return guarded([&] {
+    for (int64_t i = 0; i < n; ++i)
+      tensor(params[i]).mutable_grad().reset();
+  });
+}
+
+char *talent_profile_start(int cuda) {
+  return guarded([&] { talent::profile_start(cuda != 0); });
+}
+
+char *talent_profile_stop(void *state, talent_trace_event event) {
+  return guarded([&] { talent::profile_stop(state, event); });
+}
+
+char *talent_count_synchronisations() {
+  return guarded([] { talent::count_synchronisations(); });
+}
+
+char *talent_synchronisations(int64_t *n) {
+  return guarded([&] { *n = talent::synchronisations(); });
+}
+
+char *talent_mark(int device_index, void **mark) {
+  return guarded([&] { *mark = new c10::Event(talent::mark(device(device_index))); });
+}
+
+char *talent_mark_elapsed(void *first, void *second, double *milliseconds) {
+  return guarded([&] {
+    auto &from = *static_cast<c10::Event *>(first), &to = *static_cast<c10::Event *>(second);
+    from.synchronize();
+    to.synchronize();
+    *milliseconds = from.elapsedTime(to);
+  });
+}
+
+void talent_mark_free(void *mark) { delete static_cast<c10::Event *>(mark); }
 
 char *talent_linear(void *x, void *weight, void *bias, void **result) {
   return guarded([&] {

@@ -7,6 +7,11 @@ extern "C" {
 // where there is none. Returns 0 on success.
 typedef int (*talent_gradient)(void *state, void *by_value, void **by_inputs, int64_t n);
 
+// What happened in a profiled stretch: name, kind, start and end in nanoseconds, thread.
+enum talent_trace_kind { TALENT_OPERATOR, TALENT_VIEW, TALENT_RUNTIME, TALENT_KERNEL, TALENT_COPY, TALENT_OTHER };
+typedef void (*talent_trace_event)(void *state, const char *name, int kind, uint64_t start, uint64_t end,
+                                   uint64_t thread);
+
 // Every function returns nullptr on success, otherwise a malloc'ed message.
 char *talent_autocast_get(int cuda, int *enabled, int *scalar_type);
 char *talent_autocast_set(int cuda, int enabled, int scalar_type);
@@ -18,6 +23,20 @@ char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp
                         double lr, double beta1, double beta2, double eps, double weight_decay, void *found_inf);
 char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *inv_scale);
 char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
+char *talent_cuda_reset_peak(int device_index);
+char *talent_allow_tf32(int allowed);
+// Whether the kernels of this shim serve CPU tensors; otherwise libtorch's own do.
+void talent_cpu_kernels(int enabled);
+// Leaves the parameters without gradient.
+char *talent_clear_gradients(void **params, int64_t n);
+char *talent_profile_start(int cuda);
+char *talent_profile_stop(void *state, talent_trace_event event);
+char *talent_count_synchronisations();
+char *talent_synchronisations(int64_t *n);
+char *talent_mark(int device_index, void **mark);
+// Milliseconds from one mark to another; waits for both.
+char *talent_mark_elapsed(void *first, void *second, double *milliseconds);
+void talent_mark_free(void *mark);
 // bias may be null.
 char *talent_linear(void *x, void *weight, void *bias, void **result);
 char *talent_attention(void *queries, void *keys, void *values, double dropout, void **result);

@@ -1,9 +1,10 @@
 //! Adam with its state in the open.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::fused::{self, AdamState, AdamStep};
 use crate::shim::ShimError;
+use crate::shim::measure::clear_gradients;
 
 /// Hyper-parameters of [`Adam`], shared by all groups.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,11 +52,13 @@ pub struct Adam {
     /// Per parameter, as [`AdamGroup::lr`].
     lrs: Vec<f64>,
     state: AdamState,
+    /// The memory of the steps in `state`, so that one operation counts for all of them.
+    counts: Tensor,
     cfg: AdamConfig,
 }
 
 impl Adam {
-    /// An optimiser that has done no step.
+    /// An optimiser that has done no step, for parameters of one device.
     pub fn new(groups: impl IntoIterator<Item = AdamGroup>, cfg: AdamConfig) -> Self {
         let (mut names, mut params, mut lrs) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
@@ -66,8 +69,10 @@ impl Adam {
             }
         }
         let zeros = || params.iter().map(|param: &Tensor| param.detach().zeros_like()).collect();
-        let steps = params.iter().map(|param| Tensor::zeros([], (Kind::Float, param.device()))).collect();
-        Self { names, lrs, state: AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps }, params, cfg }
+        let device = params.first().map_or(Device::Cpu, Tensor::device);
+        let counts = Tensor::zeros([params.len() as i64], (Kind::Float, device));
+        let state = AdamState { exp_avgs: zeros(), exp_avg_sqs: zeros(), steps: counts.unbind(0) };
+        Self { names, lrs, state, counts, params, cfg }
     }
 
     /// Names of all parameters, in order.
@@ -85,11 +90,12 @@ impl Adam {
         self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect()
     }
 
-    /// Clears all gradients.
-    pub fn zero_grad(&mut self) {
-        for param in &mut self.params {
-            param.zero_grad();
-        }
+    /// Leaves all parameters without gradient, so that the next one needs neither memory filled nor added to.
+    ///
+    /// # Errors
+    /// When libtorch refuses the tensors.
+    pub fn zero_grad(&mut self) -> Result<(), ShimError> {
+        clear_gradients(&self.params)
     }
 
     /// Scales all gradients down to a joint norm of at most `limit`, and returns the norm before: a scalar on their device,
@@ -129,6 +135,16 @@ impl Adam {
         rates.sort_by(f64::total_cmp);
         rates.dedup();
         let counted = found_inf.map(|found| (1.0_f64 - found).view([]));
+        let count = |steps: &Tensor| {
+            let _ = match &counted {
+                Some(counted) => steps.shallow_clone().g_add_(counted),
+                None => steps.shallow_clone().g_add_scalar_(1.0),
+            };
+        };
+        let all = self.params.iter().all(|param| param.grad().defined());
+        if all {
+            count(&self.counts);
+        }
         for rate in rates {
             let chosen: Vec<usize> = (0..self.params.len())
                 .filter(|&index| self.lrs[index] == rate && self.params[index].grad().defined())
@@ -140,11 +156,8 @@ impl Adam {
                 exp_avg_sqs: pick(&self.state.exp_avg_sqs),
                 steps: pick(&self.state.steps),
             };
-            for step in &state.steps {
-                let _ = match &counted {
-                    Some(counted) => step.shallow_clone().g_add_(counted),
-                    None => step.shallow_clone().g_add_scalar_(1.0),
-                };
+            if !all {
+                state.steps.iter().for_each(count);
             }
             let params = pick(&self.params);
             let grads: Vec<Tensor> = params.iter().map(Tensor::grad).collect();
@@ -220,6 +233,20 @@ mod tests {
             assert!((value(&adam.params[0]) - moved).abs() < 1e-6);
             assert_eq!(value(&adam.state.steps[0]), steps);
         }
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_is_left_alone() {
+        let mut adam = Adam::new([AdamGroup { params: vec![param("a"), param("b")], lr: 0.1 }], CFG);
+        adam.params.iter().map(|param| param.sum(None)).sum::<Tensor>().backward();
+        adam.step(1.0).unwrap();
+        adam.zero_grad().unwrap();
+        assert!(adam.grads().is_empty());
+        adam.params[1].sum(None).backward();
+        adam.step(1.0).unwrap();
+        let steps: Vec<f64> = adam.state.steps.iter().map(|step| f64::try_from(step).unwrap()).collect();
+        assert_eq!(steps, [1.0, 2.0]);
+        assert!((f64::try_from(&adam.params[0]).unwrap() + 0.1).abs() < 1e-6);
     }
 
     #[test]

@@ -10,16 +10,20 @@
 //! - [`generator`]: state of the random generators, for resuming;
 //! - [`Adam`] with its state in the open, and the fused operations below it ([`fused`]);
 //! - [`upload`] and [`Download`]: copies to and from a device that nobody waits for;
-//! - [`version`] and [`peak_device_bytes`].
+//! - [`profile`](profile()): operators and kernels as libtorch's profiler sees them; [`Moment`]: times on a device;
+//!   [`synchronisations_of`]: how often the host waits for a GPU;
+//! - [`version`], [`peak_device_bytes`], [`allow_tf32`].
 
 pub mod across;
 mod adam;
 mod autocast;
 mod custom_gradient;
+mod device_clock;
 pub mod fused;
 pub mod generator;
 mod init;
 pub mod layers;
+pub mod profile;
 mod shim;
 mod store;
 mod transfer;
@@ -27,9 +31,10 @@ mod transfer;
 pub use adam::{Adam, AdamConfig, AdamGroup, AdamStateError};
 pub use autocast::Autocast;
 pub use custom_gradient::custom_gradient;
+pub use device_clock::Moment;
 pub use init::Init;
 pub use shim::ShimError;
-pub use store::{Entry, Path, Role, Store, StoreError};
+pub use store::{Counter, Entry, Path, Role, Store, StoreError};
 pub use transfer::{Download, upload};
 
 /// The version of the libtorch in use, for example `2.11.0`.
@@ -49,4 +54,41 @@ pub fn peak_device_bytes(device: tch::Device) -> Result<u64, ShimError> {
         tch::Device::Cuda(index) => shim::cuda_peak_bytes(index),
         _ => Ok(0),
     }
+}
+
+/// Begins to measure the peak of [`peak_device_bytes`] anew, from what is allocated now.
+///
+/// # Errors
+/// When CUDA does not answer.
+pub fn reset_peak_device_bytes(device: tch::Device) -> Result<(), ShimError> {
+    match device {
+        tch::Device::Cuda(index) => shim::measure::cuda_reset_peak(index),
+        _ => Ok(()),
+    }
+}
+
+/// Whether float32 products and convolutions on a GPU may round their operands to TF32 (10 bits of mantissa). libtorch
+/// allows it for convolutions unless told otherwise.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
+    shim::measure::allow_tf32(allowed)
+}
+
+/// Whether tensors on the CPU are served by this crate's products, attention and dropout, as they are by default, or by
+/// libtorch's own.
+pub fn set_cpu_kernels(enabled: bool) {
+    shim::measure::cpu_kernels(enabled);
+}
+
+/// Runs `work`, and returns how often it made the host wait for a GPU, by libtorch's own account
+/// (`torch.cuda.set_sync_debug_mode` in PyTorch). Waiting for an event, as [`Download::wait`] does, does not count.
+///
+/// # Errors
+/// When this libtorch has no CUDA half.
+pub fn synchronisations_of<T>(work: impl FnOnce() -> T) -> Result<(T, u64), ShimError> {
+    shim::measure::count_synchronisations()?;
+    let result = work();
+    Ok((result, shim::measure::synchronisations()?))
 }

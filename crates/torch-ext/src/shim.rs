@@ -1,6 +1,8 @@
 //! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` around libtorch is here.
 #![allow(unsafe_code)]
 
+pub(crate) mod measure;
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::kind::Element;

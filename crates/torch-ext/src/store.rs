@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use indexmap::IndexMap;
@@ -45,10 +45,23 @@ pub enum StoreError {
     },
 }
 
+/// A counter of a [`Store`]. It counts on the host, and enters its tensor when somebody asks the store for it: counting on
+/// a GPU would take a kernel each time.
+#[derive(Debug, Clone)]
+pub struct Counter(Rc<Cell<i64>>);
+
+impl Counter {
+    /// Counts one.
+    pub fn advance(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
 /// Named tensors in registration order.
 #[derive(Debug, Clone)]
 pub struct Store {
     entries: Rc<RefCell<IndexMap<String, Entry>>>,
+    counters: Rc<RefCell<Vec<(Tensor, Counter)>>>,
     device: Device,
     kind: Kind,
     seed: Option<u64>,
@@ -58,7 +71,7 @@ impl Store {
     /// An empty store; floating-point entries get this dtype. Start values are drawn one after the other from libtorch's
     /// CPU generator as it stands.
     pub fn new(device: Device, kind: Kind) -> Self {
-        Self { entries: Rc::default(), device, kind, seed: None }
+        Self { entries: Rc::default(), counters: Rc::default(), device, kind, seed: None }
     }
 
     /// An empty store whose start values depend on this seed and on each parameter's name alone, so that variants of a
@@ -84,6 +97,7 @@ impl Store {
 
     /// Handles to all entries, in registration order.
     pub fn entries(&self) -> Vec<(String, Entry)> {
+        self.bring_in_counters();
         let entries = self.entries.borrow();
         let copy = |(name, entry): (&String, &Entry)| {
             (name.clone(), Entry { tensor: entry.tensor.shallow_clone(), role: entry.role })
@@ -93,6 +107,7 @@ impl Store {
 
     /// A handle to one entry.
     pub fn get(&self, name: &str) -> Option<Tensor> {
+        self.bring_in_counters();
         self.entries.borrow().get(name).map(|entry| entry.tensor.shallow_clone())
     }
 
@@ -118,6 +133,20 @@ impl Store {
         }
         tch::no_grad(|| target.copy_(value));
         Ok(())
+    }
+
+    /// Adds one to every counter: a training pass that the host had no part in has gone through all of them.
+    pub fn count_pass(&self) {
+        self.counters.borrow().iter().for_each(|(_, counter)| counter.advance());
+    }
+
+    fn bring_in_counters(&self) {
+        for (tensor, counter) in self.counters.borrow().iter() {
+            match counter.0.take() {
+                0 => {}
+                n => tch::no_grad(|| drop(tensor.shallow_clone().g_add_scalar_(n))),
+            }
+        }
     }
 
     fn insert(&self, name: String, tensor: Tensor, role: Role) -> Tensor {
@@ -153,9 +182,12 @@ impl Path {
     }
 
     /// Registers a 0-d int64 buffer that starts at 0.
-    pub fn counter(&self, name: &str) -> Tensor {
+    pub fn counter(&self, name: &str) -> Counter {
         let tensor = Tensor::zeros([], (Kind::Int64, self.store.device));
-        self.store.insert(self.join(name), tensor, Role::Buffer)
+        let tensor = self.store.insert(self.join(name), tensor, Role::Buffer);
+        let counter = Counter(Rc::default());
+        self.store.counters.borrow_mut().push((tensor, counter.clone()));
+        counter
     }
 
     fn join(&self, name: &str) -> String {
@@ -196,7 +228,10 @@ mod tests {
         let store = Store::new(Device::Cpu, Kind::Float);
         let block = store.root() / "blocks" / 0;
         let weight = block.parameter("weight", &[2], Init::Const(1.0));
-        let _ = block.counter("n");
+        let counter = block.counter("n");
+        counter.advance();
+        store.count_pass();
+        assert_eq!(i64::try_from(store.get("blocks.0.n").unwrap()).unwrap(), 2);
         let names: Vec<String> = store.entries().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["blocks.0.weight", "blocks.0.n"]);
         store.assign("blocks.0.weight", &Tensor::from_slice(&[3.0, 4.0])).unwrap();

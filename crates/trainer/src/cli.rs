@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
+use crate::check_device::{CheckDeviceArgs, check_device};
 use crate::checkpoint::EncoderRoot;
 use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
@@ -61,6 +62,8 @@ enum Command {
     /// Time a part of the work
     #[command(subcommand)]
     Bench(Bench),
+    /// Check on a device that everything works, and how fast
+    CheckDevice(CheckDeviceArgs),
     /// Say which devices libtorch sees, as JSON
     Devices,
 }
@@ -279,6 +282,7 @@ pub fn run() -> Result<ExitCode> {
     }
     let done = match command {
         Command::Parity(args) => return run_parity(&args),
+        Command::CheckDevice(args) => return check_device(&args),
         Command::Train(args) => run_train(&args),
         Command::Ablate(args) => ablate(&args),
         Command::Pretrain(args) => run_pretrain(&args),
@@ -294,6 +298,7 @@ pub fn run() -> Result<ExitCode> {
                 "cuda_available": tch::Cuda::is_available(),
                 "cuda_devices": tch::Cuda::device_count(),
                 "cudnn": tch::Cuda::cudnn_is_available(),
+                "nccl_library": c10d::nccl_library(),
             });
             println!("{devices}");
             Ok(())
@@ -310,9 +315,9 @@ pub fn run() -> Result<ExitCode> {
 
 /// Exit code 0 if every case passes, 1 if one fails, 2 if one could not be run for want of data.
 fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
-    // The recordings were made on CPU, and are compared there.
-    args.machine.set_up()?;
     let options = parity::Options {
+        device: args.machine.set_up()?,
+        part: parity::Part::All,
         golden: args.golden.clone(),
         data_root: args.data_root.clone(),
         skip_full: args.skip.iter().any(|part| part == "full"),

@@ -39,6 +39,8 @@ impl Machine {
             // Fails only if the pool exists already, as when one process runs several commands.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         }
+        // float32 means float32 until a config says otherwise.
+        torch_ext::allow_tf32(false)?;
         let cuda = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
         match self.device.as_str() {
             "auto" if cuda == 0 => Ok(Device::Cpu),

@@ -7,6 +7,7 @@ mod ablate;
 pub mod allocator;
 mod batch;
 mod bench;
+mod check_device;
 mod checkpoint;
 pub mod cli;
 pub mod config;

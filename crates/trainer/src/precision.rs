@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Autocast, fused};
+use torch_ext::{Autocast, allow_tf32, fused};
 
 use crate::config::Precision;
 
@@ -10,21 +10,29 @@ impl Precision {
     /// The dtype of matrix products.
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Self::Fp32 => Kind::Float,
+            Self::Fp32 | Self::Tf32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
             Self::Fp16 => Kind::Half,
         }
     }
 
+    /// Allows TF32 or not, from here on: backward passes, too, run outside of [`Precision::autocast`]'s guard.
+    pub(crate) fn apply(self) -> Result<()> {
+        Ok(allow_tf32(self == Self::Tf32)?)
+    }
+
     /// The guard to hold during forward pass and loss.
     pub(crate) fn autocast(self, device: Device) -> Result<Autocast> {
+        self.apply()?;
         Ok(Autocast::enable(device, self.kind())?)
     }
 
     /// The dtype that matrix products really run in under [`Precision::autocast`], for the run's record.
     pub(crate) fn measured_kind(self, device: Device) -> Result<String> {
         let _guard = self.autocast(device)?;
-        Ok(format!("{:?}", Autocast::matmul_kind(device)?))
+        let kind = Autocast::matmul_kind(device)?;
+        let rounded = self == Self::Tf32 && device.is_cuda();
+        Ok(format!("{kind:?}{}", if rounded { " (TF32)" } else { "" }))
     }
 }
 

@@ -36,9 +36,13 @@ impl Processes {
         about.insert("the version of talent".into(), env!("CARGO_PKG_VERSION").into());
         about.insert("the version of libtorch".into(), torch_ext::version()?);
         about.insert("the kind of device".into(), if device.is_cuda() { "cuda" } else { "cpu" }.into());
-        let group = Arc::new(Group::join(meeting, device, &about)?);
+        Ok(Self::of(Arc::new(Group::join(meeting, device, &about)?)))
+    }
+
+    /// The processes of a group; batch statistics go over all of them from now on.
+    pub(crate) fn of(group: Arc<Group>) -> Self {
         across::set_processes(Some(Arc::<Group>::clone(&group)));
-        Ok(Self { group: Some(group) })
+        Self { group: Some(group) }
     }
 
     /// Does the processes' work; if it fails, the error says which of them is at fault.

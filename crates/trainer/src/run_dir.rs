@@ -141,6 +141,13 @@ fn read_lines(path: &Path) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
+/// The processor's name.
+pub(crate) fn cpu_model() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
 /// What a run ran on.
 pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, seed: u64) -> Result<Value> {
     let git = |args: &[&str]| {
@@ -151,11 +158,6 @@ pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, s
             .filter(|output| output.status.success());
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map(|line| line.trim_start_matches([' ', '\t', ':']));
     Ok(json!({
         "talent": env!("CARGO_PKG_VERSION"),
         "git_commit": git(&["rev-parse", "HEAD"]),
@@ -163,7 +165,7 @@ pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, s
         "libtorch": torch_ext::version()?,
         "device": format!("{device:?}"),
         "cuda_devices": tch::Cuda::device_count(),
-        "cpu": cpu,
+        "cpu": cpu_model(),
         "threads": tch::get_num_threads(),
         "seed": seed,
         "matmul_dtype": matmul,

@@ -92,7 +92,7 @@ impl Steps<'_> {
         let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
         let part_size = (batch.n / n_parts) as i64;
         let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
-        adam.zero_grad();
+        adam.zero_grad()?;
         for part in 0..n_parts as i64 {
             let part = whole.part(part * part_size, part_size);
             for (name, value) in self.add_gradients(&part, |loss| scaler.scale(&(loss / n_parts as f64)))? {
@@ -142,6 +142,7 @@ impl Steps<'_> {
             scaled(&objective.total)
         };
         if recompute {
+            cfg.train.precision.apply()?;
             model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
         } else {
             let guard = cfg.train.precision.autocast(device)?;

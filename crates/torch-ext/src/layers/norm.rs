@@ -6,7 +6,7 @@ use super::Mode;
 use super::norm_across::{Statistics, normalise};
 use crate::across::{self, Processes};
 use crate::init::Init;
-use crate::store::Path;
+use crate::store::{Counter, Path};
 
 /// Share of the batch's statistics in an update of the running ones (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -18,7 +18,7 @@ pub struct BatchNorm {
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
-    num_batches_tracked: Tensor,
+    num_batches_tracked: Counter,
     eps: f64,
 }
 
@@ -41,7 +41,7 @@ impl BatchNorm {
     /// towards the batch's by a tenth. The batch is that of all processes which [`across`] knows of.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         if mode == Mode::Train {
-            let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
+            self.num_batches_tracked.advance();
         }
         if let (true, Some(processes)) = (mode.is_train(), across::others()) {
             return self.forward_across(xs, mode, &processes);

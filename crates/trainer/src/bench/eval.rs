@@ -57,7 +57,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(0);
     let image = RgbImage { width, height, data: (0..width * height * 3).map(|_| rng.random()).collect() };
     let expressions: Vec<&str> = EXPRESSIONS.iter().copied().cycle().take(args.batch_size).collect();
-    let measured = args.timing.measure(Pace::Device, device, || {
+    let measured = args.timing.repeats.measure(Pace::Device, device, || {
         let span = trace_span!("data").entered();
         let letterbox = Letterbox::new(width, height, shape.input_size);
         let side = shape.input_size as i64;

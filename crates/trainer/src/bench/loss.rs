@@ -52,7 +52,7 @@ pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
         }
         Ok(())
     };
-    let measured = args.timing.measure(Pace::Device, device, &mut run)?;
+    let measured = args.timing.repeats.measure(Pace::Device, device, &mut run)?;
     let peak = peak_mib(device)?;
     // Leaves' gradients are not the loss's own memory; they exist by now.
     let extra = if device.is_cuda() { None } else { Some(extra_mib(run)?) };

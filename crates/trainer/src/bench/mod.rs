@@ -2,7 +2,7 @@
 
 mod eval;
 mod loss;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod network;
 mod stages;
 
@@ -12,12 +12,14 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
+use torch_ext::Moment;
 
 pub(crate) use eval::{EvalBenchArgs, bench_eval};
 pub(crate) use loss::{LossBenchArgs, bench_loss};
 pub(crate) use network::{NetworkBenchArgs, StepBenchArgs, bench_forward, bench_step};
 
-use crate::bench::stages::{StageSeconds, watch};
+pub(crate) use crate::bench::stages::StageSeconds;
+use crate::bench::stages::watch;
 use crate::config::Precision;
 use crate::experiment::Machine;
 
@@ -53,15 +55,22 @@ pub(crate) fn bench(what: &Bench) -> Result<()> {
     }
 }
 
+/// How often to run what is timed.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Repeats {
+    /// Timed runs
+    #[arg(long, default_value_t = 7)]
+    pub(crate) repeats: usize,
+    /// Runs before those
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warm_up: usize,
+}
+
 /// How to time.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Timing {
-    /// Timed runs
-    #[arg(long, default_value_t = 7)]
-    repeats: usize,
-    /// Runs before those
-    #[arg(long, default_value_t = 2)]
-    warm_up: usize,
+    #[command(flatten)]
+    repeats: Repeats,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -71,15 +80,15 @@ pub(crate) struct Timing {
 
 /// Timed runs of one piece of work.
 #[derive(Debug)]
-struct Measured {
+pub(crate) struct Measured {
     /// Of each run, ascending.
     seconds: Vec<f64>,
-    /// Mean over the watched runs.
-    stages: StageSeconds,
+    /// Of a run, mean. On a GPU, of the device's own time.
+    pub(crate) stages: StageSeconds,
 }
 
 impl Measured {
-    fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.seconds[self.seconds.len() / 2]
     }
 
@@ -94,16 +103,21 @@ impl Measured {
 
 /// Who sees to it that a run's time is that of its work on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
+pub(crate) enum Pace {
     /// The device is waited for after every run.
     Device,
     /// Each run waits for the one before it, so that the device always has work.
     Own,
 }
 
-impl Timing {
+impl Repeats {
     /// Times `work`, which must not leave anything running on the device's queue that it does not need.
-    fn measure(&self, pace: Pace, device: Device, mut work: impl FnMut() -> Result<()>) -> Result<Measured> {
+    pub(crate) fn measure(
+        self,
+        pace: Pace,
+        device: Device,
+        mut work: impl FnMut() -> Result<()>,
+    ) -> Result<Measured> {
         ensure!(self.repeats > 0, "--repeats must be positive");
         for _ in 0..self.warm_up {
             work()?;
@@ -118,49 +132,43 @@ impl Timing {
             seconds.push(started.elapsed().as_secs_f64());
             Ok(())
         };
-        let mut runs = || (0..self.repeats).try_for_each(|_| timed());
-        // Watching costs a GPU its overlap, a CPU nothing.
-        let (n_watched, mut stages) = if device.is_cuda() {
-            runs()?;
-            let (watched, stages) = watch(device, &mut work);
-            watched?;
-            (1, stages)
-        } else {
-            let (watched, stages) = watch(device, runs);
-            watched?;
-            (self.repeats, stages)
-        };
+        let (watched, mut stages) = watch(device, || (0..self.repeats).try_for_each(|_| timed()));
+        watched?;
         for (_, total) in &mut stages {
-            *total /= n_watched as f64;
+            *total /= self.repeats as f64;
         }
         seconds.sort_by(f64::total_cmp);
         Ok(Measured { seconds, stages })
     }
 }
 
-fn synchronize(device: Device) {
+pub(crate) fn synchronize(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
 }
 
-/// Side of the product that stands for the best a device does.
-const PEAK_SIDE: i64 = 2048;
-
-/// Operations per second of a large matrix product in a precision, the best of a few.
-fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
-    let square = || Tensor::randn([PEAK_SIDE, PEAK_SIDE], (Kind::Float, device)).to_kind(precision.kind());
+/// Operations per second of a large matrix product in a precision, the best of a few: what the device does at its best.
+pub(crate) fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
+    precision.apply()?;
+    // A GPU is through with a small one before it has begun.
+    let (side, in_a_row) = if device.is_cuda() { (8192, 4) } else { (2048, 1) };
+    let square = || Tensor::randn([side, side], (Kind::Float, device)).to_kind(precision.kind());
     let (a, b) = (square(), square());
     let mut best = f64::INFINITY;
-    for _ in 0..10 {
-        synchronize(device);
-        let started = Instant::now();
-        let product = torch_ext::layers::linear(&a, &b, None);
-        synchronize(device);
-        best = best.min(started.elapsed().as_secs_f64());
-        drop(product);
+    let begun = Instant::now();
+    for round in 0..10 {
+        // Slow devices vary less from product to product.
+        if round >= 2 && begun.elapsed().as_secs_f64() > 1.0 {
+            break;
+        }
+        let started = Moment::now(device)?;
+        for _ in 0..in_a_row {
+            drop(torch_ext::layers::linear(&a, &b, None));
+        }
+        best = best.min(started.seconds_to(&Moment::now(device)?)? / f64::from(in_a_row));
     }
-    Ok(2.0 * (PEAK_SIDE as f64).powi(3) / best)
+    Ok(2.0 * (side as f64).powi(3) / best)
 }
 
 /// What a benchmark reports besides its times.

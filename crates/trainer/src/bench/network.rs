@@ -10,7 +10,7 @@ use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 
 use super::memory::peak_mib;
-use super::{Pace, Report, Timing};
+use super::{Measured, Pace, Repeats, Report, Timing};
 use crate::batch::TrainTensors;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
@@ -103,7 +103,25 @@ fn time_steps(
         args.batch_size
     );
     let (experiment, batch) = NetworkBenchArgs::open(on, args.batch_size / n_processes)?;
-    let Experiment { cfg, device, model, .. } = &experiment;
+    let measured = measure_steps(&experiment, processes, &batch, recompute, args.timing.repeats)?;
+    let cfg = &experiment.cfg;
+    // The products' rate is this process's.
+    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
+    if !processes.leads() {
+        return Ok(());
+    }
+    args.report("step", &experiment, &measured, flops)
+}
+
+/// Times steps as a run does them: each is read when the next is queued.
+pub(crate) fn measure_steps(
+    experiment: &Experiment,
+    processes: &Processes,
+    batch: &Batch,
+    recompute: bool,
+    repeats: Repeats,
+) -> Result<Measured> {
+    let Experiment { cfg, device, model, .. } = experiment;
     let mut adam = adam(model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
     let steps = Steps { model, cfg, device: *device, processes, recompute };
@@ -114,18 +132,12 @@ fn time_steps(
         ensure!(report.finite || may_skip, "the loss is not finite: {:?}", report.losses);
         Ok(())
     };
-    // As a run does it: a step is read when the next is queued.
-    let measured = args.timing.measure(Pace::Own, *device, || {
-        let step = steps.queue(&mut adam, &mut scaler, &batch, 1.0, queued.as_ref())?;
+    let measured = repeats.measure(Pace::Own, *device, || {
+        let step = steps.queue(&mut adam, &mut scaler, batch, 1.0, queued.as_ref())?;
         queued.replace(step).map_or(Ok(()), check)
     })?;
     queued.map_or(Ok(()), check)?;
-    // The products' rate is this process's.
-    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
-    if !processes.leads() {
-        return Ok(());
-    }
-    args.report("step", &experiment, &measured, flops)
+    Ok(measured)
 }
 
 /// Times inference without what comes before and after the network.
@@ -133,7 +145,7 @@ pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
     let (experiment, batch) = NetworkBenchArgs::open(args.set_up()?, args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float)?;
-    let measured = args.timing.measure(Pace::Device, *device, || {
+    let measured = args.timing.repeats.measure(Pace::Device, *device, || {
         let _guard = cfg.train.precision.autocast(*device)?;
         let logits: Tensor = tch::no_grad(|| model.forward(&images, &words).logits);
         drop(logits);
@@ -144,13 +156,7 @@ pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
 }
 
 impl NetworkBenchArgs {
-    fn report(
-        &self,
-        what: &str,
-        experiment: &Experiment,
-        measured: &super::Measured,
-        flops: u64,
-    ) -> Result<()> {
+    fn report(&self, what: &str, experiment: &Experiment, measured: &Measured, flops: u64) -> Result<()> {
         let device: Device = experiment.device;
         let report = Report {
             head: json!({"bench": what, "config": experiment.cfg.name, "batch_size": self.batch_size}),

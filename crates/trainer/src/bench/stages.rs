@@ -2,68 +2,99 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use tch::Device;
+use torch_ext::Moment;
 use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
-
-use super::synchronize;
 
 /// Seconds by stage, in order of appearance.
 pub(crate) type StageSeconds = Vec<(&'static str, f64)>;
 
 thread_local! {
-    /// The open spans' starts, and how much of each went to spans inside it.
-    static OPEN: RefCell<Vec<(Instant, Duration)>> = const { RefCell::new(Vec::new()) };
+    /// Places of this thread's open spans in the record.
+    static OPEN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds up, by name, the time spent inside spans and outside the spans within them.
+/// One stretch in a span.
+#[derive(Debug)]
+struct Stretch {
+    name: &'static str,
+    /// The place of the one it is inside of.
+    outer: Option<usize>,
+    start: Moment,
+    end: Option<Moment>,
+}
+
+/// Notes when the device comes to the spans' beginnings and ends. A GPU is not waited for.
 #[derive(Debug, Clone)]
 struct StageClock {
-    /// Waited for at every boundary, since a GPU works behind the program's back.
     device: Device,
-    stages: Arc<Mutex<StageSeconds>>,
+    record: Arc<Mutex<Vec<Stretch>>>,
 }
 
 impl<S: tracing::Subscriber + for<'span> LookupSpan<'span>> Layer<S> for StageClock {
-    fn on_enter(&self, _: &span::Id, _: Context<'_, S>) {
-        synchronize(self.device);
-        OPEN.with_borrow_mut(|open| open.push((Instant::now(), Duration::ZERO)));
+    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
+        let (Some(span), Ok(start), Ok(mut record)) =
+            (context.span(id), Moment::now(self.device), self.record.lock())
+        else {
+            return;
+        };
+        let outer = OPEN.with_borrow_mut(|open| {
+            open.push(record.len());
+            open.len().checked_sub(2).map(|place| open[place])
+        });
+        record.push(Stretch { name: span.name(), outer, start, end: None });
     }
 
-    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
-        synchronize(self.device);
-        let Some((started, inside)) = OPEN.with_borrow_mut(Vec::pop) else { return };
-        let whole = started.elapsed();
-        OPEN.with_borrow_mut(|open| {
-            if let Some((_, inside)) = open.last_mut() {
-                *inside += whole;
-            }
-        });
-        let own = whole.saturating_sub(inside).as_secs_f64();
-        let (Some(span), Ok(mut stages)) = (context.span(id), self.stages.lock()) else { return };
-        match stages.iter_mut().find(|(name, _)| *name == span.name()) {
-            Some((_, seconds)) => *seconds += own,
-            None => stages.push((span.name(), own)),
+    fn on_exit(&self, _: &span::Id, _: Context<'_, S>) {
+        let end = Moment::now(self.device).ok();
+        let (Some(place), Ok(mut record)) = (OPEN.with_borrow_mut(Vec::pop), self.record.lock()) else {
+            return;
+        };
+        if let Some(stretch) = record.get_mut(place) {
+            stretch.end = end;
         }
     }
 }
 
-/// Runs `work` and returns the seconds it spent in each stage. On a GPU the stages no longer overlap, so together they
-/// take longer than a run that is not watched.
+/// Time by name, inside spans and outside the spans within them.
+fn sum_up(record: &[Stretch]) -> StageSeconds {
+    let whole = |stretch: &Stretch| {
+        let end = stretch.end.as_ref()?;
+        stretch.start.seconds_to(end).ok()
+    };
+    let wholes: Vec<f64> = record.iter().map(|stretch| whole(stretch).unwrap_or(0.0)).collect();
+    let mut own = wholes.clone();
+    for (stretch, whole) in record.iter().zip(&wholes) {
+        if let Some(outer) = stretch.outer {
+            own[outer] -= whole;
+        }
+    }
+    let mut stages = StageSeconds::new();
+    for (stretch, own) in record.iter().zip(own) {
+        match stages.iter_mut().find(|(name, _)| *name == stretch.name) {
+            Some((_, seconds)) => *seconds += own,
+            None => stages.push((stretch.name, own)),
+        }
+    }
+    stages
+}
+
+/// Runs `work` and returns the seconds that the device spent in each stage.
 pub(crate) fn watch<T>(device: Device, work: impl FnOnce() -> T) -> (T, StageSeconds) {
-    let clock = StageClock { device, stages: Arc::default() };
+    let clock = StageClock { device, record: Arc::default() };
     let subscriber = Registry::default().with(clock.clone());
     let result = tracing::subscriber::with_default(subscriber, work);
-    let stages = clock.stages.lock().map(|stages| stages.clone()).unwrap_or_default();
+    let stages = clock.record.lock().map(|record| sum_up(&record)).unwrap_or_default();
     (result, stages)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tracing::trace_span;
 
     #[test]

@@ -121,6 +121,8 @@ impl From<Regime> for TrainedParts {
 pub enum Precision {
     /// float32 throughout.
     Fp32,
+    /// float32 whose products and convolutions a GPU may round to TF32; on the CPU float32.
+    Tf32,
     /// bfloat16 autocast.
     Bf16,
     /// float16 autocast with a loss scaler, as the official code.

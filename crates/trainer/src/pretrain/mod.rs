@@ -130,7 +130,7 @@ fn fit(
     let mut message = String::new();
     for step in 0..n_steps {
         let value = loss(step);
-        adam.zero_grad();
+        adam.zero_grad()?;
         value.backward();
         let _ = adam.clip(1.0);
         adam.step(lr_factor(&schedule, step, 0, n_steps))?;

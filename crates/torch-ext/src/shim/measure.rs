@@ -1,0 +1,119 @@
+//! Traces, device events, synchronisations.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::{Device, Tensor};
+
+use super::{ShimError, check, device_index, pointers};
+use crate::profile::{Event, EventKind};
+
+type TraceEvent = extern "C" fn(*mut c_void, *const c_char, c_int, u64, u64, u64);
+
+unsafe extern "C" {
+    fn talent_cuda_reset_peak(device_index: c_int) -> *mut c_char;
+    fn talent_allow_tf32(allowed: c_int) -> *mut c_char;
+    fn talent_cpu_kernels(enabled: c_int);
+    fn talent_clear_gradients(params: *const *mut torch_sys::C_tensor, n: i64) -> *mut c_char;
+    fn talent_profile_start(cuda: c_int) -> *mut c_char;
+    fn talent_profile_stop(state: *mut c_void, event: TraceEvent) -> *mut c_char;
+    fn talent_count_synchronisations() -> *mut c_char;
+    fn talent_synchronisations(n: *mut i64) -> *mut c_char;
+    fn talent_mark(device_index: c_int, mark: *mut *mut c_void) -> *mut c_char;
+    fn talent_mark_elapsed(first: *mut c_void, second: *mut c_void, milliseconds: *mut f64) -> *mut c_char;
+    fn talent_mark_free(mark: *mut c_void);
+}
+
+pub(crate) fn cuda_reset_peak(index: usize) -> Result<(), ShimError> {
+    // SAFETY: no pointers.
+    check(unsafe { talent_cuda_reset_peak(index as c_int) })
+}
+
+pub(crate) fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
+    // SAFETY: no pointers.
+    check(unsafe { talent_allow_tf32(c_int::from(allowed)) })
+}
+
+pub(crate) fn cpu_kernels(enabled: bool) {
+    // SAFETY: no pointers.
+    unsafe { talent_cpu_kernels(c_int::from(enabled)) }
+}
+
+pub(crate) fn clear_gradients(params: &[Tensor]) -> Result<(), ShimError> {
+    // SAFETY: an array of valid handles.
+    check(unsafe { talent_clear_gradients(pointers(params).as_ptr(), params.len() as i64) })
+}
+
+pub(crate) fn profile_start(cuda: bool) -> Result<(), ShimError> {
+    // SAFETY: no pointers.
+    check(unsafe { talent_profile_start(c_int::from(cuda)) })
+}
+
+extern "C" fn take_event(
+    events: *mut c_void,
+    name: *const c_char,
+    kind: c_int,
+    start: u64,
+    end: u64,
+    thread: u64,
+) {
+    // SAFETY: `events` is the vector that `profile_stop` lends for its call, and `name` a C string that outlives this one.
+    let (events, name) = unsafe { (&mut *events.cast::<Vec<Event>>(), CStr::from_ptr(name)) };
+    let kind = match kind {
+        0 => EventKind::Operator,
+        1 => EventKind::View,
+        2 => EventKind::Runtime,
+        3 => EventKind::Kernel,
+        4 => EventKind::Copy,
+        _ => EventKind::Other,
+    };
+    events.push(Event { name: name.to_string_lossy().into_owned(), kind, start, end, thread });
+}
+
+pub(crate) fn profile_stop() -> Result<Vec<Event>, ShimError> {
+    let mut events: Vec<Event> = Vec::new();
+    // SAFETY: the pointer is to the vector that `take_event` expects, and used during the call only.
+    check(unsafe { talent_profile_stop((&raw mut events).cast(), take_event) })?;
+    Ok(events)
+}
+
+pub(crate) fn count_synchronisations() -> Result<(), ShimError> {
+    // SAFETY: no arguments.
+    check(unsafe { talent_count_synchronisations() })
+}
+
+pub(crate) fn synchronisations() -> Result<u64, ShimError> {
+    let mut n = 0;
+    // SAFETY: the pointer is valid for writes.
+    check(unsafe { talent_synchronisations(&mut n) })?;
+    Ok(n.max(0) as u64)
+}
+
+/// A `c10::Event` with its time.
+#[derive(Debug)]
+pub(crate) struct Mark(*mut c_void);
+
+// SAFETY: an event may be used from any thread, and this type lends it to one at a time.
+unsafe impl Send for Mark {}
+
+impl Mark {
+    pub(crate) fn set(device: Device) -> Result<Self, ShimError> {
+        let mut mark = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for writes.
+        check(unsafe { talent_mark(device_index(device), &mut mark) })?;
+        Ok(Self(mark))
+    }
+
+    pub(crate) fn milliseconds_to(&self, later: &Self) -> Result<f64, ShimError> {
+        let mut milliseconds = 0.0;
+        // SAFETY: both were made by `set` and live.
+        check(unsafe { talent_mark_elapsed(self.0, later.0, &mut milliseconds) })?;
+        Ok(milliseconds)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // SAFETY: made by `set`, freed once.
+        unsafe { talent_mark_free(self.0) }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a step asks of a GPU: kernels, the time between them, and whether the host ever waits.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use torch_ext::profile::{Event, EventKind, leaf_operators, profile};
+use torch_ext::synchronisations_of;
+
+use super::part::{Outcome, Setting};
+use super::speed::Network;
+use crate::bench::{Repeats, synchronize};
+use crate::config::Precision;
+use crate::optim::adam;
+use crate::precision::LossScaler;
+use crate::processes::Processes;
+use crate::step::{QueuedStep, Steps};
+
+/// Steps queued one behind the other, as a run does.
+struct Queue<'a> {
+    network: &'a Network,
+    steps: Steps<'a>,
+    adam: torch_ext::Adam,
+    scaler: LossScaler,
+    before: Option<QueuedStep>,
+}
+
+impl<'a> Queue<'a> {
+    fn new(network: &'a Network, processes: &'a Processes) -> Self {
+        let experiment = &network.experiment;
+        let (model, cfg, device) = (&experiment.model, &experiment.cfg, experiment.device);
+        Self {
+            network,
+            steps: Steps { model, cfg, device, processes, recompute: false },
+            adam: adam(model, &cfg.train),
+            scaler: LossScaler::new(cfg.train.precision),
+            before: None,
+        }
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let Self { network, steps, adam, scaler, before } = self;
+        let step = steps.queue(adam, scaler, &network.batch, 1.0, before.as_ref())?;
+        match before.replace(step) {
+            Some(last) => last.report().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
+    if !setting.device.is_cuda() {
+        return Ok(Outcome::not_applicable("nothing waits for a CPU"));
+    }
+    let mut outcome = Outcome::default();
+    for (precision, name) in [(Precision::Fp32, "fp32"), (Precision::Bf16, "bf16")] {
+        let network = Network::new(setting, precision, 2)?;
+        let processes = Processes::default();
+        let mut queue = Queue::new(&network, &processes);
+        for _ in 0..2 {
+            queue.step()?;
+        }
+        let (done, n) = synchronisations_of(|| (0..3).try_for_each(|_| queue.step()))?;
+        done?;
+        outcome.figure(name, n);
+        outcome.require(n == 0, || format!("three steps in {name} make the host wait {n} times"));
+        if n > 0 {
+            let (done, events) = profile(setting.device, || queue.step())?;
+            done?;
+            outcome.remark(format!("waited in {name}: {}", waits(&events).join(", ")));
+        }
+    }
+    Ok(outcome)
+}
+
+/// Calls that wait, and the innermost operator around each.
+fn waits(events: &[Event]) -> Vec<String> {
+    let waits = events.iter().filter(|event| {
+        event.kind == EventKind::Runtime
+            && event.name.contains("Synchronize")
+            && !event.name.contains("Event")
+    });
+    let around = |wait: &Event| {
+        let operators =
+            events.iter().filter(|event| matches!(event.kind, EventKind::Operator | EventKind::View));
+        let inside = operators.filter(|event| event.start <= wait.start && wait.end <= event.end);
+        inside.min_by_key(|event| event.end - event.start).map_or("no operator", |event| event.name.as_str())
+    };
+    waits.map(|wait| format!("{} in {}", wait.name, around(wait))).collect()
+}
+
+/// How often each name occurs and the time it takes, the most time first.
+fn by_name<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<(String, usize, f64)> {
+    let mut names: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for event in events {
+        let entry = names.entry(&event.name).or_default();
+        entry.0 += 1;
+        entry.1 += event.seconds();
+    }
+    let mut names: Vec<_> = names.into_iter().map(|(name, (n, time))| (name.to_owned(), n, time)).collect();
+    names.sort_by(|a, b| b.2.total_cmp(&a.2));
+    names
+}
+
+/// Kernels and copies of one stream in order: the time they are at work, the largest gap, and the stretch from first to last.
+fn busy(events: &[Event]) -> (f64, f64, f64) {
+    let on_device = events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy));
+    let mut until: Option<u64> = None;
+    let (mut first, mut work, mut gap) = (None, 0, 0);
+    for event in on_device {
+        let from = until.map_or(event.start, |until| until.max(event.start));
+        first.get_or_insert(event.start);
+        work += event.end.saturating_sub(from);
+        gap = gap.max(until.map_or(0, |until| event.start.saturating_sub(until)));
+        until = Some(until.map_or(event.end, |until| until.max(event.end)));
+    }
+    let stretch = until.zip(first).map_or(0, |(until, first)| until - first);
+    (work as f64 / 1e9, gap as f64 / 1e9, stretch as f64 / 1e9)
+}
+
+pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
+    let network = Network::new(setting, Precision::Bf16, if setting.small() { 4 } else { 32 })?;
+    let processes = Processes::default();
+    let mut queue = Queue::new(&network, &processes);
+    for _ in 0..3 {
+        queue.step()?;
+    }
+    synchronize(setting.device);
+    const STEPS: usize = 2;
+    let (done, events) = profile(setting.device, || -> Result<()> {
+        (0..STEPS).try_for_each(|_| queue.step())?;
+        synchronize(setting.device);
+        Ok(())
+    })?;
+    done?;
+    let mut outcome = Outcome::default();
+    let count =
+        |kind: EventKind| events.iter().filter(|event| event.kind == kind).count() as f64 / STEPS as f64;
+    let operators = leaf_operators(&events);
+    outcome.figure("leaf_operators_a_step", operators.len() as f64 / STEPS as f64);
+    let listed = |names: Vec<(String, usize, f64)>| -> Vec<Value> {
+        let row = |(name, n, time): (String, usize, f64)| json!({"name": name, "a_step": n as f64 / STEPS as f64, "ms_a_step": 1e3 * time / STEPS as f64});
+        names.into_iter().take(40).map(row).collect()
+    };
+    outcome.figure("operators", listed(by_name(operators.into_iter())));
+    if setting.device.is_cuda() {
+        let (work, gap, stretch) = busy(&events);
+        outcome.figure("kernels_a_step", count(EventKind::Kernel));
+        outcome.figure("copies_a_step", count(EventKind::Copy));
+        outcome.figure("kernel_ms_a_step", 1e3 * work / STEPS as f64);
+        outcome.figure("wall_ms_a_step", 1e3 * stretch / STEPS as f64);
+        outcome.figure("busy_share", work / stretch.max(f64::MIN_POSITIVE));
+        outcome.figure("largest_gap_share_of_step", gap * STEPS as f64 / stretch.max(f64::MIN_POSITIVE));
+        outcome.require(count(EventKind::Kernel) > 0.0, || "the profiler saw no kernel".into());
+        let on_device =
+            events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy));
+        outcome.figure("kernels", listed(by_name(on_device)));
+        outcome.figure("waits", waits(&events));
+    }
+    let measured = network.measure(&processes, false, Repeats { repeats: 3, warm_up: 1 })?;
+    for (stage, seconds) in &measured.stages {
+        outcome.figure(&format!("{stage} ms"), 1e3 * seconds);
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,126 @@
+//! `check-device`: whether everything works on a device, and how fast. One part after the other, each in a process of its
+//! own, since a fault on a GPU spoils the process that meets it.
+
+mod batches;
+mod launches;
+mod loader;
+mod losses;
+mod machine;
+mod masks;
+mod part;
+mod recordings;
+mod report;
+mod runs;
+mod speed;
+mod steps;
+mod supervise;
+mod together;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::part::{Part, Setting, Status, parts};
+use self::report::Report;
+use crate::experiment::Machine;
+use crate::files::write_atomically;
+
+/// What to check.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CheckDeviceArgs {
+    /// cpu or cuda:N
+    #[arg(long)]
+    device: String,
+    /// Smaller networks and fewer repetitions: minutes on two CPU cores
+    #[arg(long)]
+    quick: bool,
+    /// Minutes that all parts together may take; parts that find no time left are named
+    #[arg(long, default_value_t = 9.0)]
+    minutes: f64,
+    /// Folder of recordings [default: crates/parity/tests/golden of the checkout, or golden of the pack]
+    #[arg(long)]
+    golden: Option<PathBuf>,
+    /// Write the report here, whole after every part
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only these parts, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<String>,
+    /// List the parts
+    #[arg(long)]
+    list: bool,
+    /// Carry out one part in this process, and leave its outcome in the folder of --work
+    #[arg(long, hide = true, requires = "work")]
+    part: Option<String>,
+    /// Folder that the parts share
+    #[arg(long, hide = true)]
+    work: Option<PathBuf>,
+}
+
+/// Exit code 0 only if every part passes or is not applicable.
+pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
+    if args.list {
+        for part in parts() {
+            println!("{:24}{}", part.name, part.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(name), Some(work)) = (&args.part, &args.work) {
+        carry_out_here(args, name, work)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen = chosen(&args.only)?;
+    // A device that is not there is an error now, not one in every part.
+    machine_of(&args.device).set_up()?;
+    let work = supervise::WorkFolder::create()?;
+    let deadline = Instant::now() + Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?;
+    let mut report = Report::new(&args.device);
+    for part in chosen {
+        eprint!("{:24}", part.name);
+        let done = supervise::carry_out(part, args, work.path(), deadline)?;
+        eprintln!("{:16}{:>7.1} s  {}", done.status.name(), done.seconds, done.message);
+        report.parts.push(done);
+        if let Some(path) = &args.json {
+            write_atomically(path, format!("{:#}\n", report.to_json()).as_bytes())?;
+        }
+    }
+    println!("{report}");
+    let good = report.parts.iter().all(|part| matches!(part.status, Status::Passed | Status::NotApplicable));
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn machine_of(device: &str) -> Machine {
+    Machine { device: device.to_owned(), threads: None }
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Part>> {
+    let all = parts();
+    if only.is_empty() {
+        return Ok(all.iter().collect());
+    }
+    for name in only {
+        if !all.iter().any(|part| part.name == *name) {
+            let names: Vec<&str> = all.iter().map(|part| part.name).collect();
+            bail!("--only {name}: there is no such part; there are {}", names.join(", "));
+        }
+    }
+    Ok(all.iter().filter(|part| only.iter().any(|name| part.name == *name)).collect())
+}
+
+fn carry_out_here(args: &CheckDeviceArgs, name: &str, work: &Path) -> Result<()> {
+    // Whoever ends the check ends its parts.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context("tying this process to its check")?;
+    let [part] = chosen(&[name.to_owned()])?[..] else { bail!("--part {name}: there is no such part") };
+    let setting = Setting {
+        device: machine_of(&args.device).set_up()?,
+        device_name: args.device.clone(),
+        quick: args.quick,
+        golden: args.golden.clone(),
+        work: work.to_path_buf(),
+    };
+    let outcome = part::outcome(part, &setting);
+    write_atomically(&supervise::outcome_file(work, part), outcome.to_string().as_bytes())
+}

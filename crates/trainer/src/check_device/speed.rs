@@ -1,0 +1,119 @@
+//! How fast the network trains and evaluates.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use refcoco::Batch;
+use talent::{forward_flops, train_flops};
+use tch::{Kind, Tensor};
+
+use super::part::{Outcome, Setting};
+use crate::batch::EvalTensors;
+use crate::bench::memory::peak_mib;
+use crate::bench::network::{measure_steps, random_batch};
+use crate::bench::{Measured, Pace, Repeats, matmul_rate};
+use crate::config::{Config, Precision, Source, load};
+use crate::evaluate::{probabilities, values};
+use crate::experiment::Experiment;
+use crate::processes::Processes;
+
+/// The network with random weights, and a random batch: base, or tiny where the device is a CPU or time is short.
+pub(super) struct Network {
+    pub(super) experiment: Experiment,
+    pub(super) batch: Batch,
+}
+
+impl Network {
+    pub(super) fn new(setting: &Setting, precision: Precision, batch_size: usize) -> Result<Self> {
+        let preset = if setting.small() { "tiny" } else { "base" };
+        let mut cfg: Config =
+            load(&Source { preset: Some(preset.into()), data_root: PathBuf::new(), ..Source::default() })?;
+        cfg.train.precision = precision;
+        // What is measured is one process with one pass a step.
+        cfg.train.accumulate = 1;
+        let experiment = Experiment::with_datasets(cfg, setting.device, Vec::new())?;
+        let batch = random_batch(batch_size, experiment.shape());
+        Ok(Self { experiment, batch })
+    }
+
+    pub(super) fn measure(
+        &self,
+        processes: &Processes,
+        recompute: bool,
+        repeats: Repeats,
+    ) -> Result<Measured> {
+        measure_steps(&self.experiment, processes, &self.batch, recompute, repeats)
+    }
+}
+
+pub(super) fn repeats(setting: &Setting) -> Repeats {
+    if setting.small() { Repeats { repeats: 2, warm_up: 1 } } else { Repeats { repeats: 12, warm_up: 3 } }
+}
+
+fn steps(setting: &Setting, precision: Precision, recompute: bool) -> Result<Outcome> {
+    let n = if setting.small() { 4 } else { 32 };
+    let network = Network::new(setting, precision, n)?;
+    let mut outcome = Outcome::default();
+    outcome.figure("config", network.experiment.cfg.name.clone());
+    outcome.figure("batch", n);
+    let measured = network.measure(&Processes::default(), recompute, repeats(setting))?;
+    let median = measured.median();
+    outcome.figure("step_ms", 1e3 * median);
+    outcome.figure("samples_per_s", n as f64 / median);
+    outcome.figure("peak_mib", peak_mib(setting.device)?);
+    let cfg = &network.experiment.cfg;
+    let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * n as u64;
+    let (rate, best) = (flops as f64 / median, matmul_rate(setting.device, precision)?);
+    outcome.figure("tflops", rate / 1e12);
+    outcome.figure("matrix_tflops", best / 1e12);
+    outcome.figure("share_of_matrix_rate", rate / best);
+    Ok(outcome)
+}
+
+pub(super) fn bf16(setting: &Setting) -> Result<Outcome> {
+    steps(setting, Precision::Bf16, false)
+}
+
+pub(super) fn fp16(setting: &Setting) -> Result<Outcome> {
+    steps(setting, Precision::Fp16, false)
+}
+
+pub(super) fn tf32(setting: &Setting) -> Result<Outcome> {
+    steps(setting, Precision::Tf32, false)
+}
+
+pub(super) fn fp32(setting: &Setting) -> Result<Outcome> {
+    steps(setting, Precision::Fp32, false)
+}
+
+pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
+    steps(setting, Precision::Bf16, true)
+}
+
+pub(super) fn evaluation(setting: &Setting) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let n = if setting.small() { 6 } else { 96 };
+    for (precision, name) in [(Precision::Bf16, "bf16"), (Precision::Fp32, "fp32")] {
+        let Network { experiment, batch } = Network::new(setting, precision, n / 3)?;
+        let side = experiment.cfg.model.input_size;
+        // Three expressions about each image.
+        let image_of: Vec<i64> = (0..n as i64).map(|expression| expression / 3).collect();
+        let words = Tensor::from_slice(&batch.words).view([n as i64 / 3, -1]).repeat([3, 1]);
+        let tensors = EvalTensors {
+            images: Tensor::from_slice(&batch.images)
+                .view([n as i64 / 3, 3, side, side])
+                .to_device(setting.device),
+            image_of: Tensor::from_slice(&image_of).to_device(setting.device),
+            words: words.to_kind(Kind::Int64).to_device(setting.device),
+        };
+        let measured = repeats(setting).measure(Pace::Device, setting.device, || {
+            values(probabilities(&experiment, &tensors, precision)?).map(|_| ())
+        })?;
+        let median = measured.median();
+        outcome.figure(&format!("{name}_expressions_per_s"), n as f64 / median);
+        let rate = forward_flops(&experiment.cfg.model).total() as f64 * n as f64 / median;
+        outcome
+            .figure(&format!("{name}_share_of_matrix_rate"), rate / matmul_rate(setting.device, precision)?);
+    }
+    Ok(outcome)
+}

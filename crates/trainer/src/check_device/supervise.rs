@@ -1,0 +1,133 @@
+//! Parts in processes of their own, ended when their time is up.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::CheckDeviceArgs;
+use super::part::{Part, Status};
+use super::report::Done;
+
+/// With less time left than this, a part is not begun.
+const LEAST: Duration = Duration::from_secs(3);
+
+/// A folder that goes with this value.
+#[derive(Debug)]
+pub(super) struct WorkFolder(PathBuf);
+
+impl WorkFolder {
+    pub(super) fn create() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("talent-check-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Where a part leaves its outcome.
+pub(super) fn outcome_file(work: &Path, part: &Part) -> PathBuf {
+    work.join(format!("{}.json", part.name))
+}
+
+fn log_file(work: &Path, part: &Part) -> PathBuf {
+    work.join(format!("{}.log", part.name))
+}
+
+/// Carries a part out in a process of its own.
+///
+/// # Errors
+/// When no process can be started; whatever becomes of a process is its part's outcome.
+pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadline: Instant) -> Result<Done> {
+    let started = Instant::now();
+    let left = deadline.saturating_duration_since(started);
+    let done = |status, figures, message: String| Done {
+        name: part.name,
+        status,
+        seconds: started.elapsed().as_secs_f64(),
+        figures,
+        message,
+    };
+    if left < LEAST {
+        return Ok(done(Status::NoTime, Default::default(), "not begun".into()));
+    }
+    let limit = part.limit.min(left);
+    let mut child = start(part, args, work)?;
+    let Some(status) = wait(&mut child, limit)? else {
+        let seconds = limit.as_secs_f64();
+        let (status, message) = match limit < part.limit {
+            true => (Status::NoTime, format!("ended after {seconds:.0} s, when all time was used up")),
+            false => (Status::Failed, format!("ended after the {seconds:.0} s it may take")),
+        };
+        return Ok(done(status, Default::default(), message));
+    };
+    Ok(match read(&outcome_file(work, part)) {
+        Some((status, figures, message)) => done(status, figures, message),
+        None => {
+            let log = std::fs::read_to_string(log_file(work, part)).unwrap_or_default();
+            let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+            done(Status::Failed, Default::default(), format!("its process ended early ({status}): {last}"))
+        }
+    })
+}
+
+fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
+    let program = std::env::current_exe().context("this program's path")?;
+    let log = File::create(log_file(work, part)).context("the part's log")?;
+    let mut command = Command::new(&program);
+    command.args(["check-device", "--device", &args.device, "--part", part.name]).arg("--work").arg(work);
+    if args.quick {
+        command.arg("--quick");
+    }
+    if let Some(golden) = &args.golden {
+        command.arg("--golden").arg(golden);
+    }
+    // With processes of its own it is a group, to be ended together.
+    command.process_group(0);
+    let output = log.try_clone().context("the part's log")?;
+    command.stdin(Stdio::null()).stdout(output).stderr(log);
+    command.spawn().with_context(|| program.display().to_string())
+}
+
+/// The process's status, or `None` once it had to be ended.
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context("waiting for a part")? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() >= limit {
+            end_group(child);
+            let _ = child.wait();
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn end_group(child: &mut Child) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if group.is_none_or(|group| kill_process_group(group, Signal::KILL).is_err()) {
+        let _ = child.kill();
+    }
+}
+
+fn read(path: &Path) -> Option<(Status, serde_json::Map<String, Value>, String)> {
+    let outcome: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let status = Status::ALL.into_iter().find(|status| outcome["status"] == status.name())?;
+    Some((status, outcome["figures"].as_object()?.clone(), outcome["message"].as_str()?.to_owned()))
+}

@@ -1,0 +1,67 @@
+//! Headers of CUDA and NCCL, which the library for GPUs is compiled with.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::libtorch::Libtorch;
+use crate::project::{root, run_aside};
+
+/// Packages whose headers PyTorch's own packages lack, of the CUDA that PyTorch's wheel is built with.
+const PACKAGES: [&str; 2] = ["nvidia-cuda-crt>=13.0,<13.1", "nvidia-cuda-cccl>=13.0,<13.1"];
+
+/// Folders separated by colons: those of the environment, or beside PyTorch, or what is missing there fetched by pip.
+pub(super) fn of_nvidia(libtorch: &Libtorch) -> Result<String> {
+    if let Ok(given) = std::env::var("TALENT_NVIDIA_HEADERS") {
+        return Ok(given);
+    }
+    ensure!(
+        libtorch.has_cuda,
+        "{} is a libtorch for CPUs only, and a pack is built with one for CUDA; unset LIBTORCH to let the set-up choose",
+        libtorch.path.display()
+    );
+    let mut folders = beside(&libtorch.path);
+    let has = |folders: &[PathBuf], name: &str| folders.iter().any(|folder| folder.join(name).is_file());
+    let complete = |folders: &[PathBuf]| has(folders, "crt/host_defines.h") && has(folders, "nv/target");
+    if !complete(&folders) {
+        let fetched = root().join(".nvidia-headers");
+        let own = beside(&fetched.join("torch"));
+        if !complete(&[folders.clone(), own].concat()) {
+            fetch(&libtorch.path, &fetched)?;
+        }
+        folders.extend(beside(&fetched.join("torch")));
+    }
+    ensure!(
+        complete(&folders),
+        "the headers of CUDA are not complete; install nvidia-cuda-crt and nvidia-cuda-cccl beside PyTorch, or name folders of headers in TALENT_NVIDIA_HEADERS"
+    );
+    let shown: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    Ok(shown.join(":"))
+}
+
+/// The header folders of NVIDIA's packages in the Python environment of a package.
+fn beside(package: &Path) -> Vec<PathBuf> {
+    let package = package.canonicalize().unwrap_or_else(|_| package.to_path_buf());
+    let packages = package.parent().map(|folder| folder.join("nvidia"));
+    let packages = packages.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> =
+        packages.map(|package| package.path().join("include")).filter(|folder| folder.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+fn fetch(libtorch: &Path, to: &Path) -> Result<()> {
+    // The Python that has this libtorch, or any: headers are for all.
+    let own = libtorch.canonicalize().ok().and_then(|path| Some(path.ancestors().nth(4)?.join("bin/python")));
+    let python = own.filter(|python| python.is_file()).unwrap_or_else(|| "python3".into());
+    eprintln!("pack: fetching headers of CUDA into {}", to.display());
+    run_aside(
+        Command::new(python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"])
+            .arg("--target")
+            .arg(to)
+            .args(PACKAGES),
+    )
+    .context("pip could not fetch the headers of CUDA; check the network, or name folders of headers in TALENT_NVIDIA_HEADERS")
+}

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Runs the programs of this pack with the libtorch of the python3 on the PATH, or of the folder that LIBTORCH names.
+set -eu
+needed_torch=@TORCH@
+needed_glibc=@GLIBC@
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+here=$(cd -- "$(dirname -- "$(readlink -f -- "$0")")" && pwd)
+[ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || fail "this pack is for x86-64 Linux, this machine is $(uname -s) $(uname -m)"
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2) || glibc=
+oldest=$(printf '%s\n%s\n' "$needed_glibc" "${glibc:-0}" | sort -V | head -n 1)
+[ "$oldest" = "$needed_glibc" ] || fail "this pack needs glibc $needed_glibc or newer, this machine has ${glibc:-another C library}; make a pack on a machine as old as this one"
+export TALENT_PACK="$here"
+
+# These need no libtorch.
+case "${1-}" in
+results)
+    fail "tables of runs are not made by a pack (their program would double its size): copy the runs to a checkout, and call \`cargo xtask results\` there"
+    ;;
+data)
+    shift
+    exec "$here/bin/talent-data" "$@"
+    ;;
+esac
+
+advice="install it with \`pip install torch==$needed_torch\`, activate the environment that has it, or set LIBTORCH to a libtorch $needed_torch folder"
+if [ -n "${LIBTORCH-}" ]; then
+    torch=$LIBTORCH
+    version=$(cat "$torch/build-version" 2>/dev/null || sed -n "s/^__version__ = '\(.*\)'/\1/p" "$torch/version.py" 2>/dev/null || true)
+else
+    command -v python3 >/dev/null || fail "there is no python3 on the PATH, whose PyTorch this pack would use; $advice"
+    # torch is looked up and not imported, which would take seconds. The current folder does not count.
+    found=$(python3 -c '
+import sys
+sys.path[:] = [path for path in sys.path if path]
+import importlib.util, os, re
+spec = importlib.util.find_spec("torch")
+folder = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
+text = open(os.path.join(folder, "version.py")).read() if folder else ""
+version = re.search(r"__version__ = .(.*).$", text, re.M)
+print(folder)
+print(version.group(1) if version else "unknown")
+') || fail "python3 ($(command -v python3)) cannot say whether it has PyTorch"
+    torch=$(printf '%s\n' "$found" | sed -n 1p)
+    version=$(printf '%s\n' "$found" | sed -n 2p)
+    [ -n "$torch" ] || fail "python3 ($(command -v python3)) has no PyTorch; $advice"
+fi
+[ -f "$torch/lib/libtorch.so" ] || fail "$torch holds no lib/libtorch.so; $advice"
+[ "${version%%+*}" = "$needed_torch" ] || fail "$torch holds torch ${version:-of unknown version}, this pack needs $needed_torch; $advice"
+LD_LIBRARY_PATH="$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export LD_LIBRARY_PATH
+exec "$here/bin/talent" "$@"
