@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
     "csrc/dropout.cpp",
     "csrc/linear.cpp",
+    "csrc/lowered.cpp",
     "csrc/measure.cpp",
     "csrc/product.cpp",
     "csrc/profile.cpp",

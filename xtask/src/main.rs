@@ -36,7 +36,8 @@ cargo xtask COMMAND
   data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
   bench data [...]      time the making of training samples; needs no libtorch
-  bench WHAT [...]      time a training step, forward, eval, or the consistency loss: step, forward, eval, loss
+  bench WHAT [...]      time a training step, forward, eval, or the consistency loss: step, forward, eval, loss; count the
+                        operators of a step: operators
 
 What needs libtorch runs target/release/talent after set-up and build.";
 

@@ -3,8 +3,8 @@
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Tensor};
-use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions};
-use torch_ext::{Init, Path};
+use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions, scaled_sum};
+use torch_ext::{Init, Path, Remembered, write_count};
 use tracing::trace_span;
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
@@ -68,6 +68,8 @@ pub struct ImageEncoder {
     patch_bias: Tensor,
     blocks: Vec<ImageBlock>,
     norm: LayerNorm,
+    /// The resampled position table, by its side and by how often the table was written to.
+    resampled: Remembered<(i64, u64)>,
     cfg: ImageEncoderConfig,
 }
 
@@ -97,6 +99,7 @@ impl ImageEncoder {
                 .map(|index| ImageBlock::new(&(path / "blocks" / index), cfg, index, word_len, text_width))
                 .collect(),
             norm: LayerNorm::new(&(path / "norm"), d, NORM_EPS),
+            resampled: Remembered::default(),
             cfg: cfg.clone(),
         }
     }
@@ -170,6 +173,15 @@ impl ImageEncoder {
         self.norm.forward(tokens)
     }
 
+    /// The position table for a grid. A frozen one is resampled once: a GPU takes as long for it as for several blocks.
+    fn positions(&self, side: i64) -> Tensor {
+        let resample = || resample_positions(&self.pos_embed, side, self.cfg.position_rule);
+        match self.pos_embed.requires_grad() {
+            true => resample(),
+            false => self.resampled.get((side, write_count(&self.pos_embed)), resample),
+        }
+    }
+
     fn embed_observed(&self, images: &Tensor, observe: &mut dyn FnMut(Stage, &Tensor)) -> Tensor {
         let (p, b) = (self.cfg.patch_size, images.size()[0]);
         let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), p, 0, 1, 1);
@@ -177,7 +189,7 @@ impl ImageEncoder {
         let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
         observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
-        let tokens = tokens + resample_positions(&self.pos_embed, side, self.cfg.position_rule);
+        let tokens = tokens + self.positions(side);
         let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
         let tokens = Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1);
         observe(Stage::Tokens, &tokens);
@@ -265,20 +277,23 @@ impl ImageBlock {
         mode: Mode,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let tokens = tokens.addcmul(&self.attend(&self.norm1.forward(tokens)), &self.ls1);
+        let tokens = scaled_sum(tokens, &self.attend(&self.norm1.forward(tokens)), &self.ls1);
         let normed = self.norm2.forward(&tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        let Some((adapter, gate)) = &self.adapter else { return tokens.addcmul(&hidden, &self.ls2) };
+        let Some((adapter, gate)) = &self.adapter else { return scaled_sum(&tokens, &hidden, &self.ls2) };
         let _span = trace_span!("adapters").entered();
-        let update = adapter.forward_shared(&normed, image_of, words, mode, observe) * gate;
-        rows_of(&tokens, image_of) + (rows_of(&hidden, image_of) + update) * &self.ls2
+        let update = adapter.forward_shared(&normed, image_of, words, mode, observe);
+        let both = scaled_sum(&rows_of(&hidden, image_of), &update, gate);
+        scaled_sum(&rows_of(&tokens, image_of), &both, &self.ls2)
     }
 
     fn attend(&self, tokens: &Tensor) -> Tensor {
         let (b, n, d) = (tokens.size()[0], tokens.size()[1], tokens.size()[2]);
         let qkv =
             self.qkv.forward(tokens).view([b, n, 3, self.n_heads, d / self.n_heads]).permute([2, 0, 3, 1, 4]); // 3 b h n d
-        let mixed = attention(&qkv.i(0), &qkv.i(1), &qkv.i(2), 0.0, false);
+        // Unbound, not indexed: the gradients are joined by one operation instead of padded with zeros and added.
+        let qkv = qkv.unbind(0);
+        let mixed = attention(&qkv[0], &qkv[1], &qkv[2], 0.0, false);
         self.proj.forward(&mixed.transpose(1, 2).reshape([b, n, d]))
     }
 }

@@ -1,5 +1,5 @@
-use tch::Tensor;
-use torch_ext::Path;
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Path, Remembered};
 use torch_ext::layers::{
     LayerNorm, Linear, Mode, MultiheadAttention, dropout, grid_positions, sequence_positions,
 };
@@ -15,6 +15,8 @@ const NORM_EPS: f64 = 1e-5;
 pub struct Decoder {
     layers: Vec<DecoderLayer>,
     norm: LayerNorm,
+    pixel_positions: Remembered<([i64; 3], Kind, Device)>,
+    word_positions: Remembered<([i64; 2], Kind, Device)>,
 }
 
 impl Decoder {
@@ -24,6 +26,8 @@ impl Decoder {
         Self {
             layers: (0..cfg.depth).map(|index| DecoderLayer::new(&(&layers / index), width, cfg)).collect(),
             norm: LayerNorm::new(&(path / "norm"), width, NORM_EPS),
+            pixel_positions: Remembered::default(),
+            word_positions: Remembered::default(),
         }
     }
 
@@ -37,8 +41,11 @@ impl Decoder {
     pub fn forward(&self, features: &Tensor, words: &Tensor, visible: Option<&Tensor>, mode: Mode) -> Tensor {
         let (c, h, w) = (features.size()[1], features.size()[2], features.size()[3]);
         let place = (features.kind(), features.device());
-        let pixel_positions = grid_positions(c, h, w, place);
-        let word_positions = sequence_positions(c, words.size()[1], place);
+        let n_words = words.size()[1];
+        let pixel_positions =
+            self.pixel_positions.get(([c, h, w], place.0, place.1), || grid_positions(c, h, w, place));
+        let word_positions =
+            self.word_positions.get(([c, n_words], place.0, place.1), || sequence_positions(c, n_words, place));
         let mut xs = features.flatten(2, 3).transpose(1, 2); // b hw c
         for layer in &self.layers {
             xs = layer.forward(&xs, words, [&pixel_positions, &word_positions], visible, mode);

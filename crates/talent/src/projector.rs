@@ -1,5 +1,5 @@
 use rca::ConvBlock;
-use tch::{IndexOp, Tensor};
+use tch::Tensor;
 use torch_ext::layers::{Conv2d, ConvConfig, Linear, Mode};
 use torch_ext::{Init, Path};
 
@@ -40,17 +40,17 @@ impl Projector {
         let xs = self.second.forward(&twice(&xs), mode);
         let (b, c, h, w) = (xs.size()[0], xs.size()[1], xs.size()[2], xs.size()[3]);
         let taps = KERNEL * KERNEL;
-        let kernel = self.txt.forward(state);
-        let bias = kernel.i((.., c * taps..)).view([b, 1, 1, 1]);
+        let parts = self.txt.forward(state).split_with_sizes([c * taps, 1], 1);
+        let bias = parts[1].view([b, 1, 1, 1]);
         // One output channel per sample: the nine taps' dot products first, then nine shifted maps added up. The
         // addition reads tap k from the opposite side, hence the flip.
-        let weights = kernel.i((.., ..c * taps)).view([b, c, taps]).transpose(1, 2).flip([1]); // b 9 c
+        let weights = parts[0].view([b, c, taps]).transpose(1, 2).flip([1]); // b 9 c
         // k^T (W x + b) = (k^T W) x + k^T b: the last convolution goes into the kernel. Taps outside of the map read neither x
         // nor b.
         let (matrix, offset) = self.last.matrix();
         let mut responses = weights.matmul(&matrix).bmm(&xs.flatten(2, 3)); // b 9 hw
         if let Some(offset) = offset {
-            responses += weights.matmul(offset).unsqueeze(-1);
+            responses += weights.matmul(&offset).unsqueeze(-1);
         }
         let padding = KERNEL / 2;
         responses.col2im([h, w], [KERNEL, KERNEL], [1, 1], [padding, padding], [1, 1]) + bias

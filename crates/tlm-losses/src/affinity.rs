@@ -1,5 +1,5 @@
 use tch::{Device, IndexOp, Tensor};
-use torch_ext::custom_gradient;
+use torch_ext::{custom_gradient, with_tf32_products};
 use torch_ext::layers::linear;
 
 use crate::{SMALLEST_NORM, full_precision};
@@ -26,9 +26,10 @@ const BLOCK: i64 = 256;
 /// and most w are zero, `H E` and `H^T E` of these rows are cheaper. Second derivatives are not defined.
 ///
 /// - features: float32 or float64 `[batch, C, N]`, not negative; partners: int64 `[batch, N, k]`, -1 for none
-pub(crate) fn mean_gap(features: &Tensor, partners: &Tensor, temperature: f64) -> Tensor {
+/// - mixed: whether a GPU may round the products' operands to TF32: in mixed precision, whose features have no more digits
+pub(crate) fn mean_gap(features: &Tensor, partners: &Tensor, temperature: f64, mixed: bool) -> Tensor {
     let affinities =
-        Affinities { features: features.detach(), partners: partners.shallow_clone(), temperature };
+        Affinities { features: features.detach(), partners: partners.shallow_clone(), temperature, mixed };
     let (value, pulls) = tch::no_grad(|| affinities.mean_gap());
     custom_gradient(&[features], value, move |by_value| {
         let _guard = full_precision(affinities.features.device());
@@ -40,6 +41,7 @@ struct Affinities {
     features: Tensor,
     partners: Tensor,
     temperature: f64,
+    mixed: bool,
 }
 
 /// Unit vectors, and the lengths they had.
@@ -125,9 +127,18 @@ impl Affinities {
         Units { rows, norms }
     }
 
+    /// Products `[n, a, c]` of `[n, a, b]` and `[n, b, c]`.
+    fn times(&self, left: &Tensor, right: &Tensor) -> Tensor {
+        if left.size()[0] == 1 {
+            return linear(&left.i(0), &right.i(0).transpose(0, 1), None).unsqueeze(0);
+        }
+        let product = with_tf32_products(self.mixed, || left.bmm(right));
+        product.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// P of some unit vectors `[n, rows, C]` with all `[n, N, C]` of their samples, `[n, rows, N]`.
     fn powers(&self, some: &Tensor, all: &Tensor) -> Tensor {
-        let mut cosines = times(some, &all.transpose(1, 2));
+        let mut cosines = self.times(some, &all.transpose(1, 2));
         // At most 0, whatever the temperature.
         cosines -= 1.0;
         if self.temperature != 1.0 {
@@ -219,7 +230,7 @@ impl Affinities {
             let inside = here.ge(0).logical_and(&here.lt(length)).to_kind(both.kind());
             let pulled = -(&pulls.at_partners * inside).transpose(1, 2);
             let _ = both.scatter_add_(1, &here.clamp(0, length - 1).transpose(1, 2), &pulled);
-            part(&by_units).copy_(&times(&both, units));
+            part(&by_units).copy_(&self.times(&both, units));
         }
         by_units
     }
@@ -234,8 +245,8 @@ impl Affinities {
             let mut one_way = self.powers(&own, units);
             one_way *= part(&pulls.on_all);
             let _ = one_way.scatter_add_(2, &part(at), &-part(&pulls.at_partners));
-            let mut by_units = times(&one_way.transpose(1, 2), &own);
-            by_units.index_add_(1, &rows, &times(&one_way, units))
+            let mut by_units = self.times(&one_way.transpose(1, 2), &own);
+            by_units.index_add_(1, &rows, &self.times(&one_way, units))
         };
         let blocks = rows.split(BLOCK, 0).into_iter().map(of_block);
         blocks.reduce(|sum, block| sum + block).unwrap_or_else(|| units.zeros_like())
@@ -253,15 +264,6 @@ fn through_norms(mut by_units: Tensor, units: Units, scale: &Tensor) {
     by_units *= norms.clamp_min(SMALLEST_NORM).reciprocal() * scale;
     // A position without features has no direction; the derivative there is taken as zero.
     let _ = by_units.masked_fill_(&norms.eq(0.0), 0.0);
-}
-
-/// Products `[n, a, c]` of `[n, a, b]` and `[n, b, c]`.
-fn times(left: &Tensor, right: &Tensor) -> Tensor {
-    if left.size()[0] == 1 {
-        linear(&left.i(0), &right.i(0).transpose(0, 1), None).unsqueeze(0)
-    } else {
-        left.bmm(right)
-    }
 }
 
 /// Copies `[batch, a, b]` to `[batch, b, a]`. libtorch transposes a single matrix in blocks, which is far faster than what

@@ -1,4 +1,5 @@
-use tch::Tensor;
+use tch::{Device, Tensor};
+use torch_ext::Autocast;
 
 use crate::affinity::mean_gap;
 use crate::partners::{above_threshold, strongest};
@@ -52,6 +53,7 @@ impl Consistency {
     /// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
     /// - sentence: `[batch, C]`; gets no gradient
     pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
+        let mixed = Autocast::is_on(features.device());
         let _guard = full_precision(features.device());
         let features = wide(features).flatten(2, 3); // b c n
         let partners = tch::no_grad(|| {
@@ -61,8 +63,21 @@ impl Consistency {
                 None => above_threshold(&responses, self.threshold),
             }
         });
-        let loss = mean_gap(&features, &partners, self.temperature);
+        let loss = mean_gap(&features, &partners, self.temperature, mixed);
         ConsistencyLoss { loss, partners }
+    }
+
+    /// The mean of the losses of several levels of one size.
+    ///
+    /// - levels: `[batch, C, H, W]` each; sentence: `[batch, C]`
+    pub fn mean_loss(&self, levels: &[Tensor], sentence: &Tensor) -> Tensor {
+        let n = levels.len() as i64;
+        if sentence.device() == Device::Cpu {
+            let losses = levels.iter().map(|level| self.loss(level, sentence).loss);
+            return losses.sum::<Tensor>() / n as f64;
+        }
+        // A GPU is asked for a third of the kernels if the levels are samples of one batch; a CPU would only need memory.
+        self.loss(&Tensor::cat(levels, 0), &sentence.repeat([n, 1])).loss
     }
 }
 
@@ -75,8 +90,7 @@ pub fn consistency_loss(features: &Tensor, sentence: &Tensor) -> ConsistencyLoss
 mod tests {
     use super::*;
     use crate::unit;
-    use tch::{Device, Kind};
-    use torch_ext::Autocast;
+    use tch::Kind;
 
     /// The definition as it stands, with its N x N matrices, differentiable by autograd.
     fn by_definition(features: &Tensor, sentence: &Tensor, how: &Consistency) -> Tensor {

@@ -1,4 +1,5 @@
 #include "layers.h"
+#include "lowered.h"
 #include "product.h"
 
 #include <ATen/autocast_mode.h>
@@ -86,9 +87,12 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const std::optional<
   const bool recording = at::GradMode::is_enabled();
   const auto device = x.device().type();
   if (at::autocast::is_autocast_enabled(device)) {
-    const bool frozen = !(recording && w.requires_grad()) && w.is_leaf() && !w.is_view();
-    const bool lowers = frozen && w.scalar_type() == at::kFloat;
-    return at::linear(x, lowers ? kept_copy(w, at::autocast::get_autocast_dtype(device)) : w, bias);
+    const auto type = at::autocast::get_autocast_dtype(device);
+    const auto operand = [&](const at::Tensor &xs) {
+      const bool frozen = !(recording && xs.requires_grad()) && xs.is_leaf() && !xs.is_view();
+      return frozen && xs.scalar_type() == at::kFloat ? kept_copy(xs, type) : lowered(xs);
+    };
+    return at::linear(x, operand(w), bias ? std::optional<at::Tensor>(operand(*bias)) : std::nullopt);
   }
   if (!is_plain_float(x) || !is_plain_float(w) || !has_onednn() || x.numel() * w.size(0) < LEAST_MULTIPLICATIONS)
     return at::linear(x, w, bias);

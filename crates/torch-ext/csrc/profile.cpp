@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <string_view>
+#include <unordered_set>
 
 namespace talent {
 
@@ -15,19 +16,30 @@ using torch::autograd::profiler::KinetoEvent;
 
 bool starts_with(const std::string &text, std::string_view start) { return text.compare(0, start.size(), start) == 0; }
 
-// Whether an operator only makes another view of memory, or memory: neither reads or writes a value.
-bool computes(const std::string &name, const std::string &overload) {
-  for (const char *allocates : {"aten::empty", "aten::new_empty", "aten::resize_", "aten::set_", "aten::detach"})
-    if (starts_with(name, allocates))
+// Names of the operators that return a view of an argument, by their schemas. The profiler does not tell overloads apart.
+std::unordered_set<std::string> names_of_views() {
+  std::unordered_set<std::string> names;
+  auto &dispatcher = c10::Dispatcher::singleton();
+  for (const auto &name : dispatcher.getAllOpNames()) {
+    const auto found = dispatcher.findSchema(name);
+    if (!found || !found->hasSchema() || found->schema().returns().empty())
+      continue;
+    const auto *alias = found->schema().returns()[0].alias_info();
+    if (alias != nullptr && !alias->isWrite())
+      names.insert(name.name);
+  }
+  return names;
+}
+
+// Whether an operator does more than make another view of memory, or memory, or tell the host something.
+bool computes(const std::string &name) {
+  for (const char *other : {"aten::empty", "aten::new_empty", "aten::resize_", "aten::set_", "aten::as_strided_",
+                            "aten::_unsafe_view", "aten::_reshape_alias", "aten::_local_scalar_dense",
+                            "aten::_nnpack_available", "aten::is_nonzero", "aten::item", "aten::result_type"})
+    if (starts_with(name, other))
       return false;
-  auto found = c10::Dispatcher::singleton().findSchema({name, overload});
-  if (!found)
-    return true;
-  const auto &returns = found->schema().returns();
-  if (returns.empty())
-    return true;
-  const auto *alias = returns[0].alias_info();
-  return alias == nullptr || alias->isWrite();
+  static const auto views = names_of_views();
+  return views.count(name) == 0;
 }
 
 int kind_of(const KinetoEvent &event) {
@@ -37,7 +49,7 @@ int kind_of(const KinetoEvent &event) {
   if (starts_with(name, "cuda") || starts_with(name, "cu"))
     return TALENT_RUNTIME;
   if (starts_with(name, "aten::") || name.find("::_") != std::string::npos)
-    return computes(name, event.overload_name()) ? TALENT_OPERATOR : TALENT_VIEW;
+    return computes(name) ? TALENT_OPERATOR : TALENT_VIEW;
   return TALENT_OTHER;
 }
 

@@ -1,6 +1,7 @@
 #include "talent_torch.h"
 #include "guarded.h"
 #include "layers.h"
+#include "lowered.h"
 #include "measure.h"
 #include "product.h"
 #include "transfer.h"
@@ -120,7 +121,34 @@ char *talent_allow_tf32(int allowed) {
   });
 }
 
+char *talent_tf32_products(int allowed, int *before) {
+  return guarded([&] {
+    *before = at::globalContext().allowTF32CuBLAS();
+    at::globalContext().setAllowTF32CuBLAS(allowed != 0);
+  });
+}
+
+uint64_t talent_write_count(void *xs) { return tensor(xs)._version(); }
+
 void talent_cpu_kernels(int enabled) { talent::serve_cpu(enabled != 0); }
+
+char *talent_scaled_sum(void *xs, void *update, void *scale, void **result) {
+  return guarded([&] {
+    // Autocast would widen the update by a copy first; the operation reads what it is given.
+    c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    *result = new at::Tensor(at::addcmul(tensor(xs), tensor(update), tensor(scale)));
+  });
+}
+
+char *talent_lower_weights(int scalar_type) {
+  return guarded([&] { talent::lower_weights(static_cast<at::ScalarType>(scalar_type)); });
+}
+
+void talent_forget_lowered() { talent::forget_lowered(); }
+
+char *talent_lowered(void *weight, void **result) {
+  return guarded([&] { *result = new at::Tensor(talent::lowered(tensor(weight))); });
+}
 
 char *talent_clear_gradients(void **params, int64_t n) {
   return guarded([&] {

@@ -25,8 +25,17 @@ char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *i
 char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
 char *talent_cuda_reset_peak(int device_index);
 char *talent_allow_tf32(int allowed);
+char *talent_tf32_products(int allowed, int *before);
+// How often a tensor has been written to in place.
+uint64_t talent_write_count(void *xs);
 // Whether the kernels of this shim serve CPU tensors; otherwise libtorch's own do.
 void talent_cpu_kernels(int enabled);
+// tensor + update * scale, the update being of any dtype, also under autocast.
+char *talent_scaled_sum(void *xs, void *update, void *scale, void **result);
+// scalar_type: of products, float32 for none.
+char *talent_lower_weights(int scalar_type);
+void talent_forget_lowered();
+char *talent_lowered(void *weight, void **result);
 // Leaves the parameters without gradient.
 char *talent_clear_gradients(void **params, int64_t n);
 char *talent_profile_start(int cuda);

@@ -36,6 +36,11 @@ impl Autocast {
         Ok(Self { cuda, before })
     }
 
+    /// Whether mixed precision is on, on a device in this thread.
+    pub fn is_on(device: Device) -> bool {
+        shim::autocast_get(device.is_cuda()).is_ok_and(|(enabled, _)| enabled)
+    }
+
     /// The dtype matrix products really run in on this device under the present state: found by running one.
     ///
     /// # Errors

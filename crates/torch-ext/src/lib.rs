@@ -23,7 +23,9 @@ pub mod fused;
 pub mod generator;
 mod init;
 pub mod layers;
+mod lowered;
 pub mod profile;
+mod remembered;
 mod shim;
 mod store;
 mod transfer;
@@ -33,6 +35,8 @@ pub use autocast::Autocast;
 pub use custom_gradient::custom_gradient;
 pub use device_clock::Moment;
 pub use init::Init;
+pub use lowered::{Lowered, lowered};
+pub use remembered::Remembered;
 pub use shim::ShimError;
 pub use store::{Counter, Entry, Path, Role, Store, StoreError};
 pub use transfer::{Download, upload};
@@ -74,6 +78,25 @@ pub fn reset_peak_device_bytes(device: tch::Device) -> Result<(), ShimError> {
 /// When libtorch refuses.
 pub fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
     shim::measure::allow_tf32(allowed)
+}
+
+/// Runs `work` with TF32 allowed for matrix products on a GPU, or as it is set otherwise.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn with_tf32_products<T>(allowed: bool, work: impl FnOnce() -> T) -> Result<T, ShimError> {
+    if !allowed {
+        return Ok(work());
+    }
+    let before = shim::measure::tf32_products(true)?;
+    let result = work();
+    shim::measure::tf32_products(before)?;
+    Ok(result)
+}
+
+/// How often a tensor has been written to in place: a value made from it is out of date when this has changed.
+pub fn write_count(xs: &tch::Tensor) -> u64 {
+    shim::measure::write_count(xs)
 }
 
 /// Whether tensors on the CPU are served by this crate's products, attention and dropout, as they are by default, or by

@@ -63,33 +63,43 @@ pub fn profile<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, Vec<Ev
     Ok((result, events))
 }
 
-/// The operators that compute and have none inside them: on a GPU, each is one kernel or a few.
+/// An operator that computes and has none inside it: on a GPU, one kernel or a few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf<'a> {
+    /// The operator.
+    pub event: &'a Event,
+    /// The outermost event around it, such as the step of the backward pass that it belongs to; itself if there is none.
+    pub outermost: &'a Event,
+}
+
+/// The leaves among operators, in order.
 ///
 /// - events: ordered as [`profile`] returns them
-pub fn leaf_operators(events: &[Event]) -> Vec<&Event> {
-    let operators: Vec<&Event> =
-        events.iter().filter(|event| matches!(event.kind, EventKind::Operator | EventKind::View)).collect();
-    let mut is_leaf = vec![true; operators.len()];
-    // Of each thread, the operators that have not ended.
+pub fn leaf_operators(events: &[Event]) -> Vec<Leaf<'_>> {
+    let on_host: Vec<&Event> = events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Operator | EventKind::View | EventKind::Other))
+        .collect();
+    let mut is_leaf: Vec<bool> = on_host.iter().map(|event| event.kind == EventKind::Operator).collect();
+    let mut outermost: Vec<usize> = (0..on_host.len()).collect();
+    // Of each thread, the events that have not ended.
     let mut open: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    for (place, operator) in operators.iter().enumerate() {
-        let open = open.entry(operator.thread).or_default();
-        while open.last().is_some_and(|&outer| !operators[outer].holds(operator)) {
+    for (place, event) in on_host.iter().enumerate() {
+        let open = open.entry(event.thread).or_default();
+        while open.last().is_some_and(|&outer| !on_host[outer].holds(event)) {
             open.pop();
         }
         // An operator with nothing but views inside computes by itself.
-        if operator.kind == EventKind::Operator {
+        if event.kind == EventKind::Operator {
             for &outer in &*open {
                 is_leaf[outer] = false;
             }
         }
+        outermost[place] = open.first().copied().unwrap_or(place);
         open.push(place);
     }
-    let leaves = operators.into_iter().zip(is_leaf);
-    leaves
-        .filter(|(event, is_leaf)| *is_leaf && event.kind == EventKind::Operator)
-        .map(|(event, _)| event)
-        .collect()
+    let leaves = (0..on_host.len()).filter(|&place| is_leaf[place]);
+    leaves.map(|place| Leaf { event: on_host[place], outermost: on_host[outermost[place]] }).collect()
 }
 
 #[cfg(test)]
@@ -101,7 +111,7 @@ mod tests {
     fn leaves_are_counted_without_views() {
         let xs = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
         let (_, events) = profile(Device::Cpu, || xs.transpose(0, 1).matmul(&xs).relu()).unwrap();
-        let names: Vec<&str> = leaf_operators(&events).into_iter().map(|event| event.name.as_str()).collect();
+        let names: Vec<&str> = leaf_operators(&events).into_iter().map(|leaf| leaf.event.name.as_str()).collect();
         assert_eq!(names, ["aten::mm", "aten::clamp_min"], "{events:?}");
     }
 }

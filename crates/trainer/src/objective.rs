@@ -25,9 +25,7 @@ pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossC
     if cfg.cpcl > 0.0 {
         let _span = trace_span!("cpcl").entered();
         let neck = &output.neck;
-        let consistency = cfg.consistency();
-        let levels = neck.fused.iter().map(|fused| consistency.loss(fused, &neck.sentence).loss);
-        terms.push(("cpcl", cfg.cpcl, levels.sum::<Tensor>() / neck.fused.len() as f64));
+        terms.push(("cpcl", cfg.cpcl, cfg.consistency().mean_loss(&neck.fused, &neck.sentence)));
     }
     if let (true, Some([positive, negative])) = (cfg.tccl > 0.0, &output.contrast) {
         let _span = trace_span!("tccl").entered();

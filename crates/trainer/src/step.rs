@@ -4,7 +4,7 @@ use anyhow::Result;
 use refcoco::Batch;
 use talent::{Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Adam, Download};
+use torch_ext::{Adam, Download, Lowered};
 use tracing::trace_span;
 
 use crate::batch::TrainTensors;
@@ -146,8 +146,9 @@ impl Steps<'_> {
             model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
         } else {
             let guard = cfg.train.precision.autocast(device)?;
+            let lowered = Lowered::weights(cfg.train.precision.kind())?;
             let total = loss(&model.forward_train(&part.images, &ids));
-            drop(guard);
+            drop((guard, lowered));
             trace_span!("backward").in_scope(|| total.backward());
         }
         Ok(terms)

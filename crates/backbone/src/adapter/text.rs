@@ -1,4 +1,4 @@
-use tch::{IndexOp, Tensor};
+use tch::Tensor;
 use torch_ext::layers::{Linear, Mode};
 use torch_ext::{Init, Path};
 
@@ -29,8 +29,8 @@ impl TextAdapter {
     /// - words: `[batch, K, T]`, un-normalised; result alike, without an outer skip
     pub fn forward(&self, words: &Tensor, mode: Mode) -> Tensor {
         let narrow = self.down.forward(words).relu(); // b k r
-        let first = narrow.i((.., ..1, ..));
-        let rest = self.dense.forward(&narrow.i((.., 1.., ..)).transpose(1, 2), mode).transpose(1, 2);
-        self.up.forward(&(Tensor::cat(&[first, rest], 1) + narrow))
+        let parts = narrow.split_with_sizes([1, narrow.size()[1] - 1], 1);
+        let rest = self.dense.forward(&parts[1].transpose(1, 2), mode).transpose(1, 2);
+        self.up.forward(&(Tensor::cat(&[&parts[0], &rest], 1) + narrow))
     }
 }

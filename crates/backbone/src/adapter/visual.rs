@@ -1,5 +1,5 @@
 use rca::{AdapterFusion, WordUnit, WordUnitConfig};
-use tch::{IndexOp, Tensor};
+use tch::Tensor;
 use torch_ext::layers::{Linear, Mode};
 use torch_ext::{Init, Path};
 
@@ -71,15 +71,17 @@ impl VisualAdapter {
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
         let narrow = self.down.forward(tokens).relu(); // b n r
-        let patches = narrow.i((.., self.n_special.., ..));
+        let n_patches = narrow.size()[1] - self.n_special;
+        let parts = narrow.split_with_sizes([self.n_special, n_patches], 1);
+        let [special, patches] = [&parts[0], &parts[1]];
         let (b, n, r) = (patches.size()[0], patches.size()[1], patches.size()[2]);
         let side = (n as f64).sqrt() as i64;
         let grid = patches.transpose(1, 2).reshape([b, r, side, side]);
         let mixed = (self.dense.forward(&grid, mode) + grid).flatten(2, 3).transpose(1, 2); // b n r
-        let (narrow, mixed) = (rows_of(&narrow, image_of), rows_of(&mixed, image_of));
+        let (narrow, special) = (rows_of(&narrow, image_of), rows_of(special, image_of));
+        let mixed = rows_of(&mixed, image_of);
         observe(&mixed);
         let seen = self.cross.forward(&mixed, words, mode);
-        let special = narrow.i((.., ..self.n_special, ..));
         self.up.forward(&(Tensor::cat(&[special, seen], 1) + narrow))
     }
 }

@@ -1,8 +1,9 @@
-use tch::{IndexOp, Tensor};
+use tch::Tensor;
 
 use super::Mode;
 use crate::init::Init;
 use crate::layers::linear;
+use crate::lowered::lowered;
 use crate::shim;
 use crate::store::Path;
 
@@ -81,11 +82,9 @@ impl MultiheadAttention {
         mode: Mode,
     ) -> Tensor {
         let visible = visible.map_or(Visible::All, Visible::Marked);
-        let width = queries.size()[2];
-        let project = |xs: &Tensor, third: i64| {
-            let rows = third * width..(third + 1) * width;
-            linear(xs, &self.in_proj_weight.i(rows.clone()), Some(&self.in_proj_bias.i(rows)))
-        };
+        let weights = lowered(&self.in_proj_weight).chunk(3, 0);
+        let biases = lowered(&self.in_proj_bias).chunk(3, 0);
+        let project = |xs: &Tensor, third: usize| linear(xs, &weights[third], Some(&biases[third]));
         self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, visible)
     }
 

@@ -1,6 +1,7 @@
 use tch::Tensor;
 
 use crate::init::Init;
+use crate::lowered::lowered;
 use crate::store::Path;
 
 /// How a convolution's bias starts, if it has one.
@@ -41,7 +42,8 @@ impl Conv1d {
 
     /// - xs: `[batch, in, length]`, result `[batch, out, length]`
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        xs.conv1d(&self.weight, self.bias.as_ref(), 1, self.padding, 1, 1)
+        let bias = self.bias.as_ref().map(lowered);
+        xs.conv1d(&lowered(&self.weight), bias, 1, self.padding, 1, 1)
     }
 }
 
@@ -64,19 +66,20 @@ impl Conv2d {
     }
 
     /// The matrix of a 1x1 kernel, `[out, in]`, and the bias, `[out]`.
-    pub fn matrix(&self) -> (Tensor, Option<&Tensor>) {
-        (self.weight.flatten(1, 3), self.bias.as_ref())
+    pub fn matrix(&self) -> (Tensor, Option<Tensor>) {
+        (lowered(&self.weight).flatten(1, 3), self.bias.as_ref().map(lowered))
     }
 
     /// Applies a 1x1 kernel with its matrix transposed.
     ///
     /// - xs: `[batch, out, height, width]`, result `[batch, in, height, width]`
     pub fn forward_transposed(&self, xs: &Tensor) -> Tensor {
-        xs.conv2d(&self.weight.transpose(0, 1), None::<&Tensor>, 1, 0, 1, 1)
+        xs.conv2d(&lowered(&self.weight).transpose(0, 1), None::<&Tensor>, 1, 0, 1, 1)
     }
 
     /// - xs: `[batch, in, height, width]`, result `[batch, out, height, width]`
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        xs.conv2d(&self.weight, self.bias.as_ref(), 1, self.padding, 1, 1)
+        let bias = self.bias.as_ref().map(lowered);
+        xs.conv2d(&lowered(&self.weight), bias, 1, self.padding, 1, 1)
     }
 }

@@ -12,7 +12,7 @@ pub use attention::{MultiheadAttention, attention};
 pub use conv::{Conv1d, Conv2d, ConvBiasInit, ConvConfig};
 pub use dropout::dropout;
 pub use linear::{Linear, linear};
-pub use norm::{BatchNorm, LayerNorm};
+pub use norm::{BatchNorm, LayerNorm, scaled_sum};
 pub use positions::{grid_positions, sequence_positions};
 
 /// Whether a pass trains: batch statistics and dropout, or running statistics and none.

@@ -6,6 +6,7 @@ use super::Mode;
 use super::norm_across::{Statistics, normalise};
 use crate::across::{self, Processes};
 use crate::init::Init;
+use crate::shim;
 use crate::store::{Counter, Path};
 
 /// Share of the batch's statistics in an update of the running ones (PyTorch's default).
@@ -82,6 +83,15 @@ impl BatchNorm {
         });
         normalise(xs, [&self.weight, &self.bias], &statistics, self.eps, processes)
     }
+}
+
+/// `xs + update * scale`, the scale a value a channel: a residual connection behind LayerScale. One operation, also where
+/// mixed precision has left the update in another dtype.
+///
+/// # Panics
+/// Like tch's own operations: when the shapes do not fit together.
+pub fn scaled_sum(xs: &Tensor, update: &Tensor, scale: &Tensor) -> Tensor {
+    shim::measure::scaled_sum(xs, update, scale).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Layer normalisation over the last axis, affine.

@@ -2,9 +2,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::{ShimError, check, device_index, pointers};
+use super::{ShimError, check, device_index, pointers, scalar_type};
 use crate::profile::{Event, EventKind};
 
 type TraceEvent = extern "C" fn(*mut c_void, *const c_char, c_int, u64, u64, u64);
@@ -13,6 +13,20 @@ unsafe extern "C" {
     fn talent_cuda_reset_peak(device_index: c_int) -> *mut c_char;
     fn talent_allow_tf32(allowed: c_int) -> *mut c_char;
     fn talent_cpu_kernels(enabled: c_int);
+    fn talent_scaled_sum(
+        xs: *mut torch_sys::C_tensor,
+        update: *mut torch_sys::C_tensor,
+        scale: *mut torch_sys::C_tensor,
+        result: *mut *mut torch_sys::C_tensor,
+    ) -> *mut c_char;
+    fn talent_lower_weights(scalar_type: c_int) -> *mut c_char;
+    fn talent_forget_lowered();
+    fn talent_lowered(
+        weight: *mut torch_sys::C_tensor,
+        result: *mut *mut torch_sys::C_tensor,
+    ) -> *mut c_char;
+    fn talent_tf32_products(allowed: c_int, before: *mut c_int) -> *mut c_char;
+    fn talent_write_count(xs: *mut torch_sys::C_tensor) -> u64;
     fn talent_clear_gradients(params: *const *mut torch_sys::C_tensor, n: i64) -> *mut c_char;
     fn talent_profile_start(cuda: c_int) -> *mut c_char;
     fn talent_profile_stop(state: *mut c_void, event: TraceEvent) -> *mut c_char;
@@ -36,6 +50,51 @@ pub(crate) fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
 pub(crate) fn cpu_kernels(enabled: bool) {
     // SAFETY: no pointers.
     unsafe { talent_cpu_kernels(c_int::from(enabled)) }
+}
+
+pub(crate) fn tf32_products(allowed: bool) -> Result<bool, ShimError> {
+    let mut before = 0;
+    // SAFETY: the pointer is valid for writes.
+    check(unsafe { talent_tf32_products(c_int::from(allowed), &mut before) })?;
+    Ok(before != 0)
+}
+
+pub(crate) fn scaled_sum(xs: &Tensor, update: &Tensor, scale: &Tensor) -> Result<Tensor, ShimError> {
+    let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: valid handles; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_scaled_sum(handle(xs), handle(update), handle(scale), &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+pub(crate) fn lower_weights(kind: Kind) -> Result<(), ShimError> {
+    /// `c10::ScalarType::Float`.
+    const FLOAT: c_int = 6;
+    // SAFETY: no pointers.
+    check(unsafe { talent_lower_weights(scalar_type(kind).unwrap_or(FLOAT)) })
+}
+
+pub(crate) fn forget_lowered() {
+    // SAFETY: no arguments.
+    unsafe { talent_forget_lowered() }
+}
+
+pub(crate) fn lowered(weight: &Tensor) -> Tensor {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: a valid handle; the shim stores a new one, which `from_ptr` takes over. It fails only without memory.
+    unsafe {
+        match check(talent_lowered(weight.as_ptr().cast_mut(), &mut result)) {
+            Ok(()) => Tensor::from_ptr(result),
+            Err(_) => weight.shallow_clone(),
+        }
+    }
+}
+
+pub(crate) fn write_count(xs: &Tensor) -> u64 {
+    // SAFETY: a valid handle.
+    unsafe { talent_write_count(xs.as_ptr().cast_mut()) }
 }
 
 pub(crate) fn clear_gradients(params: &[Tensor]) -> Result<(), ShimError> {

@@ -4,6 +4,7 @@ mod eval;
 mod loss;
 pub(crate) mod memory;
 pub(crate) mod network;
+mod operators;
 mod stages;
 
 use std::time::Instant;
@@ -17,6 +18,7 @@ use torch_ext::Moment;
 pub(crate) use eval::{EvalBenchArgs, bench_eval};
 pub(crate) use loss::{LossBenchArgs, bench_loss};
 pub(crate) use network::{NetworkBenchArgs, StepBenchArgs, bench_forward, bench_step};
+pub(crate) use operators::{OperatorsBenchArgs, bench_operators};
 
 pub(crate) use crate::bench::stages::StageSeconds;
 use crate::bench::stages::watch;
@@ -34,6 +36,8 @@ pub(crate) enum Bench {
     },
     /// Training steps: forward, losses, backward, update
     Step(StepBenchArgs),
+    /// The operators that a training step consists of, counted
+    Operators(OperatorsBenchArgs),
     /// Inference of the network alone, every expression with an image of its own
     Forward(NetworkBenchArgs),
     /// Expressions of one image, from text to masks in the image's pixels
@@ -49,6 +53,7 @@ pub(crate) fn bench(what: &Bench) -> Result<()> {
             &std::iter::once("bench".to_owned()).chain(args.iter().cloned()).collect::<Vec<_>>(),
         ),
         Bench::Step(args) => bench_step(args),
+        Bench::Operators(args) => bench_operators(args),
         Bench::Forward(args) => bench_forward(args),
         Bench::Eval(args) => bench_eval(args),
         Bench::Loss(args) => bench_loss(args),

@@ -8,6 +8,7 @@ use refcoco::{Batch, SampleShape};
 use serde_json::json;
 use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
+use torch_ext::Adam;
 
 use super::memory::peak_mib;
 use super::{Measured, Pace, Repeats, Report, Timing};
@@ -45,6 +46,15 @@ impl NetworkBenchArgs {
     fn set_up(&self) -> Result<(Config, Device)> {
         ensure!(self.batch_size > 0, "--batch-size must be positive");
         Ok((self.config.load_for_bench()?, self.timing.machine.set_up()?))
+    }
+
+    /// The network and a batch for it.
+    pub(super) fn open_network(&self) -> Result<(Experiment, Batch)> {
+        Self::open(self.set_up()?, self.batch_size)
+    }
+
+    pub(super) fn prints_json(&self) -> bool {
+        self.timing.json
     }
 
     fn open((cfg, device): (Config, Device), n_samples: usize) -> Result<(Experiment, Batch)> {
@@ -113,7 +123,54 @@ fn time_steps(
     args.report("step", &experiment, &measured, flops)
 }
 
-/// Times steps as a run does them: each is read when the next is queued.
+/// Steps on one batch, as a run does them: each is read when the next is queued.
+pub(crate) struct StepQueue<'a> {
+    steps: Steps<'a>,
+    batch: &'a Batch,
+    adam: Adam,
+    scaler: LossScaler,
+    before: Option<QueuedStep>,
+}
+
+impl<'a> StepQueue<'a> {
+    pub(crate) fn new(experiment: &'a Experiment, processes: &'a Processes, batch: &'a Batch) -> Self {
+        let Experiment { cfg, device, model, .. } = experiment;
+        Self {
+            steps: Steps { model, cfg, device: *device, processes, recompute: false },
+            batch,
+            adam: adam(model, &cfg.train),
+            scaler: LossScaler::new(cfg.train.precision),
+            before: None,
+        }
+    }
+
+    /// Queues a step and reads the one before it.
+    pub(crate) fn step(&mut self) -> Result<()> {
+        let Self { steps, batch, adam, scaler, before } = self;
+        let step = steps.queue(adam, scaler, batch, 1.0, before.as_ref())?;
+        match before.replace(step) {
+            Some(last) => self.check(last),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the last step.
+    fn finish(mut self) -> Result<()> {
+        match self.before.take() {
+            Some(last) => self.check(last),
+            None => Ok(()),
+        }
+    }
+
+    fn check(&self, step: QueuedStep) -> Result<()> {
+        let report = step.report()?;
+        let good = report.finite || self.scaler.may_skip();
+        ensure!(good, "the loss is not finite: {:?}", report.losses);
+        Ok(())
+    }
+}
+
+/// Times steps.
 pub(crate) fn measure_steps(
     experiment: &Experiment,
     processes: &Processes,
@@ -121,22 +178,10 @@ pub(crate) fn measure_steps(
     recompute: bool,
     repeats: Repeats,
 ) -> Result<Measured> {
-    let Experiment { cfg, device, model, .. } = experiment;
-    let mut adam = adam(model, &cfg.train);
-    let mut scaler = LossScaler::new(cfg.train.precision);
-    let steps = Steps { model, cfg, device: *device, processes, recompute };
-    let mut queued: Option<QueuedStep> = None;
-    let may_skip = scaler.may_skip();
-    let check = |step: QueuedStep| -> Result<()> {
-        let report = step.report()?;
-        ensure!(report.finite || may_skip, "the loss is not finite: {:?}", report.losses);
-        Ok(())
-    };
-    let measured = repeats.measure(Pace::Own, *device, || {
-        let step = steps.queue(&mut adam, &mut scaler, batch, 1.0, queued.as_ref())?;
-        queued.replace(step).map_or(Ok(()), check)
-    })?;
-    queued.map_or(Ok(()), check)?;
+    let mut queue = StepQueue::new(experiment, processes, batch);
+    queue.steps.recompute = recompute;
+    let measured = repeats.measure(Pace::Own, experiment.device, || queue.step())?;
+    queue.finish()?;
     Ok(measured)
 }
 

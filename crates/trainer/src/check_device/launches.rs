@@ -9,44 +9,10 @@ use torch_ext::synchronisations_of;
 
 use super::part::{Outcome, Setting};
 use super::speed::Network;
+use crate::bench::network::StepQueue;
 use crate::bench::{Repeats, synchronize};
 use crate::config::Precision;
-use crate::optim::adam;
-use crate::precision::LossScaler;
 use crate::processes::Processes;
-use crate::step::{QueuedStep, Steps};
-
-/// Steps queued one behind the other, as a run does.
-struct Queue<'a> {
-    network: &'a Network,
-    steps: Steps<'a>,
-    adam: torch_ext::Adam,
-    scaler: LossScaler,
-    before: Option<QueuedStep>,
-}
-
-impl<'a> Queue<'a> {
-    fn new(network: &'a Network, processes: &'a Processes) -> Self {
-        let experiment = &network.experiment;
-        let (model, cfg, device) = (&experiment.model, &experiment.cfg, experiment.device);
-        Self {
-            network,
-            steps: Steps { model, cfg, device, processes, recompute: false },
-            adam: adam(model, &cfg.train),
-            scaler: LossScaler::new(cfg.train.precision),
-            before: None,
-        }
-    }
-
-    fn step(&mut self) -> Result<()> {
-        let Self { network, steps, adam, scaler, before } = self;
-        let step = steps.queue(adam, scaler, &network.batch, 1.0, before.as_ref())?;
-        match before.replace(step) {
-            Some(last) => last.report().map(|_| ()),
-            None => Ok(()),
-        }
-    }
-}
 
 pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
     if !setting.device.is_cuda() {
@@ -56,7 +22,7 @@ pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
     for (precision, name) in [(Precision::Fp32, "fp32"), (Precision::Bf16, "bf16")] {
         let network = Network::new(setting, precision, 2)?;
         let processes = Processes::default();
-        let mut queue = Queue::new(&network, &processes);
+        let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch);
         for _ in 0..2 {
             queue.step()?;
         }
@@ -121,7 +87,7 @@ fn busy(events: &[Event]) -> (f64, f64, f64) {
 pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
     let network = Network::new(setting, Precision::Bf16, if setting.small() { 4 } else { 32 })?;
     let processes = Processes::default();
-    let mut queue = Queue::new(&network, &processes);
+    let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch);
     for _ in 0..3 {
         queue.step()?;
     }
@@ -142,7 +108,7 @@ pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
         let row = |(name, n, time): (String, usize, f64)| json!({"name": name, "a_step": n as f64 / STEPS as f64, "ms_a_step": 1e3 * time / STEPS as f64});
         names.into_iter().take(40).map(row).collect()
     };
-    outcome.figure("operators", listed(by_name(operators.into_iter())));
+    outcome.figure("operators", listed(by_name(operators.into_iter().map(|leaf| leaf.event))));
     if setting.device.is_cuda() {
         let (work, gap, stretch) = busy(&events);
         outcome.figure("kernels_a_step", count(EventKind::Kernel));

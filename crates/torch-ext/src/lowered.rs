@@ -1,0 +1,71 @@
+//! Trained weights in the dtype of mixed precision, all cast by one operation.
+
+use tch::{Kind, Tensor};
+
+use crate::shim::{ShimError, measure};
+
+/// While this lives, products of this thread's layers take the trained weights from one cast of all of them together.
+/// Autocast casts each by itself, and each gradient back: several hundred kernels a step.
+///
+/// Which weights these are is learnt from the pass before; the first pass casts one by one. The results are the same, but that
+/// a weight without gradient gets one of zeros.
+#[derive(Debug)]
+pub struct Lowered(());
+
+impl Lowered {
+    /// Casts the weights that the last pass took.
+    ///
+    /// - kind: of products under autocast; with [`Kind::Float`] nothing is cast
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn weights(kind: Kind) -> Result<Self, ShimError> {
+        measure::lower_weights(kind)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        measure::forget_lowered();
+    }
+}
+
+/// A trained weight as products are to take it: cast together with others while a [`Lowered`] lives, otherwise as it is.
+pub fn lowered(weight: &Tensor) -> Tensor {
+    measure::lowered(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::linear;
+    use crate::Autocast;
+    use tch::Device;
+
+    #[test]
+    fn values_and_gradients_are_those_of_autocast() {
+        tch::manual_seed(5);
+        let place = (Kind::Float, Device::Cpu);
+        let leaf = |shape: &[i64]| Tensor::randn(shape, place).set_requires_grad(true);
+        let (weight, bias, other) = (leaf(&[6, 4]), leaf(&[6]), leaf(&[3, 6]));
+        let xs = Tensor::randn([5, 4], place);
+        let pass = || {
+            let guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+            let hidden = linear(&xs, &weight, Some(&bias));
+            let out = linear(&hidden, &other, None);
+            drop(guard);
+            out.to_kind(Kind::Float).square().sum(None).backward();
+            let gradients = [&weight, &bias, &other].map(|leaf| leaf.grad().copy());
+            crate::shim::measure::clear_gradients(&[&weight, &bias, &other].map(Tensor::shallow_clone)).unwrap();
+            (out, gradients)
+        };
+        let (expected, by_autocast) = pass();
+        for _ in 0..3 {
+            let _lowered = Lowered::weights(Kind::BFloat16).unwrap();
+            let (out, gradients) = pass();
+            assert!(out.equal(&expected));
+            assert!(gradients.iter().zip(&by_autocast).all(|(a, b)| a.equal(b)));
+        }
+    }
+}
