@@ -1,6 +1,6 @@
 //! Compiles the C++ shim against the libtorch that torch-sys found, and hands its folder on to dependants.
 
-use std::path::PathBuf;
+include!("../../build-support/nvidia.rs");
 
 const SOURCES: [&str; 10] = [
     "csrc/attention.cpp",
@@ -24,14 +24,18 @@ fn main() {
     // For other crates' bindings: `guarded.h`.
     println!("cargo:include={}/csrc", env!("CARGO_MANIFEST_DIR"));
     let Some(root) = lib.parent() else { return };
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .warnings(false)
         .include(root.join("include"))
-        .include(root.join("include/torch/csrc/api/include"))
-        .files(SOURCES)
-        .compile("talent_torch");
+        .include(root.join("include/torch/csrc/api/include"));
+    if std::env::var_os("CARGO_FEATURE_CUDA_GRAPHS").is_some() {
+        let library = shared_library(&build, root, "csrc/cuda_graph.cpp", "libtalent_graphs.so");
+        println!("cargo:rustc-env=TALENT_GRAPHS_BUILT={}", library.display());
+    }
+    build.files(SOURCES).compile("talent_torch");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
+use torch_ext::library_for_gpus;
 use tracing::trace_span;
 
 use crate::Error;
@@ -288,17 +289,8 @@ fn device_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Erro
 /// The library that joins processes on GPUs, if there is one: the file that `TALENT_NCCL_LIBRARY` names, or else
 /// `libtalent_nccl.so` beside the program, or the one that the feature `nccl` has built.
 pub fn nccl_library() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os(NCCL_LIBRARY_VARIABLE).filter(|name| !name.is_empty()) {
-        return Some(named.into());
-    }
-    let program = std::env::current_exe().ok();
-    let beside = program.and_then(|program| Some(program.parent()?.join("libtalent_nccl.so")));
-    let built = option_env!("TALENT_NCCL_BUILT").map(PathBuf::from);
-    [beside, built].into_iter().flatten().find(|path| path.is_file())
+    library_for_gpus("TALENT_NCCL_LIBRARY", "libtalent_nccl.so", option_env!("TALENT_NCCL_BUILT"))
 }
-
-/// Names the library of [`nccl_library`].
-const NCCL_LIBRARY_VARIABLE: &str = "TALENT_NCCL_LIBRARY";
 
 /// One number of every process, reduced.
 ///

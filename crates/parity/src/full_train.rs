@@ -130,10 +130,13 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
         errors.sort_by(f64::total_cmp);
         errors[((errors.len() - 1) as f64 * share) as usize]
     };
+    // A GPU's convolutions in float32 go through transforms (Winograd, FFT) where cuDNN finds them faster, with a few times the
+    // rounding: measured 2.2 times these bounds on an H200.
+    let more = if case.device.is_cuda() { 4.0 } else { 1.0 };
     let quantiles = [
-        ("gradient norms, 95 % of the parameters", share(&mut norm_errors, 0.95), 2e-3),
-        ("gradient samples, 95 %", share(&mut relative_errors, 0.95), 5e-3),
-        ("gradient samples, median", share(&mut relative_errors, 0.5), 5e-4),
+        ("gradient norms, 95 % of the parameters", share(&mut norm_errors, 0.95), more * 2e-3),
+        ("gradient samples, 95 %", share(&mut relative_errors, 0.95), more * 5e-3),
+        ("gradient samples, median", share(&mut relative_errors, 0.5), more * 5e-4),
     ];
     for (label, error, bound) in quantiles {
         case.record(Comparison::new(label, error, 1.0, Tolerance::Absolute(bound)));

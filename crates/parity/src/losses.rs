@@ -7,14 +7,14 @@ use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
 use crate::case::Case;
 use crate::network::INTERMEDIATE;
 use crate::report::Tolerance;
-use crate::training::{DOUBLE, TERM};
+use crate::training::{TERM, double};
 
 /// What a loss computes: the loss under its recorded name first, then its parts, and exact tensors.
 type Values = (Vec<(String, Tensor)>, Vec<(String, Tensor)>);
 
 pub(crate) fn case(case: &mut Case) -> Result<()> {
     for (kind, suffix, term, gradient) in
-        [(Kind::Float, "", TERM, INTERMEDIATE), (Kind::Double, ".f64", DOUBLE, DOUBLE)]
+        [(Kind::Float, "", TERM, INTERMEDIATE), (Kind::Double, ".f64", double(case.device), double(case.device))]
     {
         if !case.has(&format!("loss{suffix}")) {
             continue;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use talent::{Talent, TalentOutput, Triplet};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tlm_losses::{TCCL_DIVISOR, consistency_loss, contrastive_loss, segmentation_loss};
 use torch_ext::{Adam, AdamConfig, AdamGroup};
 
@@ -19,7 +19,16 @@ use crate::report::{Comparison, Tolerance};
 /// Loss terms in float32.
 pub(crate) const TERM: Tolerance = Tolerance::Scaled(1e-6);
 /// Anything recorded in float64.
-pub(crate) const DOUBLE: Tolerance = Tolerance::OfLargest(1e-9);
+const DOUBLE: Tolerance = Tolerance::OfLargest(1e-9);
+/// The same on a GPU. Two steps of the official float64 run are taken in float32, the sum of the mask and the resampling of
+/// the position table; a GPU takes such a sum in another order and contracts products and sums, so it differs by float32's
+/// rounding in these: measured up to 1.4e-8 on an H200, in the segmentation loss whose mask's sum is of 1e5 terms.
+const DOUBLE_ON_GPU: Tolerance = Tolerance::OfLargest(5e-8);
+
+/// The bound of values recorded in float64.
+pub(crate) fn double(device: Device) -> Tolerance {
+    if device.is_cuda() { DOUBLE_ON_GPU } else { DOUBLE }
+}
 
 /// The recorded training steps, done once per precision.
 #[derive(Debug, Default)]
@@ -155,7 +164,7 @@ pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Cas
     for (level, name) in ["lv_col3", "lv_col4", "lv_col5"].into_iter().enumerate() {
         case.compare(name, &training.steps[0].partners[level], Tolerance::Exact)?;
     }
-    for (kind, key, tolerance) in [(Kind::Float, "steps", TERM), (Kind::Double, "steps_f64", DOUBLE)] {
+    for (kind, key, tolerance) in [(Kind::Float, "steps", TERM), (Kind::Double, "steps_f64", double(recorded.device))] {
         let training = trainings.get(recorded, kind)?;
         for (index, step) in training.steps.iter().enumerate() {
             for (name, value) in &step.terms {
@@ -236,7 +245,9 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
             |mask: &Tensor| f64::try_from(error.where_self(mask, &zero).max().to_kind(Kind::Double));
         let (tight, loose) = (largest(&clear)?, largest(&clear.logical_not())?);
         case.record(Comparison::new(name, tight, 1.0, Tolerance::Absolute(5e-6)));
-        let reach = Tolerance::Absolute(1.1 * lr * n_steps);
+        // On a GPU the noise is another, so that both may have gone that far, and in opposite directions.
+        let ways = if recorded.device.is_cuda() { 2.0 } else { 1.0 };
+        let reach = Tolerance::Absolute(1.1 * ways * lr * n_steps);
         case.record(Comparison::new(&format!("{name} (gradient below 1e-6)"), loose, 1.0, reach));
     }
     Ok(())

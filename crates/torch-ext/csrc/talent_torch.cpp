@@ -78,9 +78,16 @@ char *talent_generator_set_state(int device_index, void *state) {
 }
 
 char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
-                        double lr, double beta1, double beta2, double eps, double weight_decay, void *found_inf) {
+                        double lr, double beta1, double beta2, double eps, double weight_decay, void *lr_factor,
+                        void *found_inf) {
   return guarded([&] {
     at::NoGradGuard no_grad;
+    if (lr_factor != nullptr) {
+      at::_fused_adam_(tensors(params, n), tensors(grads, n), tensors(exp_avgs, n), tensors(exp_avg_sqs, n), {},
+                       tensors(steps, n), tensor(lr_factor) * lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
+                       /*maximize=*/false, /*grad_scale=*/std::nullopt, optional(found_inf));
+      return;
+    }
     at::_fused_adam_(tensors(params, n), tensors(grads, n), tensors(exp_avgs, n), tensors(exp_avg_sqs, n), {},
                      tensors(steps, n), lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
                      /*grad_scale=*/std::nullopt,

@@ -18,9 +18,11 @@ char *talent_autocast_set(int cuda, int enabled, int scalar_type);
 char *talent_autocast_clear_cache();
 char *talent_generator_get_state(int device_index, void **state);
 char *talent_generator_set_state(int device_index, void *state);
+// lr_factor: a float32 scalar on the parameters' device, which lr is multiplied by. May be null.
 // found_inf: one float32; 1 for no update. May be null.
 char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
-                        double lr, double beta1, double beta2, double eps, double weight_decay, void *found_inf);
+                        double lr, double beta1, double beta2, double eps, double weight_decay, void *lr_factor,
+                        void *found_inf);
 char *talent_unscale_and_check(void **grads, int64_t n, void *found_inf, void *inv_scale);
 char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
 char *talent_cuda_reset_peak(int device_index);

@@ -131,6 +131,24 @@ impl Adam {
     /// # Errors
     /// When libtorch refuses the tensors.
     pub fn step_unless(&mut self, factor: f64, found_inf: Option<&Tensor>) -> Result<(), ShimError> {
+        self.update(factor, None, found_inf)
+    }
+
+    /// As [`Adam::step_unless`] with a factor on the parameters' device, a float32 scalar: for a step that is recorded once and
+    /// repeated with other factors.
+    ///
+    /// # Errors
+    /// When libtorch refuses the tensors.
+    pub fn step_by_device(&mut self, factor: &Tensor, found_inf: &Tensor) -> Result<(), ShimError> {
+        self.update(1.0, Some(factor), Some(found_inf))
+    }
+
+    fn update(
+        &mut self,
+        factor: f64,
+        lr_factor: Option<&Tensor>,
+        found_inf: Option<&Tensor>,
+    ) -> Result<(), ShimError> {
         let mut rates: Vec<f64> = self.lrs.clone();
         rates.sort_by(f64::total_cmp);
         rates.dedup();
@@ -162,7 +180,7 @@ impl Adam {
             let params = pick(&self.params);
             let grads: Vec<Tensor> = params.iter().map(Tensor::grad).collect();
             let AdamConfig { betas, eps, weight_decay } = self.cfg;
-            let step = AdamStep { lr: factor * rate, betas, eps, weight_decay };
+            let step = AdamStep { lr: factor * rate, lr_factor, betas, eps, weight_decay };
             fused::adam(&params, &grads, &state, step, found_inf)?;
         }
         Ok(())

@@ -5,10 +5,13 @@ use tch::Tensor;
 use crate::shim::{self, AdamLists, ShimError};
 
 /// Hyper-parameters of one Adam update.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamStep {
+#[derive(Debug, Clone, Copy)]
+pub struct AdamStep<'a> {
     /// Learning rate.
     pub lr: f64,
+    /// A float32 scalar on the parameters' device that the learning rate is multiplied by, for updates that are recorded once
+    /// and repeated.
+    pub lr_factor: Option<&'a Tensor>,
     /// Decay of the first and second moment.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
@@ -38,7 +41,7 @@ pub fn adam(
     params: &[Tensor],
     grads: &[Tensor],
     state: &AdamState,
-    step: AdamStep,
+    step: AdamStep<'_>,
     found_inf: Option<&Tensor>,
 ) -> Result<(), ShimError> {
     if params.is_empty() {
@@ -51,7 +54,7 @@ pub fn adam(
         exp_avg_sqs: &state.exp_avg_sqs,
         steps: &state.steps,
     };
-    shim::fused_adam(&lists, step.lr, step.betas, step.eps, step.weight_decay, found_inf)
+    shim::fused_adam(&lists, step.lr, step.betas, step.eps, step.weight_decay, step.lr_factor, found_inf)
 }
 
 /// Multiplies all gradients by `inv_scale` in place and sets `found_inf` to 1 if any entry is not finite.
@@ -79,7 +82,7 @@ mod tests {
             exp_avg_sqs: vec![param.zeros_like()],
             steps: vec![Tensor::from(1.0_f32)],
         };
-        let step = AdamStep { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
+        let step = AdamStep { lr: 0.1, lr_factor: None, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
         let grads = [grad];
         let found = Tensor::from_slice(&[1.0_f32]);
         adam(std::slice::from_ref(&param), &grads, &state, step, Some(&found)).unwrap();

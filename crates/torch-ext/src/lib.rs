@@ -12,11 +12,13 @@
 //! - [`upload`] and [`Download`]: copies to and from a device that nobody waits for;
 //! - [`profile`](profile()): operators and kernels as libtorch's profiler sees them; [`Moment`]: times on a device;
 //!   [`synchronisations_of`]: how often the host waits for a GPU;
+//! - [`CudaGraph`]: a GPU's work, recorded and repeated;
 //! - [`version`], [`peak_device_bytes`], [`allow_tf32`].
 
 pub mod across;
 mod adam;
 mod autocast;
+mod cuda_graph;
 mod custom_gradient;
 mod device_clock;
 pub mod fused;
@@ -32,6 +34,7 @@ mod transfer;
 
 pub use adam::{Adam, AdamConfig, AdamGroup, AdamStateError};
 pub use autocast::Autocast;
+pub use cuda_graph::{CudaGraph, graphs_library, library_for_gpus};
 pub use custom_gradient::custom_gradient;
 pub use device_clock::Moment;
 pub use init::Init;

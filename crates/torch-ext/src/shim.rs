@@ -1,6 +1,7 @@
 //! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` around libtorch is here.
 #![allow(unsafe_code)]
 
+pub(crate) mod graph;
 pub(crate) mod measure;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -33,6 +34,7 @@ unsafe extern "C" {
         beta2: f64,
         eps: f64,
         weight_decay: f64,
+        lr_factor: *mut C_tensor,
         found_inf: *mut C_tensor,
     ) -> *mut c_char;
     fn talent_unscale_and_check(
@@ -153,12 +155,13 @@ pub(crate) fn fused_adam(
     betas: [f64; 2],
     eps: f64,
     weight_decay: f64,
+    lr_factor: Option<&Tensor>,
     found_inf: Option<&Tensor>,
 ) -> Result<(), ShimError> {
     let n = lists.params.len();
     assert!([lists.grads, lists.exp_avgs, lists.exp_avg_sqs, lists.steps].iter().all(|list| list.len() == n));
-    let found_inf = found_inf.map_or(std::ptr::null_mut(), |found| found.as_ptr().cast_mut());
-    // SAFETY: five arrays of n valid handles each, and one handle or null.
+    let handle = |tensor: Option<&Tensor>| tensor.map_or(std::ptr::null_mut(), |one| one.as_ptr().cast_mut());
+    // SAFETY: five arrays of n valid handles each, and handles or null.
     check(unsafe {
         talent_fused_adam(
             pointers(lists.params).as_ptr(),
@@ -172,7 +175,8 @@ pub(crate) fn fused_adam(
             betas[1],
             eps,
             weight_decay,
-            found_inf,
+            handle(lr_factor),
+            handle(found_inf),
         )
     })
 }

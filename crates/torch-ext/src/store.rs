@@ -140,6 +140,18 @@ impl Store {
         self.counters.borrow().iter().for_each(|(_, counter)| counter.advance());
     }
 
+    /// What the counters have counted since it was last asked for.
+    pub fn counts(&self) -> Vec<i64> {
+        self.counters.borrow().iter().map(|(_, counter)| counter.0.get()).collect()
+    }
+
+    /// Sets the counters back to what [`Store::counts`] gave.
+    pub fn set_counts(&self, counts: &[i64]) {
+        for ((_, counter), count) in self.counters.borrow().iter().zip(counts) {
+            counter.0.set(*count);
+        }
+    }
+
     fn bring_in_counters(&self) {
         for (tensor, counter) in self.counters.borrow().iter() {
             match counter.0.take() {

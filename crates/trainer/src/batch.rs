@@ -44,6 +44,25 @@ impl TrainTensors {
         })
     }
 
+    /// Samples.
+    pub(crate) fn n(&self) -> i64 {
+        self.words.size()[0]
+    }
+
+    /// Takes over the values of another batch of the same size, in place.
+    pub(crate) fn overwrite(&self, other: &Self) {
+        for (to, from) in [
+            (&self.images, &other.images),
+            (&self.masks, &other.masks),
+            (&self.words, &other.words),
+            (&self.positives, &other.positives),
+            (&self.negatives, &other.negatives),
+            (&self.valid, &other.valid),
+        ] {
+            to.shallow_clone().copy_(from);
+        }
+    }
+
     /// A run of samples.
     pub(crate) fn part(&self, start: i64, n: i64) -> Self {
         let cut = |xs: &Tensor| xs.narrow(0, start, n);

@@ -166,6 +166,9 @@ struct TrainArgs {
     /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
     #[arg(long)]
     recompute: bool,
+    /// Record a step as a CUDA graph and repeat it: for small batches, whose kernels a GPU does faster than a CPU asks for them
+    #[arg(long, conflicts_with = "recompute")]
+    cuda_graphs: bool,
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
@@ -299,6 +302,7 @@ pub fn run() -> Result<ExitCode> {
                 "cuda_devices": tch::Cuda::device_count(),
                 "cudnn": tch::Cuda::cudnn_is_available(),
                 "nccl_library": c10d::nccl_library(),
+                "graphs_library": torch_ext::graphs_library(),
             });
             println!("{devices}");
             Ok(())
@@ -370,6 +374,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
         max_steps: args.max_steps,
         recompute: args.recompute,
+        cuda_graphs: args.cuda_graphs,
         allow_missing: args.allow_missing.clone(),
         checkpoint_every: args.checkpoint_every,
         keep_checkpoints: args.keep_checkpoints,

@@ -31,5 +31,6 @@ mod process;
 mod processes;
 mod run_dir;
 mod step;
+mod step_graph;
 pub mod train;
 mod weights;

@@ -59,6 +59,26 @@ impl QueuedStep {
     }
 }
 
+/// What a step leaves on the device.
+#[derive(Debug)]
+pub(crate) struct Computed {
+    /// Of the losses.
+    pub(crate) names: Vec<&'static str>,
+    /// float64: the losses, and `failed`.
+    pub(crate) values: Tensor,
+    /// One float32: 1 if this step or one before it left the parameters alone, otherwise 0.
+    pub(crate) failed: Tensor,
+}
+
+/// The factor on the learning rates of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LearningRate<'a> {
+    /// Known to the host.
+    Factor(f64),
+    /// A float32 scalar on the device.
+    OnDevice(&'a Tensor),
+}
+
 /// What the steps of a run have in common.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Steps<'a> {
@@ -86,11 +106,44 @@ impl Steps<'_> {
         factor: f64,
         before: Option<&QueuedStep>,
     ) -> Result<QueuedStep> {
-        let Self { model, cfg, device, processes, .. } = *self;
+        let Self { model, device, .. } = *self;
         let whole =
             trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()))?;
-        let n_parts = if batch.n.is_multiple_of(cfg.train.accumulate) { cfg.train.accumulate } else { 1 };
-        let part_size = (batch.n / n_parts) as i64;
+        let before = match before {
+            Some(QueuedStep::Coming { failed, .. }) => Some(failed),
+            _ => None,
+        };
+        let Computed { names, values, failed } =
+            self.compute(adam, scaler, &whole, LearningRate::Factor(factor), before)?;
+        let step = QueuedStep::Coming { names, values: Download::start(&values)?, failed };
+        if !scaler.may_skip() {
+            return Ok(step);
+        }
+        let report = step.report()?;
+        scaler.update(report.updated);
+        Ok(QueuedStep::Known(report))
+    }
+
+    /// Parts of a batch of n samples that go through the network one after the other.
+    pub(crate) fn n_parts(&self, n: usize) -> usize {
+        let accumulate = self.cfg.train.accumulate;
+        if n.is_multiple_of(accumulate) { accumulate } else { 1 }
+    }
+
+    /// The part of a step that is the device's work alone.
+    ///
+    /// - before: one float32 on the device, 1 if a step before this one failed
+    pub(crate) fn compute(
+        &self,
+        adam: &mut Adam,
+        scaler: &LossScaler,
+        whole: &TrainTensors,
+        rate: LearningRate<'_>,
+        before: Option<&Tensor>,
+    ) -> Result<Computed> {
+        let Self { cfg, device, processes, .. } = *self;
+        let n_parts = self.n_parts(whole.n() as usize);
+        let part_size = whole.n() / n_parts as i64;
         let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
         adam.zero_grad()?;
         for part in 0..n_parts as i64 {
@@ -105,25 +158,20 @@ impl Steps<'_> {
         let _span = trace_span!("optimiser").entered();
         processes.mean(adam.grads())?;
         let mut failed = scaler.unscale(&adam.grads(), device)?;
-        if let Some(QueuedStep::Coming { failed: before, .. }) = before {
+        if let Some(before) = before {
             failed = failed.maximum(before);
         }
         if cfg.train.clip_norm > 0.0 {
             let _ = adam.clip(cfg.train.clip_norm);
         }
-        adam.step_unless(factor, Some(&failed))?;
-
+        match rate {
+            LearningRate::Factor(factor) => adam.step_unless(factor, Some(&failed))?,
+            LearningRate::OnDevice(factor) => adam.step_by_device(factor, &failed)?,
+        }
         let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
         let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
         let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
-        let values = Download::start(&processes.mean_of(Tensor::stack(&values, 0))?)?;
-        let step = QueuedStep::Coming { names, values, failed };
-        if !scaler.may_skip() {
-            return Ok(step);
-        }
-        let report = step.report()?;
-        scaler.update(report.updated);
-        Ok(QueuedStep::Known(report))
+        Ok(Computed { names, values: processes.mean_of(Tensor::stack(&values, 0))?, failed })
     }
 
     /// Forward and backward pass; returns the loss terms, and the total before `scaled`.

@@ -56,7 +56,7 @@ pub(crate) fn pack(args: &[String]) -> Result<()> {
     may_be_replaced(&out)?;
     let libtorch = setup()?;
     let headers = headers::of_nvidia(&libtorch)?;
-    let talent = build_talent_with(&["nccl"], &[("TALENT_NVIDIA_HEADERS", headers)])?;
+    let talent = build_talent_with(&["nccl", "cuda-graphs"], &[("TALENT_NVIDIA_HEADERS", headers)])?;
     build_quietly(&mut cargo(), "data-cli", "talent-data")?;
 
     let making = sibling(&out, &format!("new-{}", std::process::id()));
@@ -101,8 +101,10 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
     let bin = folder.join("bin");
     std::fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
     // Not `talent-results`, whose Polars alone takes 29 MB; the tables of runs are made at home.
-    for program in [talent.to_path_buf(), project::program("talent-data"), nccl_library(talent)?] {
-        program::copy_portable(&program, &bin)?;
+    let mut programs = vec![talent.to_path_buf(), project::program("talent-data")];
+    programs.extend(libraries(talent)?);
+    for program in &programs {
+        program::copy_portable(program, &bin)?;
     }
     let root = root();
     copy_tree(&root.join("crates/trainer/configs"), &folder.join("configs"))?;
@@ -140,11 +142,14 @@ fn glibc_version() -> String {
     version.to_string_lossy().into_owned()
 }
 
-/// The library that the build has made, by the program's own word.
-fn nccl_library(talent: &Path) -> Result<PathBuf> {
+/// The libraries for GPUs that the build has made, by the program's own word.
+fn libraries(talent: &Path) -> Result<Vec<PathBuf>> {
     let devices = output_of(talent, &["devices"]).context("`talent devices` failed")?;
     let devices: serde_json::Value = serde_json::from_str(&devices).context("`talent devices`")?;
-    Ok(devices["nccl_library"].as_str().context("the build has made no libtalent_nccl.so")?.into())
+    let named = |key: &str| -> Result<PathBuf> {
+        Ok(devices[key].as_str().with_context(|| format!("`talent devices` names no {key}"))?.into())
+    };
+    Ok(vec![named("nccl_library")?, named("graphs_library")?])
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

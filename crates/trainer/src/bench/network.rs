@@ -20,6 +20,7 @@ use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
 use crate::step::{QueuedStep, Steps};
+use crate::step_graph::GraphedSteps;
 
 #[derive(Debug, Args)]
 pub(crate) struct NetworkBenchArgs {
@@ -39,6 +40,9 @@ pub(crate) struct StepBenchArgs {
     /// Compute the image encoder's blocks again in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// Record a step as a CUDA graph and repeat it
+    #[arg(long, conflicts_with = "recompute")]
+    cuda_graphs: bool,
 }
 
 impl NetworkBenchArgs {
@@ -102,7 +106,7 @@ pub(crate) fn bench_step(args: &StepBenchArgs) -> Result<()> {
 }
 
 fn time_steps(
-    &StepBenchArgs { network: ref args, recompute }: &StepBenchArgs,
+    &StepBenchArgs { network: ref args, recompute, cuda_graphs }: &StepBenchArgs,
     on: (Config, Device),
     processes: &Processes,
 ) -> Result<()> {
@@ -113,7 +117,8 @@ fn time_steps(
         args.batch_size
     );
     let (experiment, batch) = NetworkBenchArgs::open(on, args.batch_size / n_processes)?;
-    let measured = measure_steps(&experiment, processes, &batch, recompute, args.timing.repeats)?;
+    let way = if recompute { Way::Recompute } else if cuda_graphs { Way::Graph } else { Way::Plain };
+    let measured = measure_steps(&experiment, processes, &batch, way, args.timing.repeats)?;
     let cfg = &experiment.cfg;
     // The products' rate is this process's.
     let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
@@ -123,31 +128,53 @@ fn time_steps(
     args.report("step", &experiment, &measured, flops)
 }
 
+/// How a step is done; the results are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Plain,
+    /// The image encoder's blocks computed again in the backward pass.
+    Recompute,
+    /// Recorded as a CUDA graph.
+    Graph,
+}
+
 /// Steps on one batch, as a run does them: each is read when the next is queued.
 pub(crate) struct StepQueue<'a> {
     steps: Steps<'a>,
     batch: &'a Batch,
     adam: Adam,
     scaler: LossScaler,
+    graphed: Option<GraphedSteps>,
     before: Option<QueuedStep>,
 }
 
 impl<'a> StepQueue<'a> {
-    pub(crate) fn new(experiment: &'a Experiment, processes: &'a Processes, batch: &'a Batch) -> Self {
+    pub(crate) fn new(
+        experiment: &'a Experiment,
+        processes: &'a Processes,
+        batch: &'a Batch,
+        way: Way,
+    ) -> Result<Self> {
         let Experiment { cfg, device, model, .. } = experiment;
-        Self {
-            steps: Steps { model, cfg, device: *device, processes, recompute: false },
+        let steps = Steps { model, cfg, device: *device, processes, recompute: way == Way::Recompute };
+        let graphed = if way == Way::Graph { Some(GraphedSteps::prepare(&steps)?) } else { None };
+        Ok(Self {
+            steps,
+            graphed,
             batch,
             adam: adam(model, &cfg.train),
             scaler: LossScaler::new(cfg.train.precision),
             before: None,
-        }
+        })
     }
 
     /// Queues a step and reads the one before it.
     pub(crate) fn step(&mut self) -> Result<()> {
-        let Self { steps, batch, adam, scaler, before } = self;
-        let step = steps.queue(adam, scaler, batch, 1.0, before.as_ref())?;
+        let Self { steps, batch, adam, scaler, graphed, before } = self;
+        let step = match graphed {
+            Some(graphed) => graphed.queue(steps, adam, scaler, batch, 1.0, before.as_ref())?,
+            None => steps.queue(adam, scaler, batch, 1.0, before.as_ref())?,
+        };
         match before.replace(step) {
             Some(last) => self.check(last),
             None => Ok(()),
@@ -175,11 +202,10 @@ pub(crate) fn measure_steps(
     experiment: &Experiment,
     processes: &Processes,
     batch: &Batch,
-    recompute: bool,
+    way: Way,
     repeats: Repeats,
 ) -> Result<Measured> {
-    let mut queue = StepQueue::new(experiment, processes, batch);
-    queue.steps.recompute = recompute;
+    let mut queue = StepQueue::new(experiment, processes, batch, way)?;
     let measured = repeats.measure(Pace::Own, experiment.device, || queue.step())?;
     queue.finish()?;
     Ok(measured)

@@ -12,7 +12,7 @@ use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use super::network::{NetworkBenchArgs, StepQueue};
+use super::network::{NetworkBenchArgs, StepQueue, Way};
 use super::synchronize;
 use crate::processes::Processes;
 
@@ -86,7 +86,7 @@ pub(crate) fn bench_operators(args: &OperatorsBenchArgs) -> Result<()> {
     let (experiment, batch) = args.network.open_network()?;
     torch_ext::set_cpu_kernels(false);
     let processes = Processes::default();
-    let mut queue = StepQueue::new(&experiment, &processes, &batch);
+    let mut queue = StepQueue::new(&experiment, &processes, &batch, Way::Plain)?;
     for _ in 0..2 {
         queue.step()?;
     }

@@ -7,6 +7,7 @@ use super::part::{Outcome, Setting};
 use super::speed::Network;
 use crate::bench::Repeats;
 use crate::bench::memory::peak_mib;
+use crate::bench::network::Way;
 use crate::config::Precision;
 use crate::panics::as_errors;
 use crate::processes::Processes;
@@ -19,7 +20,7 @@ pub(super) fn batches(setting: &Setting) -> Result<Outcome> {
         torch_ext::reset_peak_device_bytes(setting.device)?;
         let measured = as_errors(|| {
             let network = Network::new(setting, Precision::Bf16, n)?;
-            network.measure(&Processes::default(), false, Repeats { repeats: 5, warm_up: 2 })
+            network.measure(&Processes::default(), Way::Plain, Repeats { repeats: 5, warm_up: 2 })
         });
         match measured {
             Ok(measured) => {

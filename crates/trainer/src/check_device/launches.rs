@@ -9,7 +9,7 @@ use torch_ext::synchronisations_of;
 
 use super::part::{Outcome, Setting};
 use super::speed::Network;
-use crate::bench::network::StepQueue;
+use crate::bench::network::{StepQueue, Way};
 use crate::bench::{Repeats, synchronize};
 use crate::config::Precision;
 use crate::processes::Processes;
@@ -22,7 +22,7 @@ pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
     for (precision, name) in [(Precision::Fp32, "fp32"), (Precision::Bf16, "bf16")] {
         let network = Network::new(setting, precision, 2)?;
         let processes = Processes::default();
-        let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch);
+        let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch, Way::Plain)?;
         for _ in 0..2 {
             queue.step()?;
         }
@@ -87,7 +87,7 @@ fn busy(events: &[Event]) -> (f64, f64, f64) {
 pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
     let network = Network::new(setting, Precision::Bf16, if setting.small() { 4 } else { 32 })?;
     let processes = Processes::default();
-    let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch);
+    let mut queue = StepQueue::new(&network.experiment, &processes, &network.batch, Way::Plain)?;
     for _ in 0..3 {
         queue.step()?;
     }
@@ -123,7 +123,7 @@ pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
         outcome.figure("kernels", listed(by_name(on_device)));
         outcome.figure("waits", waits(&events));
     }
-    let measured = network.measure(&processes, false, Repeats { repeats: 3, warm_up: 1 })?;
+    let measured = network.measure(&processes, Way::Plain, Repeats { repeats: 3, warm_up: 1 })?;
     for (stage, seconds) in &measured.stages {
         outcome.figure(&format!("{stage} ms"), 1e3 * seconds);
     }

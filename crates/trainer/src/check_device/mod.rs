@@ -2,6 +2,7 @@
 //! own, since a fault on a GPU spoils the process that meets it.
 
 mod batches;
+mod graphs;
 mod launches;
 mod loader;
 mod losses;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Device;
 
-use super::{batches, launches, loader, losses, machine, masks, recordings, runs, speed, steps, together};
+use super::{batches, graphs, launches, loader, losses, machine, masks, recordings, runs, speed, steps, together};
 use crate::panics::as_errors;
 
 /// One thing to check.
@@ -143,6 +143,7 @@ pub(super) fn parts() -> &'static [Part] {
         part("step-fp16", 60, steps::fp16, "an fp16 step against a float32 one"),
         part("recompute", 60, steps::recompute, "activation recomputation against none"),
         part("nan", 60, steps::nan, "a NaN stops a run, and fp16 skips it"),
+        part("graphs", 60, graphs::graphs, "recorded steps with a changing rate against usual ones"),
         part("synchronisations", 60, launches::synchronisations, "a step never makes the host wait"),
         part("train-kill-resume", 180, runs::kill_and_resume, "200 steps of tiny, killed and resumed"),
         part("evaluation", 60, masks::evaluation, "evaluated masks against the CPU's"),
@@ -154,6 +155,7 @@ pub(super) fn parts() -> &'static [Part] {
         part("speed-fp32", 90, speed::fp32, "training steps in float32"),
         part("speed-batches", 120, batches::batches, "training steps in bf16, batches of 1 to 128"),
         part("speed-recompute", 90, speed::recompute, "training steps in bf16 with recomputation"),
+        part("speed-graphs", 90, speed::graphs, "training steps in bf16 as a CUDA graph"),
         part("speed-evaluation", 90, speed::evaluation, "expressions a second"),
         part("loader", 90, loader::loader, "training samples a second on this machine's cores"),
         part("nccl", 90, together::nccl, "one process joins, reduces and trains through NCCL"),

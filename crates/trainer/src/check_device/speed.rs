@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::part::{Outcome, Setting};
 use crate::batch::EvalTensors;
 use crate::bench::memory::peak_mib;
-use crate::bench::network::{measure_steps, random_batch};
+use crate::bench::network::{Way, measure_steps, random_batch};
 use crate::bench::{Measured, Pace, Repeats, matmul_rate};
 use crate::config::{Config, Precision, Source, load};
 use crate::evaluate::{probabilities, values};
@@ -39,24 +39,24 @@ impl Network {
     pub(super) fn measure(
         &self,
         processes: &Processes,
-        recompute: bool,
+        way: Way,
         repeats: Repeats,
     ) -> Result<Measured> {
-        measure_steps(&self.experiment, processes, &self.batch, recompute, repeats)
+        measure_steps(&self.experiment, processes, &self.batch, way, repeats)
     }
 }
 
 pub(super) fn repeats(setting: &Setting) -> Repeats {
-    if setting.small() { Repeats { repeats: 2, warm_up: 1 } } else { Repeats { repeats: 12, warm_up: 3 } }
+    if setting.small() { Repeats { repeats: 2, warm_up: 1 } } else { Repeats { repeats: 12, warm_up: 5 } }
 }
 
-fn steps(setting: &Setting, precision: Precision, recompute: bool) -> Result<Outcome> {
+fn steps(setting: &Setting, precision: Precision, way: Way) -> Result<Outcome> {
     let n = if setting.small() { 4 } else { 32 };
     let network = Network::new(setting, precision, n)?;
     let mut outcome = Outcome::default();
     outcome.figure("config", network.experiment.cfg.name.clone());
     outcome.figure("batch", n);
-    let measured = network.measure(&Processes::default(), recompute, repeats(setting))?;
+    let measured = network.measure(&Processes::default(), way, repeats(setting))?;
     let median = measured.median();
     outcome.figure("step_ms", 1e3 * median);
     outcome.figure("samples_per_s", n as f64 / median);
@@ -71,23 +71,40 @@ fn steps(setting: &Setting, precision: Precision, recompute: bool) -> Result<Out
 }
 
 pub(super) fn bf16(setting: &Setting) -> Result<Outcome> {
-    steps(setting, Precision::Bf16, false)
+    steps(setting, Precision::Bf16, Way::Plain)
 }
 
 pub(super) fn fp16(setting: &Setting) -> Result<Outcome> {
-    steps(setting, Precision::Fp16, false)
+    steps(setting, Precision::Fp16, Way::Plain)
 }
 
 pub(super) fn tf32(setting: &Setting) -> Result<Outcome> {
-    steps(setting, Precision::Tf32, false)
+    steps(setting, Precision::Tf32, Way::Plain)
 }
 
 pub(super) fn fp32(setting: &Setting) -> Result<Outcome> {
-    steps(setting, Precision::Fp32, false)
+    steps(setting, Precision::Fp32, Way::Plain)
 }
 
 pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
-    steps(setting, Precision::Bf16, true)
+    steps(setting, Precision::Bf16, Way::Recompute)
+}
+
+/// Steps recorded as a CUDA graph, and as usual, at batch sizes at which several GPUs leave each.
+pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
+    if !setting.device.is_cuda() {
+        return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
+    }
+    let mut outcome = Outcome::default();
+    for n in [1, 4, 32] {
+        let network = Network::new(setting, Precision::Bf16, n)?;
+        for (way, name) in [(Way::Plain, "plain"), (Way::Graph, "graph")] {
+            let measured = network.measure(&Processes::default(), way, repeats(setting))?;
+            outcome.figure(&format!("{name}_samples_per_s_{n}"), n as f64 / measured.median());
+        }
+    }
+    outcome.figure("peak_mib", peak_mib(setting.device)?);
+    Ok(outcome)
 }
 
 pub(super) fn evaluation(setting: &Setting) -> Result<Outcome> {

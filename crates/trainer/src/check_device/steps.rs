@@ -15,10 +15,10 @@ use crate::processes::Processes;
 use crate::step::{QueuedStep, StepReport, Steps};
 
 /// The small network, and a batch for it.
-struct Bench {
-    cfg: Config,
-    model: Talent,
-    batch: Batch,
+pub(super) struct Bench {
+    pub(super) cfg: Config,
+    pub(super) model: Talent,
+    pub(super) batch: Batch,
     device: Device,
     processes: Processes,
 }
@@ -31,7 +31,7 @@ struct Taken {
 }
 
 impl Bench {
-    fn new(setting: &Setting, precision: Precision, dropout: f64) -> Result<Self> {
+    pub(super) fn new(setting: &Setting, precision: Precision, dropout: f64) -> Result<Self> {
         let mut cfg = Config::tiny();
         cfg.train.precision = precision;
         cfg.model.decoder.dropout = dropout;
@@ -43,7 +43,7 @@ impl Bench {
         Ok(Self { cfg, model, batch, device: setting.device, processes: Processes::default() })
     }
 
-    fn steps(&self, recompute: bool) -> Steps<'_> {
+    pub(super) fn steps(&self, recompute: bool) -> Steps<'_> {
         let Self { cfg, model, device, processes, .. } = self;
         Steps { model, cfg, device: *device, processes, recompute }
     }
@@ -68,7 +68,7 @@ impl Bench {
         bail!("16 steps were skipped")
     }
 
-    fn parameters(&self) -> Vec<Tensor> {
+    pub(super) fn parameters(&self) -> Vec<Tensor> {
         self.model.trainable().into_iter().map(|(_, tensor)| tensor.detach().copy()).collect()
     }
 

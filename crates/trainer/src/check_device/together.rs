@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::part::{Outcome, Setting};
 use super::speed::{Network, repeats};
+use crate::bench::network::Way;
 use crate::config::Precision;
 use crate::processes::Processes;
 
@@ -37,9 +38,9 @@ fn together(setting: &Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let n = if setting.small() { 4 } else { 32 };
     let network = Network::new(setting, Precision::Bf16, n)?;
-    let alone = network.measure(&Processes::default(), false, repeats(setting))?.median();
+    let alone = network.measure(&Processes::default(), Way::Plain, repeats(setting))?.median();
     let processes = Processes::of(group);
-    let joined = network.measure(&processes, false, repeats(setting))?.median();
+    let joined = network.measure(&processes, Way::Plain, repeats(setting))?.median();
     outcome.figure("step_ms_alone", 1e3 * alone);
     outcome.figure("step_ms", 1e3 * joined);
     Ok(outcome)

@@ -29,6 +29,8 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::optim::adam;
 use crate::processes::Processes;
 use crate::run_dir::{RunDir, environment};
+use crate::step::Steps;
+use crate::step_graph::GraphedSteps;
 use crate::weights::load_encoders;
 
 /// Trains, evaluates and draws a run.
@@ -106,6 +108,8 @@ struct Run<'a> {
     output: Option<Output>,
     encoders: Encoders,
     at: Position,
+    /// Steps from a recording, if asked for.
+    graphed: Option<GraphedSteps>,
     /// The last step, while it has no record yet.
     unsettled: Option<Unsettled>,
     /// Steps of an epoch.
@@ -115,6 +119,11 @@ struct Run<'a> {
     progress: Progress,
     last_saved: Instant,
     started: Instant,
+}
+
+fn steps_of<'a>(experiment: &'a Experiment, options: &RunOptions) -> Steps<'a> {
+    let Experiment { cfg, device, model, processes, .. } = experiment;
+    Steps { model, cfg, device: *device, processes, recompute: options.recompute }
 }
 
 /// All parameters and buffers.
@@ -157,6 +166,10 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
+        let graphed = match options.cuda_graphs {
+            true => Some(GraphedSteps::prepare(&steps_of(&experiment, options))?),
+            false => None,
+        };
         let now = Instant::now();
         let progress = match output {
             Some(_) => Progress::new("training", n_steps, at.step),
@@ -170,6 +183,7 @@ impl<'a> Run<'a> {
             output,
             encoders,
             at,
+            graphed,
             unsettled: None,
             per_epoch,
             n_steps,

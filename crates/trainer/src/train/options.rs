@@ -54,6 +54,8 @@ pub struct RunOptions {
     pub max_steps: Option<u64>,
     /// Whether the image encoder's blocks are computed again in the backward pass, which takes less memory.
     pub recompute: bool,
+    /// Whether steps are recorded as a CUDA graph and repeated.
+    pub cuda_graphs: bool,
     /// Tensors, by the beginning of their official names, that the encoders' files may lack.
     pub allow_missing: Vec<String>,
     /// When to write checkpoints.

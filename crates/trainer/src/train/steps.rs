@@ -10,13 +10,13 @@ use talent::Talent;
 use tch::{Device, Kind, Tensor};
 use torch_ext::generator;
 
-use super::{Output, Run};
+use super::{Output, Run, steps_of};
 use crate::batch::TrainTensors;
 use crate::checkpoint;
 use crate::experiment::Experiment;
 use crate::optim::lr_factor;
 use crate::process;
-use crate::step::{QueuedStep, StepReport, Steps};
+use crate::step::{QueuedStep, StepReport};
 
 /// A step without its record.
 pub(super) struct Unsettled {
@@ -45,7 +45,7 @@ impl Run<'_> {
 
     fn queue(&mut self, batch: Batch) -> Result<Unsettled> {
         let bad = self.note_bad_samples(&batch)?;
-        let Experiment { cfg, device, model, processes, .. } = &self.experiment;
+        let Experiment { cfg, processes, .. } = &self.experiment;
         let whole_run = self.per_epoch * cfg.train.epochs;
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
         processes.seed_step(cfg.seed, self.at.step);
@@ -53,9 +53,13 @@ impl Run<'_> {
         let queued = if batch.n == 0 {
             QueuedStep::empty()
         } else {
-            let steps = Steps { model, cfg, device: *device, processes, recompute: self.options.recompute };
+            let steps = steps_of(&self.experiment, self.options);
             let before = self.unsettled.as_ref().map(|before| &before.queued);
-            steps.queue(&mut self.adam, &mut self.at.scaler, &batch, factor, before)?
+            let (adam, scaler) = (&mut self.adam, &mut self.at.scaler);
+            match &mut self.graphed {
+                Some(graphed) => graphed.queue(&steps, adam, scaler, &batch, factor, before)?,
+                None => steps.queue(adam, scaler, &batch, factor, before)?,
+            }
         };
         self.at.step += 1;
         self.at.batch += 1;

@@ -1,0 +1,89 @@
+//! Steps recorded as a CUDA graph, beside usual ones.
+
+use anyhow::Result;
+use tch::Tensor;
+
+use super::part::{Outcome, Setting};
+use super::steps::Bench;
+use crate::config::Precision;
+use crate::optim::adam;
+use crate::precision::LossScaler;
+use crate::step::QueuedStep;
+use crate::step_graph::GraphedSteps;
+
+/// Three steps go as usual, then one is recorded; the others repeat it.
+const STEPS: usize = 10;
+/// Of the largest parameter's change: sums of a step are in no fixed order on a GPU, and Adam divides by their size.
+const OFF: f64 = 0.02;
+
+/// The rate of a step: each another.
+fn factor(step: usize) -> f64 {
+    1.0 / (1.0 + step as f64)
+}
+
+/// Losses of all steps, and what the parameters have moved by.
+fn run(bench: &Bench, graphed: bool) -> Result<(Vec<f64>, Vec<Tensor>)> {
+    let start = bench.parameters();
+    let steps = bench.steps(false);
+    let mut adam = adam(&bench.model, &bench.cfg.train);
+    let mut scaler = LossScaler::new(bench.cfg.train.precision);
+    let mut recorded = if graphed { Some(GraphedSteps::prepare(&steps)?) } else { None };
+    let mut before: Option<QueuedStep> = None;
+    let mut losses = Vec::new();
+    let mut read = |step: QueuedStep| -> Result<()> {
+        let report = step.report()?;
+        losses.extend(report.losses.iter().find(|(name, _)| *name == "total").map(|(_, loss)| *loss));
+        Ok(())
+    };
+    for step in 0..STEPS {
+        let batch = &bench.batch;
+        let queued = match &mut recorded {
+            Some(recorded) => {
+                recorded.queue(&steps, &mut adam, &mut scaler, batch, factor(step), before.as_ref())?
+            }
+            None => steps.queue(&mut adam, &mut scaler, batch, factor(step), before.as_ref())?,
+        };
+        if let Some(last) = before.replace(queued) {
+            read(last)?;
+        }
+    }
+    if let Some(last) = before {
+        read(last)?;
+    }
+    let moved = bench.parameters().iter().zip(&start).map(|(now, then)| now - then).collect();
+    Ok((losses, moved))
+}
+
+pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
+    if !setting.device.is_cuda() {
+        return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
+    }
+    let mut outcome = Outcome::default();
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        let label = format!("{precision:?}").to_lowercase();
+        let usual = run(&Bench::new(setting, precision, 0.0)?, false)?;
+        let bench = Bench::new(setting, precision, 0.0)?;
+        let graphed = run(&bench, true)?;
+        outcome.require(graphed.0.len() == STEPS, || format!("{} steps were read", graphed.0.len()));
+        for (step, (found, expected)) in graphed.0.iter().zip(&usual.0).enumerate() {
+            let off = (found / expected - 1.0).abs();
+            outcome.require(off <= OFF, || format!("{label}: the loss of step {} is off by {off:.1e}", step + 1));
+        }
+        let joined = |list: &[Tensor]| Tensor::cat(&list.iter().map(|one| one.view([-1])).collect::<Vec<_>>(), 0);
+        let (found, expected) = (joined(&graphed.1), joined(&usual.1));
+        let off = f64::try_from((&found - &expected).norm() / expected.norm())?;
+        // In bf16 more of the steps' directions are noise.
+        let bound = if precision == Precision::Fp32 { 0.05 } else { 0.3 };
+        outcome.at_most(&format!("{label}: parameters moved otherwise by"), off, bound);
+        let passes = bench.model.store().entries().into_iter().find(|(name, _)| name.ends_with("num_batches_tracked"));
+        let counted = passes.map(|(_, entry)| i64::try_from(entry.tensor)).transpose()?;
+        outcome.require(counted == Some(STEPS as i64), || format!("batch norms counted {counted:?} passes"));
+    }
+    // With dropout: another draw every step.
+    let bench = Bench::new(setting, Precision::Bf16, 0.1)?;
+    let (losses, _) = run(&bench, true)?;
+    outcome.require(losses.iter().all(|loss| loss.is_finite()), || "a loss with dropout is not finite".into());
+    let repeated = losses.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    outcome.require(repeated == 0, || format!("{repeated} steps with dropout equal the one before"));
+    Ok(outcome)
+}
