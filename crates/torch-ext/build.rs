@@ -2,7 +2,7 @@
 
 include!("../../build-support/nvidia.rs");
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
     "csrc/dropout.cpp",
@@ -11,6 +11,7 @@ const SOURCES: [&str; 10] = [
     "csrc/measure.cpp",
     "csrc/product.cpp",
     "csrc/profile.cpp",
+    "csrc/residual.cpp",
     "csrc/talent_torch.cpp",
     "csrc/transfer.cpp",
 ];

@@ -19,7 +19,7 @@ cargo xtask COMMAND
   setup                 find or install libtorch and link it as .libtorch
   doctor [--json]       what this machine has: toolchain, libtorch, devices, data sets
   test [ARGS]           all tests; ARGS go to `cargo test`
-  ci                    formatting, clippy, tests
+  ci                    formatting, clippy, tests, and a trial of a pack
 
   train [...]           train, evaluate and draw a model        (each has --help)
   launch --nproc N train [...]   train in several processes, on one or several machines

@@ -1,5 +1,6 @@
 use anyhow::Result;
 
+use crate::pack::trial;
 use crate::project::{cargo, run};
 use crate::setup::setup;
 
@@ -12,12 +13,13 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         .args(args))
 }
 
-/// Formatting, clippy with warnings denied, tests.
+/// Formatting, clippy with warnings denied, tests, and a pack that is made and tried.
 pub(crate) fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     let libtorch = setup()?;
     // The release profile, so that dependencies with build scripts are compiled once for clippy and tests.
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     run(cargo().env("LIBTORCH", &libtorch.path).args(clippy))?;
-    test(&[])
+    test(&[])?;
+    trial::try_out()
 }

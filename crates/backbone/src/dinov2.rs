@@ -2,9 +2,9 @@
 
 use rca::{AdapterFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
-use tch::{IndexOp, Tensor};
+use tch::{IndexOp, Kind, Tensor};
 use torch_ext::layers::{LayerNorm, Linear, Mode, attention, grid_positions, scaled_sum};
-use torch_ext::{Init, Path, Remembered, write_count};
+use torch_ext::{Autocast, Init, Path, Remembered, write_count};
 use tracing::trace_span;
 
 use crate::adapter::{VisualAdapter, VisualAdapterConfig};
@@ -56,6 +56,10 @@ pub struct ImageEncoderConfig {
     pub fusion: AdapterFusion,
     /// The adapters' gates.
     pub gate: Gate,
+    /// Whether the tokens between the blocks are in mixed precision's dtype, too, where there is one; otherwise they are
+    /// float32, as autocast leaves them. Half of the bytes between products; each sum is rounded to 8 (bf16) or 11 bits.
+    #[serde(default)]
+    pub low_precision_tokens: bool,
 }
 
 /// DINOv2 with registers and visual adapters.
@@ -149,7 +153,7 @@ impl ImageEncoder {
     ///
     /// - taps, last: `[batch, 1 + registers + patches, D]` each; result as of [`ImageEncoder::forward`]
     pub fn levels(&self, taps: [&Tensor; 2], last: &Tensor) -> [Tensor; 3] {
-        [taps[0], taps[1], &self.norm.forward(last)].map(|tokens| {
+        [taps[0], taps[1], &normalised(&self.norm, last)].map(|tokens| {
             let patches = tokens.i((.., 1 + self.cfg.n_registers.., ..)).transpose(1, 2); // b d n
             let side = (patches.size()[2] as f64).sqrt().round() as i64;
             patches.reshape([-1, self.cfg.width, side, side])
@@ -192,9 +196,20 @@ impl ImageEncoder {
         let tokens = tokens + self.positions(side);
         let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
         let tokens = Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1);
+        let kind = Autocast::kind(tokens.device()).filter(|_| self.cfg.low_precision_tokens);
+        let tokens = kind.map_or_else(|| tokens.shallow_clone(), |kind| tokens.to_kind(kind));
         observe(Stage::Tokens, &tokens);
         tokens
     }
+}
+
+/// Whether tokens are in half precision, and are to stay so.
+fn is_low(tokens: &Tensor) -> bool {
+    matches!(tokens.kind(), Kind::BFloat16 | Kind::Half)
+}
+
+fn normalised(norm: &LayerNorm, tokens: &Tensor) -> Tensor {
+    if is_low(tokens) { norm.forward_in_dtype(tokens) } else { norm.forward(tokens) }
 }
 
 /// The rows of images, for the sentences about them.
@@ -277,14 +292,17 @@ impl ImageBlock {
         mode: Mode,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let tokens = scaled_sum(tokens, &self.attend(&self.norm1.forward(tokens)), &self.ls1);
-        let normed = self.norm2.forward(&tokens);
+        let low = is_low(tokens);
+        let tokens = scaled_sum(tokens, &self.attend(&normalised(&self.norm1, tokens)), &self.ls1, low);
+        let normed = normalised(&self.norm2, &tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        let Some((adapter, gate)) = &self.adapter else { return scaled_sum(&tokens, &hidden, &self.ls2) };
+        let Some((adapter, gate)) = &self.adapter else {
+            return scaled_sum(&tokens, &hidden, &self.ls2, low);
+        };
         let _span = trace_span!("adapters").entered();
         let update = adapter.forward_shared(&normed, image_of, words, mode, observe);
-        let both = scaled_sum(&rows_of(&hidden, image_of), &update, gate);
-        scaled_sum(&rows_of(&tokens, image_of), &both, &self.ls2)
+        let both = scaled_sum(&rows_of(&hidden, image_of), &update, gate, low);
+        scaled_sum(&rows_of(&tokens, image_of), &both, &self.ls2, low)
     }
 
     fn attend(&self, tokens: &Tensor) -> Tensor {

@@ -49,6 +49,7 @@ fn image_config() -> ImageEncoderConfig {
         n_registers: 2,
         position_grid: 3,
         position_rule: PositionRule::Talent,
+        low_precision_tokens: false,
         taps: [0, 1],
         adapter_blocks: vec![2],
         adapter_width: 16,

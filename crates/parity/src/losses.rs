@@ -13,9 +13,10 @@ use crate::training::{TERM, double};
 type Values = (Vec<(String, Tensor)>, Vec<(String, Tensor)>);
 
 pub(crate) fn case(case: &mut Case) -> Result<()> {
-    for (kind, suffix, term, gradient) in
-        [(Kind::Float, "", TERM, INTERMEDIATE), (Kind::Double, ".f64", double(case.device), double(case.device))]
-    {
+    for (kind, suffix, term, gradient) in [
+        (Kind::Float, "", TERM, INTERMEDIATE),
+        (Kind::Double, ".f64", double(case.device), double(case.device)),
+    ] {
         if !case.has(&format!("loss{suffix}")) {
             continue;
         }

@@ -164,7 +164,9 @@ pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Cas
     for (level, name) in ["lv_col3", "lv_col4", "lv_col5"].into_iter().enumerate() {
         case.compare(name, &training.steps[0].partners[level], Tolerance::Exact)?;
     }
-    for (kind, key, tolerance) in [(Kind::Float, "steps", TERM), (Kind::Double, "steps_f64", double(recorded.device))] {
+    for (kind, key, tolerance) in
+        [(Kind::Float, "steps", TERM), (Kind::Double, "steps_f64", double(recorded.device))]
+    {
         let training = trainings.get(recorded, kind)?;
         for (index, step) in training.steps.iter().enumerate() {
             for (name, value) in &step.terms {

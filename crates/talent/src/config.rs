@@ -74,6 +74,7 @@ impl ModelConfig {
                 fusion_width: 128,
                 fusion: AdapterFusion::CostVolume,
                 gate: Gate::Frozen,
+                low_precision_tokens: false,
             },
             text: TextEncoderConfig {
                 width: 512,

@@ -1,8 +1,8 @@
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Path, Remembered};
 use torch_ext::layers::{
     LayerNorm, Linear, Mode, MultiheadAttention, dropout, grid_positions, sequence_positions,
 };
+use torch_ext::{Path, Remembered};
 
 use crate::config::DecoderConfig;
 
@@ -44,8 +44,9 @@ impl Decoder {
         let n_words = words.size()[1];
         let pixel_positions =
             self.pixel_positions.get(([c, h, w], place.0, place.1), || grid_positions(c, h, w, place));
-        let word_positions =
-            self.word_positions.get(([c, n_words], place.0, place.1), || sequence_positions(c, n_words, place));
+        let word_positions = self
+            .word_positions
+            .get(([c, n_words], place.0, place.1), || sequence_positions(c, n_words, place));
         let mut xs = features.flatten(2, 3).transpose(1, 2); // b hw c
         for layer in &self.layers {
             xs = layer.forward(&xs, words, [&pixel_positions, &word_positions], visible, mode);

@@ -60,7 +60,7 @@ impl Projector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::{Device, IndexOp, Kind};
     use torch_ext::Store;
 
     #[test]

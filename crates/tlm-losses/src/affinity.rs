@@ -1,6 +1,6 @@
 use tch::{Device, IndexOp, Tensor};
-use torch_ext::{custom_gradient, with_tf32_products};
 use torch_ext::layers::linear;
+use torch_ext::{custom_gradient, with_tf32_products};
 
 use crate::{SMALLEST_NORM, full_precision};
 

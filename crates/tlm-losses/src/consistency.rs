@@ -53,7 +53,7 @@ impl Consistency {
     /// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
     /// - sentence: `[batch, C]`; gets no gradient
     pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
-        let mixed = Autocast::is_on(features.device());
+        let mixed = Autocast::kind(features.device()).is_some();
         let _guard = full_precision(features.device());
         let features = wide(features).flatten(2, 3); // b c n
         let partners = tch::no_grad(|| {

@@ -55,7 +55,9 @@ bool is_plain_float(const at::Tensor &xs) {
   return xs.device().is_cpu() && xs.scalar_type() == at::kFloat && xs.layout() == at::kStrided;
 }
 
-// A copy of a weight in another dtype, for as long as the weight lives unchanged. Autocast itself keeps copies only of
+} // namespace
+
+// Autocast itself keeps copies only of
 // weights that train, and only until its guard is dropped; frozen ones it would copy at every use.
 at::Tensor kept_copy(const at::Tensor &weight, at::ScalarType type) {
   struct Kept {
@@ -80,8 +82,6 @@ at::Tensor kept_copy(const at::Tensor &weight, at::ScalarType type) {
   copies.emplace(key, Kept{c10::weak_intrusive_ptr<at::TensorImpl>(weight.getIntrusivePtr()), weight._version(), copy});
   return copy;
 }
-
-} // namespace
 
 at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
   const bool recording = at::GradMode::is_enabled();

@@ -137,13 +137,25 @@ char *talent_tf32_products(int allowed, int *before) {
 
 uint64_t talent_write_count(void *xs) { return tensor(xs)._version(); }
 
+char *talent_poison_memory(int poison) {
+  return guarded([&] {
+    // libtorch fills memory only while it is asked for deterministic algorithms.
+    at::globalContext().setDeterministicAlgorithms(poison != 0, /*warn_only=*/true);
+    at::globalContext().setDeterministicFillUninitializedMemory(poison != 0);
+  });
+}
+
 void talent_cpu_kernels(int enabled) { talent::serve_cpu(enabled != 0); }
 
-char *talent_scaled_sum(void *xs, void *update, void *scale, void **result) {
+char *talent_scaled_sum(void *xs, void *update, void *scale, int in_dtype, void **result) {
   return guarded([&] {
-    // Autocast would widen the update by a copy first; the operation reads what it is given.
-    c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    *result = new at::Tensor(at::addcmul(tensor(xs), tensor(update), tensor(scale)));
+    *result = new at::Tensor(talent::scaled_sum(tensor(xs), tensor(update), tensor(scale), in_dtype != 0));
+  });
+}
+
+char *talent_layer_norm(void *xs, void *weight, void *bias, double eps, void **result) {
+  return guarded([&] {
+    *result = new at::Tensor(talent::layer_norm(tensor(xs), tensor(weight), tensor(bias), eps));
   });
 }
 
@@ -218,6 +230,8 @@ char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state,
     *result = new at::Tensor(talent::custom_gradient(list, tensor(value), state, gradient, release));
   });
 }
+
+void talent_upload_beside(int beside) { talent::upload_beside(beside != 0); }
 
 char *talent_upload(void *host, int device_index, void **result) {
   return guarded([&] { *result = new at::Tensor(talent::upload(tensor(host), device(device_index))); });

@@ -30,10 +30,13 @@ char *talent_allow_tf32(int allowed);
 char *talent_tf32_products(int allowed, int *before);
 // How often a tensor has been written to in place.
 uint64_t talent_write_count(void *xs);
+// Whether libtorch fills memory that it hands out uninitialised with NaN.
+char *talent_poison_memory(int poison);
 // Whether the kernels of this shim serve CPU tensors; otherwise libtorch's own do.
 void talent_cpu_kernels(int enabled);
-// tensor + update * scale, the update being of any dtype, also under autocast.
-char *talent_scaled_sum(void *xs, void *update, void *scale, void **result);
+// xs + update * scale, the update being of any dtype; in_dtype: in that of xs.
+char *talent_scaled_sum(void *xs, void *update, void *scale, int in_dtype, void **result);
+char *talent_layer_norm(void *xs, void *weight, void *bias, double eps, void **result);
 // scalar_type: of products, float32 for none.
 char *talent_lower_weights(int scalar_type);
 void talent_forget_lowered();
@@ -56,6 +59,7 @@ char *talent_dropout(void *xs, double probability, void **result);
 char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
                              void (*release)(void *), void **result);
 // Copies of a host's tensor to a device and back that need not be over on return.
+void talent_upload_beside(int beside);
 char *talent_upload(void *host, int device_index, void **result);
 char *talent_download_start(void *xs, void **download);
 char *talent_download_wait(void *download, void **result);

@@ -11,6 +11,9 @@ namespace talent {
 // as soon as this returns.
 at::Tensor upload(const at::Tensor &host, at::Device device);
 
+// Whether uploads go on beside the device's other work, on a stream of their own.
+void upload_beside(bool beside);
+
 // A tensor on its way to the host.
 class Download {
 public:

@@ -36,9 +36,11 @@ impl Autocast {
         Ok(Self { cuda, before })
     }
 
-    /// Whether mixed precision is on, on a device in this thread.
-    pub fn is_on(device: Device) -> bool {
-        shim::autocast_get(device.is_cuda()).is_ok_and(|(enabled, _)| enabled)
+    /// The dtype of mixed precision on a device in this thread; none where it is off.
+    pub fn kind(device: Device) -> Option<Kind> {
+        let (enabled, scalar_type) = shim::autocast_get(device.is_cuda()).ok()?;
+        let kinds = [Kind::BFloat16, Kind::Half].into_iter();
+        kinds.filter(|_| enabled).find(|kind| shim::scalar_type(*kind) == Some(scalar_type))
     }
 
     /// The dtype matrix products really run in on this device under the present state: found by running one.

@@ -42,7 +42,7 @@ pub use lowered::{Lowered, lowered};
 pub use remembered::Remembered;
 pub use shim::ShimError;
 pub use store::{Counter, Entry, Path, Role, Store, StoreError};
-pub use transfer::{Download, upload};
+pub use transfer::{Download, upload, upload_beside};
 
 /// The version of the libtorch in use, for example `2.11.0`.
 ///
@@ -100,6 +100,17 @@ pub fn with_tf32_products<T>(allowed: bool, work: impl FnOnce() -> T) -> Result<
 /// How often a tensor has been written to in place: a value made from it is out of date when this has changed.
 pub fn write_count(xs: &tch::Tensor) -> u64 {
     shim::measure::write_count(xs)
+}
+
+/// Runs `work` while libtorch fills memory that it hands out uninitialised with NaN: what reads such memory shows.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn with_poisoned_memory<T>(work: impl FnOnce() -> T) -> Result<T, ShimError> {
+    shim::measure::poison_memory(true)?;
+    let result = work();
+    shim::measure::poison_memory(false)?;
+    Ok(result)
 }
 
 /// Whether tensors on the CPU are served by this crate's products, attention and dropout, as they are by default, or by

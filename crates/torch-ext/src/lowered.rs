@@ -39,8 +39,8 @@ pub fn lowered(weight: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layers::linear;
     use crate::Autocast;
+    use crate::layers::linear;
     use tch::Device;
 
     #[test]
@@ -57,7 +57,8 @@ mod tests {
             drop(guard);
             out.to_kind(Kind::Float).square().sum(None).backward();
             let gradients = [&weight, &bias, &other].map(|leaf| leaf.grad().copy());
-            crate::shim::measure::clear_gradients(&[&weight, &bias, &other].map(Tensor::shallow_clone)).unwrap();
+            crate::shim::measure::clear_gradients(&[&weight, &bias, &other].map(Tensor::shallow_clone))
+                .unwrap();
             (out, gradients)
         };
         let (expected, by_autocast) = pass();

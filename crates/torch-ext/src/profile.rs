@@ -111,7 +111,8 @@ mod tests {
     fn leaves_are_counted_without_views() {
         let xs = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
         let (_, events) = profile(Device::Cpu, || xs.transpose(0, 1).matmul(&xs).relu()).unwrap();
-        let names: Vec<&str> = leaf_operators(&events).into_iter().map(|leaf| leaf.event.name.as_str()).collect();
+        let names: Vec<&str> =
+            leaf_operators(&events).into_iter().map(|leaf| leaf.event.name.as_str()).collect();
         assert_eq!(names, ["aten::mm", "aten::clamp_min"], "{events:?}");
     }
 }

@@ -19,6 +19,11 @@ pub fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) -> Result
     shim::upload(values, shape, device)
 }
 
+/// Whether [`upload`]s go on beside the device's other work, on a stream of their own, or in turn with it, as by default.
+pub fn upload_beside(beside: bool) {
+    shim::measure::upload_beside(beside);
+}
+
 /// A tensor on its way to the host.
 ///
 /// ```

@@ -166,9 +166,13 @@ struct TrainArgs {
     /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
     #[arg(long)]
     recompute: bool,
-    /// Record a step as a CUDA graph and repeat it: for small batches, whose kernels a GPU does faster than a CPU asks for them
+    /// Experimental: record a step as a CUDA graph and repeat it, for small batches, whose kernels a GPU does faster than a CPU
+    /// asks for them (docs/gpu.md says what is known to fail)
     #[arg(long, conflicts_with = "recompute")]
     cuda_graphs: bool,
+    /// Copy samples to a GPU on a stream of their own, beside the step before
+    #[arg(long)]
+    upload_stream: bool,
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
@@ -348,6 +352,7 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
+    torch_ext::upload_beside(args.upload_stream);
     ensure!(args.max_steps != Some(0), "--max-steps must be positive");
     ensure!(args.keep_checkpoints > 0, "--keep-checkpoints must be positive");
     let resume = match args.resume.as_deref() {

@@ -2,6 +2,7 @@
 
 mod headers;
 mod program;
+pub(crate) mod trial;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

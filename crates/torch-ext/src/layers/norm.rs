@@ -88,10 +88,12 @@ impl BatchNorm {
 /// `xs + update * scale`, the scale a value a channel: a residual connection behind LayerScale. One operation, also where
 /// mixed precision has left the update in another dtype.
 ///
+/// - in_dtype: whether the result is in the dtype of `xs`; otherwise it is in the widest of the three
+///
 /// # Panics
 /// Like tch's own operations: when the shapes do not fit together.
-pub fn scaled_sum(xs: &Tensor, update: &Tensor, scale: &Tensor) -> Tensor {
-    shim::measure::scaled_sum(xs, update, scale).unwrap_or_else(|error| panic!("{error}"))
+pub fn scaled_sum(xs: &Tensor, update: &Tensor, scale: &Tensor, in_dtype: bool) -> Tensor {
+    shim::measure::scaled_sum(xs, update, scale, in_dtype).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Layer normalisation over the last axis, affine.
@@ -110,6 +112,16 @@ impl LayerNorm {
             bias: path.parameter("bias", &[width], Init::Const(0.0)),
             eps,
         }
+    }
+
+    /// As [`LayerNorm::forward`], in the dtype of `xs` also under autocast, which would choose float32. Sums are float32 in any
+    /// case.
+    ///
+    /// # Panics
+    /// Like tch's own operations: when the shapes do not fit together.
+    pub fn forward_in_dtype(&self, xs: &Tensor) -> Tensor {
+        shim::measure::layer_norm(xs, &self.weight, &self.bias, self.eps)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// - xs: `[..., width]`

@@ -13,18 +13,26 @@ unsafe extern "C" {
     fn talent_cuda_reset_peak(device_index: c_int) -> *mut c_char;
     fn talent_allow_tf32(allowed: c_int) -> *mut c_char;
     fn talent_cpu_kernels(enabled: c_int);
+    fn talent_poison_memory(poison: c_int) -> *mut c_char;
+    fn talent_upload_beside(beside: c_int);
+    fn talent_layer_norm(
+        xs: *mut torch_sys::C_tensor,
+        weight: *mut torch_sys::C_tensor,
+        bias: *mut torch_sys::C_tensor,
+        eps: f64,
+        result: *mut *mut torch_sys::C_tensor,
+    ) -> *mut c_char;
     fn talent_scaled_sum(
         xs: *mut torch_sys::C_tensor,
         update: *mut torch_sys::C_tensor,
         scale: *mut torch_sys::C_tensor,
+        in_dtype: c_int,
         result: *mut *mut torch_sys::C_tensor,
     ) -> *mut c_char;
     fn talent_lower_weights(scalar_type: c_int) -> *mut c_char;
     fn talent_forget_lowered();
-    fn talent_lowered(
-        weight: *mut torch_sys::C_tensor,
-        result: *mut *mut torch_sys::C_tensor,
-    ) -> *mut c_char;
+    fn talent_lowered(weight: *mut torch_sys::C_tensor, result: *mut *mut torch_sys::C_tensor)
+    -> *mut c_char;
     fn talent_tf32_products(allowed: c_int, before: *mut c_int) -> *mut c_char;
     fn talent_write_count(xs: *mut torch_sys::C_tensor) -> u64;
     fn talent_clear_gradients(params: *const *mut torch_sys::C_tensor, n: i64) -> *mut c_char;
@@ -47,6 +55,11 @@ pub(crate) fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
     check(unsafe { talent_allow_tf32(c_int::from(allowed)) })
 }
 
+pub(crate) fn poison_memory(poison: bool) -> Result<(), ShimError> {
+    // SAFETY: no pointers.
+    check(unsafe { talent_poison_memory(c_int::from(poison)) })
+}
+
 pub(crate) fn cpu_kernels(enabled: bool) {
     // SAFETY: no pointers.
     unsafe { talent_cpu_kernels(c_int::from(enabled)) }
@@ -59,14 +72,36 @@ pub(crate) fn tf32_products(allowed: bool) -> Result<bool, ShimError> {
     Ok(before != 0)
 }
 
-pub(crate) fn scaled_sum(xs: &Tensor, update: &Tensor, scale: &Tensor) -> Result<Tensor, ShimError> {
+pub(crate) fn scaled_sum(
+    xs: &Tensor,
+    update: &Tensor,
+    scale: &Tensor,
+    in_dtype: bool,
+) -> Result<Tensor, ShimError> {
     let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
     let mut result = std::ptr::null_mut();
     // SAFETY: valid handles; the shim stores a new tensor, which `from_ptr` takes over.
     unsafe {
-        check(talent_scaled_sum(handle(xs), handle(update), handle(scale), &mut result))?;
+        let in_dtype = c_int::from(in_dtype);
+        check(talent_scaled_sum(handle(xs), handle(update), handle(scale), in_dtype, &mut result))?;
         Ok(Tensor::from_ptr(result))
     }
+}
+
+/// Layer normalisation in the dtype of `xs`, whatever autocast would choose.
+pub(crate) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
+    let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
+    let mut result = std::ptr::null_mut();
+    // SAFETY: valid handles; the shim stores a new tensor, which `from_ptr` takes over.
+    unsafe {
+        check(talent_layer_norm(handle(xs), handle(weight), handle(bias), eps, &mut result))?;
+        Ok(Tensor::from_ptr(result))
+    }
+}
+
+pub(crate) fn upload_beside(beside: bool) {
+    // SAFETY: no pointers.
+    unsafe { talent_upload_beside(c_int::from(beside)) }
 }
 
 pub(crate) fn lower_weights(kind: Kind) -> Result<(), ShimError> {

@@ -1,6 +1,6 @@
 //! The network with random weights on random data.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -43,6 +43,9 @@ pub(crate) struct StepBenchArgs {
     /// Record a step as a CUDA graph and repeat it
     #[arg(long, conflicts_with = "recompute")]
     cuda_graphs: bool,
+    /// Copy samples to a GPU on a stream of their own
+    #[arg(long)]
+    upload_stream: bool,
 }
 
 impl NetworkBenchArgs {
@@ -106,7 +109,7 @@ pub(crate) fn bench_step(args: &StepBenchArgs) -> Result<()> {
 }
 
 fn time_steps(
-    &StepBenchArgs { network: ref args, recompute, cuda_graphs }: &StepBenchArgs,
+    &StepBenchArgs { network: ref args, recompute, cuda_graphs, upload_stream }: &StepBenchArgs,
     on: (Config, Device),
     processes: &Processes,
 ) -> Result<()> {
@@ -117,7 +120,14 @@ fn time_steps(
         args.batch_size
     );
     let (experiment, batch) = NetworkBenchArgs::open(on, args.batch_size / n_processes)?;
-    let way = if recompute { Way::Recompute } else if cuda_graphs { Way::Graph } else { Way::Plain };
+    torch_ext::upload_beside(upload_stream);
+    let way = if recompute {
+        Way::Recompute
+    } else if cuda_graphs {
+        Way::Graph
+    } else {
+        Way::Plain
+    };
     let measured = measure_steps(&experiment, processes, &batch, way, args.timing.repeats)?;
     let cfg = &experiment.cfg;
     // The products' rate is this process's.
@@ -191,9 +201,20 @@ impl<'a> StepQueue<'a> {
 
     fn check(&self, step: QueuedStep) -> Result<()> {
         let report = step.report()?;
-        let good = report.finite || self.scaler.may_skip();
-        ensure!(good, "the loss is not finite: {:?}", report.losses);
-        Ok(())
+        if report.finite || self.scaler.may_skip() {
+            return Ok(());
+        }
+        let spoiled = self.steps.model.trainable().into_iter().filter(|(_, parameter)| {
+            let gradient = parameter.grad();
+            gradient.defined() && !f64::try_from(gradient.abs().sum(Kind::Double)).is_ok_and(f64::is_finite)
+        });
+        let spoiled: Vec<String> = spoiled.map(|(name, _)| name).collect();
+        bail!(
+            "a loss or gradient is not finite: losses {:?}; {} gradients now, the first of {}",
+            report.losses,
+            spoiled.len(),
+            spoiled.first().map_or("none", String::as_str)
+        )
     }
 }
 

@@ -1,11 +1,11 @@
 //! Steps recorded as a CUDA graph, beside usual ones.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
 use super::part::{Outcome, Setting};
 use super::steps::Bench;
-use crate::config::Precision;
+use crate::config::{Config, Precision};
 use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::step::QueuedStep;
@@ -13,7 +13,7 @@ use crate::step_graph::GraphedSteps;
 
 /// Three steps go as usual, then one is recorded; the others repeat it.
 const STEPS: usize = 10;
-/// Of the largest parameter's change: sums of a step are in no fixed order on a GPU, and Adam divides by their size.
+/// Of a loss: sums are in no fixed order on a GPU.
 const OFF: f64 = 0.02;
 
 /// The rate of a step: each another.
@@ -32,6 +32,7 @@ fn run(bench: &Bench, graphed: bool) -> Result<(Vec<f64>, Vec<Tensor>)> {
     let mut losses = Vec::new();
     let mut read = |step: QueuedStep| -> Result<()> {
         let report = step.report()?;
+        ensure!(report.updated, "a step was not taken: {:?}", report.losses);
         losses.extend(report.losses.iter().find(|(name, _)| *name == "total").map(|(_, loss)| *loss));
         Ok(())
     };
@@ -61,29 +62,52 @@ pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for precision in [Precision::Fp32, Precision::Bf16] {
         let label = format!("{precision:?}").to_lowercase();
-        let usual = run(&Bench::new(setting, precision, 0.0)?, false)?;
-        let bench = Bench::new(setting, precision, 0.0)?;
-        let graphed = run(&bench, true)?;
-        outcome.require(graphed.0.len() == STEPS, || format!("{} steps were read", graphed.0.len()));
-        for (step, (found, expected)) in graphed.0.iter().zip(&usual.0).enumerate() {
-            let off = (found / expected - 1.0).abs();
-            outcome.require(off <= OFF, || format!("{label}: the loss of step {} is off by {off:.1e}", step + 1));
-        }
-        let joined = |list: &[Tensor]| Tensor::cat(&list.iter().map(|one| one.view([-1])).collect::<Vec<_>>(), 0);
-        let (found, expected) = (joined(&graphed.1), joined(&usual.1));
-        let off = f64::try_from((&found - &expected).norm() / expected.norm())?;
-        // In bf16 more of the steps' directions are noise.
-        let bound = if precision == Precision::Fp32 { 0.05 } else { 0.3 };
-        outcome.at_most(&format!("{label}: parameters moved otherwise by"), off, bound);
-        let passes = bench.model.store().entries().into_iter().find(|(name, _)| name.ends_with("num_batches_tracked"));
-        let counted = passes.map(|(_, entry)| i64::try_from(entry.tensor)).transpose()?;
-        outcome.require(counted == Some(STEPS as i64), || format!("batch norms counted {counted:?} passes"));
+        let networks = || Bench::new(setting, precision, 0.0);
+        compare(&mut outcome, &label, networks, if precision == Precision::Fp32 { 0.05 } else { 0.3 })?;
     }
     // With dropout: another draw every step.
     let bench = Bench::new(setting, Precision::Bf16, 0.1)?;
     let (losses, _) = run(&bench, true)?;
-    outcome.require(losses.iter().all(|loss| loss.is_finite()), || "a loss with dropout is not finite".into());
+    outcome
+        .require(losses.iter().all(|loss| loss.is_finite()), || "a loss with dropout is not finite".into());
     let repeated = losses.windows(2).filter(|pair| pair[0] == pair[1]).count();
     outcome.require(repeated == 0, || format!("{repeated} steps with dropout equal the one before"));
     Ok(outcome)
+}
+
+/// The base model, the graph recorded after another network has trained in the process: its memory is no longer fresh.
+pub(super) fn full_size(setting: &Setting) -> Result<Outcome> {
+    if !setting.device.is_cuda() {
+        return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
+    }
+    let mut outcome = Outcome::default();
+    let mut cfg = if setting.small() { Config::tiny() } else { Config::base() };
+    cfg.train.precision = Precision::Bf16;
+    cfg.train.accumulate = 1;
+    cfg.model.decoder.dropout = 0.0;
+    for round in ["first", "second"] {
+        compare(&mut outcome, round, || Bench::of(setting, cfg.clone(), 4), 0.3)?;
+    }
+    Ok(outcome)
+}
+
+/// - off: how far the parameters' way may be from the usual one, in units of it: of noise more in bf16 than in float32
+fn compare(outcome: &mut Outcome, label: &str, networks: impl Fn() -> Result<Bench>, off: f64) -> Result<()> {
+    let usual = run(&networks()?, false)?;
+    let bench = networks()?;
+    let graphed = run(&bench, true).with_context(|| label.to_owned())?;
+    outcome.require(graphed.0.len() == STEPS, || format!("{label}: {} steps were read", graphed.0.len()));
+    for (step, (found, expected)) in graphed.0.iter().zip(&usual.0).enumerate() {
+        let off = (found / expected - 1.0).abs();
+        outcome.require(off <= OFF, || format!("{label}: the loss of step {} is off by {off:.1e}", step + 1));
+    }
+    let joined = |list: &[Tensor]| Tensor::cat(&list.iter().map(|one| one.view([-1])).collect::<Vec<_>>(), 0);
+    let (found, expected) = (joined(&graphed.1), joined(&usual.1));
+    let apart = f64::try_from((&found - &expected).norm() / expected.norm())?;
+    outcome.at_most(&format!("{label}: parameters moved otherwise by"), apart, off);
+    let entries = bench.model.store().entries();
+    let passes = entries.into_iter().find(|(name, _)| name.ends_with("num_batches_tracked"));
+    let counted = passes.map(|(_, entry)| i64::try_from(entry.tensor)).transpose()?;
+    outcome.require(counted == Some(STEPS as i64), || format!("batch norms counted {counted:?} passes"));
+    Ok(())
 }

@@ -28,7 +28,7 @@ fn picture(rng: &mut StdRng) -> Canvas {
             let edge = if (x * waves[0]).sin() + (y * waves[1]).cos() > 0.4 { 60.0 } else { 0.0 };
             for channel in 0..3 {
                 let wave = (x * waves[2 + channel] + y * waves[(channel + 1) % 6]).sin();
-                let grain = rng.random_range(-3.0..3.0);
+                let grain = rng.random_range(-1.2..1.2);
                 data.push((110.0 + 50.0 * wave + edge + grain).clamp(0.0, 255.0) as u8);
             }
         }

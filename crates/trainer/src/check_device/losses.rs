@@ -18,8 +18,11 @@ struct Case {
     name: String,
     leaves: Vec<Tensor>,
     rest: Vec<Tensor>,
-    loss: Box<dyn Fn(&[Tensor], &[Tensor]) -> (Tensor, Option<Tensor>)>,
+    loss: Box<Loss>,
 }
+
+/// A loss, and the partners of CPCL, from inputs with a gradient and without.
+type Loss = dyn Fn(&[Tensor], &[Tensor]) -> (Tensor, Option<Tensor>);
 
 /// Value, gradients and partners.
 type Found = (Tensor, Vec<Tensor>, Option<Tensor>);

@@ -57,7 +57,7 @@ pub(super) fn evaluation(setting: &Setting) -> Result<Outcome> {
         let (differ, pixels) = differing(&found.data, &expected.data);
         others += differ;
         all += pixels;
-        foreground += expected.area() as usize;
+        foreground += expected.area();
     }
     outcome.figure("foreground_pixels", foreground);
     outcome.figure("differing_pixels", others);

@@ -7,7 +7,9 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use tch::Device;
 
-use super::{batches, graphs, launches, loader, losses, machine, masks, recordings, runs, speed, steps, together};
+use super::{
+    batches, graphs, launches, loader, losses, machine, masks, recordings, runs, speed, steps, together,
+};
 use crate::panics::as_errors;
 
 /// One thing to check.
@@ -143,7 +145,9 @@ pub(super) fn parts() -> &'static [Part] {
         part("step-fp16", 60, steps::fp16, "an fp16 step against a float32 one"),
         part("recompute", 60, steps::recompute, "activation recomputation against none"),
         part("nan", 60, steps::nan, "a NaN stops a run, and fp16 skips it"),
+        part("uninitialised", 60, steps::uninitialised, "a step reads no memory that nobody wrote"),
         part("graphs", 60, graphs::graphs, "recorded steps with a changing rate against usual ones"),
+        part("graphs-full-size", 60, graphs::full_size, "the same at full size, twice in one process"),
         part("synchronisations", 60, launches::synchronisations, "a step never makes the host wait"),
         part("train-kill-resume", 180, runs::kill_and_resume, "200 steps of tiny, killed and resumed"),
         part("evaluation", 60, masks::evaluation, "evaluated masks against the CPU's"),
@@ -156,6 +160,7 @@ pub(super) fn parts() -> &'static [Part] {
         part("speed-batches", 120, batches::batches, "training steps in bf16, batches of 1 to 128"),
         part("speed-recompute", 90, speed::recompute, "training steps in bf16 with recomputation"),
         part("speed-graphs", 90, speed::graphs, "training steps in bf16 as a CUDA graph"),
+        part("speed-options", 90, speed::options, "training steps in bf16 with what may be switched on"),
         part("speed-evaluation", 90, speed::evaluation, "expressions a second"),
         part("loader", 90, loader::loader, "training samples a second on this machine's cores"),
         part("nccl", 90, together::nccl, "one process joins, reduces and trains through NCCL"),

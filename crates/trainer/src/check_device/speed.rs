@@ -25,23 +25,28 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(setting: &Setting, precision: Precision, batch_size: usize) -> Result<Self> {
+        Self::changed(setting, precision, batch_size, |_| {})
+    }
+
+    fn changed(
+        setting: &Setting,
+        precision: Precision,
+        batch_size: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
         let preset = if setting.small() { "tiny" } else { "base" };
         let mut cfg: Config =
             load(&Source { preset: Some(preset.into()), data_root: PathBuf::new(), ..Source::default() })?;
         cfg.train.precision = precision;
         // What is measured is one process with one pass a step.
         cfg.train.accumulate = 1;
+        change(&mut cfg);
         let experiment = Experiment::with_datasets(cfg, setting.device, Vec::new())?;
         let batch = random_batch(batch_size, experiment.shape());
         Ok(Self { experiment, batch })
     }
 
-    pub(super) fn measure(
-        &self,
-        processes: &Processes,
-        way: Way,
-        repeats: Repeats,
-    ) -> Result<Measured> {
+    pub(super) fn measure(&self, processes: &Processes, way: Way, repeats: Repeats) -> Result<Measured> {
         measure_steps(&self.experiment, processes, &self.batch, way, repeats)
     }
 }
@@ -90,20 +95,52 @@ pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
     steps(setting, Precision::Bf16, Way::Recompute)
 }
 
-/// Steps recorded as a CUDA graph, and as usual, at batch sizes at which several GPUs leave each.
+/// Steps recorded as a CUDA graph, at the batch that eight GPUs leave each of the official 32.
 pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
     if !setting.device.is_cuda() {
         return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
     }
     let mut outcome = Outcome::default();
-    for n in [1, 4, 32] {
+    for n in [4, 1, 32] {
         let network = Network::new(setting, Precision::Bf16, n)?;
-        for (way, name) in [(Way::Plain, "plain"), (Way::Graph, "graph")] {
-            let measured = network.measure(&Processes::default(), way, repeats(setting))?;
-            outcome.figure(&format!("{name}_samples_per_s_{n}"), n as f64 / measured.median());
+        match network.measure(&Processes::default(), Way::Graph, repeats(setting)) {
+            Ok(measured) => {
+                outcome.figure(&format!("samples_per_s_{n}"), n as f64 / measured.median());
+            }
+            Err(error) => outcome.require(false, || format!("batch {n}: {error:#}")),
         }
     }
     outcome.figure("peak_mib", peak_mib(setting.device)?);
+    Ok(outcome)
+}
+
+/// What may be switched on besides, each by itself and all together, in bf16.
+pub(super) fn options(setting: &Setting) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let n = if setting.small() { 4 } else { 32 };
+    let graph = if setting.device.is_cuda() { Way::Graph } else { Way::Plain };
+    let ways = [
+        ("none", Way::Plain, false, false),
+        ("upload_stream", Way::Plain, true, false),
+        ("low_precision_tokens", Way::Plain, false, true),
+        ("all", graph, true, true),
+    ];
+    for (name, way, upload_stream, low_precision_tokens) in ways {
+        let network = Network::changed(setting, Precision::Bf16, n, |cfg| {
+            cfg.model.image.low_precision_tokens = low_precision_tokens;
+        })?;
+        torch_ext::upload_beside(upload_stream);
+        torch_ext::reset_peak_device_bytes(setting.device)?;
+        let measured = network.measure(&Processes::default(), way, repeats(setting));
+        torch_ext::upload_beside(false);
+        match measured {
+            Ok(measured) => {
+                outcome.figure(&format!("{name}_samples_per_s"), n as f64 / measured.median());
+                outcome.figure(&format!("{name}_peak_mib"), peak_mib(setting.device)?);
+            }
+            Err(error) => outcome.require(false, || format!("{name}: {error:#}")),
+        }
+    }
     Ok(outcome)
 }
 

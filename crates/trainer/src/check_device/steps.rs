@@ -32,14 +32,29 @@ struct Taken {
 
 impl Bench {
     pub(super) fn new(setting: &Setting, precision: Precision, dropout: f64) -> Result<Self> {
+        Self::changed(setting, precision, dropout, |_| {})
+    }
+
+    fn changed(
+        setting: &Setting,
+        precision: Precision,
+        dropout: f64,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
         let mut cfg = Config::tiny();
         cfg.train.precision = precision;
         cfg.model.decoder.dropout = dropout;
+        change(&mut cfg);
+        Self::of(setting, cfg, 8)
+    }
+
+    /// The network of a config, and n samples.
+    pub(super) fn of(setting: &Setting, cfg: Config, n: usize) -> Result<Self> {
         let model = Talent::seeded(&cfg.model, setting.device, Kind::Float, 1)?;
         tch::manual_seed(1);
         let shape =
             SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
-        let batch = random_batch(8, shape);
+        let batch = random_batch(n, shape);
         Ok(Self { cfg, model, batch, device: setting.device, processes: Processes::default() })
     }
 
@@ -88,12 +103,16 @@ fn cosine(a: &[Tensor], b: &[Tensor]) -> Result<f64> {
 fn half(setting: &Setting, precision: Precision, term: f64, angle: f64) -> Result<Outcome> {
     let full = Bench::new(setting, Precision::Fp32, 0.0)?.step(false)?;
     let half = Bench::new(setting, precision, 0.0)?.step(false)?;
+    let lower = Bench::changed(setting, precision, 0.0, |cfg| cfg.model.image.low_precision_tokens = true)?;
     let mut outcome = Outcome::default();
     outcome.require(half.report.finite && half.report.updated, || "the step was skipped".into());
     for ((name, found), (_, expected)) in half.report.losses.iter().zip(&full.report.losses) {
         outcome.at_most(&format!("{name} off by"), (found / expected - 1.0).abs(), term);
     }
     outcome.at_most("gradient: 1 - cosine", 1.0 - cosine(&half.gradients, &full.gradients)?, angle);
+    let lower = lower.step(false)?;
+    let apart = 1.0 - cosine(&lower.gradients, &full.gradients)?;
+    outcome.at_most("gradient with low-precision tokens: 1 - cosine", apart, 2.0 * angle);
     Ok(outcome)
 }
 
@@ -121,6 +140,21 @@ pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
         let (a, b) = (Tensor::cat(&again.gradients, 0), Tensor::cat(&kept.gradients, 0));
         let error = f64::try_from((&a - &b).norm() / b.norm())?;
         outcome.at_most(&format!("{label}: gradient off by"), error, bound);
+    }
+    Ok(outcome)
+}
+
+/// A step reads no memory that nobody has written: with such memory full of NaN it is the same step.
+pub(super) fn uninitialised(setting: &Setting) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        let label = format!("{precision:?}").to_lowercase();
+        let clean = Bench::new(setting, precision, 0.1)?.step(false)?;
+        let bench = Bench::new(setting, precision, 0.1)?;
+        let poisoned = torch_ext::with_poisoned_memory(|| bench.step(false))??;
+        outcome.require(poisoned.report.finite, || format!("{label}: a step reads memory that nobody wrote"));
+        let off = 1.0 - cosine(&poisoned.gradients, &clean.gradients)?;
+        outcome.at_most(&format!("{label}: gradient: 1 - cosine"), off, 1e-3);
     }
     Ok(outcome)
 }

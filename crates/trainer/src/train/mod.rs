@@ -167,7 +167,10 @@ impl<'a> Run<'a> {
             None => None,
         };
         let graphed = match options.cuda_graphs {
-            true => Some(GraphedSteps::prepare(&steps_of(&experiment, options))?),
+            true => {
+                eprintln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
+                Some(GraphedSteps::prepare(&steps_of(&experiment, options))?)
+            }
             false => None,
         };
         let now = Instant::now();
