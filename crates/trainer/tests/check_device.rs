@@ -5,9 +5,10 @@ use std::process::Output;
 
 use serde_json::Value;
 
-mod common;
+#[path = "common/program.rs"]
+mod program;
 
-use common::talent;
+use program::talent;
 
 /// Parts with their status, in order, and the exit.
 fn check(args: &[&str]) -> (Vec<(String, String, String)>, Output) {

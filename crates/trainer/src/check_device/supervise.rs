@@ -1,12 +1,13 @@
 //! Parts in processes of their own, ended when their time is up.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::CheckDeviceArgs;
@@ -22,9 +23,17 @@ pub(super) struct WorkFolder(PathBuf);
 
 impl WorkFolder {
     pub(super) fn create() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("talent-check-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
+        let named = |turn: u32| format!("talent-check-{}-{turn}", std::process::id());
+        // A process of this number may have been killed and have left one behind, outcomes included.
+        for turn in 0.. {
+            let path = std::env::temp_dir().join(named(turn));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+            }
+        }
+        bail!("{}: there is no name left for a folder", std::env::temp_dir().display())
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -1,7 +1,8 @@
 //! What tests of the `talent` program share.
 
-use std::ffi::OsStr;
-use std::process::{Command, Output};
+mod program;
+
+pub(crate) use program::talent;
 
 /// Sizes of a network that trains in moments.
 pub(crate) const MINIATURE: &[&str] = &[
@@ -27,8 +28,3 @@ pub(crate) const MINIATURE: &[&str] = &[
     "train.batch_size=8",
     "train.warmup_steps=2",
 ];
-
-/// Runs the program. Whoever asks for backtraces would get them beside the errors that tests look at.
-pub(crate) fn talent(args: &[impl AsRef<OsStr>]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_talent")).env_remove("RUST_BACKTRACE").args(args).output().unwrap()
-}
