@@ -57,8 +57,8 @@ bool is_plain_float(const at::Tensor &xs) {
 
 } // namespace
 
-// Autocast itself keeps copies only of
-// weights that train, and only until its guard is dropped; frozen ones it would copy at every use.
+// Autocast itself keeps copies only of weights that train, and only until its guard is dropped; frozen ones it would copy at
+// every use.
 at::Tensor kept_copy(const at::Tensor &weight, at::ScalarType type) {
   struct Kept {
     c10::weak_intrusive_ptr<at::TensorImpl> weight;

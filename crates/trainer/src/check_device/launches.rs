@@ -68,12 +68,16 @@ fn by_name<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<(String, usize, f
     names
 }
 
+/// Kernels and copies.
+fn on_device(events: &[Event]) -> impl Iterator<Item = &Event> {
+    events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy))
+}
+
 /// Kernels and copies of one stream in order: the time they are at work, the largest gap, and the stretch from first to last.
 fn busy(events: &[Event]) -> (f64, f64, f64) {
-    let on_device = events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy));
     let mut until: Option<u64> = None;
     let (mut first, mut work, mut gap) = (None, 0, 0);
-    for event in on_device {
+    for event in on_device(events) {
         let from = until.map_or(event.start, |until| until.max(event.start));
         first.get_or_insert(event.start);
         work += event.end.saturating_sub(from);
@@ -118,9 +122,7 @@ pub(super) fn kernels(setting: &Setting) -> Result<Outcome> {
         outcome.figure("busy_share", work / stretch.max(f64::MIN_POSITIVE));
         outcome.figure("largest_gap_share_of_step", gap * STEPS as f64 / stretch.max(f64::MIN_POSITIVE));
         outcome.require(count(EventKind::Kernel) > 0.0, || "the profiler saw no kernel".into());
-        let on_device =
-            events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy));
-        outcome.figure("kernels", listed(by_name(on_device)));
+        outcome.figure("kernels", listed(by_name(on_device(&events))));
         outcome.figure("waits", waits(&events));
     }
     let measured = network.measure(&processes, Way::Plain, Repeats { repeats: 3, warm_up: 1 })?;

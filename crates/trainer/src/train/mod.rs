@@ -156,6 +156,14 @@ impl<'a> Run<'a> {
         }
         let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
         processes.share(tensors(&experiment.model).chain(moments).collect())?;
+        // Refused before anything is written.
+        let graphed = match options.cuda_graphs {
+            true => {
+                eprintln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
+                Some(GraphedSteps::prepare(&steps_of(&experiment, options))?)
+            }
+            false => None,
+        };
         let output = match begun {
             Some((lock, _)) => {
                 let matmul = cfg.train.precision.measured_kind(experiment.device)?;
@@ -165,13 +173,6 @@ impl<'a> Run<'a> {
                 Some(Output { events: EventFile::create(dir.path())?, dir })
             }
             None => None,
-        };
-        let graphed = match options.cuda_graphs {
-            true => {
-                eprintln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
-                Some(GraphedSteps::prepare(&steps_of(&experiment, options))?)
-            }
-            false => None,
         };
         let now = Instant::now();
         let progress = match output {
