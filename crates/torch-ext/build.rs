@@ -2,10 +2,11 @@
 
 include!("../../build-support/nvidia.rs");
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "csrc/attention.cpp",
     "csrc/custom_gradient.cpp",
     "csrc/dropout.cpp",
+    "csrc/gradient_hooks.cpp",
     "csrc/linear.cpp",
     "csrc/lowered.cpp",
     "csrc/measure.cpp",

@@ -82,6 +82,23 @@ char *talent_c10d_all_reduce(void *group, void *xs, int op) {
   });
 }
 
+// Begins to reduce; `xs` must be left alone until the end.
+char *talent_c10d_all_reduce_start(void *group, void *xs, int op, void **work) {
+  return guarded([&] {
+    std::vector<at::Tensor> list{tensor(xs)};
+    c10d::AllreduceOptions options;
+    options.reduceOp = operation(op);
+    *work = new WorkHandle{static_cast<GroupHandle *>(group)->backend->allreduce(list, options)};
+  });
+}
+
+// On a GPU only the current stream waits.
+char *talent_c10d_work_wait(void *work) {
+  return guarded([&] { finish(static_cast<WorkHandle *>(work)->work); });
+}
+
+void talent_c10d_work_free(void *work) { delete static_cast<WorkHandle *>(work); }
+
 char *talent_c10d_broadcast(void *group, void *xs, int64_t root) {
   return guarded([&] {
     std::vector<at::Tensor> list{tensor(xs)};

@@ -19,4 +19,8 @@ struct GroupHandle {
   c10::intrusive_ptr<c10d::Backend> backend;
 };
 
+struct WorkHandle {
+  c10::intrusive_ptr<c10d::Work> work;
+};
+
 } // namespace talent_c10d

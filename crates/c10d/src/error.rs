@@ -36,6 +36,9 @@ pub enum Error {
     /// The binding was compiled without what is asked for.
     #[error("this build has no {0}; build with the feature of that name (`cargo xtask launch --{0}`)")]
     NotBuilt(&'static str),
+    /// Operations in the background have no connections yet.
+    #[error("an operation in the background needs connections of its own; call `connect_beside` first")]
+    NotConnected,
     /// This process has left the others.
     #[error("this process has left the others")]
     Left,

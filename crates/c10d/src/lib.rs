@@ -27,5 +27,5 @@ mod shim;
 mod watch;
 
 pub use error::Error;
-pub use group::{Group, Reduce, nccl_library, reduce_scalar};
+pub use group::{Group, PendingReduce, Reduce, nccl_library, reduce_scalar};
 pub use rendezvous::{DEFAULT_TIMEOUT, Rendezvous, TIMEOUT_VARIABLE};

@@ -41,6 +41,14 @@ unsafe extern "C" {
         result: *mut *mut c_void,
     ) -> *mut c_char;
     fn talent_c10d_all_reduce(group: *mut c_void, xs: *mut C_tensor, op: c_int) -> *mut c_char;
+    fn talent_c10d_all_reduce_start(
+        group: *mut c_void,
+        xs: *mut C_tensor,
+        op: c_int,
+        work: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn talent_c10d_work_wait(work: *mut c_void) -> *mut c_char;
+    fn talent_c10d_work_free(work: *mut c_void);
     fn talent_c10d_broadcast(group: *mut c_void, xs: *mut C_tensor, root: i64) -> *mut c_char;
     fn talent_c10d_all_gather(
         group: *mut c_void,
@@ -70,8 +78,9 @@ fn check(message: *mut c_char) -> Result<(), Error> {
     Err(Error::Libtorch(text.lines().next().unwrap_or_default().to_owned()))
 }
 
+/// libtorch counts some times in 32 bits of milliseconds, so the longest is about 24 days.
 fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).into()
 }
 
 fn c_string(text: &str) -> Result<CString, Error> {
@@ -158,13 +167,13 @@ impl Drop for RawGroup {
 impl RawGroup {
     #[cfg(feature = "gloo")]
     pub(crate) fn gloo(
-        store: &RawStore,
+        (store, prefix): (&RawStore, &str),
         (rank, size): (usize, usize),
         timeout: Duration,
         interface: &str,
         address: &str,
     ) -> Result<Self, Error> {
-        let (prefix, interface, address) = (c_string("gloo")?, c_string(interface)?, c_string(address)?);
+        let (prefix, interface, address) = (c_string(prefix)?, c_string(interface)?, c_string(address)?);
         let mut result = std::ptr::null_mut();
         // SAFETY: the pointers are valid during the call.
         check(unsafe {
@@ -185,12 +194,12 @@ impl RawGroup {
     /// - library: whose `talent_c10d_nccl` makes the group; it is kept until the process ends, since the group's code is in it
     pub(crate) fn nccl(
         library: &Path,
-        store: &RawStore,
+        (store, prefix): (&RawStore, &str),
         (rank, size): (usize, usize),
         timeout: Duration,
     ) -> Result<Self, Error> {
         let failed = |error: libloading::Error| Error::Libtorch(format!("{}: {error}", library.display()));
-        let prefix = c_string("nccl")?;
+        let prefix = c_string(prefix)?;
         let mut result = std::ptr::null_mut();
         // SAFETY: the library is the one that `csrc/nccl.cpp` is built into, whose initialisers do nothing of their own and
         // whose function has this type; the pointers are valid during the call.
@@ -207,6 +216,13 @@ impl RawGroup {
         check(unsafe { talent_c10d_all_reduce(self.0, handle(xs), op) })
     }
 
+    pub(crate) fn start_all_reduce(&self, xs: &Tensor, op: c_int) -> Result<RawWork, Error> {
+        let mut work = std::ptr::null_mut();
+        // SAFETY: valid handles; the shim stores a new handle, which is freed once.
+        check(unsafe { talent_c10d_all_reduce_start(self.0, handle(xs), op, &mut work) })?;
+        Ok(RawWork(work))
+    }
+
     pub(crate) fn broadcast(&self, xs: &Tensor, root: usize) -> Result<(), Error> {
         // SAFETY: valid handles.
         check(unsafe { talent_c10d_broadcast(self.0, handle(xs), root as i64) })
@@ -221,5 +237,26 @@ impl RawGroup {
     pub(crate) fn barrier(&self) -> Result<(), Error> {
         // SAFETY: a valid handle.
         check(unsafe { talent_c10d_barrier(self.0) })
+    }
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub(crate) struct RawWork(*mut c_void);
+
+// SAFETY: `c10d::Work` may be waited for from any thread.
+unsafe impl Send for RawWork {}
+
+impl Drop for RawWork {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { talent_c10d_work_free(self.0) }
+    }
+}
+
+impl RawWork {
+    pub(crate) fn wait(&self) -> Result<(), Error> {
+        // SAFETY: a valid handle.
+        check(unsafe { talent_c10d_work_wait(self.0) })
     }
 }

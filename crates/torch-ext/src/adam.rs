@@ -80,6 +80,11 @@ impl Adam {
         &self.names
     }
 
+    /// All parameters, in the order of their names.
+    pub fn params(&self) -> &[Tensor] {
+        &self.params
+    }
+
     /// Entries of all parameters together.
     pub fn n_values(&self) -> usize {
         self.params.iter().map(Tensor::numel).sum()

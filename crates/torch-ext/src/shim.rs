@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod graph;
+pub(crate) mod hooks;
 pub(crate) mod measure;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -1,8 +1,8 @@
 //! Mixed precision: autocast and the loss scaler of float16.
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
-use torch_ext::{Autocast, allow_tf32, fused};
+use tch::{Device, Kind};
+use torch_ext::{Autocast, allow_tf32};
 
 use crate::config::Precision;
 
@@ -59,17 +59,9 @@ impl LossScaler {
         Self { enabled, scale: if enabled { START } else { 1.0 }, good_steps: 0, skipped: 0 }
     }
 
-    pub(crate) fn scale(&self, loss: &Tensor) -> Tensor {
-        if self.enabled { loss * self.scale } else { loss.shallow_clone() }
-    }
-
-    /// Brings the gradients back to their size, and returns one float32 on their device: 1 if an entry is not finite,
-    /// otherwise 0.
-    pub(crate) fn unscale(&self, grads: &[Tensor], device: Device) -> Result<Tensor> {
-        let found = Tensor::zeros([1], (Kind::Float, device));
-        let inverse = Tensor::full([1], 1.0 / self.scale, (Kind::Float, device));
-        fused::unscale(grads, &found, &inverse)?;
-        Ok(found)
+    /// What the loss is multiplied by.
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
     }
 
     /// Whether a step with gradients that are not finite is part of the scaler's work rather than a failure.
@@ -109,17 +101,5 @@ mod tests {
             scaler.update(true);
         }
         assert_eq!(scaler.scale, 65536.0);
-    }
-
-    #[test]
-    fn gradients_are_unscaled_and_checked() {
-        let scaler = LossScaler::new(Precision::Fp16);
-        let good = Tensor::from_slice(&[65536.0_f32]);
-        let found = |grad: &Tensor| {
-            f64::try_from(scaler.unscale(std::slice::from_ref(grad), Device::Cpu).unwrap()).unwrap()
-        };
-        assert_eq!(found(&good), 0.0);
-        assert_eq!(f64::try_from(good).unwrap(), 1.0);
-        assert_eq!(found(&Tensor::from_slice(&[f32::NAN])), 1.0);
     }
 }

@@ -29,7 +29,6 @@ impl Processes {
     /// When one does not come, or has another config, libtorch or version of this program.
     pub(crate) fn join(cfg: &Config, device: Device) -> Result<Self> {
         let Some(meeting) = Rendezvous::from_environment()? else { return Ok(Self::default()) };
-        end_with_launcher()?;
         let mut about = flat(cfg)?;
         // Machines may keep the encoders in different places; what counts is what the leader has loaded.
         about.retain(|key, _| !key.starts_with("weights."));
@@ -59,6 +58,11 @@ impl Processes {
             Ok(_) => {}
         }
         result
+    }
+
+    /// The connections, if there is more than this process.
+    pub(crate) fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
     }
 
     pub(crate) fn rank(&self) -> usize {
@@ -226,16 +230,6 @@ impl Processes {
             tch::manual_seed(stream.random::<i64>());
         }
     }
-}
-
-/// `cargo xtask launch` may be killed; then this process ends too.
-fn end_with_launcher() -> Result<()> {
-    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-    let Ok(launcher) = std::env::var("TALENT_LAUNCHER") else { return Ok(()) };
-    set_parent_process_death_signal(Some(Signal::KILL)).context("tying this process to its launcher")?;
-    let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
-    ensure!(parent.as_deref() == Some(launcher.as_str()), "the launcher is gone");
-    Ok(())
 }
 
 /// Refuses work that one process does, in the environment of several.

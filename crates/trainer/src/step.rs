@@ -4,11 +4,12 @@ use anyhow::Result;
 use refcoco::Batch;
 use talent::{Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Adam, Download, Lowered};
+use torch_ext::{Adam, Download, Lowered, fused};
 use tracing::trace_span;
 
 use crate::batch::TrainTensors;
 use crate::config::Config;
+use crate::gradient_buckets::GradientBuckets;
 use crate::objective::objective;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
@@ -46,6 +47,22 @@ impl QueuedStep {
         Self::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
     }
 
+    /// A step that was asked for. It is waited for where the next one's loss scale depends on its outcome.
+    pub(crate) fn coming(
+        names: Vec<&'static str>,
+        values: Download,
+        failed: Tensor,
+        scaler: &mut LossScaler,
+    ) -> Result<Self> {
+        let step = Self::Coming { names, values, failed };
+        if !scaler.may_skip() {
+            return Ok(step);
+        }
+        let report = step.report()?;
+        scaler.update(report.updated);
+        Ok(Self::Known(report))
+    }
+
     /// Waits for the step, not for work that was queued after it.
     pub(crate) fn report(self) -> Result<StepReport> {
         let (names, values) = match self {
@@ -70,13 +87,44 @@ pub(crate) struct Computed {
     pub(crate) failed: Tensor,
 }
 
-/// The factor on the learning rates of a step.
+/// The numbers that change from step to step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum LearningRate<'a> {
+pub(crate) enum Varying<'a> {
     /// Known to the host.
-    Factor(f64),
-    /// A float32 scalar on the device.
-    OnDevice(&'a Tensor),
+    Host {
+        /// Factor on the learning rates.
+        rate: f64,
+        /// The loss scale, see [`LossScaler::scale`].
+        scale: f64,
+    },
+    /// float32 scalars on the device, for a step that is recorded once and repeated with other numbers.
+    Device {
+        /// Factor on the learning rates.
+        rate: &'a Tensor,
+        /// The loss scale.
+        scale: &'a Tensor,
+    },
+}
+
+impl Varying<'_> {
+    fn scaled(self, loss: &Tensor) -> Tensor {
+        match self {
+            Self::Host { scale: 1.0, .. } => loss.shallow_clone(),
+            Self::Host { scale, .. } => loss * scale,
+            Self::Device { scale, .. } => loss * scale,
+        }
+    }
+
+    /// Brings gradients back to their size, and returns one float32 on their device: 1 if an entry is not finite, otherwise 0.
+    fn unscale(self, gradients: &[Tensor], device: Device) -> Result<Tensor> {
+        let found = Tensor::zeros([1], (Kind::Float, device));
+        let inverse = match self {
+            Self::Host { scale, .. } => Tensor::full([1], 1.0 / scale, (Kind::Float, device)),
+            Self::Device { scale, .. } => scale.reciprocal().view([1]),
+        };
+        fused::unscale(gradients, &found, &inverse)?;
+        Ok(found)
+    }
 }
 
 /// What the steps of a run have in common.
@@ -88,9 +136,21 @@ pub(crate) struct Steps<'a> {
     pub(crate) processes: &'a Processes,
     /// Whether the image encoder's blocks are computed again in the backward pass, to save memory.
     pub(crate) recompute: bool,
+    /// Reduces gradients while the backward pass goes on; not together with `recompute`.
+    pub(crate) buckets: Option<&'a GradientBuckets>,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    /// Without recomputing, with gradients reduced after the backward pass.
+    pub(crate) fn plain(
+        model: &'a Talent,
+        cfg: &'a Config,
+        device: Device,
+        processes: &'a Processes,
+    ) -> Self {
+        Self { model, cfg, device, processes, recompute: false, buckets: None }
+    }
+
     /// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for:
     /// reading the report after the next step is queued keeps it busy. Only where the next step's scale depends on this
     /// one's outcome is that known on return.
@@ -113,15 +173,9 @@ impl Steps<'_> {
             Some(QueuedStep::Coming { failed, .. }) => Some(failed),
             _ => None,
         };
-        let Computed { names, values, failed } =
-            self.compute(adam, scaler, &whole, LearningRate::Factor(factor), before)?;
-        let step = QueuedStep::Coming { names, values: Download::start(&values)?, failed };
-        if !scaler.may_skip() {
-            return Ok(step);
-        }
-        let report = step.report()?;
-        scaler.update(report.updated);
-        Ok(QueuedStep::Known(report))
+        let varying = Varying::Host { rate: factor, scale: scaler.scale() };
+        let Computed { names, values, failed } = self.compute(adam, &whole, varying, before)?;
+        QueuedStep::coming(names, Download::start(&values)?, failed, scaler)
     }
 
     /// Parts of a batch of n samples that go through the network one after the other.
@@ -136,9 +190,8 @@ impl Steps<'_> {
     pub(crate) fn compute(
         &self,
         adam: &mut Adam,
-        scaler: &LossScaler,
         whole: &TrainTensors,
-        rate: LearningRate<'_>,
+        varying: Varying<'_>,
         before: Option<&Tensor>,
     ) -> Result<Computed> {
         let Self { cfg, device, processes, .. } = *self;
@@ -147,8 +200,13 @@ impl Steps<'_> {
         let mut sums: Vec<(&'static str, Tensor)> = Vec::new();
         adam.zero_grad()?;
         for part in 0..n_parts as i64 {
+            if part + 1 == n_parts as i64
+                && let Some(buckets) = self.buckets
+            {
+                buckets.begin();
+            }
             let part = whole.part(part * part_size, part_size);
-            for (name, value) in self.add_gradients(&part, |loss| scaler.scale(&(loss / n_parts as f64)))? {
+            for (name, value) in self.add_gradients(&part, |loss| varying.scaled(&(loss / n_parts as f64)))? {
                 match sums.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, sum)) => *sum += value,
                     None => sums.push((name, value)),
@@ -156,17 +214,20 @@ impl Steps<'_> {
             }
         }
         let _span = trace_span!("optimiser").entered();
-        processes.mean(adam.grads())?;
-        let mut failed = scaler.unscale(&adam.grads(), device)?;
+        match self.buckets {
+            Some(buckets) => buckets.finish()?,
+            None => processes.mean(adam.grads())?,
+        }
+        let mut failed = varying.unscale(&adam.grads(), device)?;
         if let Some(before) = before {
             failed = failed.maximum(before);
         }
         if cfg.train.clip_norm > 0.0 {
             let _ = adam.clip(cfg.train.clip_norm);
         }
-        match rate {
-            LearningRate::Factor(factor) => adam.step_unless(factor, Some(&failed))?,
-            LearningRate::OnDevice(factor) => adam.step_by_device(factor, &failed)?,
+        match varying {
+            Varying::Host { rate, .. } => adam.step_unless(rate, Some(&failed))?,
+            Varying::Device { rate, .. } => adam.step_by_device(rate, &failed)?,
         }
         let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
         let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
@@ -194,7 +255,11 @@ impl Steps<'_> {
             model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
         } else {
             let guard = cfg.train.precision.autocast(device)?;
-            let lowered = Lowered::weights(cfg.train.precision.kind())?;
+            // Weights that are cast together get their gradients together, at the end of the backward pass.
+            let lowered = match self.buckets {
+                Some(_) => None,
+                None => Some(Lowered::weights(cfg.train.precision.kind())?),
+            };
             let total = loss(&model.forward_train(&part.images, &ids));
             drop((guard, lowered));
             trace_span!("backward").in_scope(|| total.backward());
@@ -217,6 +282,36 @@ mod tests {
     }
 
     #[test]
+    fn numbers_on_the_device_do_what_those_of_the_host_do() {
+        let mut cfg = Config::tiny();
+        cfg.model.decoder.dropout = 0.0;
+        let processes = Processes::default();
+        let shape =
+            SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+        let inputs = TrainTensors::new(&random_batch(2, shape), Device::Cpu, Kind::Float).unwrap();
+        let after = |on_device: bool| {
+            let _guard = DRAWING.lock().unwrap();
+            let model = Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap();
+            let mut adam = adam(&model, &cfg.train);
+            let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
+            // One step: in a second one Adam would take whole steps of rounding.
+            let (rate, scale) = (Tensor::from(0.5_f32), Tensor::from(65536.0_f32));
+            let varying = match on_device {
+                true => Varying::Device { rate: &rate, scale: &scale },
+                false => Varying::Host { rate: 0.5, scale: 65536.0 },
+            };
+            steps.compute(&mut adam, &inputs, varying, None).unwrap();
+            parameters(&model)
+        };
+        let (host, device) = (after(false), after(true));
+        for (a, b) in host.iter().zip(&device) {
+            // The last digit of a parameter, and of a learning rate in float32.
+            let excess = f64::try_from(((a - b).abs() - a.abs() * 1.2e-7).max()).unwrap();
+            assert!(excess <= 2e-9, "{excess:e}");
+        }
+    }
+
+    #[test]
     fn a_step_behind_a_failed_one_leaves_the_parameters_alone() {
         let cfg = Config::tiny();
         let model = {
@@ -225,8 +320,7 @@ mod tests {
         };
         let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
         let mut scaler = LossScaler::new(cfg.train.precision);
-        let steps =
-            Steps { model: &model, cfg: &cfg, device: Device::Cpu, processes: &processes, recompute: false };
+        let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
         let shape =
             SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
         let good = random_batch(2, shape);
@@ -248,5 +342,23 @@ mod tests {
             steps.queue(&mut adam, &mut scaler, &good, 1.0, Some(&before)).unwrap().report().unwrap();
         assert!(report.finite && report.updated && before.report().unwrap().updated);
         assert!(!same(&start));
+    }
+
+    #[test]
+    fn gradients_are_unscaled_and_checked() {
+        let scale = Tensor::from(65536.0_f32);
+        for varying in [
+            Varying::Host { rate: 1.0, scale: 65536.0 },
+            Varying::Device { rate: &Tensor::from(1.0_f32), scale: &scale },
+        ] {
+            let good = Tensor::from_slice(&[65536.0_f32]);
+            let found = |gradient: &Tensor| {
+                let found = varying.unscale(std::slice::from_ref(gradient), Device::Cpu).unwrap();
+                f64::try_from(found).unwrap()
+            };
+            assert_eq!(found(&good), 0.0);
+            assert_eq!(f64::try_from(good).unwrap(), 1.0);
+            assert_eq!(found(&Tensor::from_slice(&[f32::NAN])), 1.0);
+        }
     }
 }

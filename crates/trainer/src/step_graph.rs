@@ -7,7 +7,7 @@ use torch_ext::{Adam, CudaGraph, Download};
 
 use crate::batch::TrainTensors;
 use crate::precision::LossScaler;
-use crate::step::{Computed, LearningRate, QueuedStep, Steps};
+use crate::step::{Computed, QueuedStep, Steps, Varying};
 
 /// Steps that go as usual before one is recorded: libraries choose their algorithms and take their workspaces in them.
 const WARM_UP: u32 = 3;
@@ -26,6 +26,8 @@ struct Recorded {
     inputs: TrainTensors,
     /// Factor on the learning rates, a float32 scalar.
     rate: Tensor,
+    /// The loss scale, a float32 scalar.
+    scale: Tensor,
     names: Vec<&'static str>,
     values: Tensor,
     failed: Tensor,
@@ -40,10 +42,6 @@ impl GraphedSteps {
         ensure!(steps.device.is_cuda(), "--cuda-graphs is for NVIDIA GPUs");
         ensure!(steps.processes.size() == 1, "--cuda-graphs is for one process");
         ensure!(!steps.recompute, "--cuda-graphs and --recompute exclude each other");
-        ensure!(
-            !LossScaler::new(steps.cfg.train.precision).may_skip(),
-            "--cuda-graphs needs bf16, tf32 or fp32: the host sets float16's loss scale after every step"
-        );
         CudaGraph::prepare(steps.device)?;
         Ok(Self::default())
     }
@@ -66,7 +64,9 @@ impl GraphedSteps {
             self.recorded = Some(record(steps, adam, scaler, batch)?);
         }
         match &self.recorded {
-            Some(recorded) if recorded.inputs.n() == batch.n as i64 => recorded.repeat(steps, batch, factor),
+            Some(recorded) if recorded.inputs.n() == batch.n as i64 => {
+                recorded.repeat(steps, scaler, batch, factor)
+            }
             // A batch of another size, from which unreadable samples were left out.
             _ => steps.queue(adam, scaler, batch, factor, before),
         }
@@ -76,33 +76,41 @@ impl GraphedSteps {
 fn record(steps: &Steps<'_>, adam: &mut Adam, scaler: &LossScaler, batch: &Batch) -> Result<Recorded> {
     let inputs = TrainTensors::new(batch, steps.device, steps.model.store().kind())?;
     let place = (Kind::Float, steps.device);
-    let rate = Tensor::ones([], place);
-    // Once a step has failed, none behind it is taken; the run ends when the host learns of it.
-    let sticky = Tensor::zeros([1], place);
+    let (rate, scale) = (Tensor::ones([], place), Tensor::ones([], place));
+    // Once a step has failed, none behind it is taken; the run ends when the host learns of it. With float16 a step may fail,
+    // and the host looks at each.
+    let sticky = (!scaler.may_skip()).then(|| Tensor::zeros([1], place));
     let counters = steps.model.store().counts();
     let (graph, computed) = CudaGraph::record(|| -> Result<Computed> {
-        let computed = steps.compute(adam, scaler, &inputs, LearningRate::OnDevice(&rate), Some(&sticky))?;
-        sticky.shallow_clone().copy_(&computed.failed);
+        let varying = Varying::Device { rate: &rate, scale: &scale };
+        let computed = steps.compute(adam, &inputs, varying, sticky.as_ref())?;
+        if let Some(sticky) = &sticky {
+            sticky.shallow_clone().copy_(&computed.failed);
+        }
         Ok(computed)
     })?;
     // Recording is not doing.
     steps.model.store().set_counts(&counters);
     let Computed { names, values, failed } = computed;
-    Ok(Recorded { graph, inputs, rate, names, values, failed })
+    Ok(Recorded { graph, inputs, rate, scale, names, values, failed })
 }
 
 impl Recorded {
-    fn repeat(&self, steps: &Steps<'_>, batch: &Batch, factor: f64) -> Result<QueuedStep> {
+    fn repeat(
+        &self,
+        steps: &Steps<'_>,
+        scaler: &mut LossScaler,
+        batch: &Batch,
+        factor: f64,
+    ) -> Result<QueuedStep> {
         self.inputs.overwrite(&TrainTensors::new(batch, steps.device, steps.model.store().kind())?);
         let _ = self.rate.shallow_clone().fill_(factor);
+        let _ = self.scale.shallow_clone().fill_(scaler.scale());
         self.graph.replay()?;
         for _ in 0..steps.n_parts(batch.n) {
             steps.model.store().count_pass();
         }
-        Ok(QueuedStep::Coming {
-            names: self.names.clone(),
-            values: Download::start(&self.values)?,
-            failed: self.failed.shallow_clone(),
-        })
+        let values = Download::start(&self.values)?;
+        QueuedStep::coming(self.names.clone(), values, self.failed.shallow_clone(), scaler)
     }
 }

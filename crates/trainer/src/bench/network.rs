@@ -16,6 +16,8 @@ use crate::batch::TrainTensors;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::experiment::Experiment;
+use crate::gradient_buckets::GradientBuckets;
+use crate::memory_limit::ensure_fits;
 use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
@@ -46,6 +48,9 @@ pub(crate) struct StepBenchArgs {
     /// Copy samples to a GPU on a stream of their own
     #[arg(long)]
     upload_stream: bool,
+    /// In several processes: all-reduce gradients in buckets while the backward pass goes on
+    #[arg(long, conflicts_with_all = ["recompute", "cuda_graphs"])]
+    overlap_all_reduce: bool,
 }
 
 impl NetworkBenchArgs {
@@ -65,6 +70,7 @@ impl NetworkBenchArgs {
     }
 
     fn open((cfg, device): (Config, Device), n_samples: usize) -> Result<(Experiment, Batch)> {
+        ensure_fits(&cfg.model, n_samples)?;
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
         let batch = random_batch(n_samples, experiment.shape());
         Ok((experiment, batch))
@@ -109,7 +115,7 @@ pub(crate) fn bench_step(args: &StepBenchArgs) -> Result<()> {
 }
 
 fn time_steps(
-    &StepBenchArgs { network: ref args, recompute, cuda_graphs, upload_stream }: &StepBenchArgs,
+    &StepBenchArgs { network: ref args, recompute, cuda_graphs, upload_stream, overlap_all_reduce }: &StepBenchArgs,
     on: (Config, Device),
     processes: &Processes,
 ) -> Result<()> {
@@ -125,6 +131,8 @@ fn time_steps(
         Way::Recompute
     } else if cuda_graphs {
         Way::Graph
+    } else if overlap_all_reduce {
+        Way::Overlap
     } else {
         Way::Plain
     };
@@ -146,6 +154,8 @@ pub(crate) enum Way {
     Recompute,
     /// Recorded as a CUDA graph.
     Graph,
+    /// Gradients reduced over the processes while the backward pass goes on.
+    Overlap,
 }
 
 /// Steps on one batch, as a run does them: each is read when the next is queued.
@@ -155,6 +165,7 @@ pub(crate) struct StepQueue<'a> {
     adam: Adam,
     scaler: LossScaler,
     graphed: Option<GraphedSteps>,
+    buckets: Option<GradientBuckets>,
     before: Option<QueuedStep>,
 }
 
@@ -166,13 +177,17 @@ impl<'a> StepQueue<'a> {
         way: Way,
     ) -> Result<Self> {
         let Experiment { cfg, device, model, .. } = experiment;
-        let steps = Steps { model, cfg, device: *device, processes, recompute: way == Way::Recompute };
+        let plain = Steps::plain(model, cfg, *device, processes);
+        let steps = Steps { recompute: way == Way::Recompute, ..plain };
         let graphed = if way == Way::Graph { Some(GraphedSteps::prepare(&steps)?) } else { None };
+        let adam = adam(model, &cfg.train);
+        let buckets = if way == Way::Overlap { GradientBuckets::new(processes, &adam)? } else { None };
         Ok(Self {
             steps,
             graphed,
+            buckets,
             batch,
-            adam: adam(model, &cfg.train),
+            adam,
             scaler: LossScaler::new(cfg.train.precision),
             before: None,
         })
@@ -180,7 +195,8 @@ impl<'a> StepQueue<'a> {
 
     /// Queues a step and reads the one before it.
     pub(crate) fn step(&mut self) -> Result<()> {
-        let Self { steps, batch, adam, scaler, graphed, before } = self;
+        let Self { steps, batch, adam, scaler, graphed, buckets, before } = self;
+        let steps = &Steps { buckets: buckets.as_ref(), ..*steps };
         let step = match graphed {
             Some(graphed) => graphed.queue(steps, adam, scaler, batch, 1.0, before.as_ref())?,
             None => steps.queue(adam, scaler, batch, 1.0, before.as_ref())?,

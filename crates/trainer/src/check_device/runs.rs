@@ -10,7 +10,7 @@ use refcoco::refshapes::{Settings, generate};
 use serde_json::Value;
 
 use super::part::{Outcome, Setting};
-use crate::files::write_atomically;
+use crate::launcher::this_launcher;
 
 /// The folder of a small RefShapes, generated if it is not there.
 pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {
@@ -26,7 +26,7 @@ pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {
         };
         std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
         generate(&settings, &root, |_| {})?;
-        write_atomically(&whole, b"")?;
+        whole_file::write(&whole, b"")?;
     }
     Ok(root)
 }
@@ -34,7 +34,7 @@ pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {
 /// This program with a command.
 pub(super) fn talent(args: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program's path")?);
-    command.args(args).stdin(Stdio::null());
+    command.envs([this_launcher()]).args(args).stdin(Stdio::null());
     Ok(command)
 }
 

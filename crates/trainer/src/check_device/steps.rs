@@ -60,7 +60,7 @@ impl Bench {
 
     pub(super) fn steps(&self, recompute: bool) -> Steps<'_> {
         let Self { cfg, model, device, processes, .. } = self;
-        Steps { model, cfg, device: *device, processes, recompute }
+        Steps { recompute, ..Steps::plain(model, cfg, *device, processes) }
     }
 
     /// The first update of an optimiser.

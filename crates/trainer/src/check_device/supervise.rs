@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::CheckDeviceArgs;
 use super::part::{Part, Status};
 use super::report::Done;
+use crate::launcher::this_launcher;
 
 /// With less time left than this, a part is not begun.
 const LEAST: Duration = Duration::from_secs(3);
@@ -97,7 +98,11 @@ fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
     let program = std::env::current_exe().context("this program's path")?;
     let log = File::create(log_file(work, part)).context("the part's log")?;
     let mut command = Command::new(&program);
-    command.args(["check-device", "--device", &args.device, "--part", part.name]).arg("--work").arg(work);
+    command
+        .envs([this_launcher()])
+        .args(["check-device", "--device", &args.device, "--part", part.name])
+        .arg("--work")
+        .arg(work);
     if args.quick {
         command.arg("--quick");
     }

@@ -56,6 +56,8 @@ pub struct RunOptions {
     pub recompute: bool,
     /// Whether steps are recorded as a CUDA graph and repeated.
     pub cuda_graphs: bool,
+    /// Whether several processes reduce gradients while the backward pass goes on.
+    pub overlap_all_reduce: bool,
     /// Tensors, by the beginning of their official names, that the encoders' files may lack.
     pub allow_missing: Vec<String>,
     /// When to write checkpoints.
