@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use cli_kit::outln;
 use serde_json::{Value, json};
 
 use crate::forward::build_quietly;
@@ -23,7 +24,7 @@ pub(crate) fn doctor(args: &[String]) -> Result<()> {
         "datasets": datasets(),
     });
     if args.iter().any(|arg| arg == "--json") {
-        println!("{report:#}");
+        outln!("{report:#}");
     } else {
         print_report(&report);
     }
@@ -102,26 +103,26 @@ fn print_report(report: &Value) {
         other => other.to_string(),
     };
     for (name, version) in report["toolchain"].as_object().into_iter().flatten() {
-        println!("{name:10} {}", text(version));
+        outln!("{name:10} {}", text(version));
     }
     let libtorch = &report["libtorch"];
     if libtorch["found"] == true {
-        println!("{:10} torch {} at {}", "libtorch", text(&libtorch["version"]), text(&libtorch["path"]));
+        outln!("{:10} torch {} at {}", "libtorch", text(&libtorch["version"]), text(&libtorch["path"]));
     } else {
         let problem = libtorch["problem"].as_str().unwrap_or("none");
-        println!("{:10} {problem}; {}", "libtorch", text(&libtorch["advice"]));
+        outln!("{:10} {problem}; {}", "libtorch", text(&libtorch["advice"]));
     }
     let cpu = &report["cpu"];
     let features: Vec<&str> =
         cpu["features"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    println!("{:10} {}, {} cores, {}", "cpu", text(&cpu["model"]), cpu["cores"], features.join(" "));
+    outln!("{:10} {}, {} cores, {}", "cpu", text(&cpu["model"]), cpu["cores"], features.join(" "));
     let cuda = &report["cuda"];
     match cuda["why_not"].as_str() {
-        None => println!("{:10} yes, {} device(s)", "cuda", cuda["devices"]),
-        Some(reason) => println!("{:10} no: {reason}", "cuda"),
+        None => outln!("{:10} yes, {} device(s)", "cuda", cuda["devices"]),
+        Some(reason) => outln!("{:10} no: {reason}", "cuda"),
     }
     for dataset in report["datasets"]["datasets"].as_array().into_iter().flatten() {
-        println!(
+        outln!(
             "{:10} {:17} {:9} {}",
             "data",
             text(&dataset["name"]),

@@ -1,17 +1,19 @@
 //! Hands commands on to the programs that do the work. The program replaces this process, so signals and exit codes
 //! are its own.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use cli_kit::errln;
 
 use crate::project::{self, cargo, run_aside};
 use crate::setup::setup;
 
 /// Sets up, builds, and becomes `talent COMMAND ARGS`.
-pub(crate) fn to_talent(command: &str, args: &[String]) -> Result<()> {
+pub(crate) fn to_talent(command: &str, args: &[OsString]) -> Result<()> {
     build_talent(&[])?;
     become_program("talent", command, args)
 }
@@ -34,13 +36,13 @@ pub(crate) fn build_talent_with(features: &[&str], variables: &[(&str, String)])
 }
 
 /// Builds and becomes `talent-data COMMAND ARGS`; needs no libtorch.
-pub(crate) fn to_data_program(command: &str, args: &[String]) -> Result<()> {
+pub(crate) fn to_data_program(command: &str, args: &[OsString]) -> Result<()> {
     build_quietly(&mut cargo(), "data-cli", "talent-data")?;
     become_program("talent-data", command, args)
 }
 
 /// Builds and becomes `talent-results ARGS`; needs no libtorch.
-pub(crate) fn to_results_program(args: &[String]) -> Result<()> {
+pub(crate) fn to_results_program(args: &[OsString]) -> Result<()> {
     build_quietly(&mut cargo(), "results", "talent-results")?;
     become_program("talent-results", "", args)
 }
@@ -58,13 +60,13 @@ fn build_with(build: &mut Command, package: &str, program: &str, features: &[&st
     if project::program(program).is_file() {
         build.arg("--quiet");
     } else {
-        eprintln!("building {program} (a few minutes the first time)");
+        errln!("building {program} (a few minutes the first time)");
     }
     run_aside(build)
 }
 
 /// - command: goes in front of the arguments unless it is empty
-fn become_program(program: &str, command: &str, args: &[String]) -> Result<()> {
+fn become_program(program: &str, command: &str, args: &[OsString]) -> Result<()> {
     // Started from the folder the user is in, so that relative paths mean what they say.
     let path = project::program(program);
     let error =

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::{errln, outln};
 
 use crate::forward::build_talent;
 
@@ -92,7 +93,7 @@ fn parse(args: &[String]) -> Result<Plan> {
 /// Builds `talent`, starts the processes, and waits for them. Exits as the first of them that failed.
 pub(crate) fn launch(args: &[String]) -> Result<()> {
     if matches!(args.first().map(String::as_str), None | Some("--help" | "-h")) {
-        println!("{HELP}");
+        outln!("{HELP}");
         return Ok(());
     }
     let plan = parse(args)?;
@@ -105,17 +106,18 @@ pub(crate) fn launch(args: &[String]) -> Result<()> {
         Some((rank, status)) => {
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             if let Some(signal) = status.signal() {
-                eprintln!("error: rank {rank} was ended by signal {signal}");
+                errln!("error: rank {rank} was ended by signal {signal}");
             }
             std::process::exit(code);
         }
     }
 }
 
-/// The last SIGINT or SIGTERM, 0 for none.
+/// The last SIGINT, SIGTERM or SIGHUP, 0 for none.
 fn listen() -> Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [libc::SIGINT, libc::SIGTERM] {
+    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    for number in signals.into_iter().filter(|&number| !cli_kit::is_ignored(number)) {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
             .context("listening for signals")?;
     }
@@ -198,7 +200,7 @@ fn supervise(children: &mut Children, signal: &AtomicUsize) -> Result<Option<(us
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
             for (rank, child) in &mut children.0 {
-                eprintln!("error: rank {rank} does not end; it is killed");
+                errln!("error: rank {rank} does not end; it is killed");
                 let _ = child.kill();
             }
             deadline = None;

@@ -3,6 +3,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use cli_kit::errln;
 
 /// An exclusive lock on a file, released when dropped or when its process ends, however it ends.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ impl Lock {
     pub(crate) fn wait(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| path.display().to_string())?;
         if !try_lock(&file, libc::LOCK_EX | libc::LOCK_NB) {
-            eprintln!("setup: another set-up is running; waiting for it");
+            errln!("setup: another set-up is running; waiting for it");
             let locked = try_lock(&file, libc::LOCK_EX);
             ensure!(locked, "{}: {}", path.display(), std::io::Error::last_os_error());
         }

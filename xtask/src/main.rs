@@ -1,5 +1,5 @@
-//! `cargo xtask`: set-up, checks, and the way to everything else. Depends on nothing else in the workspace, because
-//! it is what installs libtorch.
+//! `cargo xtask`: set-up, checks, and the way to everything else. Depends on nothing in the workspace that needs
+//! libtorch, because it is what installs it.
 
 mod doctor;
 mod forward;
@@ -11,7 +11,10 @@ mod project;
 mod setup;
 mod tests_and_ci;
 
-use anyhow::{Result, bail};
+use std::ffi::{OsStr, OsString};
+
+use anyhow::{Context, Result, bail};
+use cli_kit::{errln, outln};
 
 const HELP: &str = "\
 cargo xtask COMMAND
@@ -42,23 +45,31 @@ cargo xtask COMMAND
 What needs libtorch runs target/release/talent after set-up and build.";
 
 fn main() -> std::process::ExitCode {
-    match run() {
+    match run().and_then(|()| Ok(cli_kit::finish_output()?)) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            errln!("error: {error:#}");
             std::process::ExitCode::FAILURE
         }
     }
 }
 
+fn text(arg: &OsStr) -> Result<&str> {
+    arg.to_str().with_context(|| format!("{}: this argument is not UTF-8", arg.display()))
+}
+
+fn texts(args: &[OsString]) -> Result<Vec<String>> {
+    args.iter().map(|arg| text(arg).map(str::to_owned)).collect()
+}
+
 fn run() -> Result<()> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args_os().skip(1);
     let command = args.next().unwrap_or_default();
-    let rest: Vec<String> = args.collect();
-    match command.as_str() {
+    let rest: Vec<OsString> = args.collect();
+    match text(&command)? {
         "setup" => setup::setup().map(|_| ()),
-        "doctor" => doctor::doctor(&rest),
-        "test" => tests_and_ci::test(&rest),
+        "doctor" => doctor::doctor(&texts(&rest)?),
+        "test" => tests_and_ci::test(&texts(&rest)?),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
         "results" => forward::to_results_program(&rest),
@@ -67,15 +78,15 @@ fn run() -> Result<()> {
             _ => forward::to_talent("bench", &rest),
         },
         // Needs no libtorch, and whoever scores another program's masks may not have it.
-        "eval" if rest.iter().any(|arg| arg == "--predictions" || arg.starts_with("--predictions=")) => {
+        "eval" if rest.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some("--predictions")) => {
             forward::to_data_program("score", &rest)
         }
         "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export"
-        | "check-device" => forward::to_talent(&command, &rest),
-        "launch" => launch::launch(&rest),
-        "pack" => pack::pack(&rest),
+        | "check-device" => forward::to_talent(text(&command)?, &rest),
+        "launch" => launch::launch(&texts(&rest)?),
+        "pack" => pack::pack(&texts(&rest)?),
         "" | "help" | "--help" | "-h" => {
-            println!("{HELP}");
+            outln!("{HELP}");
             Ok(())
         }
         other => bail!("unknown command `{other}`\n\n{HELP}"),

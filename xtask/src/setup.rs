@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::errln;
 
 use crate::libtorch::{Libtorch, VERSION, from_environment, of_python};
 use crate::lock::Lock;
@@ -50,7 +51,7 @@ pub(crate) fn present() -> Option<Result<Libtorch>> {
 }
 
 fn say(line: &str) {
-    eprintln!("setup: {line}");
+    errln!("setup: {line}");
 }
 
 fn describe(found: &Libtorch) -> String {

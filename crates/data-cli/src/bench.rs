@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use cli_kit::outln;
 use metrics::Overlap;
 use refcoco::letterbox::Letterbox;
 use refcoco::sampler::draw_expressions;
@@ -91,28 +92,26 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
             "images_per_s": rate, "images_per_s_min": lowest, "images_per_s_max": highest,
             "batch_bytes": pixels,
         });
-        println!("{report}");
+        outln!("{report}");
         return Ok(());
     }
-    println!(
+    outln!(
         "{} refs of {} to {2} x {2}, {3} passes; medians",
         refs.len(),
         args.dataset,
         args.input_size,
         args.passes
     );
-    println!("{:16}{:>10}{:>14}", "stage", "ms", "images/s");
+    outln!("{:16}{:>10}{:>14}", "stage", "ms", "images/s");
     for (name, ms) in STAGES.iter().zip(&stage_ms) {
-        println!("{name:16}{ms:>10.3}{:>14.1}", 1e3 / ms.max(1e-9));
+        outln!("{name:16}{ms:>10.3}{:>14.1}", 1e3 / ms.max(1e-9));
     }
-    println!(
+    outln!(
         "whole samples in batches of {}, {} threads: {rate:.1} images/s ({lowest:.1} to {highest:.1})",
-        args.batch_size, args.threads
+        args.batch_size,
+        args.threads
     );
-    println!(
-        "a batch takes {:.1} MiB; three are prepared ahead in training",
-        pixels as f64 / (1 << 20) as f64
-    );
+    outln!("a batch takes {:.1} MiB; three are prepared ahead in training", pixels as f64 / (1 << 20) as f64);
     Ok(())
 }
 

@@ -12,10 +12,12 @@ mod stats;
 mod table;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use cli_kit::{errln, outln};
 use refcoco::Dataset;
 use refcoco::refshapes::{self, Settings};
 
@@ -72,11 +74,24 @@ struct SynthArgs {
     settings: Vec<String>,
 }
 
+/// A program's arguments. Where they ask for help or are wrong, the program ends here.
+pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> C {
+    C::try_parse_from(args).unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        // Arguments are shown, so this goes the way of everything that may hold control characters.
+        errln!("{}", error.render().to_string().trim_end());
+        std::process::exit(error.exit_code())
+    })
+}
+
 /// How a program ends: with the code its work gives, or with code 1 after one line on standard error that holds the
 /// error and its causes.
 pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCode {
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {}", one_line(&error));
+    let finished = result.and_then(|code| Ok(cli_kit::finish_output().map(|()| code)?));
+    finished.unwrap_or_else(|error| {
+        errln!("error: {}", one_line(&error));
         std::process::ExitCode::FAILURE
     })
 }
@@ -101,11 +116,8 @@ pub fn one_line(error: &anyhow::Error) -> String {
 ///
 /// # Errors
 /// What the command fails with.
-pub fn run(args: &[String]) -> Result<()> {
-    let cli = match Cli::try_parse_from(std::iter::once("data".to_owned()).chain(args.iter().cloned())) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
-    };
+pub fn run(args: &[OsString]) -> Result<()> {
+    let cli: Cli = parse(std::iter::once("data".into()).chain(args.iter().cloned()));
     match cli.command {
         Command::List(args) => list::list(&args),
         Command::Stats(args) => stats::stats(&args),
@@ -155,7 +167,7 @@ fn synth(args: &SynthArgs) -> Result<()> {
         bail!("{}: there is one already; remove it first", args.data_root.join("refshapes").display());
     }
     let folder = refshapes::generate(&settings, &args.data_root, |_| {})?;
-    println!("wrote {}", folder.display());
+    outln!("wrote {}", folder.display());
     Ok(())
 }
 

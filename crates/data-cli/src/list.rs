@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use cli_kit::outln;
 use refcoco::{Dataset, Descriptor};
 use serde_json::json;
 
@@ -33,11 +34,11 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
         let rows = entries.iter().map(|Entry { descriptor, state, detail }| {
             json!({"name": descriptor.name, "state": state, "detail": detail})
         });
-        println!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
+        outln!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
     } else {
         for Entry { descriptor, state, detail } in &entries {
             let detail = if detail.is_empty() { &descriptor.about } else { detail };
-            println!("{:17} {state:9} {detail}", descriptor.name);
+            outln!("{:17} {state:9} {detail}", descriptor.name);
         }
     }
     Ok(())

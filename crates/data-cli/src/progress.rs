@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use cli_kit::errln;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Progress of long work on standard error: a bar with rate and time left on a terminal, otherwise a plain line
@@ -68,10 +69,7 @@ impl Progress {
             self.last_line = Instant::now();
             let rate = (self.done - self.first) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
-            eprintln!(
-                "{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}",
-                self.label, self.done, self.total
-            );
+            errln!("{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}", self.label, self.done, self.total);
         }
     }
 }
@@ -104,8 +102,8 @@ impl Live {
     /// Writes a line above it on standard error; to log files, just the line.
     pub fn line(&self, line: &str) {
         match &self.0 {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| errln!("{line}")),
+            None => errln!("{line}"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cli_kit::outln;
 use metrics::{Activation, Evaluated, SplitReport, has_position_word};
 use rayon::prelude::*;
 use refcoco::Dataset;
@@ -51,8 +52,8 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
         rows.push((split.clone(), score_split(&dataset, split, &predictions, &args.predictions)?));
     }
     match args.json {
-        true => println!("{}", reports_json(&json!({"predictions": args.predictions}), rows)?),
-        false => println!("{}", metrics_table(&rows)),
+        true => outln!("{}", reports_json(&json!({"predictions": args.predictions}), rows)?),
+        false => outln!("{}", metrics_table(&rows)),
     }
     Ok(())
 }

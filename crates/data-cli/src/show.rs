@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use cli_kit::outln;
 use figures::{Canvas, overlay};
 use refcoco::{Dataset, Ref};
 
@@ -59,7 +60,7 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
         }
     }
     sheet.save(&args.out)?;
-    println!("{}", args.out.display());
+    outln!("{}", args.out.display());
     Ok(())
 }
 

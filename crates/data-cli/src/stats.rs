@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use cli_kit::outln;
 use figures::{BarPanel, Bars};
 use refcoco::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 
@@ -34,12 +35,12 @@ pub(crate) fn stats(args: &StatsArgs) -> Result<()> {
         figures::bars(path, &panels(&stats))?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&stats)?);
+        outln!("{}", serde_json::to_string(&stats)?);
         return Ok(());
     }
-    println!("{}", table(&stats));
+    outln!("{}", table(&stats));
     if let Some(path) = plot {
-        println!("{}", path.display());
+        outln!("{}", path.display());
     }
     Ok(())
 }

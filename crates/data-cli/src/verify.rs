@@ -3,6 +3,7 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cli_kit::outln;
 use refcoco::training_mix::{leaked_images, training_mix};
 use refcoco::{Dataset, Descriptor, Problem, Verification};
 use serde::Serialize;
@@ -63,7 +64,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
             (1, _) => reports.remove(0),
             (_, mix) => json!({"datasets": reports, "mix": mix}),
         };
-        println!("{document}");
+        outln!("{document}");
     }
     match n_errors {
         0 => Ok(()),
@@ -99,10 +100,10 @@ fn verify_mix(args: &VerifyArgs) -> Result<MixReport> {
         MixReport { datasets: args.dataset.clone(), refs: mix.refs.len(), left_out: mix.n_leaking, leaked };
     if !args.json {
         for name in &report.leaked {
-            println!("error: mix: {name} is trained and evaluated on");
+            outln!("error: mix: {name} is trained and evaluated on");
         }
         let left_out = args.dataset.iter().zip(&report.left_out).map(|(name, n)| format!("{n} of {name}"));
-        println!(
+        outln!(
             "mix of {}: {} refs to train on; left out because an evaluation split has their image: {}",
             args.dataset.join(", "),
             report.refs,
@@ -115,7 +116,7 @@ fn verify_mix(args: &VerifyArgs) -> Result<MixReport> {
 fn print(name: &str, found: &Verification) {
     for (title, problems) in [("error", &found.errors), ("warning", &found.warnings)] {
         for Problem { record, what } in problems {
-            println!("{title}: {record}: {what}");
+            outln!("{title}: {record}: {what}");
         }
     }
     let state = match found.complete {
@@ -123,7 +124,7 @@ fn print(name: &str, found: &Verification) {
         Some(false) => "partial",
         None => "no published counts to compare with",
     };
-    println!(
+    outln!(
         "{name}: {} refs, {} targets, {} masks, {} images checked; {} errors, {} warnings; {state}",
         found.refs,
         found.targets,

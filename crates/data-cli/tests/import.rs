@@ -1,6 +1,7 @@
 //! `data import` on the two public parquet forms.
 #![allow(missing_docs)]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use refcoco::Dataset;
@@ -10,8 +11,7 @@ fn golden(name: &str) -> String {
 }
 
 fn import(args: &[&str]) -> anyhow::Result<()> {
-    let args: Vec<String> =
-        std::iter::once("import").chain(args.iter().copied()).map(str::to_owned).collect();
+    let args: Vec<OsString> = std::iter::once("import").chain(args.iter().copied()).map(Into::into).collect();
     data_cli::run(&args)
 }
 

@@ -2,6 +2,9 @@ use std::path::Path;
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
 use crate::Error;
 
 /// An RGB picture.
@@ -96,21 +99,17 @@ impl Canvas {
         }
     }
 
-    /// Writes a PNG file.
+    /// Writes a PNG file, whole or not at all.
     ///
     /// # Errors
     /// Names the file.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let (width, height) = (self.width as u32, self.height as u32);
-        image::save_buffer_with_format(
-            path,
-            &self.data,
-            width,
-            height,
-            image::ColorType::Rgb8,
-            image::ImageFormat::Png,
-        )
-        .map_err(|source| Error::Write { path: path.to_path_buf(), source })
+        whole_file::write_with(path, |file| {
+            PngEncoder::new(file)
+                .write_image(&self.data, width, height, ExtendedColorType::Rgb8)
+                .map_err(|source| Error::Encode { path: path.to_path_buf(), source })
+        })
     }
 }
 

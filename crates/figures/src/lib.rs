@@ -17,8 +17,11 @@ pub use sheet::{SheetRow, contact_sheet};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be written.
+    #[error(transparent)]
+    Write(#[from] whole_file::Error),
+    /// The picture could not be encoded.
     #[error("{}: {source}", path.display())]
-    Write {
+    Encode {
         /// The file.
         path: std::path::PathBuf,
         /// The encoder's reason.

@@ -4,7 +4,6 @@ use metrics::GroupReport;
 use polars::prelude::*;
 
 use crate::Error;
-use crate::file::replace_file;
 use crate::read::Run;
 
 /// A run, one of its splits, a group of that split's expressions, and its report.
@@ -108,7 +107,7 @@ pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
 /// When the file cannot be written.
 pub fn write_csv(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
     let polars = |source| Error::Polars { path: path.to_path_buf(), source };
-    replace_file(path, |file| CsvWriter::new(file).finish(frame).map_err(polars))
+    whole_file::write_with(path, |file| CsvWriter::new(file).finish(frame).map_err(polars))
 }
 
 /// Writes a frame as Parquet.
@@ -117,5 +116,5 @@ pub fn write_csv(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
 /// When the file cannot be written.
 pub fn write_parquet(path: &Path, frame: &mut DataFrame) -> Result<(), Error> {
     let polars = |source| Error::Polars { path: path.to_path_buf(), source };
-    replace_file(path, |file| ParquetWriter::new(file).finish(frame).map(|_| ()).map_err(polars))
+    whole_file::write_with(path, |file| ParquetWriter::new(file).finish(frame).map(|_| ()).map_err(polars))
 }

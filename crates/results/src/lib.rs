@@ -10,7 +10,6 @@
 //! - [`report()`] puts everything into one HTML file.
 
 mod bootstrap;
-mod file;
 mod frames;
 mod grid;
 pub mod published;
@@ -19,7 +18,6 @@ mod report;
 mod summary;
 
 pub use bootstrap::{Interval, paired_bootstrap};
-pub use file::replace_file;
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use read::{Expression, Found, Plan, Problem, Run, read_runs};
 pub use report::report;
@@ -28,7 +26,10 @@ pub use summary::{Difference, Format, Line, MeanSd, Summary};
 /// Why results could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read or written.
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] whole_file::Error),
+    /// A file could not be read.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.

@@ -1,15 +1,15 @@
 //! The `talent-results` program: tables, plots and reports of runs.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
+use cli_kit::{errln, outln};
 use results::{
-    Format, Found, Problem, Summary, expressions_frame, published, read_runs, replace_file, report,
-    runs_frame, write_csv, write_parquet,
+    Format, Found, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
+    write_parquet,
 };
 
 /// Tables of runs: means over seeds, differences to a baseline.
@@ -55,13 +55,13 @@ enum OutputFormat {
 }
 
 fn main() -> ExitCode {
-    data_cli::conclude(run(&Cli::parse()).map(|()| ExitCode::SUCCESS))
+    data_cli::conclude(run(&data_cli::parse(std::env::args_os())).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(cli: &Cli) -> Result<()> {
     let Found { runs, plan, problems } = read_runs(&cli.runs)?;
     for Problem { run, what } in &problems {
-        eprintln!("left out: {}: {what}", run.display());
+        errln!("left out: {}: {what}", run.display());
     }
     if runs.is_empty() {
         bail!("{}: there is no finished run", cli.runs);
@@ -83,7 +83,7 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(path) = &cli.report {
         let title = plan.as_ref().map_or_else(|| cli.runs.clone(), |plan| format!("ablation {}", plan.name));
         report(path, &title, &summaries, &runs, &problems, &cli.data_root)?;
-        eprintln!("{}", path.display());
+        errln!("{}", path.display());
     }
     let format = match cli.format {
         OutputFormat::Csv | OutputFormat::Parquet => {
@@ -104,11 +104,8 @@ fn run(cli: &Cli) -> Result<()> {
         text.push_str(&format!("\n{note}"));
     }
     match &cli.out {
-        Some(out) => replace_file(out, |file| {
-            let io = |source| results::Error::Io { path: out.clone(), source };
-            writeln!(file, "{text}").map_err(io)
-        })?,
-        None => println!("{text}"),
+        Some(out) => whole_file::write(out, format!("{text}\n").as_bytes())?,
+        None => outln!("{text}"),
     }
     Ok(())
 }

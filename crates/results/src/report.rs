@@ -1,11 +1,9 @@
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use base64::Engine;
 use figures::{BarPanel, Bars, Panel, Series};
 
-use crate::file::replace_file;
 use crate::grid::grid;
 use crate::read::{Problem, Run};
 use crate::summary::{Format, Line, Summary};
@@ -67,7 +65,7 @@ pub fn report(
         page.push_str("</ul>");
     }
     page.push_str("</body></html>\n");
-    replace_file(path, |file| file.write_all(page.as_bytes()).map_err(io_error(path)))
+    Ok(whole_file::write(path, page.as_bytes())?)
 }
 
 fn picture(page: &mut String, name: &str, image: &str) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use cli_kit::errln;
 
 use crate::libtorch::Libtorch;
 use crate::project::{root, run_aside};
@@ -55,7 +56,7 @@ fn fetch(libtorch: &Path, to: &Path) -> Result<()> {
     // The Python that has this libtorch, or any: headers are for all.
     let own = libtorch.canonicalize().ok().and_then(|path| Some(path.ancestors().nth(4)?.join("bin/python")));
     let python = own.filter(|python| python.is_file()).unwrap_or_else(|| "python3".into());
-    eprintln!("pack: fetching headers of CUDA into {}", to.display());
+    errln!("pack: fetching headers of CUDA into {}", to.display());
     run_aside(
         Command::new(python)
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"])

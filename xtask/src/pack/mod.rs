@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::{errln, outln};
 use serde_json::json;
 
 use crate::forward::{build_quietly, build_talent_with};
@@ -55,7 +56,7 @@ pub(crate) fn pack(args: &[String]) -> Result<()> {
         return trial::try_out();
     }
     let Some(Plan { out, archive }) = parse(args)? else {
-        println!("{HELP}");
+        outln!("{HELP}");
         return Ok(());
     };
     ensure!(cfg!(all(target_os = "linux", target_arch = "x86_64")), "packs are for x86-64 Linux");
@@ -75,7 +76,7 @@ pub(crate) fn pack(args: &[String]) -> Result<()> {
     if made.is_err() {
         let _ = std::fs::remove_dir_all(&making);
     }
-    eprintln!("{}: {:.1} MiB", out.display(), made? as f64 / f64::from(1 << 20));
+    errln!("{}: {:.1} MiB", out.display(), made? as f64 / f64::from(1 << 20));
     if archive {
         write_archive(&out)?;
     }
@@ -209,7 +210,7 @@ fn write_archive(out: &Path) -> Result<()> {
         let _ = std::fs::remove_file(&making);
     }
     done.with_context(|| archive.display().to_string())?;
-    eprintln!("{}: {:.1} MiB", archive.display(), archive.metadata()?.len() as f64 / f64::from(1 << 20));
+    errln!("{}: {:.1} MiB", archive.display(), archive.metadata()?.len() as f64 / f64::from(1 << 20));
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
+use cli_kit::outln;
 use serde_json::Value;
 
 use crate::libtorch::Libtorch;
@@ -40,7 +41,7 @@ pub(crate) fn try_out() -> Result<()> {
         ensure!(library.starts_with(&moved), "{key} is {}, outside of the pack", library.display());
     }
     let check = run(&moved, &venv, &["check-device", "--device", "cpu", "--quick", "--json", "check.json"])?;
-    print!("{}", String::from_utf8_lossy(&check.stdout));
+    outln!("{}", String::from_utf8_lossy(&check.stdout).trim_end());
     ensure!(check.status.success(), "check-device fails in a pack: {}", check.status);
     let report: Value = serde_json::from_slice(&std::fs::read(folder.join("check.json"))?)?;
     let parts = report["parts"].as_array().context("the report has no parts")?;

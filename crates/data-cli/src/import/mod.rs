@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use cli_kit::{errln, outln};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use refcoco::Dataset;
 use serde_json::json;
@@ -58,7 +59,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     let n_expressions: usize = dataset.refs.iter().map(|reference| reference.expressions.len()).sum();
     let partial = partial.keep();
     std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
-    println!(
+    outln!(
         "{}: {n_refs} refs with {n_expressions} expressions in {n_images} images; use it with --dataset {name} \
          --data-root {}",
         args.to.display(),
@@ -204,7 +205,7 @@ impl<'a> Writer<'a> {
         let file = self.lines.into_inner().map_err(|error| error.into_error())?;
         file.sync_all()?;
         if self.n_without_mask > 0 {
-            eprintln!("{} rows without a mask are left out", self.n_without_mask);
+            errln!("{} rows without a mask are left out", self.n_without_mask);
         }
         Ok(())
     }

@@ -1,0 +1,59 @@
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::escape::escape;
+
+/// Standard output could not be written.
+#[derive(Debug)]
+pub struct OutputLost(pub std::io::Error);
+
+impl std::fmt::Display for OutputLost {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "standard output: {}", self.0)
+    }
+}
+
+impl std::error::Error for OutputLost {}
+
+static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
+static ACCEPTED: AtomicBool = AtomicBool::new(false);
+
+/// See [`errln!`](crate::errln).
+pub fn print_to_stderr(line: Arguments<'_>) {
+    let text = format!("{line}\n");
+    let _ = std::io::stderr().lock().write_all(escape(&text).as_bytes());
+}
+
+/// See [`outln!`](crate::outln).
+pub fn print_to_stdout(line: Arguments<'_>) {
+    let text = format!("{line}\n");
+    remember(std::io::stdout().lock().write_all(escape(&text).as_bytes()));
+}
+
+fn remember(result: std::io::Result<()>) {
+    if let (Err(error), Ok(mut lost)) = (result, LOST.lock()) {
+        lost.get_or_insert(error);
+    }
+}
+
+/// For a command whose results are in files: what it prints besides may be lost.
+pub fn accept_lost_output() {
+    ACCEPTED.store(true, Ordering::Relaxed);
+}
+
+/// To be called when a program ends.
+///
+/// # Errors
+/// When a line on standard output was lost. That a reader has seen enough (`| head`) is no error.
+pub fn finish_output() -> Result<(), OutputLost> {
+    remember(std::io::stdout().lock().flush());
+    let lost = LOST.lock().ok().and_then(|mut lost| lost.take());
+    match lost {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe && !ACCEPTED.load(Ordering::Relaxed) => {
+            Err(OutputLost(error))
+        }
+        _ => Ok(()),
+    }
+}
