@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 use torch_ext::library_for_gpus;
@@ -9,7 +10,7 @@ use tracing::trace_span;
 
 use crate::Error;
 use crate::rendezvous::Rendezvous;
-use crate::shim::{RawGroup, RawStore};
+use crate::shim::{RawGroup, RawStore, RawWork};
 use crate::watch::Watch;
 
 /// What processes do with the values that each of them holds.
@@ -36,8 +37,16 @@ pub struct Group {
     watch: Watch,
     operations: Arc<AtomicU64>,
     failed: AtomicBool,
+    on_device: bool,
     /// Lives as long as the groups that meet in it.
-    _store: RawStore,
+    store: RawStore,
+}
+
+/// A reduction under way.
+#[derive(Debug)]
+pub struct PendingReduce {
+    xs: Tensor,
+    work: RawWork,
 }
 
 #[derive(Debug)]
@@ -46,6 +55,8 @@ struct Engines {
     host: RawGroup,
     /// For tensors on a GPU.
     device: Option<RawGroup>,
+    /// For operations that are not waited for, on either.
+    beside: Option<RawGroup>,
 }
 
 impl Engines {
@@ -80,8 +91,9 @@ impl Group {
         let operations = Arc::new(AtomicU64::new(0));
         let watch = Watch::start(meeting.clone(), Arc::clone(&operations))?;
         let engines = Engines {
-            host: host_group(&store, &meeting)?,
-            device: if device.is_cuda() { Some(device_group(&store, &meeting)?) } else { None },
+            host: host_group((&store, "gloo"), &meeting)?,
+            device: if device.is_cuda() { Some(device_group((&store, "nccl"), &meeting)?) } else { None },
+            beside: None,
         };
         Ok(Self {
             engines: Mutex::new(Some(engines)),
@@ -89,7 +101,8 @@ impl Group {
             operations,
             failed: AtomicBool::new(false),
             meeting,
-            _store: store,
+            on_device: device.is_cuda(),
+            store,
         })
     }
 
@@ -135,6 +148,50 @@ impl Group {
     /// When a process is lost.
     pub fn all_reduce(&self, xs: &mut Tensor, how: Reduce) -> Result<(), Error> {
         self.in_place(xs, |group, whole| group.all_reduce(whole, how as std::ffi::c_int))
+    }
+
+    /// Prepares [`Group::start_all_reduce`]: operations that are not waited for take connections of their own, since between
+    /// them and the others there is no order.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn connect_beside(&self) -> Result<(), Error> {
+        let connected = match self.on_device {
+            true => device_group((&self.store, "nccl-beside"), &self.meeting)?,
+            false => host_group((&self.store, "gloo-beside"), &self.meeting)?,
+        };
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.as_mut().ok_or(Error::Left)?.beside = Some(connected);
+        Ok(())
+    }
+
+    /// Begins to reduce a tensor over all processes in the background. These operations must begin in the same order
+    /// everywhere, whatever other operations come between them. [`Group::connect_beside`] comes first.
+    ///
+    /// - xs: contiguous, on the group's device
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn start_all_reduce(&self, xs: Tensor, how: Reduce) -> Result<PendingReduce, Error> {
+        let work = self.operation(|engines| {
+            let beside = engines.beside.as_ref().ok_or(Error::NotConnected)?;
+            beside.start_all_reduce(&xs, how as std::ffi::c_int)
+        })?;
+        Ok(PendingReduce { xs, work })
+    }
+
+    /// Waits for an operation; on a GPU only work that is queued from now on does.
+    ///
+    /// # Errors
+    /// When a process is lost.
+    pub fn finish_all_reduce(&self, pending: PendingReduce) -> Result<Tensor, Error> {
+        let PendingReduce { xs, work } = pending;
+        let _span = trace_span!("communication").entered();
+        let result = work.wait();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result.map(|()| xs)
     }
 
     /// Overwrites a tensor with that of the process `root`, in place.
@@ -235,14 +292,15 @@ fn compare(
     let Rendezvous { rank, size, timeout, .. } = *meeting;
     let text = |map: &BTreeMap<String, String>| serde_json::to_string(map).unwrap_or_default();
     store.set(&format!("about/{rank}"), text(about).as_bytes())?;
+    store.set(&format!("size/{rank}"), size.to_string().as_bytes())?;
     let mut all: Vec<BTreeMap<String, String>> = Vec::new();
     for other in 0..size {
-        let found = store.get(&format!("about/{other}"), timeout).map_err(|_| Error::Absent {
-            rank: other,
-            size,
-            meeting: place.to_owned(),
-            seconds: timeout.as_secs(),
-        })?;
+        let absent =
+            |_| Error::Absent { rank: other, size, meeting: place.to_owned(), seconds: timeout.as_secs() };
+        // First, because with another number of them a process waits for some that do not exist.
+        let theirs = store.get(&format!("size/{other}"), timeout).map_err(absent)?;
+        compare_sizes(store, meeting, other, &String::from_utf8_lossy(&theirs))?;
+        let found = store.get(&format!("about/{other}"), timeout).map_err(absent)?;
         all.push(serde_json::from_slice(&found).map_err(|error| Error::Rendezvous(error.to_string()))?);
     }
     // Nobody may leave, and rank 0 takes the store along, before all have read.
@@ -267,23 +325,52 @@ fn compare(
     Ok(())
 }
 
+/// Refuses another number of processes than this one's, at once.
+fn compare_sizes(store: &RawStore, meeting: &Rendezvous, other: usize, theirs: &str) -> Result<(), Error> {
+    let Rendezvous { rank, size, .. } = *meeting;
+    if theirs == size.to_string() {
+        return Ok(());
+    }
+    let (differs, there, at_first) = match other {
+        0 => (rank, size.to_string(), theirs.to_owned()),
+        other => (other, theirs.to_owned(), size.to_string()),
+    };
+    store.set(&format!("compared/{rank}"), b"")?;
+    if rank == 0 {
+        // The store ends with this process; those that have come should read it first.
+        for other in 1..size.max(theirs.parse().unwrap_or(0)).min(MAX_FAREWELLS) {
+            if store.get(&format!("size/{other}"), Duration::from_millis(1)).is_ok() {
+                let _ = store.get(&format!("compared/{other}"), FAREWELL);
+            }
+        }
+    }
+    Err(Error::Differs {
+        rank: differs,
+        what: format!("WORLD_SIZE, the number of processes, is {there} there, {at_first} at rank 0"),
+    })
+}
+
+/// How long rank 0 stays for another process to read that it differs, and for how many at most.
+const FAREWELL: Duration = Duration::from_secs(5);
+const MAX_FAREWELLS: usize = 4096;
+
 #[cfg(feature = "gloo")]
-fn host_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Error> {
+fn host_group(named: (&RawStore, &str), meeting: &Rendezvous) -> Result<RawGroup, Error> {
     let interface = std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default();
     // What all on one machine meet at is where they can be reached.
     let local = matches!(meeting.host.as_str(), "127.0.0.1" | "localhost" | "::1");
     let address = if local { meeting.host.as_str() } else { "" };
-    RawGroup::gloo(store, (meeting.rank, meeting.size), meeting.timeout, &interface, address)
+    RawGroup::gloo(named, (meeting.rank, meeting.size), meeting.timeout, &interface, address)
 }
 
 #[cfg(not(feature = "gloo"))]
-fn host_group(_: &RawStore, _: &Rendezvous) -> Result<RawGroup, Error> {
+fn host_group(_: (&RawStore, &str), _: &Rendezvous) -> Result<RawGroup, Error> {
     Err(Error::NotBuilt("gloo"))
 }
 
-fn device_group(store: &RawStore, meeting: &Rendezvous) -> Result<RawGroup, Error> {
+fn device_group(named: (&RawStore, &str), meeting: &Rendezvous) -> Result<RawGroup, Error> {
     let library = nccl_library().ok_or(Error::NotBuilt("nccl"))?;
-    RawGroup::nccl(&library, store, (meeting.rank, meeting.size), meeting.timeout)
+    RawGroup::nccl(&library, named, (meeting.rank, meeting.size), meeting.timeout)
 }
 
 /// The library that joins processes on GPUs, if there is one: the file that `TALENT_NCCL_LIBRARY` names, or else

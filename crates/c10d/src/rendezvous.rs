@@ -6,7 +6,7 @@ use crate::Error;
 
 /// How long processes wait for each other unless [`TIMEOUT_VARIABLE`] says so.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Seconds that processes wait for each other, when they meet and in each operation.
+/// Seconds that processes wait for each other, when they meet and in each operation; more than 24 days count as 24 days.
 pub const TIMEOUT_VARIABLE: &str = "TALENT_PROCESS_TIMEOUT";
 /// PyTorch's default.
 const DEFAULT_PORT: u16 = 29500;

@@ -1,8 +1,8 @@
 //! Signs of life, so that a failed operation can be put down to the process that caused it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,16 @@ pub(crate) struct Watch {
     /// To tell of failures and to ask who is at fault. It is there from the start: a new connection could take longer than
     /// the others have patience, since libtorch asks the name service for each one's address.
     store: RawStore,
+    pause: Arc<Mutex<Option<Pause>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A time in which this process did nothing at all, not even give signs of life: it was stopped, or its machine slept.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    length: Duration,
+    ended: Instant,
 }
 
 fn key(what: &str, rank: usize) -> String {
@@ -40,18 +48,28 @@ impl Watch {
         let (store, for_signs) = (connect()?, connect()?);
         let (stop, stopped) = channel::<()>();
         let rank = meeting.rank;
+        let pause = Arc::new(Mutex::new(None));
+        let noted = Arc::clone(&pause);
         let thread = std::thread::spawn(move || {
             for beat in 0_u64.. {
                 let sign = format!("{beat} {}", operations.load(Ordering::Relaxed));
                 // Once the store is gone there is nobody left to tell.
-                if for_signs.set(&key("beat", rank), sign.as_bytes()).is_err()
-                    || stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout)
-                {
+                if for_signs.set(&key("beat", rank), sign.as_bytes()).is_err() {
                     return;
+                }
+                let before = Instant::now();
+                if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                let length = before.elapsed();
+                if length > INTERVAL + PATIENCE
+                    && let Ok(mut noted) = noted.lock()
+                {
+                    *noted = Some(Pause { length, ended: Instant::now() });
                 }
             }
         });
-        Ok(Self { meeting, store, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { meeting, store, pause, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Tells the others why this process is about to end, if they can still be told.
@@ -62,6 +80,13 @@ impl Watch {
     /// Rank 0, with whom the store ends, waits until the others have read who is at fault.
     pub(crate) fn wait_for_readers(&self) {
         self.wait_for_others(&[]);
+    }
+
+    /// A pause of this process that the others may have lost patience in.
+    fn own_pause(&self) -> Option<Pause> {
+        let pause = self.pause.lock().ok().and_then(|pause| *pause)?;
+        // An operation that came to an end after it has shown that the others have not.
+        (pause.ended.elapsed() < self.meeting.timeout + FAREWELL + PATIENCE * 4).then_some(pause)
     }
 
     /// Who is to blame for an operation that failed here. Takes a few seconds.
@@ -83,14 +108,20 @@ impl Watch {
         let least = after.iter().flatten().map(|(_, operations)| *operations).min();
         let slow: Vec<usize> =
             others().filter(|&other| after[other].map(|(_, operations)| operations) == least).collect();
-        let answer = match told {
-            Some((other, message)) => format!("rank {other} failed: {}", String::from_utf8_lossy(&message)),
-            None if after.iter().all(Option::is_none) => "rank 0 is gone".into(),
-            None if !silent.is_empty() => format!("{} shows no sign of life", ranks(&silent)),
-            None if !slow.is_empty() && slow.len() + 1 < size.max(3) => {
+        let answer = match (self.own_pause(), told) {
+            (Some(Pause { length, .. }), _) => format!(
+                "rank {rank}, this process, stood still for {:.0} s (stopped, or its machine asleep), and the others have left",
+                length.as_secs_f64()
+            ),
+            (None, Some((other, message))) => {
+                format!("rank {other} failed: {}", String::from_utf8_lossy(&message))
+            }
+            _ if after.iter().all(Option::is_none) => "rank 0 is gone".into(),
+            _ if !silent.is_empty() => format!("{} shows no sign of life", ranks(&silent)),
+            _ if !slow.is_empty() && slow.len() + 1 < size.max(3) => {
                 format!("{} lives, but does not come to the operation that the others wait in", ranks(&slow))
             }
-            None => "no rank is known to be at fault".into(),
+            _ => "no rank is known to be at fault".into(),
         };
         let _ = store.set(&key("left", rank), b"");
         self.wait_for_others(&silent);

@@ -119,6 +119,36 @@ fn batch_norm_goes_over_all_processes() {
 }
 
 #[test]
+fn operations_in_the_background_pass_others_by() {
+    for size in [1, 3] {
+        together(size, |group| {
+            let started = group.start_all_reduce(Tensor::from(1.0), Reduce::Sum);
+            assert_eq!(started.unwrap_err(), Error::NotConnected);
+        });
+        together(size, |group| {
+            group.connect_beside().unwrap();
+            let rank = group.rank() as f64;
+            let start =
+                |value: f64| group.start_all_reduce(Tensor::from_slice(&[value]), Reduce::Sum).unwrap();
+            // Between two of them rank 0 does another operation before, the others after them.
+            let mut between = Tensor::from(rank);
+            let first = start(rank);
+            if group.rank() == 0 {
+                group.all_reduce(&mut between, Reduce::Max).unwrap();
+            }
+            let second = start(1.0);
+            if group.rank() != 0 {
+                group.all_reduce(&mut between, Reduce::Max).unwrap();
+            }
+            let n = size as f64;
+            assert_eq!(values(&group.finish_all_reduce(first).unwrap()), [n * (n - 1.0) / 2.0]);
+            assert_eq!(values(&group.finish_all_reduce(second).unwrap()), [n]);
+            assert_eq!(values(&between), [n - 1.0]);
+        });
+    }
+}
+
+#[test]
 fn a_sum_has_the_gradient_of_all_losses() {
     // Each process's loss is the squared sum of all x_r, times r + 1, so the derivative by each x_r is 2 (sum x) (sum of r + 1).
     let gradients = together(3, |group| {
@@ -159,6 +189,39 @@ fn who_is_about_to_do_something_else_is_named() {
             assert_eq!(thread.join().unwrap(), Err(expected.clone()));
         }
     });
+}
+
+#[test]
+fn another_number_of_processes_is_named_at_once() {
+    let sizes = |sizes: &[usize]| -> Vec<String> {
+        let port = free_port();
+        let join = |rank: usize| {
+            Group::join(meeting(rank, sizes[rank], port, 60), Device::Cpu, &BTreeMap::new())
+                .unwrap_err()
+                .to_string()
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..sizes.len()).map(|rank| scope.spawn(move || join(rank))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    };
+    let started = Instant::now();
+    for (found, rank, there, at_first) in [(sizes(&[2, 3]), 1, 3, 2), (sizes(&[3, 2]), 1, 2, 3)] {
+        let expected = format!(
+            "rank {rank} differs from rank 0: WORLD_SIZE, the number of processes, is {there} there, {at_first} at rank 0"
+        );
+        assert_eq!(found, [expected.clone(), expected]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(55), "within less than one time-out");
+}
+
+#[test]
+fn any_time_out_can_be_asked_for() {
+    let group =
+        |seconds| Group::join(meeting(0, 1, free_port(), seconds), Device::Cpu, &BTreeMap::new()).unwrap();
+    for seconds in [1 << 33, 1 << 63, u64::MAX] {
+        group(seconds).barrier().unwrap();
+    }
 }
 
 #[test]

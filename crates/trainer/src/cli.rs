@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use cli_kit::{errln, outln};
 use data_cli::score::{ScoreArgs, reports_json, score};
 use data_cli::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
 use metrics::SplitReport;
@@ -19,6 +20,7 @@ use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
 use crate::interrupt::{Interrupted, survive_file_size_limit};
+use crate::launcher::end_with_launcher;
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::prediction_file::PredictionFile;
@@ -57,7 +59,7 @@ enum Command {
     Data {
         /// See `data --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        args: Vec<std::ffi::OsString>,
     },
     /// Time a part of the work
     #[command(subcommand)]
@@ -173,6 +175,9 @@ struct TrainArgs {
     /// Copy samples to a GPU on a stream of their own, beside the step before
     #[arg(long)]
     upload_stream: bool,
+    /// In several processes: all-reduce gradients in buckets while the backward pass goes on
+    #[arg(long, conflicts_with_all = ["recompute", "cuda_graphs"])]
+    overlap_all_reduce: bool,
     /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
@@ -283,7 +288,8 @@ struct ParamsArgs {
 /// What the command fails with.
 pub fn run() -> Result<ExitCode> {
     survive_file_size_limit()?;
-    let command = Cli::parse().command;
+    end_with_launcher()?;
+    let command = data_cli::parse::<Cli>(std::env::args_os()).command;
     if !matches!(command, Command::Train(_) | Command::Bench(Bench::Step(_)) | Command::Devices) {
         refuse_several()?;
     }
@@ -308,7 +314,7 @@ pub fn run() -> Result<ExitCode> {
                 "nccl_library": c10d::nccl_library(),
                 "graphs_library": torch_ext::graphs_library(),
             });
-            println!("{devices}");
+            outln!("{devices}");
             Ok(())
         }
     };
@@ -331,16 +337,16 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
         skip_full: args.skip.iter().any(|part| part == "full"),
     };
     if !args.json {
-        println!("{}", parity::Report::heading());
+        outln!("{}", parity::Report::heading());
     }
     let report = parity::run(&options, |case| {
-        if args.json { eprintln!("{}: {}", case.name, case.verdict) } else { println!("{case}") }
+        if args.json { errln!("{}: {}", case.name, case.verdict) } else { outln!("{case}") }
     })?;
     if args.json {
-        println!("{}", report.to_json());
+        outln!("{}", report.to_json());
     } else {
         let count = |verdict| report.count(verdict);
-        println!(
+        outln!(
             "{} passed, {} failed, {} skipped, {} not run",
             count(parity::Verdict::Pass),
             count(parity::Verdict::Fail),
@@ -380,6 +386,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         max_steps: args.max_steps,
         recompute: args.recompute,
         cuda_graphs: args.cuda_graphs,
+        overlap_all_reduce: args.overlap_all_reduce,
         allow_missing: args.allow_missing.clone(),
         checkpoint_every: args.checkpoint_every,
         keep_checkpoints: args.keep_checkpoints,
@@ -450,18 +457,18 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         if args.features {
             head["feature_nta"] = features.into();
         }
-        println!("{}", reports_json(&head, rows)?);
+        outln!("{}", reports_json(&head, rows)?);
     } else {
-        println!("{}", metrics_table(&rows));
+        outln!("{}", metrics_table(&rows));
     }
     Ok(())
 }
 
 fn print_stages(split: &str, stages: &[StageNta]) {
-    println!("{split}: what answers to the sentence, share on distractors in percent");
+    outln!("{split}: what answers to the sentence, share on distractors in percent");
     for StageNta { stage, feature_nta, n_with_distractors, n_undefined } in stages {
         let share = metric_or_dash(*feature_nta);
-        println!(
+        outln!(
             "  {stage:20} {share:>6}   ({n_with_distractors} expressions, {n_undefined} without any answer)"
         );
     }

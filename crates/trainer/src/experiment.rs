@@ -13,6 +13,7 @@ use tch::{Device, Kind};
 use crate::checkpoint::{self, EncoderRoot};
 use crate::config::{self, Config, Source};
 use crate::interrupt::Interrupt;
+use crate::memory_limit::ensure_fits;
 use crate::processes::{Processes, local_device};
 
 /// Settings of a process that do not change results.
@@ -83,9 +84,9 @@ pub(crate) struct StoredModel {
 }
 
 impl StoredModel {
-    /// The config of a checkpoint: its own, or the one named.
+    /// The config of a checkpoint: its own, verified, or the one named.
     pub(crate) fn config_of(&self, checkpoint: &Path) -> Result<Config> {
-        match (checkpoint::read_meta(checkpoint)?, &self.config) {
+        match (checkpoint::verified_meta(checkpoint)?, &self.config) {
             (Some(meta), None) => Ok(meta.config),
             (Some(_), Some(_)) => bail!("{}: it holds its config; leave out --config", checkpoint.display()),
             (None, Some(name)) => config::load(&Source { config: Some(name.clone()), ..Source::default() }),
@@ -126,6 +127,7 @@ impl Experiment {
     }
 
     pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
+        ensure_fits(&cfg.model, 1)?;
         let model = Talent::seeded(&cfg.model, device, Kind::Float, cfg.seed)?;
         // What is drawn from here on, for dropout.
         tch::manual_seed(cfg.seed as i64);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// Whether a signal has asked the process to stop.
@@ -35,7 +35,8 @@ impl Interrupted {
 }
 
 impl Interrupt {
-    /// From now on the first SIGINT or SIGTERM is noted, and a second ends the process at once.
+    /// From now on the first SIGINT, SIGTERM or SIGHUP is noted. A second SIGINT or SIGTERM ends the process at once; a terminal
+    /// that closes may send several SIGHUPs.
     pub(crate) fn listen() -> Result<Self> {
         let interrupt = Self::default();
         let again = Arc::new(AtomicBool::new(false));
@@ -44,6 +45,11 @@ impl Interrupt {
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))
                 .and_then(|_| flag::register(signal, Arc::clone(&again)))
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&interrupt.0), signal as usize))
+                .context("listening for signals")?;
+        }
+        // `nohup` starts programs that ignore it.
+        if !cli_kit::is_ignored(SIGHUP) {
+            flag::register_usize(SIGHUP, Arc::clone(&interrupt.0), SIGHUP as usize)
                 .context("listening for signals")?;
         }
         Ok(interrupt)

@@ -1,6 +1,7 @@
 //! Parameter counts by group.
 
 use anyhow::Result;
+use cli_kit::outln;
 use serde_json::json;
 use talent::{ParameterGroup, Talent, parameter_group};
 use tch::{Device, Kind};
@@ -44,12 +45,12 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
         for (name, n) in rows {
             report[name] = json!(n);
         }
-        println!("{report:#}");
+        outln!("{report:#}");
         return Ok(());
     }
-    println!("{}, word_len {}", cfg.name, cfg.model.word_len);
+    outln!("{}, word_len {}", cfg.name, cfg.model.word_len);
     for (name, n) in rows {
-        println!("{:16}{:>14}", name.replace('_', " "), grouped(n));
+        outln!("{:16}{:>14}", name.replace('_', " "), grouped(n));
     }
     Ok(())
 }

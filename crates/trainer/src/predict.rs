@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
 use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, read_image};
@@ -12,7 +13,6 @@ use tch::{Kind, Tensor};
 use crate::batch::EvalTensors;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
-use crate::files::write_atomically;
 
 /// What to predict.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
         Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]).to_device(device);
     let ids = experiment.tokenizer.encode_padded(&args.text, shape.word_len)?;
     if experiment.tokenizer.encode(&args.text)?.len() > shape.word_len {
-        eprintln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);
+        errln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);
     }
     let words = Tensor::from_slice(&ids).view([1, -1]).to_device(device);
     let image_of = Tensor::zeros([1], (Kind::Int64, device));
@@ -71,12 +71,12 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let picture = Canvas::from_rgb(image.width, image.height, image.data);
     overlay(&picture, &mask.data, COLOUR).save(&args.out.join("overlay.png"))?;
     let prediction = describe(args, &mask, &map, threshold);
-    write_atomically(&args.out.join("prediction.json"), format!("{prediction:#}\n").as_bytes())?;
+    whole_file::write(&args.out.join("prediction.json"), format!("{prediction:#}\n").as_bytes())?;
     if args.json {
-        println!("{prediction}");
+        outln!("{prediction}");
     } else {
         let percent = 100.0 * mask.area() as f64 / (mask.width * mask.height) as f64;
-        println!("\"{}\": {percent:.1} % of the image; written to {}", args.text, show(&args.out));
+        outln!("\"{}\": {percent:.1} % of the image; written to {}", args.text, show(&args.out));
     }
     Ok(())
 }

@@ -8,7 +8,6 @@ use data_cli::score::key;
 use refcoco::Dataset;
 
 use crate::evaluate::{Prediction, joined};
-use crate::files::write_atomically;
 use crate::processes::Processes;
 
 /// Collects a line an expression.
@@ -37,6 +36,6 @@ impl PredictionFile {
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let text: String = self.lines.iter().map(|(_, line)| line.as_str()).collect();
-        write_atomically(path, text.as_bytes())
+        Ok(whole_file::write(path, text.as_bytes())?)
     }
 }

@@ -2,16 +2,16 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use metrics::Evaluated;
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
-use crate::files::{remove_unfinished, write_atomically};
 
 /// The right to work in a run's folder. It ends with the process, however that ends.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl RunLock {
     pub(crate) fn take(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
         let name = path.join("run.lock");
-        let file = File::create(&name).with_context(|| name.display().to_string())?;
+        let file = open_lock(&name).with_context(|| name.display().to_string())?;
         match file.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _file: file }),
             Err(TryLockError::WouldBlock) => {
@@ -38,6 +38,24 @@ impl RunLock {
             Err(TryLockError::Error(error)) => Err(error).with_context(|| name.display().to_string()),
         }
     }
+}
+
+/// Opens a lock file, which has no content. A link in its place is not followed, a pipe not waited for.
+fn open_lock(path: &Path) -> Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(flags as i32)
+        .open(path)
+        .with_context(|| match path.is_symlink() {
+            true => "this is a link; remove it".to_owned(),
+            false => "the lock of the run's folder".to_owned(),
+        })?;
+    ensure!(file.metadata()?.is_file(), "this is not a file; remove it");
+    Ok(file)
 }
 
 /// A run's folder.
@@ -52,27 +70,21 @@ impl RunDir {
     /// Prepares the folder, keeping its first `n_records` records.
     ///
     /// # Errors
-    /// When there are fewer, or something cannot be written.
+    /// When there are fewer, one of them is damaged, or something cannot be written.
     pub(crate) fn open(lock: RunLock, cfg: &Config, environment: &Value, n_records: usize) -> Result<Self> {
         let path = &lock.path;
+        let records = records_file(path);
+        // Before anything is touched.
+        let kept = counted_records(&records, n_records)?;
         let checkpoints = Checkpoints::of(path);
         std::fs::create_dir_all(checkpoints.path())
             .with_context(|| checkpoints.path().display().to_string())?;
-        remove_unfinished(path)?;
-        remove_unfinished(checkpoints.path())?;
-        write_atomically(&path.join("config.toml"), toml::to_string_pretty(cfg)?.as_bytes())?;
+        whole_file::remove_unfinished(path)?;
+        whole_file::remove_unfinished(checkpoints.path())?;
+        whole_file::write(&path.join("config.toml"), toml::to_string_pretty(cfg)?.as_bytes())?;
         let text = serde_json::to_string_pretty(environment)?;
-        write_atomically(&path.join("environment.json"), text.as_bytes())?;
-        let records = records_file(path);
-        let before = if n_records == 0 { Vec::new() } else { read_lines(&records)? };
-        ensure!(
-            before.len() >= n_records,
-            "{}: it holds {} records, but the checkpoint was written after {n_records}",
-            records.display(),
-            before.len()
-        );
-        let kept: String = before.iter().take(n_records).map(|line| format!("{line}\n")).collect();
-        write_atomically(&records, kept.as_bytes())?;
+        whole_file::write(&path.join("environment.json"), text.as_bytes())?;
+        whole_file::write(&records, &kept)?;
         let file =
             OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
         Ok(Self { lock, records: file, n_records })
@@ -117,15 +129,14 @@ impl RunDir {
                 lines.push_str(&format!("{line}\n"));
             }
         }
-        write_atomically(&self.path().join("expressions.jsonl"), lines.as_bytes())
+        Ok(whole_file::write(&self.path().join("expressions.jsonl"), lines.as_bytes())?)
     }
 
     /// All records so far.
     pub(crate) fn records(&self) -> Result<Vec<Value>> {
         let path = records_file(self.path());
-        let lines = read_lines(&path)?;
-        lines
-            .iter()
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        text.lines()
             .map(|line| serde_json::from_str(line).with_context(|| path.display().to_string()))
             .collect()
     }
@@ -136,9 +147,44 @@ pub(crate) fn records_file(run: &Path) -> PathBuf {
     run.join("records.jsonl")
 }
 
-fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.lines().map(str::to_owned).collect())
+/// The bytes of a file's first `n` records. Whatever follows them was written after the last checkpoint, or by a failing
+/// machine, and does not count.
+fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    let mut bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let mut end = 0;
+    let mut step = 0;
+    for number in 1..=n {
+        let Some(length) = bytes[end..].iter().position(|&byte| byte == b'\n') else {
+            bail!(
+                "{}: it holds {} records, but the checkpoint was written after {n}",
+                path.display(),
+                number - 1
+            );
+        };
+        check_record(&bytes[end..end + length], &mut step)
+            .with_context(|| format!("{}: line {number} is damaged", path.display()))?;
+        end += length + 1;
+    }
+    bytes.truncate(end);
+    Ok(bytes)
+}
+
+/// - step: of the last step's record before this one
+fn check_record(line: &[u8], step: &mut u64) -> Result<()> {
+    let record: Value = serde_json::from_slice(line)?;
+    let kind = record["kind"].as_str().context("it is not a record")?;
+    let found = record["step"].as_u64().context("it names no step")?;
+    // A run from an official checkpoint begins anywhere.
+    let follows = match kind {
+        "step" => *step == 0 || found == *step + 1,
+        _ => *step == 0 || found == *step,
+    };
+    ensure!(follows, "it is of step {found}, and the record before it of step {step}");
+    *step = found;
+    Ok(())
 }
 
 /// The processor's name.
@@ -170,6 +216,6 @@ pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, s
         "seed": seed,
         "matmul_dtype": matmul,
         "data_root": data_root.canonicalize().unwrap_or_else(|_| data_root.to_path_buf()),
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>(),
     }))
 }

@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::errln;
 use talent::Talent;
 use talent::weights::{LoadReport, Strictness, load_encoder, read_tensor};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
 use weight_files::{Encoder, WeightFile};
 
-use crate::checkpoint::{EncoderFile, EncoderRoot, Encoders, load_model, read_meta, write_tensors};
+use crate::checkpoint::{
+    EncoderFile, EncoderRoot, Encoders, is_same, load_model, verified_meta, write_tensors,
+};
 use crate::config::WeightsConfig;
 
 /// Loads the encoders a config names; an empty name leaves that encoder as it started. Returns those that the files hold
@@ -47,7 +50,7 @@ pub(crate) fn load_encoders(
 }
 
 fn announce(path: &Path, report: &LoadReport) {
-    eprintln!("{}: {report}", path.display());
+    errln!("{}: {report}", path.display());
 }
 
 /// Restores network and optimiser from an official training checkpoint and returns the number of epochs it has
@@ -93,8 +96,16 @@ pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result
     if to.extension().is_none_or(|extension| extension != "safetensors") {
         bail!("--to {}: the name must end in .safetensors", to.display());
     }
-    let tensors = match read_meta(checkpoint)? {
+    let refuse_source = |source: &Path| -> Result<()> {
+        ensure!(!is_same(source, to), "--to {}: this is what is read; choose another file", to.display());
+        Ok(())
+    };
+    refuse_source(checkpoint)?;
+    let tensors = match verified_meta(checkpoint)? {
         Some(meta) => {
+            for encoder in [&meta.encoders.image, &meta.encoders.text].into_iter().flatten() {
+                refuse_source(&root.find(&encoder.path))?;
+            }
             let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
             load_model(&model, checkpoint, &Strictness::default(), root)?;
             let entries = model.store().entries().into_iter();
@@ -104,7 +115,7 @@ pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result
     };
     let n = tensors.len();
     write_tensors(to, tensors, ("format", "pt"))?;
-    eprintln!("{}: {n} tensors", to.display());
+    errln!("{}: {n} tensors", to.display());
     Ok(())
 }
 
@@ -185,6 +196,15 @@ mod tests {
         let model = recorded();
         load_model(&model, &to, &Strictness::default(), &EncoderRoot::default()).unwrap();
         assert!(export(&best_model(), &folder.path().join("x.pth"), &EncoderRoot::default()).is_err());
+        let before = std::fs::read(&to).unwrap();
+        for same in [
+            to.clone(),
+            folder.path().join("..").join(folder.path().file_name().unwrap()).join("official.safetensors"),
+        ] {
+            let error = export(&to, &same, &EncoderRoot::default()).unwrap_err().to_string();
+            assert!(error.contains("this is what is read"), "{error}");
+        }
+        assert_eq!(std::fs::read(&to).unwrap(), before);
         let encoder = best_model().with_file_name("clip_mini.pt");
         assert!(
             export(&encoder, &to, &EncoderRoot::default())

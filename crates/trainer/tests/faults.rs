@@ -62,7 +62,7 @@ fn assert_intact(run_dir: &Path) {
     }
     for entry in std::fs::read_dir(run_dir.join("checkpoints")).unwrap() {
         let path = entry.unwrap().path();
-        if !path.to_string_lossy().contains(".tmp-") {
+        if !path.to_string_lossy().contains(".unfinished-talent-") {
             safetensors::SafeTensors::deserialize(&std::fs::read(path).unwrap()).unwrap();
         }
     }

@@ -34,7 +34,7 @@ fn start(run: &Path) -> Child {
 
 fn is_writing(run: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return false };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".tmp-"))
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".unfinished-talent-"))
 }
 
 /// Kills the process at a random moment or, if asked, as soon as it writes a checkpoint. False if it was done before.

@@ -189,6 +189,23 @@ fn a_hanging_process_is_named_within_the_time() {
 }
 
 #[test]
+fn a_leader_that_is_stopped_knows_it_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut ranks = Ranks::start(2, &run, 8, LONG, &[]);
+    wait_for_steps(&run, 7);
+    ranks.send(0, Signal::STOP);
+    let (code, stderr) = ranks.wait(1, 8 + 60);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("rank 1 cannot go on: rank 0"), "{stderr}");
+    ranks.send(0, Signal::CONT);
+    let (code, stderr) = ranks.wait(0, 60);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("rank 0 cannot go on: rank 0, this process, stood still for"), "{stderr}");
+    assert!(!stderr.contains("rank 1 shows"), "{stderr}");
+}
+
+#[test]
 fn another_config_is_refused_by_all() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");

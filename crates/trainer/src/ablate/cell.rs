@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::AblateArgs;
 use super::plan::Plan;
 use crate::config::{Config, differences};
-use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
+use crate::launcher::this_launcher;
 
 /// A row with a seed.
 #[derive(Debug)]
@@ -91,11 +91,12 @@ impl Others {
             return Ok(others);
         }
         let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let (variable, launcher) = this_launcher();
         command
             .env("WORLD_SIZE", nproc.to_string())
             .env("MASTER_ADDR", "127.0.0.1")
             .env("MASTER_PORT", free.context("looking for a free port")?.port().to_string())
-            .env("TALENT_LAUNCHER", std::process::id().to_string());
+            .env(variable, launcher);
         for rank in (0..nproc).rev() {
             command.env("RANK", rank.to_string()).env("LOCAL_RANK", (first_device + rank).to_string());
             if rank > 0 {
@@ -159,7 +160,7 @@ impl Cell {
         let Worker { plan, args, device, threads, interrupt, .. } = on;
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
         let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
-        write_atomically(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
+        whole_file::write(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
         let log = self.run_dir.join("log.txt");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(std::env::current_exe().context("where this program is")?);

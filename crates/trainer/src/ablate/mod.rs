@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use cli_kit::{errln, outln};
 use data_cli::progress::Live;
 use serde_json::json;
 
@@ -17,7 +18,6 @@ use crate::ablate::cell::{Cell, Outcome, Worker};
 use crate::ablate::plan::{Mode, Plan, folder_name};
 use crate::config::{self, Source};
 use crate::experiment::Machine;
-use crate::files::write_atomically;
 use crate::interrupt::Interrupt;
 use crate::pretrain::pretrain;
 
@@ -119,7 +119,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     }
     if args.dry_run {
         for cell in &cells {
-            println!("{:40} {}", cell.name(), if cell.is_finished() { "finished" } else { "to do" });
+            outln!("{:40} {}", cell.name(), if cell.is_finished() { "finished" } else { "to do" });
         }
         return Ok(());
     }
@@ -154,7 +154,7 @@ fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[plan::Row]) -> Result<()> {
         "name": plan.name, "baseline": plan.baseline.as_ref().unwrap_or(&rows[0].name), "rows": rows,
         "seeds": plan.seeds, "preset": plan.preset, "config": plan.config, "dataset": plan.dataset, "set": plan.set,
     });
-    write_atomically(&runs_dir.join("ablation.json"), format!("{document:#}\n").as_bytes())
+    Ok(whole_file::write(&runs_dir.join("ablation.json"), format!("{document:#}\n").as_bytes())?)
 }
 
 fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
@@ -165,7 +165,7 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
     ensure!(jobs > 0, "--jobs must be positive");
     let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();
-    eprintln!(
+    errln!(
         "{}: {} cells ({} rows, {} seeds), {} of them finished already",
         runs_dir.display(),
         cells.len(),
@@ -211,9 +211,9 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
         }
     });
     drop(live);
-    println!("{}", cell::table(cells));
+    outln!("{}", cell::table(cells));
     if let Err(interrupted) = interrupt.check() {
-        eprintln!("interrupted; the same command goes on with it");
+        errln!("interrupted; the same command goes on with it");
         return Err(interrupted.into());
     }
     let outcomes = outcomes.into_inner().unwrap_or_default();

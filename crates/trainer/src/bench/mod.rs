@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
+use cli_kit::outln;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Moment;
@@ -32,7 +33,7 @@ pub(crate) enum Bench {
     Data {
         /// See `data bench --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        args: Vec<std::ffi::OsString>,
     },
     /// Training steps: forward, losses, backward, update
     Step(StepBenchArgs),
@@ -49,9 +50,9 @@ pub(crate) enum Bench {
 /// Runs one of them.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
     match what {
-        Bench::Data { args } => data_cli::run(
-            &std::iter::once("bench".to_owned()).chain(args.iter().cloned()).collect::<Vec<_>>(),
-        ),
+        Bench::Data { args } => {
+            data_cli::run(&std::iter::once("bench".into()).chain(args.iter().cloned()).collect::<Vec<_>>())
+        }
         Bench::Step(args) => bench_step(args),
         Bench::Operators(args) => bench_operators(args),
         Bench::Forward(args) => bench_forward(args),
@@ -212,14 +213,14 @@ impl Report<'_> {
             if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
                 report.extend(figures);
             }
-            println!("{report:#}");
+            outln!("{report:#}");
             return Ok(());
         }
         let head = self.head.as_object().into_iter().flatten();
         let head: Vec<String> = head.map(|(key, value)| format!("{key} {}", plain(value))).collect();
-        println!("{}", head.join(", "));
-        println!("{device:?}, {threads} threads, products in {dtype}");
-        println!(
+        outln!("{}", head.join(", "));
+        outln!("{device:?}, {threads} threads, products in {dtype}");
+        outln!(
             "{median:.4} s, median of {} ({:.4} to {:.4}); {:.3} samples/s; peak memory {:.0} MiB",
             measured.seconds.len(),
             measured.least(),
@@ -227,7 +228,7 @@ impl Report<'_> {
             samples as f64 / median,
             self.peak_mib
         );
-        println!(
+        outln!(
             "{:.1} GFLOP, {:.1} GFLOP/s, {:.0} % of a matrix product's {:.1}",
             flops as f64 / 1e9,
             rate / 1e9,
@@ -235,7 +236,7 @@ impl Report<'_> {
             peak / 1e9
         );
         for (name, seconds) in &measured.stages {
-            println!("  {name:16}{seconds:>10.4} s  {:>5.1} %", 100.0 * seconds / median);
+            outln!("  {name:16}{seconds:>10.4} s  {:>5.1} %", 100.0 * seconds / median);
         }
         Ok(())
     }

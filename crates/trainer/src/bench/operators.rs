@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use cli_kit::outln;
 use serde_json::json;
 use torch_ext::profile::{Event, leaf_operators, profile};
 use tracing::span;
@@ -108,16 +109,16 @@ pub(crate) fn bench_operators(args: &OperatorsBenchArgs) -> Result<()> {
             "all": all, "forward": total("forward"), "backward": total("backward"), "update": total("update"),
             "names": counts,
         });
-        println!("{report:#}");
+        outln!("{report:#}");
         return Ok(());
     }
-    println!("operators that compute, of a step of {} in {precision}", experiment.cfg.name);
+    outln!("operators that compute, of a step of {} in {precision}", experiment.cfg.name);
     for part in PARTS {
-        println!("{part}: {}", total(part));
+        outln!("{part}: {}", total(part));
         let mut names: Vec<(&String, &usize)> = counts.get(part).into_iter().flatten().collect();
         names.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
         for (name, n) in names.into_iter().take(args.most) {
-            println!("  {n:>6}  {name}");
+            outln!("  {n:>6}  {name}");
         }
     }
     Ok(())

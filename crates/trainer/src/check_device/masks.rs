@@ -25,7 +25,7 @@ fn model_file(setting: &Setting) -> Result<PathBuf> {
 }
 
 fn masks(setting: &Setting, file: &Path, device: Device) -> Result<Vec<Mask>> {
-    let cfg = checkpoint::read_meta(file)?.context("the checkpoint has no config")?.config;
+    let cfg = checkpoint::verified_meta(file)?.context("the checkpoint has no config")?.config;
     let datasets = open_datasets(&cfg.data.datasets, &data_root(setting)?)?;
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
     checkpoint::load_model(&experiment.model, file, &Strictness::default(), &EncoderRoot::default())?;

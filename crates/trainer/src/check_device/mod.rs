@@ -22,11 +22,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use cli_kit::{errln, outln};
 
 use self::part::{Part, Setting, Status, parts};
 use self::report::Report;
 use crate::experiment::Machine;
-use crate::files::write_atomically;
 
 /// What to check.
 #[derive(Debug, Clone, clap::Args)]
@@ -64,7 +64,7 @@ pub(crate) struct CheckDeviceArgs {
 pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     if args.list {
         for part in parts() {
-            println!("{:24}{}", part.name, part.about);
+            outln!("{:24}{}", part.name, part.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -79,15 +79,14 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     let deadline = Instant::now() + Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?;
     let mut report = Report::new(&args.device);
     for part in chosen {
-        eprint!("{:24}", part.name);
         let done = supervise::carry_out(part, args, work.path(), deadline)?;
-        eprintln!("{:16}{:>7.1} s  {}", done.status.name(), done.seconds, done.message);
+        errln!("{:24}{:16}{:>7.1} s  {}", part.name, done.status.name(), done.seconds, done.message);
         report.parts.push(done);
         if let Some(path) = &args.json {
-            write_atomically(path, format!("{:#}\n", report.to_json()).as_bytes())?;
+            whole_file::write(path, format!("{:#}\n", report.to_json()).as_bytes())?;
         }
     }
-    println!("{report}");
+    outln!("{report}");
     let good = report.parts.iter().all(|part| matches!(part.status, Status::Passed | Status::NotApplicable));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -111,9 +110,6 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Part>> {
 }
 
 fn carry_out_here(args: &CheckDeviceArgs, name: &str, work: &Path) -> Result<()> {
-    // Whoever ends the check ends its parts.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .context("tying this process to its check")?;
     let [part] = chosen(&[name.to_owned()])?[..] else { bail!("--part {name}: there is no such part") };
     let setting = Setting {
         device: machine_of(&args.device).set_up()?,
@@ -123,5 +119,5 @@ fn carry_out_here(args: &CheckDeviceArgs, name: &str, work: &Path) -> Result<()>
         work: work.to_path_buf(),
     };
     let outcome = part::outcome(part, &setting);
-    write_atomically(&supervise::outcome_file(work, part), outcome.to_string().as_bytes())
+    Ok(whole_file::write(&supervise::outcome_file(work, part), outcome.to_string().as_bytes())?)
 }

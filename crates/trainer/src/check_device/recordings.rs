@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use cli_kit::errln;
 use parity::{Options, Part, Verdict};
 
 use super::part::{Outcome, Setting, finite};
@@ -43,7 +44,7 @@ fn folder(setting: &Setting) -> Result<PathBuf> {
 fn compare(setting: &Setting, part: Part) -> Result<Outcome> {
     let golden = folder(setting)?;
     let options = Options { golden, data_root: None, skip_full: false, device: setting.device, part };
-    let report = parity::run(&options, |case| eprintln!("{case}"))?;
+    let report = parity::run(&options, |case| errln!("{case}"))?;
     let mut outcome = Outcome::default();
     outcome.figure("cases", report.cases.len());
     outcome.require(!report.cases.is_empty(), || "the folder holds no such recordings".into());

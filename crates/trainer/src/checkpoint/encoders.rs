@@ -39,7 +39,8 @@ pub(crate) struct EncoderRoot {
 }
 
 impl EncoderRoot {
-    fn find(&self, path: &str) -> PathBuf {
+    /// Where an encoder file is that a checkpoint names.
+    pub(crate) fn find(&self, path: &str) -> PathBuf {
         match (&self.encoder_root, Path::new(path).file_name()) {
             (Some(root), Some(name)) => root.join(name),
             _ => PathBuf::from(path),

@@ -1,6 +1,8 @@
 //! The files themselves.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,15 +11,17 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 use weight_files::WeightFile;
 
-use super::Meta;
-use crate::files::write_atomically;
+use super::{Meta, bounds};
 
-/// Of the metadata; a reader refuses others.
-pub(super) const FORMAT: u32 = 2;
+/// Of the metadata.
+pub(super) const FORMAT: u32 = 3;
+/// Formats that are read: in format 2 the checksum did not cover the tensors' types.
+const READABLE: [u64; 2] = [2, 3];
 /// Key of the one metadata entry; more than one would be written in random order.
 const META_KEY: &str = "talent";
 
-/// What a checkpoint says of itself; `None` if another program wrote it. Nothing is verified.
+/// What a checkpoint says of itself; `None` if another program wrote it. Nothing is verified, so the config must not decide
+/// about anything.
 pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
     meta_of(&WeightFile::open(path)?)
 }
@@ -29,16 +33,69 @@ fn meta_of(file: &WeightFile) -> Result<Option<Meta>> {
         serde_json::from_str(info).with_context(|| format!("{path}: metadata"))?;
     let format = document["format"].as_u64();
     ensure!(
-        format == Some(u64::from(FORMAT)),
-        "{path}: this is a checkpoint of format {}, and this program reads format {FORMAT}",
+        format.is_some_and(|format| READABLE.contains(&format)),
+        "{path}: this is a checkpoint of format {}, and this program reads formats 2 and 3",
         format.map_or("unknown".to_owned(), |format| format.to_string())
     );
     Ok(Some(serde_json::from_value(document).with_context(|| format!("{path}: metadata"))?))
 }
 
-/// As [`read_meta`], after reading all of the file and comparing its content with the checksum in it.
-pub(super) fn verified_meta(file: &mut WeightFile) -> Result<Option<Meta>> {
-    let Some(meta) = meta_of(file)? else { return Ok(None) };
+/// As [`read_meta`], after reading all of the file and comparing its content with the checksum in it. The config is one that
+/// could be trained with, of a network that the file has the values of.
+pub(crate) fn verified_meta(path: &Path) -> Result<Option<Meta>> {
+    let mut file = WeightFile::open(path)?;
+    let Some(meta) = meta_of(&file)? else { return Ok(None) };
+    let path = file.path().to_path_buf();
+    let found = match meta.format {
+        2 => checksum_of_format_2(&mut file, &meta)?,
+        _ => checksum(&path, &meta.sha256)?,
+    };
+    ensure!(
+        meta.sha256 == found,
+        "{}: the file is damaged: its content does not have the SHA-256 that it names",
+        path.display()
+    );
+    meta.config.validate().with_context(|| format!("{}: its config", path.display()))?;
+    bounds::ensure_file_holds(&meta, &file)?;
+    Ok(Some(meta))
+}
+
+/// SHA-256 of a whole file in which the digits of the checksum itself are zeros.
+fn checksum(path: &Path, digits: &str) -> Result<String> {
+    let shown = || path.display().to_string();
+    let mut file = File::open(path).with_context(shown)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).with_context(shown)?;
+    let n_header = u64::from_le_bytes(length);
+    ensure!(n_header <= file.metadata().with_context(shown)?.len(), "{}: the file is damaged", shown());
+    let mut header = vec![0; usize::try_from(n_header)?];
+    file.read_exact(&mut header).with_context(shown)?;
+    let at = place_of(digits, &header)
+        .with_context(|| format!("{}: the file is damaged: its checksum is malformed", shown()))?;
+    header[at].copy_from_slice(NO_CHECKSUM.as_bytes());
+    let mut hasher = Sha256::new_with_prefix(length);
+    hasher.update(&header);
+    std::io::copy(&mut file, &mut hasher).with_context(shown)?;
+    Ok(hex(hasher))
+}
+
+/// Stands for the checksum while that is computed.
+const NO_CHECKSUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Where the checksum's digits are in a file's header, a JSON document in a JSON string. The encoders' checksums go by the same
+/// key.
+fn place_of(digits: &str, header: &[u8]) -> Option<std::ops::Range<usize>> {
+    if digits.len() != NO_CHECKSUM.len() {
+        return None;
+    }
+    let entry = format!(r#"\"sha256\":\"{digits}\""#);
+    let mut places = memchr::memmem::find_iter(header, entry.as_bytes());
+    let start = places.next()? + entry.len() - digits.len() - 2;
+    places.next().is_none().then(|| start..start + digits.len())
+}
+
+/// Names, shapes and bytes, as format 2 has it.
+fn checksum_of_format_2(file: &mut WeightFile, meta: &Meta) -> Result<String> {
     let mut names: Vec<String> = file.tensors().map(|(name, _)| name.to_owned()).collect();
     names.sort_unstable();
     let document = file.metadata(META_KEY).unwrap_or_default();
@@ -46,39 +103,28 @@ pub(super) fn verified_meta(file: &mut WeightFile) -> Result<Option<Meta>> {
     for name in names {
         let Some(info) = file.info(&name).cloned() else { continue };
         let bytes = file.read(&name)?;
-        add(&mut hasher, &name, &info.shape, &bytes);
+        hasher.update(format!("\n{name}\n{:?}\n{}\n", info.shape, bytes.len()));
+        hasher.update(bytes);
     }
-    ensure!(
-        meta.sha256 == hex(hasher),
-        "{}: the file is damaged: its content does not have the SHA-256 that it names",
-        file.path().display()
-    );
-    Ok(Some(meta))
+    Ok(hex(hasher))
 }
 
 /// Writes a checkpoint with its checksum.
 pub(super) fn write_checkpoint(path: &Path, tensors: Vec<(String, Tensor)>, mut meta: Meta) -> Result<()> {
     let mut buffers = buffers(tensors)?;
     buffers.sort_by(|a, b| a.name.cmp(&b.name));
-    // The document as it is before it names the checksum.
-    meta.sha256.clear();
-    let mut hasher = Sha256::new_with_prefix(serde_json::to_vec(&meta)?);
-    for Buffer { name, shape, bytes, .. } in &buffers {
-        add(&mut hasher, name, shape, bytes);
-    }
-    meta.sha256 = hex(hasher);
-    write_buffers(path, &buffers, (META_KEY, &serde_json::to_string(&meta)?))
+    meta.sha256 = NO_CHECKSUM.into();
+    let mut bytes = serialized(&buffers, (META_KEY, &serde_json::to_string(&meta)?))?;
+    let n_header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into()?))?;
+    let at = place_of(NO_CHECKSUM, &bytes[8..8 + n_header]).context("a checkpoint without a checksum")?;
+    let digits = hex(Sha256::new_with_prefix(&bytes));
+    bytes[8 + at.start..8 + at.end].copy_from_slice(digits.as_bytes());
+    Ok(whole_file::write(path, &bytes)?)
 }
 
 /// Writes tensors and one metadata entry as safetensors.
 pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>, info: (&str, &str)) -> Result<()> {
-    write_buffers(path, &buffers(tensors)?, info)
-}
-
-fn add(hasher: &mut Sha256, name: &str, shape: &[usize], bytes: &[u8]) {
-    // Lengths included, so that nothing can move from one tensor to the next unnoticed.
-    hasher.update(format!("\n{name}\n{shape:?}\n{}\n", bytes.len()));
-    hasher.update(bytes);
+    Ok(whole_file::write(path, &serialized(&buffers(tensors)?, info)?)?)
 }
 
 pub(super) fn hex(hasher: Sha256) -> String {
@@ -103,13 +149,13 @@ fn buffers(tensors: Vec<(String, Tensor)>) -> Result<Vec<Buffer>> {
     tensors.into_iter().map(buffer).collect()
 }
 
-fn write_buffers(path: &Path, buffers: &[Buffer], info: (&str, &str)) -> Result<()> {
+fn serialized(buffers: &[Buffer], info: (&str, &str)) -> Result<Vec<u8>> {
     let mut views = Vec::with_capacity(buffers.len());
     for Buffer { name, dtype, shape, bytes } in buffers {
         views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?));
     }
     let info = HashMap::from([(info.0.to_owned(), info.1.to_owned())]);
-    write_atomically(path, &safetensors::serialize(views, Some(info))?)
+    Ok(safetensors::serialize(views, Some(info))?)
 }
 
 fn dtype(kind: Kind) -> Result<Dtype> {
@@ -121,4 +167,75 @@ fn dtype(kind: Kind) -> Result<Dtype> {
         Kind::Uint8 => Dtype::U8,
         other => bail!("tensors of type {other:?} are not stored"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Encoders, Position};
+    use crate::config::{Config, Precision};
+    use crate::precision::LossScaler;
+    use talent::Talent;
+
+    fn meta() -> Meta {
+        Meta {
+            format: FORMAT,
+            sha256: String::new(),
+            config: Config::testbed(),
+            position: Position::start(LossScaler::new(Precision::Fp32)),
+            encoders: Encoders::default(),
+        }
+    }
+
+    fn tensors() -> Vec<(String, Tensor)> {
+        let model = Talent::new(&Config::testbed().model, Device::Cpu, Kind::Float).unwrap();
+        model.store().entries().into_iter().map(|(name, entry)| (name, entry.tensor)).collect()
+    }
+
+    #[test]
+    fn every_byte_is_covered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        write_checkpoint(&path, tensors(), meta()).unwrap();
+        verified_meta(&path).unwrap().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let n_header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        // All kinds of places: the length, the header's first and last bytes (spaces) and every 97th, types among them, and data.
+        let header = (0..40).chain((40..n_header).step_by(97)).chain(n_header - 8..n_header + 8);
+        let types = memchr::memmem::find_iter(&whole[..n_header], b"F32").take(5).flat_map(|at| [at, at + 1]);
+        let data = (n_header + 8..whole.len()).step_by(whole.len() / 7);
+        for place in header.chain(types).chain(data) {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            // A file that does not name our metadata any more is another program's; it does not fill the network either.
+            assert!(
+                verified_meta(&path).is_ok_and(|meta| meta.is_none()) || verified_meta(&path).is_err(),
+                "{place}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_type_of_the_same_size_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        write_checkpoint(&path, tensors(), meta()).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = memchr::memmem::find(&bytes, b"\"F32\"").unwrap();
+        bytes[at + 1] = b'I';
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(verified_meta(&path).unwrap_err().to_string().contains("is damaged"));
+    }
+
+    #[test]
+    fn a_config_of_more_than_the_file_holds_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let mut meta = meta();
+        meta.config.model.image.depth = 100_000_000;
+        write_checkpoint(&path, tensors(), meta).unwrap();
+        let error = verified_meta(&path).unwrap_err().to_string();
+        assert!(error.contains("a.safetensors") && error.contains("values"), "{error}");
+    }
 }

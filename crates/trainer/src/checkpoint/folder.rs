@@ -1,8 +1,10 @@
 //! A run's checkpoints: the best model, the last model, and the last few training states.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use cli_kit::errln;
 
 const PREFIX: &str = "step-";
 const SUFFIX: &str = ".state.safetensors";
@@ -37,31 +39,36 @@ impl Checkpoints {
         self.0.join(format!("{PREFIX}{step:08}{SUFFIX}"))
     }
 
-    /// All training states, the newest first.
-    pub(crate) fn states(&self) -> Result<Vec<PathBuf>> {
+    /// All training states with their steps, the newest first.
+    fn numbered(&self) -> Result<Vec<(u64, PathBuf)>> {
         if !self.0.is_dir() {
             return Ok(Vec::new());
         }
         let entries = std::fs::read_dir(&self.0).with_context(|| self.0.display().to_string())?;
-        let step = |name: &str| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok();
-        let mut found: Vec<(u64, PathBuf)> = entries
-            .flatten()
-            .filter_map(|entry| Some((step(entry.file_name().to_str()?)?, entry.path())))
-            .collect();
+        let mut found: Vec<(u64, PathBuf)> =
+            entries.flatten().filter_map(|entry| Some((step_of(&entry.path())?, entry.path()))).collect();
         found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-        Ok(found.into_iter().map(|(_, path)| path).collect())
+        Ok(found)
+    }
+
+    /// All training states, the newest first.
+    pub(crate) fn states(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.numbered()?.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Whether a file lies in this folder, whatever way it is named. A link in this folder does, and so does the file that a link
+    /// elsewhere leads to.
+    pub(crate) fn hold(&self, file: &Path) -> bool {
+        let resolved = file.canonicalize().unwrap_or_default();
+        [file, &resolved].into_iter().filter_map(Path::parent).any(|folder| {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            is_same(folder, &self.0)
+        })
     }
 
     /// Renames training states of later steps, so that a run that goes on from an earlier one writes the newest.
     pub(crate) fn set_aside_after(&self, step: u64) -> Result<()> {
-        let present = self.state(step);
-        for path in self.states()?.into_iter().take_while(|path| *path != present) {
-            let mut aside = path.clone().into_os_string();
-            aside.push(SUPERSEDED);
-            eprintln!("warning: {} is of a later step and is set aside", path.display());
-            std::fs::rename(&path, &aside).with_context(|| path.display().to_string())?;
-        }
-        Ok(())
+        self.numbered()?.iter().filter(|(later, _)| *later > step).try_for_each(|(_, path)| set_aside(path))
     }
 
     /// Removes all but the newest training states.
@@ -83,11 +90,30 @@ impl Checkpoints {
         for path in &states {
             match read(path) {
                 Ok(value) => return Ok(Some(value)),
-                Err(error) => eprintln!("warning: {error:#}; trying the checkpoint before it"),
+                Err(error) => errln!("warning: {error:#}; trying the checkpoint before it"),
             }
         }
         bail!("{}: neither it nor any older checkpoint can be read", newest.display())
     }
+}
+
+/// The step that a training state's name tells; `None` for other names.
+pub(crate) fn step_of(state: &Path) -> Option<u64> {
+    state.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// Renames a file of a later step.
+pub(crate) fn set_aside(path: &Path) -> Result<()> {
+    let mut aside = path.to_path_buf().into_os_string();
+    aside.push(SUPERSEDED);
+    errln!("warning: {} is of a later step and is set aside", path.display());
+    std::fs::rename(path, &aside).with_context(|| path.display().to_string())
+}
+
+/// Whether two paths lead to the same file or folder.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    identity(a).is_some_and(|found| identity(b) == Some(found))
 }
 
 #[cfg(test)]
@@ -118,5 +144,33 @@ mod tests {
         checkpoints.keep(2).unwrap();
         assert_eq!(checkpoints.states().unwrap(), [checkpoints.state(100_000_000), checkpoints.state(10)]);
         assert!(checkpoints.best().is_file());
+    }
+
+    #[test]
+    fn a_file_is_found_to_be_here_whatever_way_it_is_named() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let [run, other] = ["run", "other"].map(|name| root.path().join(name));
+        for run in [&run, &other] {
+            std::fs::create_dir_all(run.join("checkpoints")).unwrap();
+        }
+        let own = Checkpoints::of(&run);
+        std::fs::write(own.state(1), "").unwrap();
+        std::fs::write(Checkpoints::of(&other).state(1), "").unwrap();
+        symlink(&run, root.path().join("link")).unwrap();
+        symlink(own.state(1), root.path().join("state")).unwrap();
+        symlink(Checkpoints::of(&other).state(1), own.state(2)).unwrap();
+        let named = |text: &str| PathBuf::from(format!("{}/{text}", root.path().display()));
+        let state = "checkpoints/step-00000001.state.safetensors";
+        for path in [
+            format!("run//{state}"),
+            format!("other/../run/{state}"),
+            format!("link/{state}"),
+            "state".into(),
+        ] {
+            assert!(own.hold(&named(&path)), "{path}");
+        }
+        assert!(own.hold(&own.state(2)) && !own.hold(&Checkpoints::of(&other).state(1)));
+        assert!(!Checkpoints::of(&root.path().join("nothing")).hold(&own.state(1)));
     }
 }

@@ -7,6 +7,7 @@
 //! Frozen encoders that came from a file are not stored again: the checkpoint names that file and its SHA-256. Every
 //! checkpoint carries a SHA-256 of its own content. Its bytes depend on config, seed and step only.
 
+mod bounds;
 mod encoders;
 mod file;
 mod folder;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use cli_kit::errln;
 use serde::{Deserialize, Serialize};
 use talent::weights::{Strictness, load_network, read_tensor};
 use talent::{Talent, parameter_group};
@@ -23,8 +25,8 @@ use torch_ext::{Adam, generator};
 use weight_files::WeightFile;
 
 pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders};
-pub(crate) use file::{read_meta, write_tensors};
-pub(crate) use folder::Checkpoints;
+pub(crate) use file::{read_meta, verified_meta, write_tensors};
+pub(crate) use folder::{Checkpoints, is_same, set_aside, step_of};
 
 use crate::config::Config;
 use crate::precision::LossScaler;
@@ -131,7 +133,7 @@ impl Writer<'_> {
 /// # Errors
 /// When it is damaged, or another program's.
 pub(crate) fn verify(path: &Path) -> Result<Meta> {
-    file::verified_meta(&mut WeightFile::open(path)?)?
+    verified_meta(path)?
         .with_context(|| format!("{}: this training state was not written by talent", path.display()))
 }
 
@@ -176,10 +178,11 @@ pub(crate) fn load_model(
     strictness: &Strictness,
     root: &EncoderRoot,
 ) -> Result<()> {
-    if let Some(meta) = read_meta(path)? {
+    let meta = verified_meta(path)?;
+    if let Some(meta) = &meta {
         meta.encoders.load(model, root).with_context(|| path.display().to_string())?;
     }
-    load_own(model, path, strictness)
+    fill(model, path, meta, strictness)
 }
 
 /// Fills what a checkpoint itself holds of a network; encoders that it only names stay as they are.
@@ -187,7 +190,10 @@ pub(crate) fn load_model(
 /// # Errors
 /// When the file is damaged, or does not fit the network.
 pub(crate) fn load_own(model: &Talent, path: &Path, strictness: &Strictness) -> Result<()> {
-    let meta = file::verified_meta(&mut WeightFile::open(path)?)?;
+    fill(model, path, verified_meta(path)?, strictness)
+}
+
+fn fill(model: &Talent, path: &Path, meta: Option<Meta>, strictness: &Strictness) -> Result<()> {
     let mut strictness = strictness.clone();
     if let Some(meta) = &meta {
         let names = model.store().entries().into_iter().map(|(name, _)| name);
@@ -196,7 +202,7 @@ pub(crate) fn load_own(model: &Talent, path: &Path, strictness: &Strictness) -> 
     let report = load_network(model, path, &strictness)
         .context("the checkpoint does not fit this network; is the config another one's?")?;
     if meta.is_none() && (!report.casts.is_empty() || !report.tolerated.is_empty()) {
-        eprintln!("{}: {report}", path.display());
+        errln!("{}: {report}", path.display());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a run does: everything that may change its result, and nothing that may not.
 
 mod load;
+mod validate;
 
 pub use load::{Source, differences, flat, load};
 
@@ -342,45 +343,5 @@ impl Config {
         config.train.milestones = vec![35];
         config.eval.batch_size = 32;
         config
-    }
-
-    /// Checks what the types cannot.
-    ///
-    /// # Errors
-    /// Names the setting that does not fit.
-    pub fn validate(&self) -> anyhow::Result<()> {
-        use anyhow::ensure;
-        self.model.validate()?;
-        let TrainConfig { batch_size, accumulate, .. } = self.train;
-        ensure!(!self.name.is_empty(), "name must not be empty");
-        ensure!(
-            self.model.text.vocabulary >= refcoco::VOCABULARY,
-            "model.text.vocabulary ({}) must hold the {} tokens of CLIP's tokenizer",
-            self.model.text.vocabulary,
-            refcoco::VOCABULARY
-        );
-        ensure!(!self.data.datasets.is_empty(), "data.datasets must name at least one data set");
-        ensure!(batch_size > 0, "train.batch_size must be positive");
-        ensure!(
-            accumulate > 0 && batch_size % accumulate == 0,
-            "train.batch_size ({batch_size}) must be a multiple of train.accumulate ({accumulate})"
-        );
-        ensure!(self.train.epochs > 0, "train.epochs must be positive");
-        ensure!(self.train.lr >= 0.0 && self.train.lr_encoders >= 0.0, "learning rates must not be negative");
-        ensure!(self.train.clip_norm >= 0.0, "train.clip_norm must not be negative");
-        ensure!(self.eval.batch_size > 0, "eval.batch_size must be positive");
-        ensure!(self.eval.every_epochs > 0, "eval.every_epochs must be positive");
-        ensure!((0.0..1.0).contains(&self.eval.threshold), "eval.threshold must be at least 0 and below 1");
-        ensure!(self.loss.tccl_divisor > 0.0, "loss.tccl_divisor must be positive");
-        ensure!(
-            (0.5..1.0).contains(&self.loss.cpcl_threshold),
-            "loss.cpcl_threshold must be at least 0.5 and below 1; for more than one partner a position, see cpcl_top_k"
-        );
-        ensure!(self.loss.cpcl_temperature > 0.0, "loss.cpcl_temperature must be positive");
-        ensure!(self.loss.cpcl_top_k >= 0, "loss.cpcl_top_k must not be negative");
-        let weights = [self.loss.seg, self.loss.cpcl, self.loss.tccl];
-        ensure!(weights.iter().all(|weight| *weight >= 0.0), "loss weights must not be negative");
-        ensure!(weights.iter().any(|weight| *weight > 0.0), "at least one loss weight must be positive");
-        Ok(())
     }
 }

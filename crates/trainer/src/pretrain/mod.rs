@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use cli_kit::{errln, outln};
 use data_cli::progress::Progress;
 use refcoco::Dataset;
 use serde::Deserialize;
@@ -19,7 +20,6 @@ use torch_ext::{Adam, AdamConfig, AdamGroup, Role, Store};
 use crate::checkpoint::write_tensors;
 use crate::config::{Config, PretrainConfig, Schedule, TrainConfig};
 use crate::experiment::Machine;
-use crate::files::write_atomically;
 use crate::optim::lr_factor;
 
 /// Makes the encoders that a config names, unless they are there, made with the same settings.
@@ -38,7 +38,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     let settings = settings(cfg)?;
     let report_file = image_file.with_file_name("pretrain.json");
     if !force && is_made(&report_file, &settings) && image_file.is_file() && text_file.is_file() {
-        eprintln!("{}: these encoders are there already", report_file.display());
+        errln!("{}: these encoders are there already", report_file.display());
         return Ok(());
     }
     let device = machine.set_up()?;
@@ -60,10 +60,10 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
         "held_out": {"image": image.held_out, "text": text.held_out},
         "seconds": started.elapsed().as_secs_f64(),
     });
-    write_atomically(&report_file, format!("{report:#}\n").as_bytes())?;
-    println!("image encoder, held-out scenes: {}", image.held_out);
-    println!("text encoder, held-out expressions: {}", text.held_out);
-    println!("{}, {} in {:.0} s", image_file.display(), text_file.display(), started.elapsed().as_secs_f64());
+    whole_file::write(&report_file, format!("{report:#}\n").as_bytes())?;
+    outln!("image encoder, held-out scenes: {}", image.held_out);
+    outln!("text encoder, held-out expressions: {}", text.held_out);
+    outln!("{}, {} in {:.0} s", image_file.display(), text_file.display(), started.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use cli_kit::{errln, outln};
 use data_cli::{metric_or_dash, metrics_table};
 use metrics::{Evaluated, GroupReport, SplitReport};
 use serde_json::{Value, json};
@@ -11,7 +12,6 @@ use talent::weights::Strictness;
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
-use crate::files::write_atomically;
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
 use crate::process;
@@ -30,7 +30,7 @@ impl Run<'_> {
             let name = self.experiment.split_name(position, &split);
             mious.push(segmentation.miou);
             let Some(output) = &mut self.output else { continue };
-            eprintln!(
+            errln!(
                 "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {}",
                 self.at.step,
                 segmentation.miou,
@@ -164,10 +164,10 @@ impl Run<'_> {
             "trained_values": self.adam.n_values(), "splits": report,
             "bad_samples": self.at.bad_samples, "runtime": self.run_time(dir)?,
         });
-        write_atomically(&dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
-        println!("{}", metrics_table(&rows));
+        whole_file::write(&dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
+        outln!("{}", metrics_table(&rows));
         let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
-        println!(
+        outln!(
             "{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}",
             self.at.step
         );

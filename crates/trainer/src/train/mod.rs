@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use cli_kit::errln;
 use data_cli::progress::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, OnError, Plan, Prefetch, RefAt, sampler, training_batches};
@@ -25,7 +26,9 @@ use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
 use crate::events::EventFile;
 use crate::experiment::Experiment;
+use crate::gradient_buckets::GradientBuckets;
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::memory_limit::ensure_fits;
 use crate::optim::adam;
 use crate::processes::Processes;
 use crate::run_dir::{RunDir, environment};
@@ -55,6 +58,11 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     processes.agree("the number of refs to train on", mix.refs.len())?;
+    if !device.is_cuda() {
+        let train = &experiment.cfg.train;
+        let at_once = train.batch_size.min(mix.refs.len()) / train.accumulate / processes.size();
+        ensure_fits(&experiment.cfg.model, at_once)?;
+    }
     processes.agree("--max-steps", options.max_steps)?;
     if processes.size() > 1 {
         ensure!(
@@ -76,7 +84,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     experiment.interrupt = Interrupt::listen()?;
     let Some(mut run) = Run::start(experiment, mix, adam, encoders, options)? else {
         if processes.leads() {
-            eprintln!("{}: this run is finished", options.run_dir.display());
+            errln!("{}: this run is finished", options.run_dir.display());
         }
         return Ok(());
     };
@@ -84,7 +92,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     let done = run.carry_out();
     if processes.leads() && done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         run.progress.clear();
-        eprintln!(
+        errln!(
             "interrupted; step {} is saved. Go on with: cargo xtask train --run-dir {} --resume auto",
             run.at.step,
             options.run_dir.display()
@@ -110,6 +118,7 @@ struct Run<'a> {
     at: Position,
     /// Steps from a recording, if asked for.
     graphed: Option<GraphedSteps>,
+    buckets: Option<GradientBuckets>,
     /// The last step, while it has no record yet.
     unsettled: Option<Unsettled>,
     /// Steps of an epoch.
@@ -121,9 +130,13 @@ struct Run<'a> {
     started: Instant,
 }
 
-fn steps_of<'a>(experiment: &'a Experiment, options: &RunOptions) -> Steps<'a> {
+fn steps_of<'a>(
+    experiment: &'a Experiment,
+    options: &RunOptions,
+    buckets: Option<&'a GradientBuckets>,
+) -> Steps<'a> {
     let Experiment { cfg, device, model, processes, .. } = experiment;
-    Steps { model, cfg, device: *device, processes, recompute: options.recompute }
+    Steps { recompute: options.recompute, buckets, ..Steps::plain(model, cfg, *device, processes) }
 }
 
 /// All parameters and buffers.
@@ -146,7 +159,7 @@ impl<'a> Run<'a> {
             true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, options)?),
             false => None,
         };
-        let whole = per_epoch * cfg.train.epochs;
+        let whole = per_epoch.saturating_mul(cfg.train.epochs);
         let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
         let (at, finished) = processes.leaders(
             begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
@@ -156,11 +169,15 @@ impl<'a> Run<'a> {
         }
         let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
         processes.share(tensors(&experiment.model).chain(moments).collect())?;
+        let buckets = match options.overlap_all_reduce {
+            true => GradientBuckets::new(processes, &adam)?,
+            false => None,
+        };
         // Refused before anything is written.
         let graphed = match options.cuda_graphs {
             true => {
-                eprintln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
-                Some(GraphedSteps::prepare(&steps_of(&experiment, options))?)
+                errln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
+                Some(GraphedSteps::prepare(&steps_of(&experiment, options, None))?)
             }
             false => None,
         };
@@ -188,6 +205,7 @@ impl<'a> Run<'a> {
             encoders,
             at,
             graphed,
+            buckets,
             unsettled: None,
             per_epoch,
             n_steps,
@@ -214,7 +232,7 @@ impl<'a> Run<'a> {
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
         let n_leaking: usize = self.mix.n_leaking.iter().sum();
         let n_without: usize = self.mix.n_without_expression.iter().sum();
-        eprintln!(
+        errln!(
             "{}: {} trained values on {device:?}, {} refs of {} (left out: {n_leaking} whose image is evaluated on, \
              {n_without} without expression), {} steps of {} refs{}",
             output.dir.path().display(),

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use cli_kit::errln;
 use serde_json::Value;
 use torch_ext::Adam;
 
 use super::options::{Resume, RunOptions};
-use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position};
+use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, set_aside, step_of};
 use crate::config::{Config, differences};
 use crate::experiment::Experiment;
 use crate::precision::LossScaler;
@@ -21,13 +22,18 @@ fn is_official(path: &Path) -> bool {
 
 /// A run without `--resume` must not mix with one that is there.
 pub(super) fn refuse_used_folder(run: &Path) -> Result<()> {
-    let used = !Checkpoints::of(run).states()?.is_empty() || records_file(run).exists();
     ensure!(
-        !used,
+        !is_used(run)?,
         "{} already holds a run; go on with --resume auto, or choose another --run-dir",
         run.display()
     );
     Ok(())
+}
+
+/// Whether a folder holds training states or records.
+fn is_used(run: &Path) -> Result<bool> {
+    let has_records = std::fs::metadata(records_file(run)).is_ok_and(|found| found.len() > 0);
+    Ok(has_records || !Checkpoints::of(run).states()?.is_empty())
 }
 
 /// A training state to go on from.
@@ -38,11 +44,23 @@ enum State {
     Ours(PathBuf, Box<Meta>),
 }
 
+/// What a training state of ours says of itself, after all of it has been verified.
+fn verified(path: &Path) -> Result<Meta> {
+    let meta = checkpoint::verify(path)?;
+    let (named, found) = (step_of(path), meta.position.step);
+    ensure!(
+        named.is_none_or(|step| step == found),
+        "{}: its name says step {}, and it holds the state of step {found}",
+        path.display(),
+        named.unwrap_or_default()
+    );
+    Ok(meta)
+}
+
 /// `None` for a start from nothing.
 fn find_state(options: &RunOptions) -> Result<Option<State>> {
-    let ours = |path: &Path| -> Result<State> {
-        Ok(State::Ours(path.to_path_buf(), Box::new(checkpoint::verify(path)?)))
-    };
+    let ours =
+        |path: &Path| -> Result<State> { Ok(State::Ours(path.to_path_buf(), Box::new(verified(path)?))) };
     let newest = |run: &Path| Checkpoints::of(run).newest(ours);
     match &options.resume {
         Resume::No => Ok(None),
@@ -59,18 +77,14 @@ fn find_state(options: &RunOptions) -> Result<Option<State>> {
 
 /// The config of the run that `--resume` names, for a command that names none.
 pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Result<Option<Config>> {
-    let of_run = |run: &Path| {
-        Checkpoints::of(run).newest(|path| {
-            checkpoint::read_meta(path)?.map(|meta| meta.config).context("it does not hold its config")
-        })
-    };
+    // The config decides how much memory the network takes, so the file is verified first.
+    let config_of = |path: &Path| -> Result<Config> { Ok(verified(path)?.config) };
+    let of_run = |run: &Path| Checkpoints::of(run).newest(config_of);
     match resume {
         Resume::No => Ok(None),
         Resume::Auto => run_dir.map_or(Ok(None), of_run),
         Resume::From(path) if path.is_dir() => of_run(path),
-        Resume::From(path) if path.is_file() && !is_official(path) => {
-            Ok(checkpoint::read_meta(path)?.map(|meta| meta.config))
-        }
+        Resume::From(path) if path.is_file() && !is_official(path) => config_of(path).map(Some),
         Resume::From(_) => Ok(None),
     }
 }
@@ -93,24 +107,36 @@ pub(super) fn begin(
     // From here on nobody else works in this folder.
     let lock = RunLock::take(&options.run_dir)?;
     let mut at = Position::start(LossScaler::new(cfg.train.precision));
-    match find_state(options)? {
+    let found = find_state(options)?;
+    let own = Checkpoints::of(&options.run_dir);
+    if let Some(State::Official(path) | State::Ours(path, _)) = &found
+        && !own.hold(path)
+        && is_used(&options.run_dir)?
+    {
+        bail!(
+            "--resume: {} is not a state of {}, which already holds a run; choose another --run-dir",
+            path.display(),
+            options.run_dir.display()
+        );
+    }
+    match found {
         Some(State::Official(path)) => {
             at.epoch = resume_official(&path, &experiment.model, adam)?;
             at.step = at.epoch * per_epoch;
-            eprintln!("resuming from {} after epoch {}", path.display(), at.epoch);
+            errln!("resuming from {} after epoch {}", path.display(), at.epoch);
         }
         Some(State::Ours(path, meta)) => {
             refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
             checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
-            eprintln!("resuming from {} at step {}", path.display(), meta.position.step);
+            errln!("resuming from {} at step {}", path.display(), meta.position.step);
             at = meta.position;
             if meta.config.train.precision != cfg.train.precision {
                 at.scaler = LossScaler::new(cfg.train.precision);
             }
             at.batch = at.batch.min(per_epoch);
-            let own = Checkpoints::of(&options.run_dir);
-            if own.states()?.contains(&path) {
+            if own.hold(&path) {
                 own.set_aside_after(at.step)?;
+                set_aside_later_best(&own, &mut at)?;
             } else {
                 // Another run's records and best model stay with it.
                 (at.n_records, at.best_miou) = (0, None);
@@ -119,6 +145,19 @@ pub(super) fn begin(
         None => {}
     }
     Ok((lock, at))
+}
+
+/// A run that goes on from an earlier step has not found its best model yet, if that is of a later one.
+fn set_aside_later_best(own: &Checkpoints, at: &mut Position) -> Result<()> {
+    let best = own.best();
+    if best.is_file()
+        && let Some(meta) = checkpoint::read_meta(&best)?
+        && meta.position.step > at.step
+    {
+        set_aside(&best)?;
+        at.best_miou = None;
+    }
+    Ok(())
 }
 
 /// A training state of another config is refused unless that is allowed.
@@ -143,7 +182,7 @@ fn refuse_change(path: &Path, meta: &Meta, cfg: &Config, encoders: &Encoders, al
         path.display()
     );
     if !changed.is_empty() {
-        eprintln!("warning: the run goes on under another config: {shown}");
+        errln!("warning: the run goes on under another config: {shown}");
     }
     Ok(())
 }

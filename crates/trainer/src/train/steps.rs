@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
+use cli_kit::errln;
 use refcoco::{BadSample, Batch};
 use serde_json::{Value, json};
 use talent::Talent;
@@ -46,14 +47,14 @@ impl Run<'_> {
     fn queue(&mut self, batch: Batch) -> Result<Unsettled> {
         let bad = self.note_bad_samples(&batch)?;
         let Experiment { cfg, processes, .. } = &self.experiment;
-        let whole_run = self.per_epoch * cfg.train.epochs;
+        let whole_run = self.per_epoch.saturating_mul(cfg.train.epochs);
         let factor = lr_factor(&cfg.train, self.at.step, self.at.epoch, whole_run);
         processes.seed_step(cfg.seed, self.at.step);
         let random = generator::state(Device::Cpu)?;
         let queued = if batch.n == 0 {
             QueuedStep::empty()
         } else {
-            let steps = steps_of(&self.experiment, self.options);
+            let steps = steps_of(&self.experiment, self.options, self.buckets.as_ref());
             let before = self.unsettled.as_ref().map(|before| &before.queued);
             let (adam, scaler) = (&mut self.adam, &mut self.at.scaler);
             match &mut self.graphed {
@@ -72,7 +73,7 @@ impl Run<'_> {
         let limit = self.experiment.cfg.data.max_bad_samples;
         for BadSample { name, error } in &batch.bad {
             if self.at.bad_samples.insert(name.clone()) {
-                eprintln!("warning: {name} is skipped: {error}");
+                errln!("warning: {name} is skipped: {error}");
             }
             ensure!(
                 self.at.bad_samples.len() <= limit,

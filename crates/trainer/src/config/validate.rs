@@ -1,0 +1,236 @@
+//! What a configuration's types cannot check.
+
+use std::path::{Component, Path};
+
+use anyhow::{Result, ensure};
+use toml::{Table, Value};
+
+use super::{Config, DataConfig, EvalConfig, LossConfig, PretrainConfig, TrainConfig};
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Names the setting that does not fit.
+    pub fn validate(&self) -> Result<()> {
+        ensure_finite(self)?;
+        ensure_name(&self.name)?;
+        self.model.validate()?;
+        ensure!(
+            self.model.text.vocabulary >= refcoco::VOCABULARY,
+            "model.text.vocabulary ({}) must hold the {} tokens of CLIP's tokenizer",
+            self.model.text.vocabulary,
+            refcoco::VOCABULARY
+        );
+        self.data.validate()?;
+        self.train.validate()?;
+        self.loss.validate()?;
+        self.eval.validate()?;
+        self.pretrain.validate()
+    }
+}
+
+/// A number that is not finite trains, but JSON cannot hold it, and no checkpoint could be read.
+fn ensure_finite(config: &Config) -> Result<()> {
+    fn check(key: &str, value: &Value) -> Result<()> {
+        match value {
+            Value::Table(inner) => {
+                let key = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+                inner.iter().try_for_each(|(name, value)| check(&key(name), value))
+            }
+            Value::Array(values) => values.iter().try_for_each(|value| check(key, value)),
+            Value::Float(number) if !number.is_finite() => {
+                let hint = if key == "train.clip_norm" { "; 0 is for no clipping" } else { "" };
+                Err(anyhow::anyhow!("{key} must be a finite number, not {number}{hint}"))
+            }
+            _ => Ok(()),
+        }
+    }
+    check("", &Value::Table(Table::try_from(config)?))
+}
+
+/// A run's default folder is `runs/NAME`.
+fn ensure_name(name: &str) -> Result<()> {
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    ensure!(!name.is_empty(), "name must not be empty");
+    ensure!(
+        inside && !name.chars().any(char::is_control),
+        "name ({name}) must be that of a folder below runs: no `..`, no `/` in front, no control characters"
+    );
+    Ok(())
+}
+
+fn not_negative(values: &[(&str, f64)]) -> Result<()> {
+    values.iter().try_for_each(|(key, value)| {
+        ensure!(*value >= 0.0, "{key} ({value}) must not be negative");
+        Ok(())
+    })
+}
+
+impl DataConfig {
+    fn validate(&self) -> Result<()> {
+        ensure!(!self.datasets.is_empty(), "data.datasets must name at least one data set");
+        Ok(())
+    }
+}
+
+impl TrainConfig {
+    fn validate(&self) -> Result<()> {
+        let Self { batch_size, accumulate, .. } = *self;
+        ensure!(batch_size > 0, "train.batch_size must be positive");
+        ensure!(
+            accumulate > 0 && batch_size % accumulate == 0,
+            "train.batch_size ({batch_size}) must be a multiple of train.accumulate ({accumulate})"
+        );
+        ensure!(self.epochs > 0, "train.epochs must be positive");
+        not_negative(&[
+            ("train.lr", self.lr),
+            ("train.lr_encoders", self.lr_encoders),
+            ("train.weight_decay", self.weight_decay),
+            ("train.clip_norm", self.clip_norm),
+        ])?;
+        ensure!(
+            self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "train.betas ({:?}) must be at least 0 and below 1",
+            self.betas
+        );
+        // A gradient that is zero would be divided by zero.
+        ensure!(self.eps > 0.0, "train.eps ({}) must be positive", self.eps);
+        ensure!(self.gamma > 0.0, "train.gamma ({}) must be positive", self.gamma);
+        Ok(())
+    }
+}
+
+impl LossConfig {
+    fn validate(&self) -> Result<()> {
+        ensure!(self.tccl_divisor > 0.0, "loss.tccl_divisor must be positive");
+        ensure!(
+            (0.5..1.0).contains(&self.cpcl_threshold),
+            "loss.cpcl_threshold must be at least 0.5 and below 1; for more than one partner a position, see cpcl_top_k"
+        );
+        ensure!(self.cpcl_temperature > 0.0, "loss.cpcl_temperature must be positive");
+        ensure!(self.cpcl_top_k >= 0, "loss.cpcl_top_k must not be negative");
+        not_negative(&[("loss.seg", self.seg), ("loss.cpcl", self.cpcl), ("loss.tccl", self.tccl)])?;
+        let weights = [self.seg, self.cpcl, self.tccl];
+        ensure!(weights.iter().any(|weight| *weight > 0.0), "at least one loss weight must be positive");
+        Ok(())
+    }
+}
+
+impl EvalConfig {
+    fn validate(&self) -> Result<()> {
+        ensure!(self.batch_size > 0, "eval.batch_size must be positive");
+        ensure!(self.every_epochs > 0, "eval.every_epochs must be positive");
+        ensure!((0.0..1.0).contains(&self.threshold), "eval.threshold must be at least 0 and below 1");
+        Ok(())
+    }
+}
+
+impl PretrainConfig {
+    fn validate(&self) -> Result<()> {
+        ensure!(self.batch_size > 0, "pretrain.batch_size must be positive");
+        not_negative(&[("pretrain.lr", self.lr)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Source, load};
+
+    fn with(overrides: &[String]) -> Result<Config> {
+        load(&Source { overrides: overrides.to_vec(), ..Source::default() })
+    }
+
+    fn error(text: &str) -> String {
+        format!("{:#}", with(&[text.to_owned()]).unwrap_err())
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused_by_key() {
+        assert!(
+            error("train.clip_norm=inf")
+                .contains("train.clip_norm must be a finite number, not inf; 0 is for no clipping")
+        );
+        for (setting, key) in [
+            ("train.lr=nan", "train.lr"),
+            ("train.betas=[0.9, inf]", "train.betas"),
+            ("train.betas=[1.0, 0.9]", "train.betas"),
+            ("train.betas=[-0.1, 0.9]", "train.betas"),
+            ("train.eps=-1e-8", "train.eps"),
+            ("train.weight_decay=-0.1", "train.weight_decay"),
+            ("train.gamma=0", "train.gamma"),
+            ("eval.threshold=nan", "eval.threshold"),
+            ("loss.cpcl=-inf", "loss.cpcl"),
+            ("pretrain.lr=nan", "pretrain.lr"),
+            ("model.decoder.dropout=nan", "decoder.dropout"),
+        ] {
+            let error = error(setting);
+            assert!(error.contains(key), "{setting}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_stays_below_the_runs() {
+        for name in ["../../evil", "/tmp/evil", "a/../../b", "", "a\u{1b}[2J"] {
+            let config = Config { name: name.into(), ..Config::tiny() };
+            assert!(config.validate().unwrap_err().to_string().contains("name"), "{name}");
+        }
+        Config { name: "refcoco+/base".into(), ..Config::tiny() }.validate().unwrap();
+    }
+
+    /// All keys with the kind of their values.
+    fn keys() -> Vec<(String, Value)> {
+        fn add(table: &Table, prefix: &str, all: &mut Vec<(String, Value)>) {
+            for (key, value) in table {
+                match value {
+                    Value::Table(inner) => add(inner, &format!("{prefix}{key}."), all),
+                    value => all.push((format!("{prefix}{key}"), value.clone())),
+                }
+            }
+        }
+        let mut all = Vec::new();
+        add(&Table::try_from(Config::tiny()).unwrap(), "", &mut all);
+        all
+    }
+
+    /// Another value of the same kind, as `--set` takes it.
+    fn another(value: &Value, number: f64, whole: i64, text: &str) -> String {
+        match value {
+            Value::Float(_) => Value::Float(number).to_string(),
+            Value::Integer(_) => whole.to_string(),
+            Value::Boolean(_) => (whole % 2 == 0).to_string(),
+            Value::String(_) => Value::String(text.to_owned()).to_string(),
+            Value::Array(values) => {
+                let values: Vec<String> =
+                    values.iter().map(|value| another(value, number, whole, text)).collect();
+                format!("[{}]", values.join(", "))
+            }
+            value => value.to_string(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever a key is set to is refused, or survives being written and read as TOML and as JSON.
+        #[test]
+        fn a_config_survives_being_written(
+            at in 0..keys().len(),
+            number in prop_oneof![
+                any::<f64>(), 0.0..1.0_f64, Just(f64::NAN), Just(f64::INFINITY), Just(f64::MIN_POSITIVE / 8.0), Just(-0.0)
+            ],
+            whole in prop_oneof![any::<i64>(), 0..100_i64],
+            text in any::<String>(),
+        ) {
+            let (key, value) = &keys()[at];
+            let Ok(config) = with(&[format!("{key}={}", another(value, number, whole, &text))]) else { return Ok(()) };
+            let json = serde_json::to_string(&config).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Config>(&json).unwrap(), &config, "{}", json);
+            let toml = toml::to_string_pretty(&config).unwrap();
+            prop_assert_eq!(&toml::from_str::<Config>(&toml).unwrap(), &config, "{}", toml);
+        }
+    }
+}
