@@ -117,6 +117,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
 /// # Errors
 /// What the command fails with.
 pub fn run(args: &[OsString]) -> Result<()> {
+    refcoco::check_memory_rule()?;
     let cli: Cli = parse(std::iter::once("data".into()).chain(args.iter().cloned()));
     match cli.command {
         Command::List(args) => list::list(&args),

@@ -82,9 +82,7 @@ impl Predictions {
         let (number, segmentation) = self.lines.get(&key).with_context(|| {
             format!("{}: no line has ref_id {}, sent_id {}", self.path.display(), key.0, key.1)
         })?;
-        serde_json::from_str(segmentation.get())
-            .map_err(anyhow::Error::from)
-            .and_then(|value| Ok(Mask::from_segmentation(width, height, &value)?))
+        Mask::from_json(width, height, segmentation.get())
             .with_context(|| format!("{}: line {number}", self.path.display()))
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     for (index, reference) in refs.iter().enumerate() {
         let y = GAP + index * cell;
         let mask = dataset.target(reference)?;
-        sheet.paste(&overlay(&picture, &mask.data, COLOUR), GAP, y);
+        sheet.paste(&overlay(picture.clone(), &mask.data, COLOUR), GAP, y);
         let title =
             format!("ref {}, {}, {}", reference.ref_id, targets(&dataset, reference), reference.split);
         sheet.text(&title, GAP, y + height + 4, 15.0, text_width, [120; 3]);

@@ -119,7 +119,7 @@ impl Canvas {
 ///
 /// # Panics
 /// When the sizes differ.
-pub fn overlay(picture: &Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
+pub fn overlay(mut picture: Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
     let (width, height) = (picture.width, picture.height);
     assert_eq!(mask.len(), width * height, "picture and mask differ in size");
     let inside = |x: i64, y: i64| {
@@ -129,14 +129,13 @@ pub fn overlay(picture: &Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
             && y < height as i64
             && mask[y as usize * width + x as usize] != 0
     };
-    let mut out = picture.clone();
     for y in 0..height as i64 {
         for x in 0..width as i64 {
             let neighbours = [(1, 0), (-1, 0), (0, 1), (0, -1)];
             let here = inside(x, y);
             let edge = here && neighbours.into_iter().any(|(dx, dy)| !inside(x + dx, y + dy));
             let start = (y as usize * width + x as usize) * 3;
-            for (value, ink) in out.data[start..start + 3].iter_mut().zip(colour) {
+            for (value, ink) in picture.data[start..start + 3].iter_mut().zip(colour) {
                 *value = match (edge, here) {
                     (true, _) => ink,
                     (_, true) => *value,
@@ -145,7 +144,7 @@ pub fn overlay(picture: &Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
             }
         }
     }
-    out
+    picture
 }
 
 /// Share of its brightness that a picture keeps outside the mask.
@@ -160,7 +159,7 @@ mod tests {
         let picture = Canvas::new(4, 3, [100; 3]);
         let mut mask = vec![0; 12];
         mask[5] = 1;
-        let out = overlay(&picture, &mask, [255, 0, 0]);
+        let out = overlay(picture.clone(), &mask, [255, 0, 0]);
         assert_eq!(out.rgb()[15..18], [255, 0, 0]);
         assert_eq!(out.rgb()[..15], [40; 15]);
     }

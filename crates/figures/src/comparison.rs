@@ -28,9 +28,9 @@ pub fn comparison_sheet(models: &[String], rows: &[ComparisonRow]) -> Canvas {
         let y = CAPTION + index * line;
         let whole = n_columns * (CELL + GAP) - GAP;
         sheet.text(&format!("\u{201c}{}\u{201d}", row.expression), GAP, y + 3, 17.0, whole, [20; 3]);
-        sheet.paste(&overlay(&row.picture, &row.target, TRUE).fit(CELL, CELL), GAP, y + CAPTION);
+        sheet.paste(&overlay(row.picture.clone(), &row.target, TRUE).fit(CELL, CELL), GAP, y + CAPTION);
         for (column, (mask, iou)) in (1..).zip(&row.predictions) {
-            let cell = overlay(&row.picture, mask, PREDICTED).fit(CELL, CELL);
+            let cell = overlay(row.picture.clone(), mask, PREDICTED).fit(CELL, CELL);
             sheet.paste(&cell, left(column), y + CAPTION);
             sheet.text(&format!("IoU {iou:.2}"), left(column), y + CAPTION + CELL + 2, 15.0, CELL, [90; 3]);
         }

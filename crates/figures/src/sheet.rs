@@ -38,8 +38,8 @@ pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
         sheet.text(&caption, x, y + 3, 17.0, block - 2 * GAP, [20; 3]);
         let cells = [
             row.picture.clone(),
-            overlay(&row.picture, &row.prediction, PREDICTED),
-            overlay(&row.picture, &row.target, TRUE),
+            overlay(row.picture.clone(), &row.prediction, PREDICTED),
+            overlay(row.picture.clone(), &row.target, TRUE),
         ];
         for (column, cell) in cells.iter().enumerate() {
             sheet.paste(&cell.fit(CELL, CELL), x + column * (CELL + GAP), y + CAPTION);

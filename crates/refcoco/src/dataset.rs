@@ -6,7 +6,8 @@ use crate::descriptor::{Descriptor, Format};
 use crate::error::{Error, MaskError, Result};
 use crate::image_file::{RgbImage, decode_image_into, read_mask};
 use crate::image_source::{ImageSource, stays_inside};
-use crate::mask::Mask;
+use crate::mask::{Mask, segmentation_value};
+use crate::memory_rule::afford_pixels;
 use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
 use crate::verify::Problem;
 
@@ -262,7 +263,19 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::mask`].
     pub fn distractor_masks(&self, reference: &Ref) -> Result<Vec<Mask>> {
-        self.distractors(reference).into_iter().map(|ann_id| self.mask(ann_id)).collect()
+        let distractors = self.distractors(reference);
+        self.afford_masks(self.image_record(reference.image_id)?, distractors.len())?;
+        distractors.into_iter().map(|ann_id| self.mask(ann_id)).collect()
+    }
+
+    /// # Errors
+    /// When so many masks of an image take more memory than they may.
+    fn afford_masks(&self, image: &ImageRecord, n: usize) -> Result<()> {
+        afford_pixels(image.width as u64, image.height as u64, n as u64).map_err(|what| Error::Record {
+            path: self.instances_path.clone(),
+            record: format!("image {}: {n} masks", image.id),
+            what,
+        })
     }
 
     /// Numbers of all annotations in an image, in ascending order.
@@ -279,6 +292,7 @@ impl Dataset {
             return self.mask(ann_id);
         }
         let image = self.image_record(reference.image_id)?;
+        self.afford_masks(image, 2)?;
         let mut union = Mask::zeros(image.width, image.height);
         for &ann_id in &reference.ann_ids {
             union.unite(&self.mask(ann_id)?);
@@ -341,10 +355,10 @@ impl Dataset {
     ) -> Result<T> {
         let annotation = self.annotation(ann_id)?;
         let image = self.image_record(annotation.image_id)?;
-        let value = serde_json::from_str(annotation.segmentation.get())
-            .map_err(|error| MaskError::Kind(error.to_string()))
-            .and_then(|value| decode(image.width, image.height, &value));
-        value.map_err(|source| self.bad_mask(ann_id, source))
+        let value = segmentation_value(annotation.segmentation.get());
+        value
+            .and_then(|value| decode(image.width, image.height, &value))
+            .map_err(|source| self.bad_mask(ann_id, source))
     }
 
     fn bad_mask(&self, ann_id: i64, source: MaskError) -> Error {

@@ -66,6 +66,12 @@ pub enum Error {
         /// What is wrong with it.
         source: MaskError,
     },
+    /// An environment variable holds something else than it should.
+    #[error("environment: {what}")]
+    Environment {
+        /// Which, and what is expected.
+        what: String,
+    },
     /// An expression cannot be used.
     #[error("{what}")]
     Expression {
@@ -137,6 +143,9 @@ pub enum MaskError {
         /// Height and width of the image.
         expected: (usize, usize),
     },
+    /// Decoding it would take more memory than one file may cost.
+    #[error("{0}")]
+    Memory(String),
     /// Neither polygons nor RLE.
     #[error("a segmentation must be a list of polygons or an RLE object, found {0}")]
     Kind(String),

@@ -1,13 +1,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
-use std::sync::OnceLock;
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::error::{Error, Result, io_error};
 use crate::mask::Mask;
+use crate::memory_rule::afford_pixels;
 
 /// An image in memory: RGB, 8 bits, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,26 +20,49 @@ pub struct RgbImage {
     pub data: Vec<u8>,
 }
 
-/// Largest decoded size accepted, against files that claim absurd sizes: 1 GiB, or as many MiB as the environment says.
-fn max_decoded_bytes() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let given = std::env::var(LIMIT_NAME).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        given.unwrap_or(1024).saturating_mul(1 << 20)
-    })
-}
-
-/// The environment variable that raises the limit.
-const LIMIT_NAME: &str = "TALENT_MAX_IMAGE_MIB";
+/// What headers, colour profiles and text may take beside the pixels.
+const MAX_HEADERS: u64 = 64 << 20;
 
 /// Decodes a JPEG or PNG file, whatever its name says, and applies its EXIF orientation. Grey becomes RGB, alpha
 /// is dropped, 16 bits are cut to 8.
 ///
 /// # Errors
-/// Names the file: unreadable, of another format, damaged, or larger when decoded than 1 GiB or what `TALENT_MAX_IMAGE_MIB` allows.
+/// Names the file: not a regular file, unreadable, of another format, damaged, or one that takes more memory than 1 GiB or what
+/// `TALENT_MAX_IMAGE_MIB` allows.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
-    let bytes = std::fs::read(path).map_err(io_error(path))?;
-    decode_image(&bytes).map_err(|what| Error::Image { path: path.to_path_buf(), what })
+    read_image_to_work_on(path, 0)
+}
+
+/// As [`read_image`], for work that takes memory of its own.
+///
+/// - bytes_per_pixel: that the caller takes besides
+///
+/// # Errors
+/// As [`read_image`].
+pub fn read_image_to_work_on(path: &Path, bytes_per_pixel: u64) -> Result<RgbImage> {
+    let bytes = read_regular(path)?;
+    check_size(&bytes, bytes_per_pixel)
+        .and_then(|()| decode_image(&bytes))
+        .map_err(|what| Error::Image { path: path.to_path_buf(), what })
+}
+
+/// The bytes of a regular file. A pipe or a device has no end, or one that nobody knows.
+pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>> {
+    ensure_regular(path)?;
+    std::fs::read(path).map_err(io_error(path))
+}
+
+fn ensure_regular(path: &Path) -> Result<()> {
+    match std::fs::metadata(path).map_err(io_error(path))?.is_file() {
+        true => Ok(()),
+        false => Err(Error::Image { path: path.to_path_buf(), what: "it is not a regular file".into() }),
+    }
+}
+
+/// Checks what the decoded pixels and the caller's work take together.
+fn check_size(bytes: &[u8], bytes_per_pixel: u64) -> Result<(), String> {
+    let (width, height) = decoder(Cursor::new(bytes))?.dimensions();
+    afford_pixels(width.into(), height.into(), 3 + bytes_per_pixel)
 }
 
 /// Decodes a JPEG or PNG in memory, as [`read_image`] does.
@@ -83,17 +106,22 @@ pub(crate) fn decode_image_into(bytes: &[u8], mut memory: Vec<u8>) -> Result<Rgb
 fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
     let mut reader = ImageReader::new(source).with_guessed_format().map_err(|error| error.to_string())?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(max_decoded_bytes());
+    limits.max_alloc = Some(MAX_HEADERS);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    if decoder.total_bytes() > max_decoded_bytes() {
-        let (width, height) = decoder.dimensions();
-        let limit = max_decoded_bytes() >> 20;
-        return Err(format!(
-            "it claims {width} x {height} pixels, more than {limit} MiB; {LIMIT_NAME} can allow more"
-        ));
-    }
+    let (width, height) = decoder.dimensions();
+    afford_pixels(width.into(), height.into(), bytes_per_pixel(decoder.color_type()))?;
     Ok(decoder)
+}
+
+/// What a pixel takes on its way to RGB of 8 bits: in the file's own format, and in those it is converted to.
+fn bytes_per_pixel(color: ColorType) -> u64 {
+    let own = u64::from(color.bytes_per_pixel());
+    match color {
+        ColorType::Rgb8 => own,
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => own + 6 + 3,
+        _ => own + 3,
+    }
 }
 
 /// The EXIF orientation. A decoder parses all headers anew for it, so it is asked only where there is EXIF data.
@@ -119,9 +147,10 @@ fn decode(decoder: impl ImageDecoder, orientation: Orientation) -> Result<Dynami
 /// Width and height that [`read_image`] would give, without decoding.
 ///
 /// # Errors
-/// Names the file: unreadable, of another format, or larger when decoded than 1 GiB or what `TALENT_MAX_IMAGE_MIB` allows.
+/// As [`read_image`], but damage behind the header is not seen.
 pub fn image_size(path: &Path) -> Result<(usize, usize)> {
     let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
+    ensure_regular(path)?;
     let file = File::open(path).map_err(io_error(path))?;
     let mut decoder = decoder(BufReader::new(file)).map_err(fail)?;
     let (width, height) = decoder.dimensions();
@@ -141,7 +170,7 @@ pub fn image_size(path: &Path) -> Result<(usize, usize)> {
 /// # Errors
 /// Names the file: unreadable, of another format, damaged.
 pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
-    let bytes = std::fs::read(path).map_err(io_error(path))?;
+    let bytes = read_regular(path)?;
     let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
     let mut decoder = decoder(Cursor::new(&bytes)).map_err(fail)?;
     let orientation = orientation(&bytes, &mut decoder).map_err(fail)?;

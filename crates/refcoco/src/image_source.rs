@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::DeflateDecoder;
 
 use crate::error::{Error, Result, io_error};
+use crate::image_file::read_regular;
 
 /// Whether a name from an annotation file stays below the folder it is looked up in.
 pub(crate) fn stays_inside(name: &str) -> bool {
@@ -53,10 +54,7 @@ impl ImageSource {
     /// The image file's bytes.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
         match self {
-            Self::Folder(folder) => {
-                let path = folder.join(name);
-                std::fs::read(&path).map_err(io_error(&path))
-            }
+            Self::Folder(folder) => read_regular(&folder.join(name)),
             Self::Archive(archive) => archive.read(name),
         }
     }
@@ -76,6 +74,8 @@ struct Entry {
     stored: u64,
     size: u64,
     deflated: bool,
+    /// CRC-32 of the unpacked bytes.
+    crc32: u32,
 }
 
 /// No photo is larger; a larger claim is a lie that would cost memory.
@@ -109,6 +109,7 @@ impl Archive {
                 stored: entry.compressed_size(),
                 size: entry.size(),
                 deflated,
+                crc32: entry.crc32(),
             };
             entries.insert(name, entry);
         }
@@ -122,6 +123,12 @@ impl Archive {
         if entry.size > MAX_IMAGE_FILE || entry.stored > MAX_IMAGE_FILE {
             return Err(broken("the archive claims an impossible size"));
         }
+        let checked = |bytes: Vec<u8>| match crc32fast::hash(&bytes) == entry.crc32 {
+            true => Ok(bytes),
+            false => {
+                Err(broken("the archive is damaged here: its bytes do not have the CRC-32 that it names"))
+            }
+        };
         // The local header's name and extra field may differ in length from the directory's.
         let mut header = [0; 30];
         self.file.read_exact_at(&mut header, entry.header_at).map_err(io_error(&self.path))?;
@@ -137,14 +144,14 @@ impl Archive {
         let mut stored = vec![0; entry.stored as usize];
         self.file.read_exact_at(&mut stored, data_at).map_err(io_error(&self.path))?;
         if !entry.deflated {
-            return Ok(stored);
+            return checked(stored);
         }
         let mut bytes = Vec::with_capacity(entry.size.min(entry.stored * MAX_DEFLATE_RATIO) as usize);
         DeflateDecoder::new(stored.as_slice())
             .take(entry.size)
             .read_to_end(&mut bytes)
             .map_err(|_| broken("the archive is damaged here"))?;
-        Ok(bytes)
+        checked(bytes)
     }
 }
 
@@ -179,6 +186,14 @@ mod tests {
         assert_eq!(source.read("a.jpg").unwrap(), b"first");
         let error = source.read("c.jpg").unwrap_err().to_string();
         assert!(error.contains("train2014.zip/c.jpg"), "{error}");
+        // One bit of the stored bytes.
+        let path = root.path().join("train2014.zip");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = memchr::memmem::find(&bytes, b"second").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = source.read("b.jpg").unwrap_err().to_string();
+        assert!(error.contains("CRC-32") && source.read("a.jpg").is_ok(), "{error}");
         // A folder that is there as well comes first, as the places are listed.
         std::fs::create_dir(root.path().join("train2014")).unwrap();
         assert!(matches!(ImageSource::find(root.path(), &places), Some(Ok(ImageSource::Folder(_)))));

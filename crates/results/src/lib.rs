@@ -16,12 +16,14 @@ pub mod published;
 mod read;
 mod report;
 mod summary;
+mod table;
 
 pub use bootstrap::{Interval, paired_bootstrap};
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use read::{Expression, Found, Plan, Problem, Run, read_runs};
 pub use report::report;
-pub use summary::{Difference, Format, Line, MeanSd, Summary};
+pub use summary::{Difference, Line, MeanSd, Summary};
+pub use table::Format;
 
 /// Why results could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -101,7 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
     };
     let mut text = summaries.iter().map(|summary| summary.format(format)).collect::<Vec<_>>().join("\n\n");
     for note in comparisons(&runs, &splits) {
-        text.push_str(&format!("\n{note}"));
+        text.push_str(&format!("\n{}", format.escape(&note)));
     }
     match &cli.out {
         Some(out) => whole_file::write(out, format!("{text}\n").as_bytes())?,

@@ -205,8 +205,12 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         })
         .collect::<Result<_, String>>()?;
     let mut val_curve = Vec::new();
-    for (index, line) in lines("records.jsonl")?.iter().enumerate() {
-        let record: Record = serde_json::from_str(line)
+    let records =
+        std::fs::read(folder.join("records.jsonl")).map_err(|error| format!("records.jsonl: {error}"))?;
+    // A run that was told to go on and was ended may have left a part of a line.
+    let whole = records.rsplitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
+    for (index, line) in whole.split(|byte| *byte == b'\n').enumerate() {
+        let record: Record = serde_json::from_slice(line)
             .map_err(|error| format!("records.jsonl: line {}: {error}", index + 1))?;
         let is_val = record.split.as_deref().is_some_and(|split| split == "val" || split.ends_with("/val"));
         if let (true, "eval", Some(step), Some(miou)) =

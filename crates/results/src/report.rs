@@ -6,7 +6,7 @@ use figures::{BarPanel, Bars, Panel, Series};
 
 use crate::grid::grid;
 use crate::read::{Problem, Run};
-use crate::summary::{Format, Line, Summary};
+use crate::summary::{Line, Summary};
 use crate::{Error, io_error};
 
 /// Writes one self-contained HTML file: tables of all splits, plots, the expressions that the lines answer most
@@ -33,7 +33,7 @@ pub fn report(
         text(title)
     );
     for summary in summaries {
-        let _ = write!(page, "<h2>{}</h2>{}", text(&summary.split), html_table(summary));
+        let _ = write!(page, "<h2>{}</h2>{}", text(&summary.split), summary.table().html());
         let baseline = summary.baseline.as_deref();
         if let Some(baseline) = baseline {
             let _ = write!(
@@ -75,31 +75,6 @@ fn picture(page: &mut String, name: &str, image: &str) {
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}\
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
 td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin:1em 0}";
-
-/// The Markdown table as HTML, so that both always say the same.
-fn html_table(summary: &Summary) -> String {
-    let markdown = summary.format(Format::Markdown);
-    let mut html = String::from("<table>");
-    for (index, line) in markdown.lines().enumerate().filter(|(index, _)| *index != 1) {
-        let tag = if index == 0 { "th" } else { "td" };
-        html.push_str("<tr>");
-        for cell in line.trim_matches('|').split(" | ") {
-            let cell = cell.trim();
-            let (bold, cell) = match cell.strip_prefix("**").and_then(|cell| cell.strip_suffix("**")) {
-                Some(cell) => (true, cell),
-                None => (false, cell),
-            };
-            let cell = htmlize::escape_text(cell);
-            let _ = match bold {
-                true => write!(html, "<{tag}><b>{cell}</b></{tag}>"),
-                false => write!(html, "<{tag}>{cell}</{tag}>"),
-            };
-        }
-        html.push_str("</tr>");
-    }
-    html.push_str("</table>");
-    html
-}
 
 fn bars(summary: &Summary) -> Result<String, Error> {
     let groups: Vec<String> = summary.lines.iter().map(|line| line.group.clone()).collect();

@@ -2,18 +2,8 @@ use std::collections::BTreeMap;
 
 use crate::bootstrap::{Interval, paired_bootstrap};
 use crate::read::{Plan, Run};
+use crate::table::{Cell, Format, Table};
 use crate::{Error, Expression};
-
-/// How a table is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For a terminal.
-    Text,
-    /// Markdown.
-    Markdown,
-    /// LaTeX, with `booktabs`.
-    Latex,
-}
 
 /// Mean and standard deviation over seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,62 +130,50 @@ impl Summary {
 
     /// The table as text. The best of each metric is marked; differences have 95 % intervals.
     pub fn format(&self, format: Format) -> String {
-        let mut rows: Vec<Vec<String>> = vec![self.headings()];
+        self.table().format(format)
+    }
+
+    pub(crate) fn table(&self) -> Table {
         let best: BTreeMap<&str, f64> = METRICS
             .iter()
             .filter_map(|&(name, _, more)| {
                 let means = self.lines.iter().filter_map(|line| Some(line.metrics.get(name)?.mean));
                 means.reduce(if more { f64::max } else { f64::min }).map(|best| (name, best))
             })
+            .filter(|_| self.lines.len() > 1)
             .collect();
-        let mark = |text: String, is_best: bool| match (is_best && self.lines.len() > 1, format) {
-            (false, _) => text,
-            (true, Format::Text) => format!("{text}*"),
-            (true, Format::Markdown) => format!("**{text}**"),
-            (true, Format::Latex) => format!("\\textbf{{{text}}}"),
-        };
-        let plus_minus = if format == Format::Latex { " $\\pm$ " } else { " ± " };
-        for line in &self.lines {
-            let mut row = vec![escape(&line.group, format), line.n_seeds.to_string()];
-            for (name, ..) in METRICS {
-                row.push(match line.metrics.get(name) {
-                    None => "-".to_owned(),
-                    Some(MeanSd { mean, sd }) => {
-                        let sd = sd.map_or(String::new(), |sd| format!("{plus_minus}{sd:.2}"));
-                        mark(format!("{mean:.2}{sd}"), best.get(name) == Some(mean))
-                    }
-                });
-                let difference = line.difference.as_ref();
-                match name {
-                    "mIoU" if self.baseline.is_some() => row.push(interval(difference.and_then(|d| d.iou))),
-                    "nta_mass" if self.baseline.is_some() => {
-                        row.push(interval(difference.and_then(|d| d.nta_mass)));
-                    }
-                    _ => {}
+        Table {
+            headings: self.headings(),
+            rows: self.lines.iter().map(|line| self.row(line, &best)).collect(),
+        }
+    }
+
+    fn row(&self, line: &Line, best: &BTreeMap<&str, f64>) -> Vec<Cell> {
+        let mut row = vec![Cell::new(&line.group), Cell::new(line.n_seeds.to_string())];
+        let difference = line.difference.as_ref();
+        for (name, ..) in METRICS {
+            row.push(match line.metrics.get(name) {
+                None => Cell::new("-"),
+                Some(MeanSd { mean, sd }) => {
+                    let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.2}"));
+                    Cell::marked(format!("{mean:.2}{sd}"), best.get(name) == Some(mean))
                 }
-            }
-            row.push(line.trained_values.to_string());
-            row.push(line.step_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.3}")));
-            row.push(line.peak_rss_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")));
-            rows.push(row);
-        }
-        match format {
-            Format::Text => text_table(&rows),
-            Format::Markdown => {
-                let rule = vec!["---".to_owned(); rows[0].len()];
-                rows.insert(1, rule);
-                rows.iter().map(|row| format!("| {} |", row.join(" | "))).collect::<Vec<_>>().join("\n")
-            }
-            Format::Latex => {
-                let columns = format!("l{}", "r".repeat(rows[0].len() - 1));
-                let lines: Vec<String> = rows.iter().map(|row| format!("{} \\\\", row.join(" & "))).collect();
-                format!(
-                    "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\n\\midrule\n{}\n\\bottomrule\n\\end{{tabular}}",
-                    lines[0],
-                    lines[1..].join("\n")
-                )
+            });
+            match name {
+                "mIoU" if self.baseline.is_some() => {
+                    row.push(Cell::new(interval(difference.and_then(|d| d.iou))));
+                }
+                "nta_mass" if self.baseline.is_some() => {
+                    row.push(Cell::new(interval(difference.and_then(|d| d.nta_mass))));
+                }
+                _ => {}
             }
         }
+        let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
+        row.push(Cell::new(line.trained_values.to_string()));
+        row.push(or_dash(line.step_seconds.map(|seconds| format!("{seconds:.3}"))));
+        row.push(or_dash(line.peak_rss_mib.map(|mib| format!("{mib:.0}"))));
+        row
     }
 
     fn headings(&self) -> Vec<String> {
@@ -216,32 +194,6 @@ fn interval(found: Option<Interval>) -> String {
         || "-".to_owned(),
         |Interval { mean, low, high }| format!("{mean:+.2} [{low:+.2}, {high:+.2}]"),
     )
-}
-
-fn escape(text: &str, format: Format) -> String {
-    match format {
-        Format::Text => text.to_owned(),
-        Format::Markdown => text.replace('|', "\\|"),
-        Format::Latex => {
-            let special = |letter: char| matches!(letter, '_' | '%' | '&' | '#' | '$' | '{' | '}');
-            text.chars()
-                .flat_map(|letter| special(letter).then_some('\\').into_iter().chain([letter]))
-                .collect()
-        }
-    }
-}
-
-fn text_table(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0 => format!("{cell:width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> Line {

@@ -22,6 +22,9 @@ pub fn parse_objects(data: &[u8], accept: &dyn Fn(&str) -> bool) -> Result<Docum
     parse_with(data, Some(accept))
 }
 
+/// Bytes that a pickle's values may take besides twice its own size.
+const ALLOWANCE: usize = 512 << 20;
+
 fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Document, Error> {
     if data.is_empty() {
         return Err(Error::Empty);
@@ -31,6 +34,7 @@ fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Docu
         accept,
         position: 0,
         opcode_at: 0,
+        most_nodes: (ALLOWANCE + 2 * data.len()) / size_of::<Node>(),
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -46,6 +50,8 @@ struct Machine<'a> {
     position: usize,
     opcode_at: usize,
     nodes: Vec<Node>,
+    /// There are no more than this, so that values of one byte each do not take many times the file's size.
+    most_nodes: usize,
     stack: Vec<Id>,
     /// Heights of the stack at the open MARKs.
     marks: Vec<usize>,
@@ -71,7 +77,10 @@ impl<'a> Machine<'a> {
                 0x95 => {
                     self.take(8)?;
                 }
-                b'(' => self.marks.push(self.stack.len()),
+                b'(' => {
+                    self.afford(self.marks.len())?;
+                    self.marks.push(self.stack.len());
+                }
                 b'0' => {
                     self.pop()?;
                 }
@@ -80,6 +89,7 @@ impl<'a> Machine<'a> {
                 }
                 b'2' => {
                     let top = self.top()?;
+                    self.afford(self.stack.len() / 4)?;
                     self.stack.push(top);
                 }
                 b'N' => self.push(Node::None)?,
@@ -330,8 +340,17 @@ impl<'a> Machine<'a> {
         Ok(rest[..n].strip_suffix(b"\r").unwrap_or(&rest[..n]))
     }
 
+    /// Whether there may be one more, of values, of MARKs, or of what the memo holds.
+    fn afford(&self, n: usize) -> Result<(), Error> {
+        match n < self.most_nodes {
+            true => Ok(()),
+            false => Err(self.malformed("its values would take far more memory than the file's size")),
+        }
+    }
+
     fn push(&mut self, node: Node) -> Result<(), Error> {
         let id = Id::try_from(self.nodes.len()).map_err(|_| self.malformed("more than 2^32 values"))?;
+        self.afford(self.nodes.len())?;
         self.nodes.push(node);
         self.stack.push(id);
         Ok(())
@@ -389,6 +408,7 @@ impl<'a> Machine<'a> {
 
     fn memo_put(&mut self, index: u64) -> Result<(), Error> {
         let top = self.top()?;
+        self.afford(self.memo.len())?;
         self.memo.insert(index, top);
         Ok(())
     }

@@ -289,6 +289,7 @@ struct ParamsArgs {
 pub fn run() -> Result<ExitCode> {
     survive_file_size_limit()?;
     end_with_launcher()?;
+    refcoco::check_memory_rule()?;
     let command = data_cli::parse::<Cli>(std::env::args_os()).command;
     if !matches!(command, Command::Train(_) | Command::Bench(Bench::Step(_)) | Command::Devices) {
         refuse_several()?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
 use refcoco::letterbox::Letterbox;
-use refcoco::{Mask, read_image};
+use refcoco::{Mask, read_image_to_work_on};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -38,11 +38,13 @@ pub(crate) struct PredictArgs {
     machine: Machine,
 }
 
+/// Bytes a pixel of the image that predicting takes: probabilities and mask, then the mask as a picture.
+const WORK: u64 = 5;
 const COLOUR: [u8; 3] = [230, 60, 40];
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     ensure!(!args.text.trim().is_empty(), "--text: the expression is empty");
-    let image = read_image(&args.image)?;
+    let image = read_image_to_work_on(&args.image, WORK)?;
     let device = args.machine.set_up()?;
     let cfg = args.stored.config_of(&args.checkpoint)?;
     let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
@@ -65,12 +67,14 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let threshold = experiment.cfg.eval.threshold;
     let mask = Mask::above(image.width, image.height, &map, threshold);
 
+    let prediction = describe(args, &mask, &map, threshold);
+    // Each of these may be a gigabyte.
+    drop(map);
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let picture = Canvas::from_rgb(image.width, image.height, image.data);
+    overlay(picture, &mask.data, COLOUR).save(&args.out.join("overlay.png"))?;
     let grey: Vec<u8> = mask.data.iter().flat_map(|&pixel| [pixel * 255; 3]).collect();
     Canvas::from_rgb(mask.width, mask.height, grey).save(&args.out.join("mask.png"))?;
-    let picture = Canvas::from_rgb(image.width, image.height, image.data);
-    overlay(&picture, &mask.data, COLOUR).save(&args.out.join("overlay.png"))?;
-    let prediction = describe(args, &mask, &map, threshold);
     whole_file::write(&args.out.join("prediction.json"), format!("{prediction:#}\n").as_bytes())?;
     if args.json {
         outln!("{prediction}");

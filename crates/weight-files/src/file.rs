@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
+use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::error::Error;
@@ -76,12 +77,13 @@ impl WeightFile {
     }
 
     fn open_shards(&mut self, index: &Path) -> Result<(), Error> {
-        let json = read_json(index)?;
-        let map = json.get("weight_map").and_then(Json::as_object);
+        let text = std::fs::read_to_string(index).map_err(|error| Error::io(index, error))?;
+        let Index { weight_map: map } =
+            serde_json::from_str(&text).map_err(|error| Error::malformed(index, error.to_string()))?;
         let map = map.ok_or_else(|| Error::malformed(index, "the index has no `weight_map`"))?;
         let mut shards: Vec<&str> = Vec::new();
-        for (name, shard) in map {
-            let shard = shard.as_str().filter(|shard| {
+        for (name, shard) in &map {
+            let shard = Some(shard.as_str()).filter(|shard| {
                 let mut parts = Path::new(shard).components();
                 matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none()
             });
@@ -95,8 +97,8 @@ impl WeightFile {
         for shard in &shards {
             self.add(&index.with_file_name(shard))?;
         }
-        for (name, shard) in map {
-            let at = shards.iter().position(|known| Some(*known) == shard.as_str());
+        for (name, shard) in &map {
+            let at = shards.iter().position(|known| *known == shard.as_str());
             if self.tensors.get(name).copied() != at {
                 return Err(Error::malformed(index, format!("tensor `{name}` is not in the shard named")));
             }
@@ -176,6 +178,15 @@ impl WeightFile {
     }
 }
 
+/// An index file of shards.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Option<IndexMap<String, String>>,
+}
+
+/// A `config.json` is a few kilobytes; as a JSON value it may take sixty times its size.
+const MAX_CONFIG: u64 = 16 << 20;
+
 /// The weights in a folder, safetensors preferred, as the `transformers` library does.
 fn weights_in(folder: &Path) -> Result<PathBuf, Error> {
     let names = [
@@ -204,6 +215,10 @@ fn config_of(file: &Path) -> Result<Option<Json>, Error> {
 }
 
 fn read_json(path: &Path) -> Result<Json, Error> {
+    let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+    if length > MAX_CONFIG {
+        return Err(Error::malformed(path, format!("{length} bytes are too many for a model's config")));
+    }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     serde_json::from_str(&text).map_err(|error| Error::malformed(path, error.to_string()))
 }

@@ -6,7 +6,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use serde_json::Value as Json;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::tensor::{Element, TensorInfo};
@@ -42,18 +43,17 @@ impl SafetensorsSource {
         }
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header).map_err(io)?;
-        let header: Json = serde_json::from_slice(&header)
+        // Entry by entry: a JSON value of a whole header could take many times its size.
+        let entries: IndexMap<String, &RawValue> = serde_json::from_slice(&header)
             .map_err(|error| Error::malformed(path, format!("not a safetensors header: {error}")))?;
-        let entries = header.as_object().ok_or_else(|| Error::malformed(path, "not a safetensors header"))?;
 
         let mut metadata = Vec::new();
         let mut placed: Vec<(u64, u64, String, TensorInfo)> = Vec::new();
         for (name, entry) in entries {
             if name == "__metadata__" {
-                let pairs = entry.as_object().into_iter().flatten();
-                metadata = pairs
-                    .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-                    .collect();
+                let pairs: IndexMap<String, String> = serde_json::from_str(entry.get())
+                    .map_err(|error| Error::malformed(path, format!("its metadata: {error}")))?;
+                metadata = pairs.into_iter().collect();
                 continue;
             }
             let (info, start, end) = parse_entry(entry).ok_or_else(|| {
@@ -65,7 +65,7 @@ impl SafetensorsSource {
                     format!("tensor `{name}`: shape and byte range disagree"),
                 ));
             }
-            placed.push((start, end, name.clone(), info));
+            placed.push((start, end, name, info));
         }
         placed.sort_by_key(|&(start, end, ..)| (start, end));
         let data_len = file_len - 8 - header_len;
@@ -112,11 +112,16 @@ impl SafetensorsSource {
     }
 }
 
-fn parse_entry(entry: &Json) -> Option<(TensorInfo, u64, u64)> {
-    let element = Element::from_safetensors(entry.get("dtype")?.as_str()?)?;
-    let shape = entry.get("shape")?.as_array()?.iter();
-    let shape =
-        shape.map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect::<Option<Vec<_>>>()?;
-    let [start, end] = entry.get("data_offsets")?.as_array()?.as_slice() else { return None };
-    Some((TensorInfo { element, shape }, start.as_u64()?, end.as_u64()?))
+/// A tensor's entry in the header.
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+fn parse_entry(entry: &RawValue) -> Option<(TensorInfo, u64, u64)> {
+    let Entry { dtype, shape, data_offsets: [start, end] } = serde_json::from_str(entry.get()).ok()?;
+    let element = Element::from_safetensors(&dtype)?;
+    Some((TensorInfo { element, shape }, start, end))
 }

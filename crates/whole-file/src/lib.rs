@@ -84,14 +84,11 @@ fn place_of(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The error without the name of the unfinished file, which means nothing to a reader.
+/// The error without the name of the unfinished file, which `tempfile` adds and which means nothing to a reader.
 fn plain(error: std::io::Error) -> std::io::Error {
-    let code = error
-        .get_ref()
-        .and_then(|inner| inner.source())
-        .and_then(|source| source.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
-    code.or(error.raw_os_error())
-        .map_or_else(|| std::io::Error::from(error.kind()), std::io::Error::from_raw_os_error)
+    let text = error.to_string();
+    let text = text.split(" at path \"").next().unwrap_or_default().to_owned();
+    std::io::Error::new(error.kind(), text)
 }
 
 /// Whether a name is one that only this crate gives.

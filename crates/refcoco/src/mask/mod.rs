@@ -6,6 +6,7 @@ mod rle;
 use serde_json::Value;
 
 use crate::error::MaskError;
+use crate::memory_rule::{afford_pixels, afford_text};
 
 /// A binary mask in the original image's pixels, row-major, one byte a pixel (0 or 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,8 @@ impl Mask {
     pub fn parts_of_segmentation(width: usize, height: usize, value: &Value) -> Result<Vec<Self>, MaskError> {
         let whole = Self::from_segmentation(width, height, value)?;
         let Value::Array(parts) = value else { return Ok(vec![whole]) };
+        afford_pixels(width as u64, height as u64, parts.len() as u64)
+            .map_err(|what| MaskError::Memory(format!("{} polygons: {what}", parts.len())))?;
         let part = |(index, part): (usize, &Value)| {
             let polygon = polygon_coordinates(part)?;
             // Two points enclose nothing; the COCO tools let them pass behind the first part.
@@ -103,11 +106,20 @@ impl Mask {
         parts.iter().enumerate().map(part).collect()
     }
 
+    /// Any COCO `segmentation` as JSON text for an image of this size.
+    ///
+    /// # Errors
+    /// See [`MaskError`].
+    pub fn from_json(width: usize, height: usize, text: &str) -> Result<Self, MaskError> {
+        Self::from_segmentation(width, height, &segmentation_value(text)?)
+    }
+
     /// Any COCO `segmentation` value for an image of this size.
     ///
     /// # Errors
     /// See [`MaskError`].
     pub fn from_segmentation(width: usize, height: usize, value: &Value) -> Result<Self, MaskError> {
+        afford_pixels(width as u64, height as u64, 1).map_err(MaskError::Memory)?;
         match value {
             Value::Array(parts) => {
                 let polygons = parts.iter().map(polygon_coordinates).collect::<Result<Vec<_>, _>>()?;
@@ -140,6 +152,12 @@ impl Mask {
             other => Err(MaskError::Kind(other.to_string())),
         }
     }
+}
+
+/// The JSON value of a segmentation's text.
+pub(crate) fn segmentation_value(text: &str) -> Result<Value, MaskError> {
+    afford_text(text.len()).map_err(MaskError::Memory)?;
+    serde_json::from_str(text).map_err(|error| MaskError::Kind(error.to_string()))
 }
 
 fn polygon_coordinates(part: &Value) -> Result<Vec<f64>, MaskError> {

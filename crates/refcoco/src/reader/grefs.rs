@@ -1,9 +1,11 @@
 //! `grefs(unc).json`, the refs of gRefCOCO: expressions with none, one or several targets.
 
 use std::collections::BTreeSet;
+use std::fmt::Formatter;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::annotation::{Expression, Ref};
@@ -23,23 +25,49 @@ struct RawRef {
 }
 
 /// A number, a list of numbers, or null.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(i64),
-    Many(Vec<i64>),
-    None,
-}
+struct Ids(Vec<i64>);
 
 impl Ids {
     /// -1 stands for "no object".
     fn into_objects(self) -> Vec<i64> {
-        let ids = match self {
-            Self::One(id) => vec![id],
-            Self::Many(ids) => ids,
-            Self::None => Vec::new(),
-        };
-        ids.into_iter().filter(|&id| id != -1).collect()
+        self.0.into_iter().filter(|&id| id != -1).collect()
+    }
+}
+
+/// By hand, because an untagged enum keeps a copy of the list that takes eight times as much.
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IdsVisitor)
+    }
+}
+
+struct IdsVisitor;
+
+impl<'de> Visitor<'de> for IdsVisitor {
+    type Value = Ids;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a number, a list of numbers, or null")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, id: i64) -> Result<Ids, E> {
+        Ok(Ids(vec![id]))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<Ids, E> {
+        i64::try_from(id).map(|id| Ids(vec![id])).map_err(|_| E::custom("a number beyond 2^63"))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Ids, E> {
+        Ok(Ids(Vec::new()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ids, A::Error> {
+        let mut ids = Vec::new();
+        while let Some(id) = list.next_element()? {
+            ids.push(id);
+        }
+        Ok(Ids(ids))
     }
 }
 

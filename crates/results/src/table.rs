@@ -1,0 +1,202 @@
+//! One table, written for a terminal, as Markdown, LaTeX or HTML. Cells hold plain text; what means something to a form is
+//! escaped when it is written.
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For a terminal.
+    Text,
+    /// Markdown.
+    Markdown,
+    /// LaTeX, with `booktabs`.
+    Latex,
+}
+
+impl Format {
+    /// Text as this form shows it.
+    pub fn escape(self, text: &str) -> String {
+        // A line is a row.
+        let line = text.replace("\r\n", " ").replace(['\n', '\r'], " ");
+        match self {
+            Self::Text => line,
+            Self::Markdown => line.chars().map(markdown).collect(),
+            Self::Latex => {
+                let escaped: String = line.chars().map(latex).collect();
+                // Behind the end of a row, these would be an argument of it.
+                let guard = if escaped.starts_with(['[', '*']) { "{}" } else { "" };
+                format!("{guard}{escaped}")
+            }
+        }
+    }
+}
+
+fn markdown(letter: char) -> String {
+    match letter {
+        '\\' | '|' | '*' | '`' | '<' => format!("\\{letter}"),
+        letter => letter.to_string(),
+    }
+}
+
+fn latex(letter: char) -> String {
+    match letter {
+        '_' | '%' | '&' | '#' | '$' | '{' | '}' => format!("\\{letter}"),
+        '\\' => "\\textbackslash{}".into(),
+        '~' => "\\textasciitilde{}".into(),
+        '^' => "\\textasciicircum{}".into(),
+        '<' => "\\textless{}".into(),
+        '>' => "\\textgreater{}".into(),
+        '|' => "\\textbar{}".into(),
+        '"' => "\\textquotedbl{}".into(),
+        '±' => "$\\pm$".into(),
+        letter => letter.to_string(),
+    }
+}
+
+/// A cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cell {
+    text: String,
+    /// Whether it is the best of its column.
+    is_best: bool,
+}
+
+impl Cell {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_best: false }
+    }
+
+    pub(crate) fn marked(text: impl Into<String>, is_best: bool) -> Self {
+        Self { text: text.into(), is_best }
+    }
+
+    fn format(&self, format: Format) -> String {
+        let text = format.escape(&self.text);
+        match (self.is_best, format) {
+            (false, _) => text,
+            (true, Format::Text) => format!("{text}*"),
+            (true, Format::Markdown) => format!("**{text}**"),
+            (true, Format::Latex) => format!("\\textbf{{{text}}}"),
+        }
+    }
+}
+
+/// A table: the first column is text, the others are numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) headings: Vec<String>,
+    pub(crate) rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub(crate) fn format(&self, format: Format) -> String {
+        let headings: Vec<String> = self.headings.iter().map(|heading| format.escape(heading)).collect();
+        let rows: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(|cell| cell.format(format)).collect()).collect();
+        match format {
+            Format::Text => text(&headings, &rows),
+            Format::Markdown => {
+                let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
+                let rule = vec!["---".to_owned(); headings.len()];
+                let lines = [line(&headings), line(&rule)];
+                lines.into_iter().chain(rows.iter().map(|row| line(row))).collect::<Vec<_>>().join("\n")
+            }
+            Format::Latex => {
+                let columns = format!("l{}", "r".repeat(headings.len().saturating_sub(1)));
+                let line = |cells: &[String]| format!("{} \\\\", cells.join(" & "));
+                let body: Vec<String> = rows.iter().map(|row| line(row)).collect();
+                format!(
+                    "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\n\\midrule\n{}\n\\bottomrule\n\\end{{tabular}}",
+                    line(&headings),
+                    body.join("\n")
+                )
+            }
+        }
+    }
+
+    pub(crate) fn html(&self) -> String {
+        let text = |text: &str| htmlize::escape_text(text).into_owned();
+        let mut html = String::from("<table><tr>");
+        html.extend(self.headings.iter().map(|heading| format!("<th>{}</th>", text(heading))));
+        html.push_str("</tr>");
+        for row in &self.rows {
+            html.push_str("<tr>");
+            html.extend(row.iter().map(|cell| match cell.is_best {
+                true => format!("<td><b>{}</b></td>", text(&cell.text)),
+                false => format!("<td>{}</td>", text(&cell.text)),
+            }));
+            html.push_str("</tr>");
+        }
+        html.push_str("</table>");
+        html
+    }
+}
+
+fn text(headings: &[String], rows: &[Vec<String>]) -> String {
+    let lines = || std::iter::once(headings).chain(rows.iter().map(Vec::as_slice));
+    let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |row: &[String]| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0 => format!("{cell:width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name that means something to every form.
+    const NASTY: &str = "[a|b] 50 % \\ ~ ^ _ & # $ {x} <b> | y\nz";
+
+    fn table() -> Table {
+        Table {
+            headings: vec!["val (%)".into(), "mIoU".into()],
+            rows: vec![
+                vec![Cell::new(NASTY), Cell::marked("1.00 ± 0.50", true)],
+                vec![Cell::new("**plain**"), Cell::new("-0.10 [-0.20, +0.00]")],
+            ],
+        }
+    }
+
+    #[test]
+    fn latex_keeps_every_cell_in_its_place() {
+        let tex = table().format(Format::Latex);
+        assert!(tex.contains("val (\\%) & mIoU \\\\"), "{tex}");
+        assert!(
+            tex.contains(
+                "{}[a\\textbar{}b] 50 \\% \\textbackslash{} \\textasciitilde{} \\textasciicircum{} \\_ \\& \\# \\$ \\{x\\} \
+                 \\textless{}b\\textgreater{} \\textbar{} y z & \\textbf{1.00 $\\pm$ 0.50} \\\\"
+            ),
+            "{tex}"
+        );
+        // Unescaped, a percent sign would comment out the rest of its line.
+        assert!(tex.lines().all(|line| !line.replace("\\%", "").contains('%')), "{tex}");
+        assert_eq!(tex.lines().count(), 8);
+    }
+
+    #[test]
+    fn markdown_and_html_keep_their_columns() {
+        let markdown = table().format(Format::Markdown);
+        let lines: Vec<&str> = markdown.lines().collect();
+        assert_eq!(lines.len(), 4);
+        // Bars that part cells are those without a backslash before them.
+        let bars = |line: &str| line.replace("\\\\", "").replace("\\|", "").matches('|').count();
+        assert!(lines.iter().all(|line| bars(line) == 3), "{markdown}");
+        assert!(lines[3].starts_with("| \\*\\*plain\\*\\* |"), "{markdown}");
+        let html = table().html();
+        assert_eq!((html.matches("<tr>").count(), html.matches("<td>").count()), (3, 4));
+        assert!(html.contains("&lt;b&gt; | y") && html.contains("<td>**plain**</td>"), "{html}");
+        assert!(html.contains("<b>1.00 ± 0.50</b>"), "{html}");
+    }
+
+    #[test]
+    fn a_terminal_shows_a_line_a_row() {
+        let lines = table().format(Format::Text);
+        assert_eq!(lines.lines().count(), 3);
+        assert!(lines.lines().nth(1).is_some_and(|line| line.ends_with("1.00 ± 0.50*")), "{lines}");
+    }
+}
