@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use cli_kit::errln;
+use cli_kit::{errln, escape};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Progress of long work on standard error: a bar with rate and time left on a terminal, otherwise a plain line
@@ -27,8 +27,10 @@ impl Progress {
     /// - done: what an earlier process did already
     pub fn new(label: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar =
-                ProgressBar::new(total).with_position(done).with_message("").with_prefix(label.to_owned());
+            let bar = ProgressBar::new(total)
+                .with_position(done)
+                .with_message("")
+                .with_prefix(escape(label).into_owned());
             let template = "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left  {msg}";
             bar.set_style(
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -63,7 +65,7 @@ impl Progress {
     pub fn advance(&mut self, n: u64, message: &str) {
         self.done += n;
         if let Some(bar) = &self.bar {
-            bar.set_message(message.to_owned());
+            bar.set_message(escape(message).into_owned());
             bar.set_position(self.done);
         } else if self.last_line.elapsed() >= LINE_EVERY || self.done == self.total {
             self.last_line = Instant::now();
@@ -94,7 +96,7 @@ impl Live {
     /// Replaces the text, which is only made where it is seen.
     pub fn show(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.0 {
-            bar.set_message(text());
+            bar.set_message(escape(&text()).into_owned());
             bar.tick();
         }
     }

@@ -294,6 +294,10 @@ pub fn run() -> Result<ExitCode> {
     if !matches!(command, Command::Train(_) | Command::Bench(Bench::Step(_)) | Command::Devices) {
         refuse_several()?;
     }
+    if matches!(command, Command::Train(_) | Command::Ablate(_)) {
+        // Their tables are in files as well.
+        cli_kit::accept_lost_output();
+    }
     let done = match command {
         Command::Parity(args) => return run_parity(&args),
         Command::CheckDevice(args) => return check_device(&args),

@@ -27,9 +27,40 @@ fn training(run: &Path) -> Vec<String> {
     args.into_iter().map(str::to_owned).collect()
 }
 
-fn start(run: &Path) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_talent"));
-    command.args(training(run)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+/// How a run is started, which must not matter.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    Plain,
+    /// Its folder is a link.
+    ThroughLink,
+    /// Nobody can read what it says.
+    StderrClosed,
+}
+
+/// - run: the folder itself
+fn start(run: &Path, how: Start) -> Child {
+    let mut command = match how {
+        Start::StderrClosed => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "exec \"$0\" \"$@\" 2>&-", env!("CARGO_BIN_EXE_talent")]);
+            shell
+        }
+        _ => Command::new(env!("CARGO_BIN_EXE_talent")),
+    };
+    command.args(training(&named(run, how))).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// What a run's folder is called on the command line.
+fn named(run: &Path, how: Start) -> PathBuf {
+    if !matches!(how, Start::ThroughLink) {
+        return run.to_path_buf();
+    }
+    let link = run.with_extension("link");
+    if !link.is_symlink() {
+        std::fs::create_dir(run).unwrap();
+        std::os::unix::fs::symlink(run, &link).unwrap();
+    }
+    link
 }
 
 fn is_writing(run: &Path) -> bool {
@@ -111,13 +142,14 @@ fn a_killed_run_ends_like_an_uninterrupted_one() {
     let (mut killed, mut in_writing, mut n_runs) = (0, 0, 0);
     while killed < n_kills {
         let run = folder.path().join(format!("killed-{n_runs}"));
+        let how = [Start::Plain, Start::ThroughLink, Start::StderrClosed][n_runs % 3];
         n_runs += 1;
         let mut finished = false;
         while !finished && killed < n_kills {
             let writing = rng.random_bool(0.5);
             // Kills within the whole length of a run, so that its start and its end are hit as well.
             let after = duration.mul_f64(rng.random_range(0.0..if writing { 0.6 } else { 1.0 }));
-            if kill(start(&run), &run, writing, after) {
+            if kill(start(&run, how), &run, writing, after) {
                 killed += 1;
                 in_writing += usize::from(writing);
             } else {
@@ -125,7 +157,7 @@ fn a_killed_run_ends_like_an_uninterrupted_one() {
             }
         }
         if !finished {
-            assert!(talent(&training(&run)).status.success());
+            assert!(talent(&training(&named(&run, how))).status.success());
         }
         let found = results(&run);
         let names = |results: &BTreeMap<PathBuf, Vec<u8>>| results.keys().cloned().collect::<Vec<_>>();
