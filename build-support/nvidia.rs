@@ -19,6 +19,7 @@ fn shared_library(base: &cc::Build, libtorch: &Path, source: &str, name: &str) -
 /// Folders of the headers of CUDA and NCCL: those in `TALENT_NVIDIA_HEADERS` (separated by colons), or else of the packages
 /// that stand beside PyTorch's in a Python environment (which lacks nvidia-cuda-crt and nvidia-cuda-cccl by itself), or else of
 /// `/usr/local/cuda`.
+#[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn nvidia_headers(libtorch: &Path) -> Vec<PathBuf> {
     println!("cargo:rerun-if-env-changed=TALENT_NVIDIA_HEADERS");
     if let Some(given) = std::env::var_os("TALENT_NVIDIA_HEADERS") {

@@ -2,6 +2,7 @@
 
 include!("../../build-support/nvidia.rs");
 
+#[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
     // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.

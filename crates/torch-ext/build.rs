@@ -17,6 +17,7 @@ const SOURCES: [&str; 12] = [
     "csrc/transfer.cpp",
 ];
 
+#[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
     // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.

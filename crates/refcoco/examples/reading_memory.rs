@@ -2,6 +2,7 @@
 //! 142,000 sentences. `cargo run --release --package refcoco --example reading_memory`
 //!
 //! The files are made first, by this program; a second process then opens them, so that its peak is that of reading.
+#![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::fs::File;

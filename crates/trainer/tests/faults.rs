@@ -127,6 +127,62 @@ fn a_full_disk() {
 }
 
 #[test]
+fn predictions_on_a_full_disk_are_whole_or_not_there() {
+    let test = "predictions_on_a_full_disk_are_whole_or_not_there";
+    let root = tempfile::tempdir().unwrap();
+    let run_dir = root.path().join("run");
+    let mut args = training(&run_dir, data_root(), &[]);
+    args.extend(["--max-steps", "1"].map(str::to_owned));
+    assert!(talent(&args).status.success());
+    // Noise does not compress: overlay and mask take more than the 3 MB there are.
+    let picture = root.path().join("noise.png");
+    let mut state = 1_u32;
+    let noise = image::RgbImage::from_fn(1600, 1200, |_, _| {
+        let mut byte = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        image::Rgb([byte(), byte(), byte()])
+    });
+    noise.save(&picture).unwrap();
+    let Some((folder, mount)) = Mount::new(test, "3m") else { return };
+    let out = folder.path().join("out");
+    let model = run_dir.join("checkpoints/best.safetensors");
+    let args = ["predict", "--text", "the red circle", "--device", "cpu", "--checkpoint"].map(str::to_owned);
+    let paths = [model.as_path(), Path::new("--image"), &picture, Path::new("--out"), &out];
+    let args: Vec<String> =
+        args.into_iter().chain(paths.iter().map(|path| path.to_str().unwrap().to_owned())).collect();
+    let error = error_of(&talent(&args));
+    assert!(error.contains("No space left on device") && error.contains("overlay.png"), "{error}");
+    let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    mount.remount("size=100m");
+    assert!(talent(&args).status.success());
+    image::open(out.join("overlay.png")).unwrap();
+    image::open(out.join("mask.png")).unwrap();
+}
+
+#[test]
+fn a_folder_mounted_elsewhere_is_the_same() {
+    let Some((folder, _mount)) = Mount::new("a_folder_mounted_elsewhere_is_the_same", "200m") else { return };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let bound = Command::new("mount").arg("--bind").arg(folder.path()).arg(elsewhere.path()).status();
+    assert!(bound.unwrap().success());
+    let _unmounted = Mount(elsewhere.path().to_path_buf());
+    let run_dir = folder.path().join("run");
+    let go_on = |steps: &str, resume: &[&str]| {
+        let mut args = training(&run_dir, data_root(), &["train.epochs=9"]);
+        args.extend(["--max-steps", steps].iter().chain(resume).map(|arg| (*arg).to_owned()));
+        let output = talent(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    go_on("3", &[]);
+    go_on("5", &["--resume", elsewhere.path().join("run").to_str().unwrap()]);
+    let records = std::fs::read_to_string(run_dir.join("records.jsonl")).unwrap();
+    assert_eq!(records.lines().filter(|line| line.contains("\"kind\":\"step\"")).count(), 5);
+}
+
+#[test]
 fn a_read_only_file_system() {
     let Some((folder, mount)) = Mount::new("a_read_only_file_system", "16m") else { return };
     mount.remount("ro");
