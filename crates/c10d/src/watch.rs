@@ -86,7 +86,8 @@ impl Watch {
     fn own_pause(&self) -> Option<Pause> {
         let pause = self.pause.lock().ok().and_then(|pause| *pause)?;
         // An operation that came to an end after it has shown that the others have not.
-        (pause.ended.elapsed() < self.meeting.timeout + FAREWELL + PATIENCE * 4).then_some(pause)
+        let recent = self.meeting.timeout.saturating_add(FAREWELL + PATIENCE * 4);
+        (pause.ended.elapsed() < recent).then_some(pause)
     }
 
     /// Who is to blame for an operation that failed here. Takes a few seconds.

@@ -4,6 +4,7 @@
 mod bench;
 mod import;
 mod list;
+pub mod panics;
 pub mod predictions;
 pub mod progress;
 pub mod score;

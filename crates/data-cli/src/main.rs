@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
+use data_cli::panics::as_errors;
+
 /// The system's allocator gives large blocks back at once, and every sample would fault its pages in anew.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    data_cli::conclude(data_cli::run(&args).map(|()| ExitCode::SUCCESS))
+    data_cli::conclude(as_errors(|| data_cli::run(&args)).map(|()| ExitCode::SUCCESS))
 }

@@ -55,7 +55,8 @@ enum OutputFormat {
 }
 
 fn main() -> ExitCode {
-    data_cli::conclude(run(&data_cli::parse(std::env::args_os())).map(|()| ExitCode::SUCCESS))
+    let cli = data_cli::parse(std::env::args_os());
+    data_cli::conclude(data_cli::panics::as_errors(|| run(&cli)).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(cli: &Cli) -> Result<()> {

@@ -17,7 +17,7 @@ pub use backbone::{Gate, PositionRule, Stage};
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
 pub use decoder::{Decoder, DecoderLayer};
 pub use flops::{Flops, forward_flops, train_flops};
-pub use memory::{LeastActivations, LeastParameters, least_activations, least_parameters};
+pub use memory::{LeastActivations, LeastParameters, least_activations, least_decoder, least_parameters};
 pub use model::{
     ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group, probabilities,
 };

@@ -1,6 +1,8 @@
 //! How much memory a network takes at least, from its sizes alone: to refuse sizes that cannot be meant before anything is
 //! allocated. Lower bounds, in 64-bit floating point, since the sizes may be absurd.
 
+use rca::AdapterFusion;
+
 use crate::config::ModelConfig;
 
 /// Values of the network's parameters that are certainly there, by part.
@@ -43,12 +45,23 @@ pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
     let text = size(cfg.text.depth) * block(text_width, 4.0)
         + (size(cfg.text.vocabulary) + size(cfg.text.context)) * text_width;
     let (head, ffn) = (size(cfg.head.width), size(cfg.decoder.ffn_width));
+    // What patches and words are compared in.
+    let fusion = match cfg.image.fusion {
+        AdapterFusion::None => 0.0,
+        _ => (size(cfg.image.adapter_width) + text_width) * size(cfg.image.fusion_width),
+    };
     // The neck's first projections alone.
     let rest = 3.0 * head * head
         + size(cfg.decoder.depth) * (8.0 * head * head + 2.0 * head * ffn)
-        + cfg.image.adapter_blocks.len() as f64 * 2.0 * width * size(cfg.image.adapter_width)
+        + cfg.image.adapter_blocks.len() as f64 * (2.0 * width * size(cfg.image.adapter_width) + fusion)
         + cfg.text.adapter_blocks.len() as f64 * 2.0 * text_width * size(cfg.text.adapter_width);
     LeastParameters { image, text, rest }
+}
+
+/// Bytes of the decoder's queries, a value a patch, for `n` sentences about one image.
+pub fn least_decoder(cfg: &ModelConfig, n: usize) -> f64 {
+    let tokens = (cfg.input_size as f64 / cfg.image.patch_size as f64).powi(2);
+    4.0 * n as f64 * tokens * cfg.head.width as f64
 }
 
 /// What `n` samples take on their way through a network, at least.
@@ -69,7 +82,13 @@ mod tests {
 
     #[test]
     fn the_bound_is_below_and_near_what_there_is() {
-        for cfg in [ModelConfig::tiny(), ModelConfig::testbed()] {
+        let mut cases = vec![ModelConfig::tiny(), ModelConfig::testbed()];
+        for fusion in [AdapterFusion::None, AdapterFusion::CrossAttention, AdapterFusion::CostVolume] {
+            let mut wide = ModelConfig::testbed();
+            (wide.image.fusion, wide.image.fusion_width) = (fusion, 4096);
+            cases.push(wide);
+        }
+        for cfg in cases {
             let model = Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap();
             let found: usize = model.store().entries().iter().map(|(_, entry)| entry.tensor.numel()).sum();
             let least = least_parameters(&cfg).total();

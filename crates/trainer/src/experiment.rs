@@ -16,6 +16,9 @@ use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
 use crate::processes::{Processes, local_device};
 
+/// More than any machine has; each takes a stack, and starting millions of them never ends.
+const MAX_THREADS: usize = 4096;
+
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Machine {
@@ -34,9 +37,8 @@ impl Machine {
     /// When the device does not exist.
     pub(crate) fn set_up(&self) -> Result<Device> {
         if let Some(n) = self.threads {
-            anyhow::ensure!(n > 0, "--threads must be positive");
-            let n_torch = i32::try_from(n).context("--threads is too large")?;
-            tch::set_num_threads(n_torch);
+            anyhow::ensure!((1..=MAX_THREADS).contains(&n), "--threads {n}: it must be 1 to {MAX_THREADS}");
+            tch::set_num_threads(n as i32);
             // Fails only if the pool exists already, as when one process runs several commands.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         }

@@ -21,7 +21,7 @@ mod launcher;
 mod memory_limit;
 mod objective;
 mod optim;
-pub mod panics;
+mod panics;
 mod params;
 mod patches;
 mod pictures;

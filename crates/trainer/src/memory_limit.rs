@@ -2,7 +2,7 @@
 //! process without a word.
 
 use anyhow::{Result, ensure};
-use talent::{ModelConfig, least_activations, least_parameters};
+use talent::{ModelConfig, least_activations, least_decoder, least_parameters};
 
 /// Bytes in float32.
 const FLOAT: f64 = 4.0;
@@ -33,6 +33,20 @@ pub(crate) fn ensure_fits(cfg: &ModelConfig, n_samples: usize) -> Result<()> {
         activations.images / GIB,
         cfg.input_size,
         activations.block / GIB,
+    );
+    Ok(())
+}
+
+/// Refuses more sentences about one image than this machine can hold.
+///
+/// # Errors
+/// With the number.
+pub(crate) fn ensure_sentences_fit(cfg: &ModelConfig, n: usize) -> Result<()> {
+    let least = least_decoder(cfg, n);
+    ensure!(
+        machine_bytes().is_none_or(|available| least <= available),
+        "{n} sentences at once take at least {:.1} GiB of memory, more than this machine has",
+        least / GIB
     );
     Ok(())
 }

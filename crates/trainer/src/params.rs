@@ -8,8 +8,10 @@ use tch::{Device, Kind};
 use torch_ext::Role;
 
 use crate::config::Config;
+use crate::memory_limit::ensure_fits;
 
 pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
+    ensure_fits(&cfg.model, 0)?;
     // Half precision: only the shapes matter, and a large model fits into little memory.
     let model = Talent::new(&cfg.model, Device::Cpu, Kind::Half)?;
     model.train_only(cfg.train.regime.into());

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::batch::EvalTensors;
+use crate::checkpoint::is_same;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
 
@@ -44,6 +45,14 @@ const COLOUR: [u8; 3] = [230, 60, 40];
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     ensure!(!args.text.trim().is_empty(), "--text: the expression is empty");
+    for name in ["mask.png", "overlay.png", "prediction.json"] {
+        let file = args.out.join(name);
+        ensure!(
+            !is_same(&file, &args.image) && !is_same(&file, &args.checkpoint),
+            "--out: {} is what is read; choose another folder",
+            file.display()
+        );
+    }
     let image = read_image_to_work_on(&args.image, WORK)?;
     let device = args.machine.set_up()?;
     let cfg = args.stored.config_of(&args.checkpoint)?;

@@ -202,6 +202,14 @@ fn settings_that_cannot_be_meant_are_refused_before_anything_is_written() {
     refused(&set("model.input_size=120000"), &["GiB of memory", "model.input_size 120000"]);
     refused(&set("model.image.depth=1000000000"), &["GiB of memory", "model.image.depth 1000000000"]);
     refused(&set("model.text.vocabulary=9000000000000"), &["GiB of memory", "vocabulary 9000000000000"]);
+    refused(&set("model.image.fusion_width=800000000"), &["GiB of memory"]);
+    refused(&["bench", "eval", "--preset", "tiny", "--batch-size", "1000000000000"], &["sentences at once"]);
+    refused(&["bench", "forward", "--preset", "tiny", "--threads", "1000000000"], &["--threads 1000000000"]);
+    refused(&["params", "--preset", "base", "--set", "model.image.depth=1000000000"], &["GiB of memory"]);
+    refused(
+        &["data", "synth", "--data-root", "d", "--set", "train_images=18446744073709551615"],
+        &["10,000,000"],
+    );
     refused(
         &["bench", "forward", "--preset", "tiny", "--device", "cpu", "--batch-size", "1000000000"],
         &["GiB of memory", "samples at once 1000000000"],

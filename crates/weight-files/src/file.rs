@@ -32,6 +32,10 @@ enum Source {
 impl Source {
     fn open(path: &Path) -> Result<Self, Error> {
         use std::io::Read;
+        // A pipe would be waited for.
+        if !std::fs::metadata(path).map_err(|error| Error::io(path, error))?.is_file() {
+            return Err(Error::malformed(path, "this is not a regular file"));
+        }
         let mut start = [0_u8; 8];
         let mut file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
         let n = file.read(&mut start).map_err(|error| Error::io(path, error))?;

@@ -66,6 +66,9 @@ impl Default for Settings {
     }
 }
 
+/// File names have room for no more.
+const MAX_IMAGES: usize = 10_000_000;
+
 impl Settings {
     /// The settings of a generated data set, by its name; none for any other data set.
     ///
@@ -106,6 +109,12 @@ impl Settings {
     fn validate(&self) -> Result<()> {
         let check = |ok: bool, what: &str| if ok { Ok(()) } else { Err(Error::RefShapes(what.to_owned())) };
         check(self.train_images > 0 && self.val_images > 0, "train_images and val_images must be positive")?;
+        let parts = [self.train_images, self.val_images, self.test_a_images, self.test_b_images];
+        let total = parts.iter().try_fold(0_usize, |sum, &n| sum.checked_add(n));
+        check(
+            total.is_some_and(|total| total <= MAX_IMAGES),
+            "there can be at most 10,000,000 images, all splits together",
+        )?;
         check(self.min_objects >= 2, "min_objects must be at least 2")?;
         check(self.max_objects >= self.min_objects, "max_objects must not be below min_objects")?;
         check(self.max_objects <= 10, "max_objects must be at most 10")?;

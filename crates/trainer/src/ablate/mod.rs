@@ -163,6 +163,7 @@ fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> R
     ensure!(args.nproc > 0, "--nproc must be positive");
     let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
     ensure!(jobs > 0, "--jobs must be positive");
+    let jobs = jobs.min(cells.len().max(1));
     let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();
     errln!(

@@ -89,7 +89,14 @@ impl Plan {
                 bail!("no plan is called `{name}` and there is no such file; shipped are paper and quick")
             }
         };
-        toml::from_str(&text).map_err(|error: toml::de::Error| anyhow::anyhow!("plan {name}: {error}"))
+        let plan: Self = toml::from_str(&text)
+            .map_err(|error: toml::de::Error| anyhow::anyhow!("plan {name}: {error}"))?;
+        ensure!(
+            !plan.name.is_empty() && !plan.name.contains(|letter: char| letter == '/' || letter.is_control()),
+            "plan {name}: its name ({}) is that of a folder: no `/`, no control characters",
+            plan.name
+        );
+        Ok(plan)
     }
 
     /// A plan of axes given on the command line.

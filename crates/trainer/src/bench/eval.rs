@@ -17,6 +17,7 @@ use crate::batch::EvalTensors;
 use crate::cli::ConfigArgs;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;
+use crate::memory_limit::ensure_sentences_fit;
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalBenchArgs {
@@ -51,6 +52,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size must be positive");
     let cfg = args.config.load_for_bench()?;
     let device = args.timing.machine.set_up()?;
+    ensure_sentences_fit(&cfg.model, args.batch_size)?;
     let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
     let (cfg, shape) = (&experiment.cfg, experiment.shape());
     let [width, height] = args.image_size;

@@ -30,9 +30,10 @@ fn run(bench: &Bench, graphed: bool) -> Result<(Vec<f64>, Vec<Tensor>)> {
     let mut recorded = if graphed { Some(GraphedSteps::prepare(&steps)?) } else { None };
     let mut before: Option<QueuedStep> = None;
     let mut losses = Vec::new();
+    let may_skip = scaler.may_skip();
     let mut read = |step: QueuedStep| -> Result<()> {
         let report = step.report()?;
-        ensure!(report.updated, "a step was not taken: {:?}", report.losses);
+        ensure!(report.updated || may_skip, "a step was not taken: {:?}", report.losses);
         losses.extend(report.losses.iter().find(|(name, _)| *name == "total").map(|(_, loss)| *loss));
         Ok(())
     };
@@ -60,7 +61,7 @@ pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
         return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
     }
     let mut outcome = Outcome::default();
-    for precision in [Precision::Fp32, Precision::Bf16] {
+    for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
         let label = format!("{precision:?}").to_lowercase();
         let networks = || Bench::new(setting, precision, 0.0);
         compare(&mut outcome, &label, networks, if precision == Precision::Fp32 { 0.05 } else { 0.3 })?;

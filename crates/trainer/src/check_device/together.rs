@@ -13,7 +13,7 @@ use crate::bench::network::Way;
 use crate::config::Precision;
 use crate::processes::Processes;
 
-/// Joins, reduces, and trains.
+/// Joins, reduces, and trains, with gradients reduced after the backward pass and during it.
 fn together(setting: &Setting) -> Result<Outcome> {
     let device = setting.device;
     let meeting = Rendezvous {
@@ -41,6 +41,8 @@ fn together(setting: &Setting) -> Result<Outcome> {
     let alone = network.measure(&Processes::default(), Way::Plain, repeats(setting))?.median();
     let processes = Processes::of(group);
     let joined = network.measure(&processes, Way::Plain, repeats(setting))?.median();
+    let overlapped = network.measure(&processes, Way::Overlap, repeats(setting))?.median();
+    outcome.figure("step_ms_overlapped", 1e3 * overlapped);
     outcome.figure("step_ms_alone", 1e3 * alone);
     outcome.figure("step_ms", 1e3 * joined);
     Ok(outcome)

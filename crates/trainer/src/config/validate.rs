@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use toml::{Table, Value};
 
 use super::{Config, DataConfig, EvalConfig, LossConfig, PretrainConfig, TrainConfig};
@@ -15,7 +15,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         ensure_finite(self)?;
         ensure_name(&self.name)?;
-        self.model.validate()?;
+        self.model.validate().map_err(|error| anyhow!("model.{}", error.0))?;
         ensure!(
             self.model.text.vocabulary >= refcoco::VOCABULARY,
             "model.text.vocabulary ({}) must hold the {} tokens of CLIP's tokenizer",
@@ -41,7 +41,7 @@ fn ensure_finite(config: &Config) -> Result<()> {
             Value::Array(values) => values.iter().try_for_each(|value| check(key, value)),
             Value::Float(number) if !number.is_finite() => {
                 let hint = if key == "train.clip_norm" { "; 0 is for no clipping" } else { "" };
-                Err(anyhow::anyhow!("{key} must be a finite number, not {number}{hint}"))
+                Err(anyhow!("{key} must be a finite number, not {number}{hint}"))
             }
             _ => Ok(()),
         }
@@ -165,7 +165,8 @@ mod tests {
             ("eval.threshold=nan", "eval.threshold"),
             ("loss.cpcl=-inf", "loss.cpcl"),
             ("pretrain.lr=nan", "pretrain.lr"),
-            ("model.decoder.dropout=nan", "decoder.dropout"),
+            ("model.decoder.dropout=nan", "model.decoder.dropout"),
+            ("model.image.depth=0", "model.image.depth"),
         ] {
             let error = error(setting);
             assert!(error.contains(key), "{setting}: {error}");

@@ -24,7 +24,7 @@ impl std::str::FromStr for CheckpointEvery {
         match (n, &text[split..]) {
             (0, _) => Err(fail()),
             (n, "" | "steps" | "step") => Ok(Self::Steps(n)),
-            (n, "m") => Ok(Self::Time(Duration::from_secs(60 * n))),
+            (n, "m") => Ok(Self::Time(Duration::from_secs(n.saturating_mul(60)))),
             _ => Err(fail()),
         }
     }

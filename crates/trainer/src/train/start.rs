@@ -30,10 +30,15 @@ pub(super) fn refuse_used_folder(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a folder holds training states or records.
+/// Whether a folder holds training states, a model, or records.
 fn is_used(run: &Path) -> Result<bool> {
+    let checkpoints = Checkpoints::of(run);
     let has_records = std::fs::metadata(records_file(run)).is_ok_and(|found| found.len() > 0);
-    Ok(has_records || !Checkpoints::of(run).states()?.is_empty())
+    Ok(has_records || has_model(&checkpoints) || !checkpoints.states()?.is_empty())
+}
+
+fn has_model(checkpoints: &Checkpoints) -> bool {
+    checkpoints.best().exists() || checkpoints.last().exists()
 }
 
 /// A training state to go on from.
@@ -64,7 +69,16 @@ fn find_state(options: &RunOptions) -> Result<Option<State>> {
     let newest = |run: &Path| Checkpoints::of(run).newest(ours);
     match &options.resume {
         Resume::No => Ok(None),
-        Resume::Auto => newest(&options.run_dir),
+        Resume::Auto => {
+            let found = newest(&options.run_dir)?;
+            // A state comes before the first evaluation, whose model would be overwritten.
+            ensure!(
+                found.is_some() || !has_model(&Checkpoints::of(&options.run_dir)),
+                "--resume auto: {} holds a model and no training state to go on from; choose another --run-dir",
+                options.run_dir.display()
+            );
+            Ok(found)
+        }
         Resume::From(path) if path.is_dir() => {
             let found = newest(path)?;
             ensure!(found.is_some(), "--resume: {} holds no training state", path.display());
