@@ -1,16 +1,26 @@
 //! What this machine has.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::Result;
 use cli_kit::outln;
+use lexopt::prelude::*;
 use serde_json::{Value, json};
 
 use crate::forward::build_quietly;
 use crate::project::{cargo, output_of, program, root};
 use crate::setup;
 
-pub(crate) fn doctor(args: &[String]) -> Result<()> {
+pub(crate) fn doctor(args: &[OsString]) -> Result<()> {
+    let mut as_json = false;
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("json") => as_json = true,
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
     let report = json!({
         "toolchain": {
             "cargo": output_of(Path::new("cargo"), &["--version"]),
@@ -23,7 +33,7 @@ pub(crate) fn doctor(args: &[String]) -> Result<()> {
         "cuda": cuda(),
         "datasets": datasets(),
     });
-    if args.iter().any(|arg| arg == "--json") {
+    if as_json {
         outln!("{report:#}");
     } else {
         print_report(&report);

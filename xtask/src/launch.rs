@@ -1,15 +1,22 @@
 //! Several processes of `talent` on this machine, each told who it is through the environment that torchrun uses too.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::num::ParseIntError;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cli_kit::{errln, outln};
+
+use lexopt::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::forward::build_talent;
 
@@ -37,10 +44,11 @@ struct Plan {
     rdzv: Option<(String, u16)>,
     timeout: Option<u64>,
     nccl: bool,
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
-fn parse(args: &[String]) -> Result<Plan> {
+/// `None` for the help.
+fn parse(args: &[OsString]) -> Result<Option<Plan>> {
     let mut plan = Plan {
         nproc: 0,
         nnodes: 1,
@@ -50,33 +58,21 @@ fn parse(args: &[String]) -> Result<Plan> {
         nccl: false,
         command: Vec::new(),
     };
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        if !arg.starts_with("--") {
-            plan.command = std::iter::once(arg).chain(args).cloned().collect();
-            break;
-        }
-        if arg == "--nccl" {
-            plan.nccl = true;
-            continue;
-        }
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) => (name, value.to_owned()),
-            None => (arg.as_str(), args.next().cloned().with_context(|| format!("{arg} takes a value"))?),
-        };
-        let number = || value.parse::<usize>().with_context(|| format!("{name} {value}: expected a number"));
-        match name {
-            "--nproc" => plan.nproc = number()?,
-            "--nnodes" => plan.nnodes = number()?,
-            "--node-rank" => plan.node_rank = number()?,
-            "--timeout" => plan.timeout = Some(number()? as u64),
-            "--rdzv" => {
-                let (host, port) =
-                    value.rsplit_once(':').with_context(|| format!("--rdzv {value}: expected HOST:PORT"))?;
-                let port = port.parse().with_context(|| format!("--rdzv {value}: {port} is not a port"))?;
-                plan.rdzv = Some((host.to_owned(), port));
-            }
-            _ => bail!("unknown option {name}\n\n{HELP}"),
+    if args.is_empty() {
+        return Ok(None);
+    }
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(None),
+            Long("nccl") => plan.nccl = true,
+            Long("nproc") => plan.nproc = number(&mut parser, "--nproc")?,
+            Long("nnodes") => plan.nnodes = number(&mut parser, "--nnodes")?,
+            Long("node-rank") => plan.node_rank = number(&mut parser, "--node-rank")?,
+            Long("timeout") => plan.timeout = Some(number(&mut parser, "--timeout")?),
+            Long("rdzv") => plan.rdzv = Some(rendezvous(&parser.value()?.string()?)?),
+            Value(first) => plan.command = std::iter::once(first).chain(parser.raw_args()?).collect(),
+            _ => bail!("{}\n\n{HELP}", arg.unexpected()),
         }
     }
     ensure!(plan.nproc > 0, "--nproc says how many processes\n\n{HELP}");
@@ -87,16 +83,26 @@ fn parse(args: &[String]) -> Result<Plan> {
     );
     ensure!(plan.timeout != Some(0), "--timeout must be positive");
     ensure!(!plan.command.is_empty(), "no command to launch\n\n{HELP}");
-    Ok(plan)
+    Ok(Some(plan))
+}
+
+fn number<T: FromStr<Err = ParseIntError>>(parser: &mut lexopt::Parser, name: &str) -> Result<T> {
+    let value = parser.value()?.string()?;
+    value.parse().map_err(|_| anyhow!("{name} {value}: expected a number"))
+}
+
+fn rendezvous(text: &str) -> Result<(String, u16)> {
+    let (host, port) = text.rsplit_once(':').with_context(|| format!("--rdzv {text}: expected HOST:PORT"))?;
+    let port = port.parse().with_context(|| format!("--rdzv {text}: {port} is not a port"))?;
+    Ok((host.to_owned(), port))
 }
 
 /// Builds `talent`, starts the processes, and waits for them. Exits as the first of them that failed.
-pub(crate) fn launch(args: &[String]) -> Result<()> {
-    if matches!(args.first().map(String::as_str), None | Some("--help" | "-h")) {
+pub(crate) fn launch(args: &[OsString]) -> Result<()> {
+    let Some(plan) = parse(args)? else {
         outln!("{HELP}");
         return Ok(());
-    }
-    let plan = parse(args)?;
+    };
     let program = build_talent(if plan.nccl { &["nccl"] } else { &[] })?;
     let signal = listen()?;
     let mut children = start(&plan, &program)?;
@@ -116,7 +122,7 @@ pub(crate) fn launch(args: &[String]) -> Result<()> {
 /// The last SIGINT, SIGTERM or SIGHUP, 0 for none.
 fn listen() -> Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
-    let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    let signals = [SIGINT, SIGTERM, SIGHUP];
     for number in signals.into_iter().filter(|&number| !cli_kit::is_ignored(number)) {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
             .context("listening for signals")?;
@@ -211,11 +217,9 @@ fn supervise(children: &mut Children, signal: &AtomicUsize) -> Result<Option<(us
 }
 
 /// A process that is not waited for yet keeps its number, so the signal reaches nobody else.
-#[allow(unsafe_code)]
 fn send(child: &Child, signal: i32) {
-    // SAFETY: plain numbers.
-    unsafe {
-        libc::kill(child.id() as i32, signal);
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        let _ = kill_process(Pid::from_child(child), signal);
     }
 }
 
@@ -224,7 +228,8 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<Plan> {
-        parse(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        let args: Vec<OsString> = text.split_whitespace().map(Into::into).collect();
+        parse(&args).map(|plan| plan.expect("not the help"))
     }
 
     #[test]
@@ -232,7 +237,7 @@ mod tests {
         let plan =
             parsed("--nproc 4 --nccl --nnodes=2 --node-rank 1 --rdzv h:29 --timeout 60 train --set a=1")
                 .unwrap();
-        let command = ["train", "--set", "a=1"].map(str::to_owned).to_vec();
+        let command = ["train", "--set", "a=1"].map(OsString::from).to_vec();
         let expected = Plan {
             nproc: 4,
             nnodes: 2,
@@ -247,7 +252,7 @@ mod tests {
 
     /// What becomes of two shells that run this.
     fn launched(script: &str, signal: usize) -> Option<(usize, Option<i32>)> {
-        let command = vec!["-c".to_owned(), script.to_owned()];
+        let command = vec!["-c".into(), script.into()];
         let plan =
             Plan { nproc: 2, nnodes: 1, node_rank: 0, rdzv: None, timeout: Some(7), nccl: false, command };
         let mut children = start(&plan, std::path::Path::new("/bin/sh")).unwrap();
@@ -272,7 +277,7 @@ mod tests {
     #[test]
     fn signals_reach_every_process() {
         let script = "trap 'exit 9' TERM; while :; do sleep 0.05; done";
-        assert_eq!(launched(script, libc::SIGTERM as usize), Some((0, Some(9))));
+        assert_eq!(launched(script, SIGTERM as usize), Some((0, Some(9))));
     }
 
     #[test]

@@ -58,18 +58,14 @@ fn text(arg: &OsStr) -> Result<&str> {
     arg.to_str().with_context(|| format!("{}: this argument is not UTF-8", arg.display()))
 }
 
-fn texts(args: &[OsString]) -> Result<Vec<String>> {
-    args.iter().map(|arg| text(arg).map(str::to_owned)).collect()
-}
-
 fn run() -> Result<()> {
     let mut args = std::env::args_os().skip(1);
     let command = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
     match text(&command)? {
         "setup" => setup::setup().map(|_| ()),
-        "doctor" => doctor::doctor(&texts(&rest)?),
-        "test" => tests_and_ci::test(&texts(&rest)?),
+        "doctor" => doctor::doctor(&rest),
+        "test" => tests_and_ci::test(&rest),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
         "results" => forward::to_results_program(&rest),
@@ -83,8 +79,8 @@ fn run() -> Result<()> {
         }
         "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export"
         | "check-device" => forward::to_talent(text(&command)?, &rest),
-        "launch" => launch::launch(&texts(&rest)?),
-        "pack" => pack::pack(&texts(&rest)?),
+        "launch" => launch::launch(&rest),
+        "pack" => pack::pack(&rest),
         "" | "help" | "--help" | "-h" => {
             outln!("{HELP}");
             Ok(())

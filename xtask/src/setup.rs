@@ -1,8 +1,6 @@
 //! Finds or installs libtorch. Safe to repeat, to interrupt, and to run twice at once: one process works at a time,
 //! what is unfinished is made anew, and the link is put in place last, by a rename.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -158,14 +156,7 @@ fn relink(link: &Path, target: &Path) -> Result<()> {
 }
 
 fn free_gib(folder: &Path) -> Result<f64> {
-    let path = CString::new(folder.as_os_str().as_bytes())?;
-    // SAFETY: statvfs is plain data, for which zeros are valid, and the path ends with NUL.
-    let stats = unsafe {
-        let mut stats: libc::statvfs = std::mem::zeroed();
-        let code = libc::statvfs(path.as_ptr(), &mut stats);
-        ensure!(code == 0, "{}: {}", folder.display(), std::io::Error::last_os_error());
-        stats
-    };
+    let stats = rustix::fs::statvfs(folder).with_context(|| folder.display().to_string())?;
     Ok(stats.f_bavail as f64 * stats.f_frsize as f64 / f64::from(1 << 30))
 }
 

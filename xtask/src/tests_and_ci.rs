@@ -1,3 +1,5 @@
+use std::ffi::OsString;
+
 use anyhow::Result;
 
 use crate::pack::trial;
@@ -5,7 +7,7 @@ use crate::project::{cargo, run};
 use crate::setup::setup;
 
 /// All tests of the workspace, in the release profile that the programs use too.
-pub(crate) fn test(args: &[String]) -> Result<()> {
+pub(crate) fn test(args: &[OsString]) -> Result<()> {
     let libtorch = setup()?;
     run(cargo()
         .env("LIBTORCH", &libtorch.path)

@@ -46,9 +46,12 @@ pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
         + (size(cfg.text.vocabulary) + size(cfg.text.context)) * text_width;
     let (head, ffn) = (size(cfg.head.width), size(cfg.decoder.ffn_width));
     // What patches and words are compared in.
+    let shared = size(cfg.image.fusion_width);
+    let projections = (size(cfg.image.adapter_width) + text_width) * shared;
     let fusion = match cfg.image.fusion {
         AdapterFusion::None => 0.0,
-        _ => (size(cfg.image.adapter_width) + text_width) * size(cfg.image.fusion_width),
+        AdapterFusion::CostVolume => projections,
+        AdapterFusion::CrossAttention => projections + 4.0 * shared * shared,
     };
     // The neck's first projections alone.
     let rest = 3.0 * head * head

@@ -4,11 +4,13 @@ mod headers;
 mod program;
 pub(crate) mod trial;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use cli_kit::{errln, outln};
+use lexopt::prelude::*;
 use serde_json::json;
 
 use crate::forward::{build_quietly, build_talent_with};
@@ -35,23 +37,22 @@ struct Plan {
     archive: bool,
 }
 
-fn parse(args: &[String]) -> Result<Option<Plan>> {
+fn parse(args: &[OsString]) -> Result<Option<Plan>> {
     let (mut out, mut archive) = (None, false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value))) {
-            ("--help" | "-h", None) => return Ok(None),
-            ("--archive", None) => archive = true,
-            ("--out", Some(value)) => out = Some(value.to_owned()),
-            ("--out", None) => out = Some(args.next().context("--out takes a folder")?.clone()),
-            _ => bail!("unknown option {arg}\n\n{HELP}"),
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(None),
+            Long("archive") => archive = true,
+            Long("out") => out = Some(parser.value()?),
+            _ => bail!("{}\n\n{HELP}", arg.unexpected()),
         }
     }
     let out = out.filter(|out| !out.is_empty()).with_context(|| format!("--out says where\n\n{HELP}"))?;
     Ok(Some(Plan { out: std::path::absolute(out)?, archive }))
 }
 
-pub(crate) fn pack(args: &[String]) -> Result<()> {
+pub(crate) fn pack(args: &[OsString]) -> Result<()> {
     if args == ["--trial"] {
         return trial::try_out();
     }
@@ -129,7 +130,7 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
     for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
         copy(&root.join(name), &folder.join(name))?;
     }
-    let glibc = glibc_version();
+    let glibc = glibc_version()?;
     let filled = |text: &str| text.replace("@TORCH@", VERSION).replace("@GLIBC@", &glibc);
     write(&folder.join("README.md"), &filled(include_str!("README.md")))?;
     let launcher = folder.join("talent");
@@ -143,10 +144,12 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
 }
 
 /// The C library that the programs are built with: they run with it or a newer one.
-fn glibc_version() -> String {
-    // SAFETY: it returns a string that is part of the library.
-    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
-    version.to_string_lossy().into_owned()
+fn glibc_version() -> Result<String> {
+    let said = output_of(Path::new("getconf"), &["GNU_LIBC_VERSION"]);
+    let version = said.as_deref().and_then(|said| said.strip_prefix("glibc "));
+    version
+        .map(str::to_owned)
+        .context("`getconf GNU_LIBC_VERSION` names no glibc; a pack is made on glibc only")
 }
 
 /// The libraries for GPUs that the build has made, by the program's own word.
@@ -218,8 +221,8 @@ fn write_archive(out: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn args(list: &[&str]) -> Vec<String> {
-        list.iter().map(|arg| (*arg).to_owned()).collect()
+    fn args(list: &[&str]) -> Vec<OsString> {
+        list.iter().map(OsString::from).collect()
     }
 
     #[test]

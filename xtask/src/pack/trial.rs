@@ -17,7 +17,7 @@ pub(crate) fn try_out() -> Result<()> {
     let folder = root().join("target/pack-trial");
     let _ = std::fs::remove_dir_all(&folder);
     let made = folder.join("made");
-    super::pack(&["--out".into(), made.display().to_string(), "--archive".into()])?;
+    super::pack(&["--out".into(), made.clone().into(), "--archive".into()])?;
     ensure!(folder.join("made.tar.gz").is_file(), "there is no archive");
     let moved = folder.join("moved to another place");
     std::fs::rename(&made, &moved).with_context(|| moved.display().to_string())?;
