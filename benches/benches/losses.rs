@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
-use tlm_losses::{consistency_loss, segmentation_loss};
+use tlm_losses::{Cpcl, Segmentation};
 
 // As in the `talent` program.
 #[global_allocator]
@@ -20,7 +20,7 @@ fn consistency(criterion: &mut Criterion) {
         let sentence = Tensor::randn([n, channels], PLACE) * 0.3;
         group.bench_function(BenchmarkId::from_parameter(name), |bench| {
             bench.iter(|| {
-                let loss = consistency_loss(&features, &sentence).loss;
+                let loss = Cpcl::default().loss(&features, &sentence).loss;
                 if loss.requires_grad() {
                     loss.backward();
                 }
@@ -35,7 +35,7 @@ fn segmentation(criterion: &mut Criterion) {
     let logits = Tensor::randn([4, 1, 128, 128], PLACE).set_requires_grad(true);
     let target = Tensor::rand([4, 1, 448, 448], PLACE);
     criterion.bench_function("segmentation loss, base, batch 4, forward and backward", |bench| {
-        bench.iter(|| segmentation_loss(&logits, &target).total().backward());
+        bench.iter(|| Segmentation::default().loss(&logits, &target).total().backward());
     });
 }
 

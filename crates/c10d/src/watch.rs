@@ -14,6 +14,8 @@ use crate::shim::RawStore;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer of a live store may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to look for what need not be there.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long rank 0, with whom the store ends, waits for others to read it.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -23,7 +25,7 @@ pub(crate) struct Watch {
     meeting: Rendezvous,
     /// To tell of failures and to ask who is at fault. It is there from the start: a new connection could take longer than
     /// the others have patience, since libtorch asks the name service for each one's address.
-    store: RawStore,
+    store: Arc<RawStore>,
     pause: Arc<Mutex<Option<Pause>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -69,7 +71,7 @@ impl Watch {
                 }
             }
         });
-        Ok(Self { meeting, store, pause, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { meeting, store: Arc::new(store), pause, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Tells the others why this process is about to end, if they can still be told.
@@ -92,41 +94,36 @@ impl Watch {
 
     /// Who is to blame for an operation that failed here. Takes a few seconds.
     pub(crate) fn blame(&self) -> String {
-        let (rank, size) = (self.meeting.rank, self.meeting.size);
-        let store = &self.store;
-        let now = |rank: usize| -> Option<(u64, u64)> {
-            let text = String::from_utf8(store.get(&key("beat", rank), PATIENCE).ok()?).ok()?;
-            let (beat, operations) = text.split_once(' ')?;
-            Some((beat.parse().ok()?, operations.parse().ok()?))
+        let rank = self.meeting.rank;
+        let (answer, silent) = match self.ask_in_time() {
+            Some(found) => found,
+            None => {
+                ("rank 0 shows no sign of life: the store that it keeps does not answer".to_owned(), vec![0])
+            }
         };
-        let others = || (0..size).filter(|&other| other != rank);
-        let before: Vec<_> = (0..size).map(now).collect();
-        std::thread::sleep(INTERVAL * 4);
-        let after: Vec<_> = (0..size).map(now).collect();
-        let failure = |other: usize| store.get(&key("failure", other), Duration::from_millis(200)).ok();
-        let told = others().find_map(|other| Some((other, failure(other)?)));
-        let silent: Vec<usize> = others().filter(|&other| before[other] == after[other]).collect();
-        let least = after.iter().flatten().map(|(_, operations)| *operations).min();
-        let slow: Vec<usize> =
-            others().filter(|&other| after[other].map(|(_, operations)| operations) == least).collect();
-        let answer = match (self.own_pause(), told) {
-            (Some(Pause { length, .. }), _) => format!(
+        let answer = match self.own_pause() {
+            Some(Pause { length, .. }) => format!(
                 "rank {rank}, this process, stood still for {:.0} s (stopped, or its machine asleep), and the others have left",
                 length.as_secs_f64()
             ),
-            (None, Some((other, message))) => {
-                format!("rank {other} failed: {}", String::from_utf8_lossy(&message))
-            }
-            _ if after.iter().all(Option::is_none) => "rank 0 is gone".into(),
-            _ if !silent.is_empty() => format!("{} shows no sign of life", ranks(&silent)),
-            _ if !slow.is_empty() && slow.len() + 1 < size.max(3) => {
-                format!("{} lives, but does not come to the operation that the others wait in", ranks(&slow))
-            }
-            _ => "no rank is known to be at fault".into(),
+            None => answer,
         };
-        let _ = store.set(&key("left", rank), b"");
+        if !silent.contains(&0) {
+            let _ = self.store.set(&key("left", rank), b"");
+        }
         self.wait_for_others(&silent);
         answer
+    }
+
+    /// [`ask`] in a thread that may be left behind: a store whose process is stopped keeps its connections open and never
+    /// answers, and libtorch waits for it beyond any time-out.
+    fn ask_in_time(&self) -> Option<(String, Vec<usize>)> {
+        let (store, rank, size) = (Arc::clone(&self.store), self.meeting.rank, self.meeting.size);
+        let (send, receive) = channel();
+        std::thread::spawn(move || {
+            let _ = send.send(ask(&store, rank, size));
+        });
+        receive.recv_timeout(PATIENCE * 3 + INTERVAL * 4 + LOOK * size as u32).ok()
     }
 
     fn wait_for_others(&self, silent: &[usize]) {
@@ -140,6 +137,35 @@ impl Watch {
             let _ = self.store.get(&key("left", other), left.max(Duration::from_millis(1)));
         }
     }
+}
+
+/// Who gives no signs of life, who has told of a failure, who is behind; and the silent ones by number.
+fn ask(store: &RawStore, rank: usize, size: usize) -> (String, Vec<usize>) {
+    let now = |rank: usize| -> Option<(u64, u64)> {
+        let text = String::from_utf8(store.get(&key("beat", rank), PATIENCE).ok()?).ok()?;
+        let (beat, operations) = text.split_once(' ')?;
+        Some((beat.parse().ok()?, operations.parse().ok()?))
+    };
+    let others = || (0..size).filter(|&other| other != rank);
+    let before: Vec<_> = (0..size).map(now).collect();
+    std::thread::sleep(INTERVAL * 4);
+    let after: Vec<_> = (0..size).map(now).collect();
+    let failure = |other: usize| store.get(&key("failure", other), LOOK).ok();
+    let told = others().find_map(|other| Some((other, failure(other)?)));
+    let silent: Vec<usize> = others().filter(|&other| before[other] == after[other]).collect();
+    let least = after.iter().flatten().map(|(_, operations)| *operations).min();
+    let slow: Vec<usize> =
+        others().filter(|&other| after[other].map(|(_, operations)| operations) == least).collect();
+    let answer = match told {
+        Some((other, message)) => format!("rank {other} failed: {}", String::from_utf8_lossy(&message)),
+        None if after.iter().all(Option::is_none) => "rank 0 is gone".into(),
+        None if !silent.is_empty() => format!("{} shows no sign of life", ranks(&silent)),
+        None if !slow.is_empty() && slow.len() + 1 < size.max(3) => {
+            format!("{} lives, but does not come to the operation that the others wait in", ranks(&slow))
+        }
+        None => "no rank is known to be at fault".into(),
+    };
+    (answer, silent)
 }
 
 impl Drop for Watch {

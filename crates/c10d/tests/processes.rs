@@ -124,6 +124,8 @@ fn operations_in_the_background_pass_others_by() {
         together(size, |group| {
             let started = group.start_all_reduce(Tensor::from(1.0), Reduce::Sum);
             assert_eq!(started.unwrap_err(), Error::NotConnected);
+            // Nobody leaves before all have come.
+            let _ = group.barrier();
         });
         together(size, |group| {
             group.connect_beside().unwrap();

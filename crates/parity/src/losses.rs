@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
-use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
+use tlm_losses::{Cpcl, Segmentation, Tccl, TcclConfig};
 
 use crate::case::Case;
 use crate::network::INTERMEDIATE;
@@ -63,7 +63,7 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
     };
     if case.name.starts_with("loss_seg_") {
         let mask = case.input("mask")?;
-        let loss = segmentation_loss(input("pred")?, &mask).total();
+        let loss = Segmentation::default().loss(input("pred")?, &mask).total();
         return Ok((vec![("loss".into(), loss)], vec![]));
     }
     if case.name.starts_with("loss_tccl_") {
@@ -76,14 +76,16 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
         let divisor = case.number("/config/divisor")?;
         // The pooled vector is a map with a single place.
         let map = proto.view([n, -1, 1, 1]);
-        let loss = contrastive_loss(&map, input("pos_state")?, input("neg_state")?, &valid, divisor);
+        let loss = Tccl::new(TcclConfig { divisor })
+            .loss(&map, input("pos_state")?, input("neg_state")?, &valid)
+            .loss;
         return Ok((vec![("loss".into(), loss)], vec![]));
     }
     if case.name.starts_with("loss_affinity_") {
         let text = case.input("txt")?.to_kind(kind).squeeze_dim(0);
         let (mut parts, mut exact) = (Vec::new(), Vec::new());
         for (level, position) in (3..6).zip(0..) {
-            let out = consistency_loss(input(&format!("fq{level}"))?, &text);
+            let out = Cpcl::default().loss(input(&format!("fq{level}"))?, &text);
             let pointer = format!("/scalars/rows_passing/{position}");
             case.compare_rows(&format!("rows of level {level}"), &out.partners, &pointer)?;
             parts.push((format!("level{level}"), out.loss));

@@ -5,7 +5,7 @@ use backbone::PositionRule;
 use rca::{SentenceUnit, WordUnit};
 use talent::{Mode, Talent};
 use tch::{Kind, Tensor};
-use tlm_losses::consistency_loss;
+use tlm_losses::Cpcl;
 use torch_ext::layers::{grid_positions, sequence_positions};
 
 use crate::case::Case;
@@ -152,7 +152,7 @@ fn neck(recorded: &Recorded, case: &mut Case) -> Result<()> {
         if mode.is_train() {
             case.compare("tccl_feature_train", &out.aggregated, INTERMEDIATE)?;
             let levels: Vec<_> =
-                out.fused.iter().map(|fused| consistency_loss(fused, &out.sentence)).collect();
+                out.fused.iter().map(|fused| Cpcl::default().loss(fused, &out.sentence)).collect();
             for (index, level) in levels.iter().enumerate() {
                 let expected = case.number(&format!("/scalars/levels/{index}"))?;
                 let found = f64::try_from(&level.loss)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use talent::{Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
-use tlm_losses::{TCCL_DIVISOR, consistency_loss, contrastive_loss, segmentation_loss};
+use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Adam, AdamConfig, AdamGroup};
 
 use crate::case::{Case, read_tensors};
@@ -72,13 +72,13 @@ pub(crate) struct Terms {
 
 /// `seg + 0.1 affinity + 0.1 tccl`.
 pub(crate) fn terms(out: &TalentOutput, mask: &Tensor, valid: &Tensor) -> Result<Terms> {
-    let seg = segmentation_loss(&out.logits, mask).total();
+    let seg = Segmentation::default().loss(&out.logits, mask).total();
     let levels: Vec<_> =
-        out.neck.fused.iter().map(|fused| consistency_loss(fused, &out.neck.sentence)).collect();
+        out.neck.fused.iter().map(|fused| Cpcl::default().loss(fused, &out.neck.sentence)).collect();
     let affinity = levels.iter().map(|level| &level.loss).sum::<Tensor>() / levels.len() as f64;
     let [positive, negative] =
         out.contrast.as_ref().context("a training pass has positives and negatives")?;
-    let tccl = contrastive_loss(&out.neck.aggregated, positive, negative, valid, TCCL_DIVISOR);
+    let tccl = Tccl::default().loss(&out.neck.aggregated, positive, negative, valid).loss;
     let total = &seg + &affinity * 0.1 + &tccl * 0.1;
     let mut named =
         vec![("loss", total.shallow_clone()), ("seg", seg), ("affinity", affinity), ("tccl", tccl)];

@@ -5,7 +5,7 @@ mod common;
 use common::{assert_close, miniature, recorded_model, recording};
 use talent::{ModelConfig, Talent, TrainedParts, Triplet};
 use tch::{Device, Kind, Tensor};
-use tlm_losses::{TCCL_DIVISOR, consistency_loss, contrastive_loss, segmentation_loss};
+use tlm_losses::{Cpcl, Segmentation, Tccl};
 
 #[test]
 fn inference_equals_the_recording() {
@@ -61,15 +61,14 @@ fn a_training_step_equals_the_recording() {
         assert_close(name, found, &recorded[name], tolerance);
     }
 
-    let seg = segmentation_loss(&out.logits, &recorded["mask"]).total();
+    let seg = Segmentation::default().loss(&out.logits, &recorded["mask"]).total();
     let levels: Vec<_> =
-        out.neck.fused.iter().map(|fused| consistency_loss(fused, &out.neck.sentence)).collect();
+        out.neck.fused.iter().map(|fused| Cpcl::default().loss(fused, &out.neck.sentence)).collect();
     for (level, name) in levels.iter().zip(["lv_col3", "lv_col4", "lv_col5"]) {
         assert_eq!(level.partners.squeeze_dim(2), recorded[name].to_kind(Kind::Int64), "{name}");
     }
     let cpcl = levels.iter().map(|level| &level.loss).sum::<Tensor>() / 3.0;
-    let tccl =
-        contrastive_loss(&out.neck.aggregated, positive, negative, &recorded["tccl_valid"], TCCL_DIVISOR);
+    let tccl = Tccl::default().loss(&out.neck.aggregated, positive, negative, &recorded["tccl_valid"]).loss;
     let total = &seg + &cpcl * 0.1 + &tccl * 0.1;
     let values = [&seg, &levels[0].loss, &levels[1].loss, &levels[2].loss, &cpcl, &tccl, &total];
     let expected = [

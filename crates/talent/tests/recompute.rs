@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use common::miniature;
 use talent::{AdapterFusion, ModelConfig, Talent, TalentOutput, TrainedParts, Triplet};
 use tch::{Device, Kind, Tensor};
-use tlm_losses::{consistency_loss, contrastive_loss, segmentation_loss};
+use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Autocast, generator};
 
 /// The random generator is the process's.
@@ -19,9 +19,9 @@ fn loss(output: &TalentOutput) -> Tensor {
     let mask = output.logits.ones_like();
     let valid = Tensor::ones([neck.sentence.size()[0]], (Kind::Float, Device::Cpu));
     let [positive, negative] = output.contrast.as_ref().unwrap();
-    segmentation_loss(&output.logits, &mask).total()
-        + consistency_loss(&neck.fused[0], &(&neck.sentence * 30.0)).loss
-        + contrastive_loss(&neck.aggregated, positive, negative, &valid, 10.0)
+    Segmentation::default().loss(&output.logits, &mask).total()
+        + Cpcl::default().loss(&neck.fused[0], &(&neck.sentence * 30.0)).loss
+        + Tccl::default().loss(&neck.aggregated, positive, negative, &valid).loss
 }
 
 /// Gradients, buffers, the loss and the state of the random generator after a pass.

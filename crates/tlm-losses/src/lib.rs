@@ -1,21 +1,22 @@
-//! The losses of TALENT, as functions of tensors:
+//! The losses of TALENT, of tensors. Each is made the same way: a config with the published values as its default
+//! ([`CpclConfig`]), the loss ([`Cpcl::new`]), and a value with named parts ([`CpclLoss`]).
 //!
-//! - [`segmentation_loss`]: binary cross entropy plus soft IoU;
-//! - [`consistency_loss`]: contextual pairwise consistency learning (CPCL), one level;
-//! - [`contrastive_loss`]: target-centric contrastive learning (TCCL).
+//! - [`Segmentation`]: binary cross entropy plus soft IoU;
+//! - [`Cpcl`]: contextual pairwise consistency learning;
+//! - [`Tccl`]: target-centric contrastive learning.
 //!
 //! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). All are computed in float32 or
 //! float64, also under autocast, because the consistency loss's affinities overflow in float16 (quirk Q16).
 
 mod affinity;
-mod consistency;
-mod contrastive;
+mod cpcl;
 mod partners;
 mod segmentation;
+mod tccl;
 
-pub use consistency::{AFFINITY_THRESHOLD, Consistency, ConsistencyLoss, consistency_loss};
-pub use contrastive::{TCCL_DIVISOR, contrastive_loss};
-pub use segmentation::{SegmentationLoss, segmentation_loss};
+pub use cpcl::{Cpcl, CpclConfig, CpclLoss};
+pub use segmentation::{Segmentation, SegmentationConfig, SegmentationLoss};
+pub use tccl::{Tccl, TcclConfig, TcclLoss};
 
 use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;

@@ -21,43 +21,50 @@ impl SegmentationLoss {
     }
 }
 
-/// Segmentation loss (specification, section 8).
-///
-/// ```text
-/// seg = mean BCE(logits, m) + mean_b (1 - IoU_b)
-/// IoU_b = (sum p m + eps) / (sum p + sum m - sum p m + eps),   p = sigmoid(logits), eps = 1e-6
-/// ```
-///
-/// The official code enlarges the logits to the target's size by the nearest rule first. A logit then stands for a block of
-/// pixels, so the same sums are taken over logits, with each block's pixels counted and its target summed beforehand.
-///
-/// - logits: `[batch, 1, h, w]`, of the target's size or any other
-/// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
-///   precision (at least float32), as in the official code, whatever that of the logits.
-pub fn segmentation_loss(logits: &Tensor, target: &Tensor) -> SegmentationLoss {
-    let _guard = full_precision(logits.device());
-    let (logits, target) = (wide(logits), wide(target));
-    let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
-    let area = sum_by_columns(&target);
-    let n_pixels = target.numel() as f64;
-    let (held, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
-    // BCE is linear in the target: over a block of n pixels it is n times that of the block's mean.
-    let mean = &held / pixels.clamp_min(1.0);
-    let cross_entropy =
-        logits.binary_cross_entropy_with_logits(&mean, Some(&pixels), None::<&Tensor>, Reduction::Sum)
-            / n_pixels;
-    let probabilities = logits.sigmoid();
-    let both = per_sample(&(&probabilities * &held));
-    let either = per_sample(&(&probabilities * &pixels)) + area - &both;
-    let iou = (both + EPS) / (either + EPS);
-    SegmentationLoss { cross_entropy, soft_iou: (1.0_f64 - iou).mean(None) }
-}
+/// What a study may vary of [`Segmentation`]: nothing yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SegmentationConfig {}
 
-/// The sum of each sample, `[batch]`, of `[batch, 1, H, W]`: first of every column, then of the columns. In float32 the order
-/// shows in the last digits; this is the one that recorded steps of the official code agree with.
-fn sum_by_columns(xs: &Tensor) -> Tensor {
-    let columns = xs.sum_dim_intlist([2].as_slice(), false, None); // batch, 1, W
-    columns.sum_dim_intlist([1, 2].as_slice(), false, None)
+/// Segmentation loss (specification, section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segmentation(SegmentationConfig);
+
+impl Segmentation {
+    /// The loss with these settings.
+    pub fn new(cfg: SegmentationConfig) -> Self {
+        Self(cfg)
+    }
+
+    /// ```text
+    /// seg = mean BCE(logits, m) + mean_b (1 - IoU_b)
+    /// IoU_b = (sum p m + eps) / (sum p + sum m - sum p m + eps),   p = sigmoid(logits), eps = 1e-6
+    /// ```
+    ///
+    /// The official code enlarges the logits to the target's size by the nearest rule first. A logit then stands for a block of
+    /// pixels, so the same sums are taken over logits, with each block's pixels counted and its target summed beforehand.
+    ///
+    /// - logits: `[batch, 1, h, w]`, of the target's size or any other
+    /// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
+    ///   precision (at least float32), as in the official code, whatever that of the logits.
+    pub fn loss(&self, logits: &Tensor, target: &Tensor) -> SegmentationLoss {
+        let _guard = full_precision(logits.device());
+        let (logits, target) = (wide(logits), wide(target));
+        let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
+        let area = per_sample(&target);
+        let n_pixels = target.numel() as f64;
+        let (held, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
+        // BCE is linear in the target: over a block of n pixels it is n times that of the block's mean.
+        let mean = &held / pixels.clamp_min(1.0);
+        let cross_entropy =
+            logits.binary_cross_entropy_with_logits(&mean, Some(&pixels), None::<&Tensor>, Reduction::Sum)
+                / n_pixels;
+        let probabilities = logits.sigmoid();
+        let both = per_sample(&(&probabilities * &held));
+        let either = per_sample(&(&probabilities * &pixels)) + area - &both;
+        let iou = (both + EPS) / (either + EPS);
+        SegmentationLoss { cross_entropy, soft_iou: (1.0_f64 - iou).mean(None) }
+    }
 }
 
 /// The target summed over the block of every logit, `[batch, 1, h, w]`, and the block's pixels, `[h, w]`.
@@ -89,7 +96,7 @@ mod tests {
     fn two_pixels_by_hand() {
         // p = [1/2, 3/4]: BCE = (ln 2 + ln 4/3) / 2 against target [1, 1]; IoU = 1.25 / 2.
         let logits = Tensor::from_slice(&[0.0, 3.0_f64.ln()]).view([1, 1, 1, 2]);
-        let loss = segmentation_loss(&logits, &Tensor::from_slice(&[1.0, 1.0]).view([1, 1, 1, 2]));
+        let loss = Segmentation::default().loss(&logits, &Tensor::from_slice(&[1.0, 1.0]).view([1, 1, 1, 2]));
         let expected = (2.0_f64.ln() + (4.0_f64 / 3.0).ln()) / 2.0;
         assert!((f64::try_from(loss.cross_entropy).unwrap() - expected).abs() < 1e-12);
         assert!((f64::try_from(loss.soft_iou).unwrap() - 0.375).abs() < 1e-6);
@@ -100,7 +107,7 @@ mod tests {
         let logits = Tensor::from_slice(&[-40.0, 40.0]).view([1, 1, 1, 2]);
         let target = Tensor::from_slice(&[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]).view([1, 1, 1, 7]);
         // Sources floor(i * 2 / 7) = 0 0 0 0 1 1 1.
-        assert!(f64::try_from(segmentation_loss(&logits, &target).total()).unwrap() < 1e-6);
+        assert!(f64::try_from(Segmentation::default().loss(&logits, &target).total()).unwrap() < 1e-6);
     }
 
     #[test]
@@ -114,9 +121,9 @@ mod tests {
             };
             let target = Tensor::rand([2, 1, to[0], to[1]], place);
             let (small, large) = (leaf(), leaf());
-            let ours = segmentation_loss(&small, &target);
+            let ours = Segmentation::default().loss(&small, &target);
             let enlarged = large.upsample_nearest2d(to, None, None);
-            let theirs = segmentation_loss(&enlarged, &target);
+            let theirs = Segmentation::default().loss(&enlarged, &target);
             let none = None::<&Tensor>;
             let by_torch = enlarged.binary_cross_entropy_with_logits(&target, none, none, Reduction::Mean);
             let close = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap() < 1e-12;
@@ -131,7 +138,7 @@ mod tests {
     #[test]
     fn an_empty_prediction_of_an_empty_mask_costs_nothing() {
         let logits = Tensor::full([1, 1, 4, 4], -60.0, (tch::Kind::Double, tch::Device::Cpu));
-        let loss = segmentation_loss(&logits, &logits.zeros_like());
+        let loss = Segmentation::default().loss(&logits, &logits.zeros_like());
         assert!(f64::try_from(loss.total()).unwrap() < 1e-9);
     }
 }

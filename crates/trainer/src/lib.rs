@@ -1,7 +1,7 @@
 //! Training, evaluation and prediction with TALENT, behind the `talent` program.
 //!
 //! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop,
-//! `objective` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
+//! `losses` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
 
 mod ablate;
 pub mod allocator;
@@ -18,8 +18,8 @@ mod feature_nta;
 mod gradient_buckets;
 mod interrupt;
 mod launcher;
+mod losses;
 mod memory_limit;
-mod objective;
 mod optim;
 mod panics;
 mod params;

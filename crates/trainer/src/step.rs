@@ -10,7 +10,7 @@ use tracing::trace_span;
 use crate::batch::TrainTensors;
 use crate::config::Config;
 use crate::gradient_buckets::GradientBuckets;
-use crate::objective::objective;
+use crate::losses::objective;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
 

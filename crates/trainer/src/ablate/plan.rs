@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::losses::LOSSES;
+
 /// Plans that are shipped, by name.
 const SHIPPED: [(&str, &str); 3] = [
     ("paper", include_str!("../../plans/paper.toml")),
@@ -227,18 +229,21 @@ impl Axis {
                 [vec![format!("{adapter}=cross-attention")], vec![format!("{adapter}=cost-volume")]]
             }
             "rca-neck" => [vec![format!("{neck}=multiply")], vec![format!("{neck}=cost-volume")]],
-            "cpcl" | "tccl" => {
-                let key = format!("loss.{}", self.key);
-                [vec![format!("{key}=0.0")], vec![format!("{key}=0.1")]]
-            }
             "gate" => [vec!["model.image.gate=frozen".into()], vec!["model.image.gate=learned".into()]],
             "text-adapters" => {
                 [vec!["model.text.adapters=false".into()], vec!["model.text.adapters=true".into()]]
             }
-            other => bail!(
-                "axis `{other}` is no component (rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters) and has \
-                 no values; give a config key its values, as in loss.cpcl=0,0.1,1"
-            ),
+            other => {
+                let Some(loss) = LOSSES.iter().find(|loss| loss.name() == other) else {
+                    let losses: Vec<&str> = LOSSES.iter().map(|loss| loss.name()).collect();
+                    bail!(
+                        "axis `{other}` is no component (rca, rca-adapter, rca-neck, gate, text-adapters) and no loss ({}), \
+                         and has no values; give a config key its values, as in loss.cpcl=0,0.1,1",
+                        losses.join(", ")
+                    )
+                };
+                [vec![format!("loss.{other}=0.0")], vec![format!("loss.{other}={:?}", loss.weight())]]
+            }
         };
         let [off, on] = settings;
         Ok(vec![Row { name: format!("no {}", self.key), set: off }, Row { name: self.key.clone(), set: on }])

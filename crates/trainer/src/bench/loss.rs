@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use tlm_losses::consistency_loss;
+use tlm_losses::Cpcl;
 
 use super::memory::{extra_mib, peak_mib};
 use super::{Pace, Report, Timing};
@@ -45,7 +45,7 @@ pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
         .map(|_| with_share([n, channels, rows, columns], args.passing, device))
         .collect::<Result<_>>()?;
     let mut run = || -> Result<()> {
-        let losses = levels.iter().map(|level| consistency_loss(&level.features, &level.sentence).loss);
+        let losses = levels.iter().map(|level| Cpcl::default().loss(&level.features, &level.sentence).loss);
         losses.sum::<Tensor>().backward();
         for level in &levels {
             level.features.shallow_clone().zero_grad();
@@ -77,7 +77,7 @@ pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
 
 /// Share of positions with a partner.
 fn share(level: &Level) -> Result<f64> {
-    let partners = tch::no_grad(|| consistency_loss(&level.features, &level.sentence).partners);
+    let partners = tch::no_grad(|| Cpcl::default().loss(&level.features, &level.sentence).partners);
     Ok(f64::try_from(partners.ge(0).to_kind(Kind::Double).mean(None))?)
 }
 

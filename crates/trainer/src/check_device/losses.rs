@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
-use tlm_losses::{Consistency, TCCL_DIVISOR, contrastive_loss, segmentation_loss};
+use tlm_losses::{Cpcl, CpclConfig, Segmentation, Tccl};
 
 use super::part::{Outcome, Setting};
 
@@ -46,9 +46,9 @@ fn cases(small: bool) -> Vec<Case> {
     let (b, c, side) = if small { (2, 32, 16) } else { (4, 128, 32) };
     let mut cases = Vec::new();
     let ways = [
-        ("cpcl", Consistency::default()),
-        ("cpcl, temperature 0.2", Consistency { temperature: 0.2, ..Default::default() }),
-        ("cpcl, 3 partners", Consistency { top_k: Some(3), temperature: 0.2, ..Default::default() }),
+        ("cpcl", CpclConfig::default()),
+        ("cpcl, temperature 0.2", CpclConfig { temperature: 0.2, ..Default::default() }),
+        ("cpcl, 3 partners", CpclConfig { top_k: Some(3), temperature: 0.2, ..Default::default() }),
     ];
     for (name, how) in ways {
         cases.push(Case {
@@ -57,7 +57,7 @@ fn cases(small: bool) -> Vec<Case> {
             // Strong enough for some positions to have partners, not for all.
             rest: vec![Tensor::randn([b, c], place) * (64.0 / f64::from(c as i32)).sqrt()],
             loss: Box::new(move |leaves, rest| {
-                let out = how.loss(&leaves[0], &rest[0]);
+                let out = Cpcl::new(how).loss(&leaves[0], &rest[0]);
                 (out.loss, Some(out.partners))
             }),
         });
@@ -71,14 +71,14 @@ fn cases(small: bool) -> Vec<Case> {
         ],
         rest: vec![Tensor::from_slice(&[1.0, 0.0, 1.0, 1.0]).narrow(0, 0, b)],
         loss: Box::new(|leaves, rest| {
-            (contrastive_loss(&leaves[0], &leaves[1], &leaves[2], &rest[0], TCCL_DIVISOR), None)
+            (Tccl::default().loss(&leaves[0], &leaves[1], &leaves[2], &rest[0]).loss, None)
         }),
     });
     cases.push(Case {
         name: "segmentation".into(),
         leaves: vec![Tensor::randn([b, 1, 4 * side, 4 * side], place) * 4.0],
         rest: vec![Tensor::rand([b, 1, 14 * side, 14 * side], place)],
-        loss: Box::new(|leaves, rest| (segmentation_loss(&leaves[0], &rest[0]).total(), None)),
+        loss: Box::new(|leaves, rest| (Segmentation::default().loss(&leaves[0], &rest[0]).total(), None)),
     });
     cases
 }

@@ -218,7 +218,7 @@ mod tests {
     fn overrides_reach_every_level_and_keep_types() {
         let config =
             with(&["seed=7", "train.lr=1", "model.image.adapter_blocks=[0, 2]", "loss.cpcl=0"]).unwrap();
-        assert_eq!((config.seed, config.train.lr, config.loss.cpcl), (7, 1.0, 0.0));
+        assert_eq!((config.seed, config.train.lr, config.loss.get("cpcl")), (7, 1.0, 0.0));
         assert_eq!(config.model.image.adapter_blocks, [0, 2]);
         assert_eq!(
             with(&["model.head.fusion=multiply"]).unwrap().model.head.fusion,

@@ -1,14 +1,15 @@
 //! What a run does: everything that may change its result, and nothing that may not.
 
 mod load;
+mod loss;
 mod validate;
 
 pub use load::{Source, differences, flat, load};
+pub use loss::LossConfig;
 
 use refcoco::OnError;
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
-use tlm_losses::Consistency;
 
 /// A complete configuration. See `configs/` for the shipped ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,48 +177,6 @@ pub struct TrainConfig {
     pub warmup_steps: u64,
 }
 
-/// Weights of the losses; 0 switches one off.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Cross entropy plus soft IoU.
-    pub seg: f64,
-    /// Contextual pairwise consistency.
-    pub cpcl: f64,
-    /// Target-centric contrast.
-    pub tccl: f64,
-    /// Divisor inside the contrastive loss (quirk Q10 of the specification).
-    pub tccl_divisor: f64,
-    /// Text affinity above which two positions count as consistent.
-    #[serde(default = "default_threshold")]
-    pub cpcl_threshold: f64,
-    /// Divisor of the cosines in the consistency loss; below the published 1 its gradient grows (quirk Q9).
-    #[serde(default = "default_temperature")]
-    pub cpcl_temperature: f64,
-    /// Partners of every position in the consistency loss, in place of the threshold; 0 for the threshold.
-    #[serde(default)]
-    pub cpcl_top_k: i64,
-}
-
-fn default_threshold() -> f64 {
-    Consistency::default().threshold
-}
-
-fn default_temperature() -> f64 {
-    Consistency::default().temperature
-}
-
-impl LossConfig {
-    /// The consistency loss it asks for.
-    pub fn consistency(&self) -> Consistency {
-        Consistency {
-            threshold: self.cpcl_threshold,
-            temperature: self.cpcl_temperature,
-            top_k: (self.cpcl_top_k > 0).then_some(self.cpcl_top_k),
-        }
-    }
-}
-
 /// Evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -314,15 +273,7 @@ impl Config {
                 gamma: 0.1,
                 warmup_steps: 0,
             },
-            loss: LossConfig {
-                seg: 1.0,
-                cpcl: 0.1,
-                tccl: 0.1,
-                tccl_divisor: tlm_losses::TCCL_DIVISOR,
-                cpcl_threshold: default_threshold(),
-                cpcl_temperature: default_temperature(),
-                cpcl_top_k: 0,
-            },
+            loss: LossConfig::default(),
             eval: EvalConfig {
                 threshold: 0.35,
                 batch_size: 64,

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use anyhow::{Result, anyhow, ensure};
 use toml::{Table, Value};
 
-use super::{Config, DataConfig, EvalConfig, LossConfig, PretrainConfig, TrainConfig};
+use super::{Config, DataConfig, EvalConfig, PretrainConfig, TrainConfig};
 
 impl Config {
     /// Checks what the types cannot.
@@ -97,22 +97,6 @@ impl TrainConfig {
         // A gradient that is zero would be divided by zero.
         ensure!(self.eps > 0.0, "train.eps ({}) must be positive", self.eps);
         ensure!(self.gamma > 0.0, "train.gamma ({}) must be positive", self.gamma);
-        Ok(())
-    }
-}
-
-impl LossConfig {
-    fn validate(&self) -> Result<()> {
-        ensure!(self.tccl_divisor > 0.0, "loss.tccl_divisor must be positive");
-        ensure!(
-            (0.5..1.0).contains(&self.cpcl_threshold),
-            "loss.cpcl_threshold must be at least 0.5 and below 1; for more than one partner a position, see cpcl_top_k"
-        );
-        ensure!(self.cpcl_temperature > 0.0, "loss.cpcl_temperature must be positive");
-        ensure!(self.cpcl_top_k >= 0, "loss.cpcl_top_k must not be negative");
-        not_negative(&[("loss.seg", self.seg), ("loss.cpcl", self.cpcl), ("loss.tccl", self.tccl)])?;
-        let weights = [self.seg, self.cpcl, self.tccl];
-        ensure!(weights.iter().any(|weight| *weight > 0.0), "at least one loss weight must be positive");
         Ok(())
     }
 }

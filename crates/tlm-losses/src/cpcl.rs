@@ -5,23 +5,19 @@ use crate::affinity::mean_gap;
 use crate::partners::{above_threshold, strongest};
 use crate::{full_precision, wide};
 
-/// Text affinity above which a pair of positions counts as consistent.
-pub const AFFINITY_THRESHOLD: f64 = 0.7;
-
-/// The consistency loss of one level and what it selected.
+/// CPCL of one level and what it selected.
 #[derive(Debug)]
-pub struct ConsistencyLoss {
+pub struct CpclLoss {
     /// The loss, a scalar; exactly 0 with a zero gradient, or none, when no position has a partner.
     pub loss: Tensor,
     /// int64 `[batch, N, k]`: the partners of each position, -1 where there is none; k is 1 unless
-    /// [`Consistency::top_k`] is set.
+    /// [`CpclConfig::top_k`] is set.
     pub partners: Tensor,
 }
 
-/// Contextual pairwise consistency learning, CPCL (specification, section 8), with the parts that a study may vary. The
-/// default is the published loss.
+/// What a study may vary of [`Cpcl`]. The default is the published loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Consistency {
+pub struct CpclConfig {
     /// Text affinity above which a pair counts, at least 0.5: then each position has at most one partner.
     pub threshold: f64,
     /// Divisor of the cosines. At the published 1 an affinity is at most e / (e + N - 1), the loss is nearly the share of
@@ -31,13 +27,22 @@ pub struct Consistency {
     pub top_k: Option<i64>,
 }
 
-impl Default for Consistency {
+impl Default for CpclConfig {
     fn default() -> Self {
-        Self { threshold: AFFINITY_THRESHOLD, temperature: 1.0, top_k: None }
+        Self { threshold: 0.7, temperature: 1.0, top_k: None }
     }
 }
 
-impl Consistency {
+/// Contextual pairwise consistency learning, CPCL (specification, section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cpcl(CpclConfig);
+
+impl Cpcl {
+    /// The loss with these settings.
+    pub fn new(cfg: CpclConfig) -> Self {
+        Self(cfg)
+    }
+
     /// The loss of one level.
     ///
     /// ```text
@@ -52,19 +57,19 @@ impl Consistency {
     ///
     /// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
     /// - sentence: `[batch, C]`; gets no gradient
-    pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
+    pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> CpclLoss {
         let mixed = Autocast::kind(features.device()).is_some();
         let _guard = full_precision(features.device());
         let features = wide(features).flatten(2, 3); // b c n
         let partners = tch::no_grad(|| {
             let responses = wide(sentence).unsqueeze(1).bmm(&features).squeeze_dim(1); // b n
-            match self.top_k {
+            match self.0.top_k {
                 Some(k) => strongest(&responses, k),
-                None => above_threshold(&responses, self.threshold),
+                None => above_threshold(&responses, self.0.threshold),
             }
         });
-        let loss = mean_gap(&features, &partners, self.temperature, mixed);
-        ConsistencyLoss { loss, partners }
+        let loss = mean_gap(&features, &partners, self.0.temperature, mixed);
+        CpclLoss { loss, partners }
     }
 
     /// The mean of the losses of several levels of one size.
@@ -81,11 +86,6 @@ impl Consistency {
     }
 }
 
-/// The published consistency loss of one level; see [`Consistency::loss`].
-pub fn consistency_loss(features: &Tensor, sentence: &Tensor) -> ConsistencyLoss {
-    Consistency::default().loss(features, sentence)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +93,7 @@ mod tests {
     use tch::Kind;
 
     /// The definition as it stands, with its N x N matrices, differentiable by autograd.
-    fn by_definition(features: &Tensor, sentence: &Tensor, how: &Consistency) -> Tensor {
+    fn by_definition(features: &Tensor, sentence: &Tensor, how: &CpclConfig) -> Tensor {
         let f = features.flatten(2, 3);
         let directions = unit(&f, 1);
         let visual = (directions.transpose(1, 2).bmm(&directions) / how.temperature).softmax(-1, None);
@@ -127,10 +127,10 @@ mod tests {
     fn value_and_gradient_equal_the_definition() {
         tch::manual_seed(1);
         let ways = [
-            Consistency::default(),
-            Consistency { threshold: 0.9, ..Default::default() },
-            Consistency { temperature: 0.05, ..Default::default() },
-            Consistency { temperature: 0.2, top_k: Some(3), ..Default::default() },
+            CpclConfig::default(),
+            CpclConfig { threshold: 0.9, ..Default::default() },
+            CpclConfig { temperature: 0.05, ..Default::default() },
+            CpclConfig { temperature: 0.2, top_k: Some(3), ..Default::default() },
         ];
         // Small batches go through in one, large ones by sample with few or nearly all rows.
         for (size, scales) in [([2, 4, 3, 5], vec![0.1, 1.0, 10.0]), ([2, 8, 24, 24], vec![0.6, 1.0, 30.0])] {
@@ -138,7 +138,7 @@ mod tests {
             for scale in scales {
                 let sentence = Tensor::randn([2, size[1]], (Kind::Double, Device::Cpu)) * scale;
                 for how in &ways {
-                    let ours = value_and_gradient(&features, |f| how.loss(f, &sentence).loss);
+                    let ours = value_and_gradient(&features, |f| Cpcl::new(*how).loss(f, &sentence).loss);
                     let theirs = value_and_gradient(&features, |f| by_definition(f, &sentence, how));
                     assert!((ours.0 - theirs.0).abs() < 1e-13, "{how:?}: {} {}", ours.0, theirs.0);
                     // Where there are no features, the definition's derivative is 1e12 times the incoming one.
@@ -157,7 +157,7 @@ mod tests {
         // s = (3, 0): row 0 has R = softmax(9, 0), partner itself; row 1 is undecided (1/2, 1/2).
         let features = Tensor::from_slice(&[1.0, 0.0, 0.0, 1.0]).view([1, 2, 1, 2]).set_requires_grad(true);
         let sentence = Tensor::from_slice(&[3.0, 0.0]).view([1, 2]);
-        let out = consistency_loss(&features, &sentence);
+        let out = Cpcl::default().loss(&features, &sentence);
         assert_eq!(Vec::<i64>::try_from(out.partners.view([-1])).unwrap(), [0, -1]);
         let affinity = 1.0_f64.exp() / (1.0_f64.exp() + 1.0);
         assert!((f64::try_from(&out.loss).unwrap() - (1.0 - affinity) / 2.0).abs() < 1e-12);
@@ -167,7 +167,7 @@ mod tests {
     fn positions_without_features_get_a_finite_gradient() {
         let features =
             Tensor::from_slice(&[5.0_f32, 0.0, 0.0, 0.0]).view([1, 2, 1, 2]).set_requires_grad(true);
-        let out = consistency_loss(&features, &Tensor::from_slice(&[2.0_f32, 0.0]).view([1, 2]));
+        let out = Cpcl::default().loss(&features, &Tensor::from_slice(&[2.0_f32, 0.0]).view([1, 2]));
         out.loss.backward();
         let gradient = Vec::<f32>::try_from(features.grad().view([-1])).unwrap();
         assert!(gradient.iter().all(|value| value.is_finite()), "{gradient:?}");
@@ -178,7 +178,7 @@ mod tests {
         tch::manual_seed(3);
         let features = Tensor::rand([1, 8, 6, 6], (Kind::Float, Device::Cpu));
         let sentence = Tensor::rand([1, 8], (Kind::Float, Device::Cpu)) * 9.0;
-        let loss = || f64::try_from(consistency_loss(&features, &sentence).loss).unwrap();
+        let loss = || f64::try_from(Cpcl::default().loss(&features, &sentence).loss).unwrap();
         let outside = loss();
         let _guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
         assert_eq!(loss(), outside);
@@ -188,7 +188,7 @@ mod tests {
     fn half_precision_features_get_half_precision_gradients() {
         tch::manual_seed(2);
         let features = Tensor::rand([1, 4, 3, 3], (Kind::BFloat16, Device::Cpu)).set_requires_grad(true);
-        let out = consistency_loss(&features, &Tensor::full([1, 4], 9.0, (Kind::BFloat16, Device::Cpu)));
+        let out = Cpcl::default().loss(&features, &Tensor::full([1, 4], 9.0, (Kind::BFloat16, Device::Cpu)));
         assert_eq!(out.loss.kind(), Kind::Float);
         out.loss.backward();
         assert_eq!(features.grad().kind(), Kind::BFloat16);

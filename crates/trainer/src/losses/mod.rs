@@ -1,0 +1,98 @@
+//! The losses of a run. Each is a file here that says what it is called, what it may be set to, and how it is computed; all else
+//! (the objective, the config's keys and their bounds, ablation axes, records) reads [`LOSSES`].
+
+mod cpcl;
+mod segmentation;
+mod tccl;
+
+use talent::TalentOutput;
+use tch::Tensor;
+
+use crate::batch::TrainTensors;
+use crate::config::LossConfig;
+
+/// All losses, in the order in which they are added up.
+pub(crate) const LOSSES: &[&dyn Loss] = &[&segmentation::Seg, &cpcl::Cpcl, &tccl::Tccl];
+
+/// A loss.
+pub(crate) trait Loss: Sync {
+    /// The key of its weight below `loss.`, and its name in records.
+    fn name(&self) -> &'static str;
+
+    /// Its weight in the official recipe.
+    fn weight(&self) -> f64;
+
+    /// What else may be set.
+    fn settings(&self) -> &'static [Setting] {
+        &[]
+    }
+
+    /// The unweighted loss, a scalar; `None` where a pass has nothing to compute it from.
+    fn term(&self, of: &Inputs<'_>, cfg: &LossConfig) -> Option<Tensor>;
+}
+
+/// What losses are computed from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub(crate) output: &'a TalentOutput,
+    pub(crate) batch: &'a TrainTensors,
+}
+
+/// A setting of a loss.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Below `loss.`; begins with the loss's name.
+    pub(crate) key: &'static str,
+    pub(crate) default: f64,
+    /// Whether it is a whole number.
+    pub(crate) is_whole: bool,
+    /// Whether a value makes sense.
+    pub(crate) allows: fn(f64) -> bool,
+    /// What it must be, as the end of a sentence.
+    pub(crate) expected: &'static str,
+}
+
+/// The loss and its terms, each a scalar tensor.
+#[derive(Debug)]
+pub(crate) struct Objective {
+    /// The weighted sum.
+    pub(crate) total: Tensor,
+    /// Unweighted terms by name; only those that are switched on.
+    pub(crate) terms: Vec<(&'static str, Tensor)>,
+}
+
+/// Joins a pass's output with its targets: `seg + 0.1 cpcl + 0.1 tccl` in the official recipe.
+pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossConfig) -> Objective {
+    let inputs = Inputs { output, batch };
+    let mut terms = Vec::new();
+    for loss in LOSSES {
+        let weight = cfg.get(loss.name());
+        if weight > 0.0
+            && let Some(term) = loss.term(&inputs, cfg)
+        {
+            terms.push((loss.name(), weight, term));
+        }
+    }
+    let total = terms.iter().map(|(_, weight, term)| term * *weight).sum();
+    Objective { total, terms: terms.into_iter().map(|(name, _, term)| (name, term.detach())).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_defaults_are_allowed() {
+        let mut keys = BTreeSet::new();
+        for loss in LOSSES {
+            assert!(keys.insert(loss.name()) && loss.weight() >= 0.0);
+            for setting in loss.settings() {
+                assert!(keys.insert(setting.key), "{}", setting.key);
+                assert!(setting.key.starts_with(&format!("{}_", loss.name())), "{}", setting.key);
+                assert!((setting.allows)(setting.default) && !(setting.allows)(f64::NAN), "{}", setting.key);
+            }
+        }
+    }
+}
