@@ -126,6 +126,48 @@ fn a_full_disk() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("resuming from"));
 }
 
+/// The same faults where the run's folder is a link and nobody can read the error.
+#[test]
+fn faults_through_links_and_with_standard_error_closed() {
+    let closed = |limits: &str| format!("{limits}exec \"$0\" \"$@\" 2>&- >&-");
+    let run = |script: &str, args: &[String]| {
+        let status = Command::new("sh").args(["-c", script, PROGRAM]).args(args).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{script}");
+    };
+    let root = tempfile::tempdir().unwrap();
+    let linked = |name: &str, folder: &Path| {
+        let link = root.path().join(name);
+        std::os::unix::fs::symlink(folder, &link).unwrap();
+        link
+    };
+    let go_on = |link: &Path| {
+        let mut args = training(link, data_root(), &[]);
+        args.extend(["--resume", "auto", "--max-steps", "3"].map(str::to_owned));
+        let output = talent(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+
+    let limited = tempfile::tempdir().unwrap();
+    let link = linked("limited", limited.path());
+    run(&closed("ulimit -f 4000; "), &training(&link, data_root(), &[]));
+    assert_intact(limited.path());
+    go_on(&link);
+
+    let infinite = tempfile::tempdir().unwrap();
+    let link = linked("infinite", infinite.path());
+    run(&closed(""), &training(&link, data_root(), &["train.lr=1e30", "train.clip_norm=0"]));
+    assert_intact(infinite.path());
+    assert!(infinite.path().join("nonfinite.safetensors").is_file());
+
+    let test = "faults_through_links_and_with_standard_error_closed";
+    let Some((disk, mount)) = Mount::new(test, "16m") else { return };
+    let link = linked("full", disk.path());
+    run(&closed(""), &training(&link, data_root(), &[]));
+    assert_intact(disk.path());
+    mount.remount("size=200m");
+    go_on(&link);
+}
+
 #[test]
 fn predictions_on_a_full_disk_are_whole_or_not_there() {
     let test = "predictions_on_a_full_disk_are_whole_or_not_there";
