@@ -52,7 +52,9 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
         rows.push((split.clone(), score_split(&dataset, split, &predictions, &args.predictions)?));
     }
     match args.json {
-        true => outln!("{}", reports_json(&json!({"predictions": args.predictions}), rows)?),
+        true => {
+            outln!("{}", reports_json(&json!({"predictions": args.predictions.to_string_lossy()}), rows)?)
+        }
         false => outln!("{}", metrics_table(&rows)),
     }
     Ok(())

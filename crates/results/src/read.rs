@@ -60,7 +60,8 @@ impl Plan {
     /// Reads `ablation.json` beside or above a run.
     fn of(run: &Path) -> Option<Self> {
         run.ancestors().take(4).find_map(|folder| {
-            let text = std::fs::read_to_string(folder.join("ablation.json")).ok()?;
+            let path = folder.join("ablation.json");
+            let text = path.is_file().then(|| std::fs::read_to_string(&path).ok())??;
             serde_json::from_str(&text).ok()
         })
     }
@@ -171,8 +172,14 @@ fn collect(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<()
 }
 
 fn read_run(folder: &Path) -> Result<Run, String> {
-    let read =
-        |name: &str| std::fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"));
+    let read = |name: &str| {
+        let path = folder.join(name);
+        // A pipe would be waited for.
+        if path.exists() && !path.is_file() {
+            return Err(format!("{name}: this is not a file"));
+        }
+        std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))
+    };
     let config: toml::Table =
         read("config.toml")?.parse().map_err(|error| format!("config.toml: {error}"))?;
     if !folder.join("metrics.json").is_file() {
@@ -205,8 +212,11 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         })
         .collect::<Result<_, String>>()?;
     let mut val_curve = Vec::new();
-    let records =
-        std::fs::read(folder.join("records.jsonl")).map_err(|error| format!("records.jsonl: {error}"))?;
+    let place = folder.join("records.jsonl");
+    if place.exists() && !place.is_file() {
+        return Err("records.jsonl: this is not a file".into());
+    }
+    let records = std::fs::read(&place).map_err(|error| format!("records.jsonl: {error}"))?;
     // A run that was told to go on and was ended may have left a part of a line.
     let whole = records.rsplitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
     for (index, line) in whole.split(|byte| *byte == b'\n').enumerate() {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
-use crate::checkpoint::EncoderRoot;
+use crate::checkpoint::{EncoderRoot, is_same};
 use crate::config::{self, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
@@ -413,6 +413,13 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         });
     }
     let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
+    if let Some(to) = &args.save_predictions {
+        ensure!(
+            !is_same(to, &file),
+            "--save-predictions {}: this is what is read; choose another file",
+            to.display()
+        );
+    }
     let device = args.machine.set_up()?;
     let mut cfg = args.stored.config_of(&file)?;
     if let Some(name) = &args.dataset {
@@ -458,7 +465,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         predictions.save(path)?;
     }
     if args.json {
-        let mut head = json!({"checkpoint": file});
+        let mut head = json!({"checkpoint": file.to_string_lossy()});
         if args.features {
             head["feature_nta"] = features.into();
         }

@@ -149,10 +149,13 @@ pub(crate) fn records_file(run: &Path) -> PathBuf {
 
 /// The bytes of a file's first `n` records. Whatever follows them was written after the last checkpoint, or by a failing
 /// machine, and does not count.
-fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
+pub(crate) fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
     if n == 0 {
         return Ok(Vec::new());
     }
+    // A pipe would be waited for, a device read for ever.
+    let is_file = std::fs::metadata(path).with_context(|| path.display().to_string())?.is_file();
+    ensure!(is_file, "{}: this is not a file", path.display());
     let mut bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     let mut end = 0;
     let mut step = 0;
@@ -215,7 +218,7 @@ pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, s
         "threads": tch::get_num_threads(),
         "seed": seed,
         "matmul_dtype": matmul,
-        "data_root": data_root.canonicalize().unwrap_or_else(|_| data_root.to_path_buf()),
+        "data_root": data_root.canonicalize().unwrap_or_else(|_| data_root.to_path_buf()).to_string_lossy(),
         "command": std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>(),
     }))
 }

@@ -132,6 +132,42 @@ fn an_earlier_state_takes_the_later_ones_and_their_best_model_out_of_the_way() {
 }
 
 #[test]
+fn what_was_set_aside_before_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("a");
+    succeed(&training(&run, 6, &[]));
+    let first = std::fs::read(state(&run, 6)).unwrap();
+    for _ in 0..2 {
+        succeed(&training(&run, 6, &["--resume", state(&run, 3).to_str().unwrap()]));
+    }
+    let aside = |suffix: &str| {
+        let mut name = state(&run, 6).into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    assert_eq!(std::fs::read(aside(".superseded")).unwrap(), first);
+    assert!(aside(".superseded-2").is_file());
+}
+
+#[test]
+fn a_state_of_another_config_in_the_folder_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| root.path().join(name));
+    succeed(&training(&a, 6, &[]));
+    succeed(&training(&b, 9, &["--seed", "7"]));
+    std::fs::copy(state(&b, 9), state(&a, 9)).unwrap();
+    let before = contents(&a);
+    let args = |run: &Path| -> Vec<String> {
+        let (run, data) = (run.to_str().unwrap(), data_root().to_str().unwrap());
+        let args = ["train", "--device", "cpu", "--data-root", data, "--run-dir", run, "--max-steps", "12"];
+        args.iter().chain(&["--resume", "auto"]).map(|arg| (*arg).to_owned()).collect()
+    };
+    let error = error_of(&talent(&args(&a)));
+    assert!(error.contains("its config is not that of") && error.contains("seed: 0 -> 7"), "{error}");
+    assert_eq!(contents(&a), before);
+}
+
+#[test]
 fn a_state_that_is_not_what_its_name_says_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let run = root.path().join("a");
@@ -164,8 +200,13 @@ fn only_counted_records_matter_and_they_must_be_whole() {
     let before = |bytes: &[u8]| {
         std::fs::write(&records, bytes).unwrap();
         let before = contents(&run);
-        let error = error_of(&talent(&training(&run, 20, &["--resume", "auto"])));
-        assert_eq!(contents(&run), before, "nothing is touched");
+        let earlier = state(&run, 6);
+        let mut error = String::new();
+        // From an earlier state, which counts fewer, nothing is set aside either.
+        for resume in [earlier.to_str().unwrap(), "auto"] {
+            error = error_of(&talent(&training(&run, 20, &["--resume", resume])));
+            assert_eq!(contents(&run), before, "nothing is touched");
+        }
         error
     };
     for damaged in ["", "{\"kind\": \"ste", "[]", "null", &third.replace("\"step\":3", "\"step\":4")] {

@@ -167,6 +167,15 @@ impl WeightFile {
         })
     }
 
+    /// All entries of a safetensors file's metadata.
+    pub fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let safetensors = self.sources.iter().filter_map(|source| match source {
+            Source::Safetensors(source) => Some(source.all_metadata()),
+            Source::Torch(_) => None,
+        });
+        safetensors.flatten()
+    }
+
     /// The entries of a tensor, row-major, little-endian.
     ///
     /// # Errors

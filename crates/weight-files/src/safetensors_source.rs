@@ -100,6 +100,10 @@ impl SafetensorsSource {
         self.metadata.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
+    pub(crate) fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, Error> {
         let no_tensor = || Error::NoTensor { path: self.path.clone(), name: name.to_owned() };
         let (index, _, info) = self.tensors.get_full(name).ok_or_else(no_tensor)?;

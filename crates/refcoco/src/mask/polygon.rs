@@ -67,25 +67,29 @@ fn fill(mask: &mut Mask, points: &[[f64; 2]]) {
     let (width, height) = (mask.width as f64, mask.height as f64);
     let grid: Vec<[i64; 2]> =
         points.iter().map(|point| point.map(|value| (SCALE * value + 0.5) as i64)).collect();
-    let mut walk: Vec<[i64; 2]> = Vec::new();
-    for (index, &from) in grid.iter().enumerate() {
-        walk_edge(from, grid[(index + 1) % grid.len()], &mut walk);
-    }
-
-    // Column-major positions where the fill toggles.
+    // Column-major positions where the fill toggles. A place where it toggles twice does not toggle, so there are never more than
+    // pixels that count.
     let mut toggles: Vec<usize> = Vec::new();
-    for pair in walk.windows(2) {
-        let ([u0, v0], [u1, v1]) = (pair[0], pair[1]);
-        if u0 == u1 {
-            continue;
-        }
-        let column = (if u1 < u0 { u1 } else { u1 - 1 }) as f64;
-        let column = (column + 0.5) / SCALE - 0.5;
-        if column.floor() != column || column < 0.0 || column > width - 1.0 {
-            continue;
-        }
-        let row = ((v0.min(v1) as f64 + 0.5) / SCALE - 0.5).clamp(0.0, height).ceil();
-        toggles.push(column as usize * mask.height + row as usize);
+    let most = 2 * (mask.data.len() + 512);
+    let mut before: Option<[i64; 2]> = None;
+    for (index, &from) in grid.iter().enumerate() {
+        walk_edge(from, grid[(index + 1) % grid.len()], |point| {
+            let Some([u0, v0]) = before.replace(point) else { return };
+            let [u1, v1] = point;
+            if u0 == u1 {
+                return;
+            }
+            let column = (if u1 < u0 { u1 } else { u1 - 1 }) as f64;
+            let column = (column + 0.5) / SCALE - 0.5;
+            if column.floor() != column || column < 0.0 || column > width - 1.0 {
+                return;
+            }
+            let row = ((v0.min(v1) as f64 + 0.5) / SCALE - 0.5).clamp(0.0, height).ceil();
+            toggles.push(column as usize * mask.height + row as usize);
+            if toggles.len() > most {
+                cancel(&mut toggles);
+            }
+        });
     }
     toggles.sort_unstable();
     for span in toggles.chunks(2) {
@@ -96,8 +100,15 @@ fn fill(mask: &mut Mask, points: &[[f64; 2]]) {
     }
 }
 
+/// Sorts the toggles, and leaves out those that undo each other.
+fn cancel(toggles: &mut Vec<usize>) {
+    toggles.sort_unstable();
+    let odd = toggles.chunk_by(|a, b| a == b).filter(|same| same.len() % 2 == 1).map(|same| same[0]);
+    *toggles = odd.collect();
+}
+
 /// The grid points from one vertex to the next, both included, one per step along the longer axis.
-fn walk_edge(from: [i64; 2], to: [i64; 2], walk: &mut Vec<[i64; 2]>) {
+fn walk_edge(from: [i64; 2], to: [i64; 2], mut visit: impl FnMut([i64; 2])) {
     let (dx, dy) = ((to[0] - from[0]).abs(), (to[1] - from[1]).abs());
     let (along, across) = if dx >= dy { (0, 1) } else { (1, 0) };
     let n = dx.max(dy);
@@ -110,7 +121,7 @@ fn walk_edge(from: [i64; 2], to: [i64; 2], walk: &mut Vec<[i64; 2]>) {
         let mut point = [0; 2];
         point[along] = start[along] + t;
         point[across] = (start[across] as f64 + slope * t as f64 + 0.5) as i64;
-        walk.push(point);
+        visit(point);
     }
 }
 

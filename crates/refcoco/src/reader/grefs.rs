@@ -9,7 +9,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::annotation::{Expression, Ref};
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result, ensure_file, io_error};
 use crate::reader::in_one_line;
 
 #[derive(Deserialize)]
@@ -86,6 +86,7 @@ struct RawSentence {
 /// Names the file and the ref at fault: malformed JSON (with its position), missing key, wrong type, `no_target` for a
 /// ref that has targets, an annotation named twice, a ref id used twice.
 pub fn read_grefs(path: &Path) -> Result<Vec<Ref>> {
+    ensure_file(path)?;
     let text = std::fs::read_to_string(path).map_err(io_error(path))?;
     let items: Vec<&RawValue> =
         serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, ImageRecord};
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result, ensure_file, io_error};
 
 /// What an `instances.json` holds, by number.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ struct RawCategory {
 /// # Errors
 /// Names the file and the record: malformed JSON (with its position), an annotation or image id used twice.
 pub fn read_instances(path: &Path) -> Result<Instances> {
+    ensure_file(path)?;
     let file = File::open(path).map_err(io_error(path))?;
     let raw: RawInstances = serde_json::from_reader(BufReader::with_capacity(1 << 20, file))
         .map_err(|source| Error::Json { path: path.to_path_buf(), source })?;

@@ -126,6 +126,7 @@ impl Settings {
             self.same_category_at_most >= self.same_category,
             "same_category_at_most must not be below same_category",
         )?;
+        check(self.clutter <= 1000, "clutter must be at most 1000")?;
         check((1..=8).contains(&self.max_colours), "max_colours must be 1 to 8")?;
         check((0.0..=0.5).contains(&self.occlusion), "occlusion must be 0 to 0.5")?;
         check((0.2..=2.0).contains(&self.object_scale), "object_scale must be 0.2 to 2")

@@ -157,12 +157,20 @@ fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[plan::Row]) -> Result<()> {
     Ok(whole_file::write(&runs_dir.join("ablation.json"), format!("{document:#}\n").as_bytes())?)
 }
 
+/// Of a cell, on one machine.
+const MAX_PROCESSES: usize = 256;
+
 fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
     let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
     ensure!(args.nproc > 0, "--nproc must be positive");
     let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
     ensure!(jobs > 0, "--jobs must be positive");
+    ensure!(
+        args.nproc <= MAX_PROCESSES,
+        "--nproc {}: more than {MAX_PROCESSES} processes a cell",
+        args.nproc
+    );
     let jobs = jobs.min(cells.len().max(1));
     let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();

@@ -124,7 +124,8 @@ impl Repeats {
         device: Device,
         mut work: impl FnMut() -> Result<()>,
     ) -> Result<Measured> {
-        ensure!(self.repeats > 0, "--repeats must be positive");
+        ensure!((1..=1_000_000).contains(&self.repeats), "--repeats must be 1 to 1,000,000");
+        ensure!(self.warm_up <= 1_000_000, "--warm-up must be at most 1,000,000");
         for _ in 0..self.warm_up {
             work()?;
         }

@@ -104,8 +104,16 @@ pub(crate) fn step_of(state: &Path) -> Option<u64> {
 
 /// Renames a file of a later step.
 pub(crate) fn set_aside(path: &Path) -> Result<()> {
-    let mut aside = path.to_path_buf().into_os_string();
-    aside.push(SUPERSEDED);
+    // What was set aside before stays, too.
+    let named = |turn: usize| {
+        let mut name = path.to_path_buf().into_os_string();
+        name.push(SUPERSEDED);
+        if turn > 1 {
+            name.push(format!("-{turn}"));
+        }
+        PathBuf::from(name)
+    };
+    let aside = (1..).map(named).find(|name| !name.exists() && !name.is_symlink()).unwrap_or_default();
     errln!("warning: {} is of a later step and is set aside", path.display());
     std::fs::rename(path, &aside).with_context(|| path.display().to_string())
 }

@@ -45,7 +45,8 @@ impl LossConfig {
         }
         for Setting { key, allows, expected, .. } in settings() {
             let value = self.get(key);
-            ensure!(allows(value), "loss.{key} ({value}) must be {expected}");
+            // A value that is zero in float32 is used as zero.
+            ensure!(allows((value as f32).into()), "loss.{key} ({value}) must be {expected}");
         }
         let some = LOSSES.iter().any(|loss| self.get(loss.name()) > 0.0);
         ensure!(some, "at least one loss weight must be positive");

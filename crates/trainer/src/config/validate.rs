@@ -39,9 +39,10 @@ fn ensure_finite(config: &Config) -> Result<()> {
                 inner.iter().try_for_each(|(name, value)| check(&key(name), value))
             }
             Value::Array(values) => values.iter().try_for_each(|value| check(key, value)),
-            Value::Float(number) if !number.is_finite() => {
+            // Most are used in float32.
+            Value::Float(number) if !(*number as f32).is_finite() => {
                 let hint = if key == "train.clip_norm" { "; 0 is for no clipping" } else { "" };
-                Err(anyhow!("{key} must be a finite number, not {number}{hint}"))
+                Err(anyhow!("{key} must be a finite number in float32, not {number}{hint}"))
             }
             _ => Ok(()),
         }
@@ -135,8 +136,9 @@ mod tests {
     #[test]
     fn numbers_that_make_no_sense_are_refused_by_key() {
         assert!(
-            error("train.clip_norm=inf")
-                .contains("train.clip_norm must be a finite number, not inf; 0 is for no clipping")
+            error("train.clip_norm=inf").contains(
+                "train.clip_norm must be a finite number in float32, not inf; 0 is for no clipping"
+            )
         );
         for (setting, key) in [
             ("train.lr=nan", "train.lr"),

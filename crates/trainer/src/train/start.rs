@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, set_aside, 
 use crate::config::{Config, differences};
 use crate::experiment::Experiment;
 use crate::precision::LossScaler;
-use crate::run_dir::{RunLock, records_file};
+use crate::run_dir::{RunLock, counted_records, records_file};
 use crate::weights::resume_official;
 
 /// Whether a training state is one of PyTorch's files rather than ours.
@@ -105,7 +105,8 @@ pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Resul
 
 /// The step whose model a run's `metrics.json`, the last file it writes, is about.
 pub(super) fn finished_step(run: &Path) -> Option<u64> {
-    let text = std::fs::read_to_string(run.join("metrics.json")).ok()?;
+    let path = run.join("metrics.json");
+    let text = path.is_file().then(|| std::fs::read_to_string(&path).ok())??;
     serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
 }
 
@@ -140,6 +141,11 @@ pub(super) fn begin(
             errln!("resuming from {} after epoch {}", path.display(), at.epoch);
         }
         Some(State::Ours(path, meta)) => {
+            if own.hold(&path) {
+                refuse_stray(&path, &meta, &options.run_dir, options.allow_config_change)?;
+                // Before anything is set aside.
+                counted_records(&records_file(&options.run_dir), meta.position.n_records)?;
+            }
             refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
             checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
             errln!("resuming from {} at step {}", path.display(), meta.position.step);
@@ -159,6 +165,22 @@ pub(super) fn begin(
         None => {}
     }
     Ok((lock, at))
+}
+
+/// A state in a run's folder is another run's if its config is not the folder's.
+fn refuse_stray(state: &Path, meta: &Meta, run: &Path, allowed: bool) -> Result<()> {
+    let text = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
+    let Ok(own) = toml::from_str::<Config>(&text) else { return Ok(()) };
+    let mut changed = differences(&own, &meta.config)?;
+    changed.retain(|line| !line.starts_with("weights."));
+    ensure!(
+        changed.is_empty() || allowed,
+        "{}: its config is not that of {}: {}; if it is this run's all the same, go on with --allow-config-change",
+        state.display(),
+        run.join("config.toml").display(),
+        changed.join("; ")
+    );
+    Ok(())
 }
 
 /// A run that goes on from an earlier step has not found its best model yet, if that is of a later one.
