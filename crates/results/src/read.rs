@@ -172,14 +172,15 @@ fn collect(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<()
 }
 
 fn read_run(folder: &Path) -> Result<Run, String> {
-    let read = |name: &str| {
+    // A pipe would be waited for.
+    let place = |name: &str| {
         let path = folder.join(name);
-        // A pipe would be waited for.
-        if path.exists() && !path.is_file() {
-            return Err(format!("{name}: this is not a file"));
+        match path.exists() && !path.is_file() {
+            true => Err(format!("{name}: this is not a file")),
+            false => Ok(path),
         }
-        std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))
     };
+    let read = |name: &str| std::fs::read_to_string(place(name)?).map_err(|error| format!("{name}: {error}"));
     let config: toml::Table =
         read("config.toml")?.parse().map_err(|error| format!("config.toml: {error}"))?;
     if !folder.join("metrics.json").is_file() {
@@ -212,11 +213,8 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         })
         .collect::<Result<_, String>>()?;
     let mut val_curve = Vec::new();
-    let place = folder.join("records.jsonl");
-    if place.exists() && !place.is_file() {
-        return Err("records.jsonl: this is not a file".into());
-    }
-    let records = std::fs::read(&place).map_err(|error| format!("records.jsonl: {error}"))?;
+    let records =
+        std::fs::read(place("records.jsonl")?).map_err(|error| format!("records.jsonl: {error}"))?;
     // A run that was told to go on and was ended may have left a part of a line.
     let whole = records.rsplitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
     for (index, line) in whole.split(|byte| *byte == b'\n').enumerate() {
