@@ -421,7 +421,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
         );
     }
     let device = args.machine.set_up()?;
-    let mut cfg = args.stored.config_of(&file)?;
+    let (mut cfg, meta) = args.stored.open(&file)?;
     if let Some(name) = &args.dataset {
         cfg.data.datasets = vec![name.clone()];
     }
@@ -432,7 +432,7 @@ fn run_eval(args: &EvalArgs) -> Result<()> {
     let precision = args.precision.unwrap_or(cfg.train.precision);
     let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
-    args.stored.fill(&experiment.model, &file)?;
+    args.stored.fill(&experiment.model, &file, meta.as_ref())?;
     let mut rows = Vec::new();
     let mut features = serde_json::Map::new();
     let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);

@@ -10,7 +10,7 @@ use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Kind};
 
-use crate::checkpoint::{self, EncoderRoot};
+use crate::checkpoint::{self, EncoderRoot, Meta};
 use crate::config::{self, Config, Source};
 use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
@@ -86,12 +86,14 @@ pub(crate) struct StoredModel {
 }
 
 impl StoredModel {
-    /// The config of a checkpoint: its own, verified, or the one named.
-    pub(crate) fn config_of(&self, checkpoint: &Path) -> Result<Config> {
+    /// Verifies a checkpoint. Returns its config, its own or the one named, and what it says of itself.
+    pub(crate) fn open(&self, checkpoint: &Path) -> Result<(Config, Option<Meta>)> {
         match (checkpoint::verified_meta(checkpoint)?, &self.config) {
-            (Some(meta), None) => Ok(meta.config),
+            (Some(meta), None) => Ok((meta.config.clone(), Some(meta))),
             (Some(_), Some(_)) => bail!("{}: it holds its config; leave out --config", checkpoint.display()),
-            (None, Some(name)) => config::load(&Source { config: Some(name.clone()), ..Source::default() }),
+            (None, Some(name)) => {
+                Ok((config::load(&Source { config: Some(name.clone()), ..Source::default() })?, None))
+            }
             (None, None) => bail!(
                 "{}: it does not say which network it is for; name the config, for example --config refcoco/base",
                 checkpoint.display()
@@ -100,9 +102,11 @@ impl StoredModel {
     }
 
     /// Fills a network built from that config.
-    pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path) -> Result<()> {
+    ///
+    /// - meta: from [`StoredModel::open`]
+    pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path, meta: Option<&Meta>) -> Result<()> {
         let strictness = Strictness { allow_missing: self.allow_missing.clone() };
-        checkpoint::load_model(model, checkpoint, &strictness, &self.encoders)
+        checkpoint::load_model(model, checkpoint, meta, &strictness, &self.encoders)
     }
 }
 

@@ -55,9 +55,9 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     }
     let image = read_image_to_work_on(&args.image, WORK)?;
     let device = args.machine.set_up()?;
-    let cfg = args.stored.config_of(&args.checkpoint)?;
+    let (cfg, meta) = args.stored.open(&args.checkpoint)?;
     let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
-    args.stored.fill(&experiment.model, &args.checkpoint)?;
+    args.stored.fill(&experiment.model, &args.checkpoint, meta.as_ref())?;
 
     let shape = experiment.shape();
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);

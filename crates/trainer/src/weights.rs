@@ -58,7 +58,7 @@ fn announce(path: &Path, report: &LoadReport) {
 ///
 /// Its `best_iou` is not used: it is the best of the epochs before (quirk Q15).
 pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> Result<u64> {
-    load_model(model, path, &Strictness::default(), &EncoderRoot::default())?;
+    load_model(model, path, verified_meta(path)?.as_ref(), &Strictness::default(), &EncoderRoot::default())?;
     let mut restore = || -> Result<u64> {
         let mut file = WeightFile::open(path)?;
         let epoch = file.scalars().get("epoch").and_then(|epoch| epoch.as_i64());
@@ -107,7 +107,7 @@ pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result
                 refuse_source(&root.find(&encoder.path))?;
             }
             let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
-            load_model(&model, checkpoint, &Strictness::default(), root)?;
+            load_model(&model, checkpoint, Some(&meta), &Strictness::default(), root)?;
             let entries = model.store().entries().into_iter();
             entries.map(|(name, entry)| (name, entry.tensor)).collect()
         }
@@ -194,7 +194,7 @@ mod tests {
         }
         // And back: the export fills the network.
         let model = recorded();
-        load_model(&model, &to, &Strictness::default(), &EncoderRoot::default()).unwrap();
+        load_model(&model, &to, None, &Strictness::default(), &EncoderRoot::default()).unwrap();
         assert!(export(&best_model(), &folder.path().join("x.pth"), &EncoderRoot::default()).is_err());
         let before = std::fs::read(&to).unwrap();
         for same in [

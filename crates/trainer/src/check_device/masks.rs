@@ -25,10 +25,17 @@ fn model_file(setting: &Setting) -> Result<PathBuf> {
 }
 
 fn masks(setting: &Setting, file: &Path, device: Device) -> Result<Vec<Mask>> {
-    let cfg = checkpoint::verified_meta(file)?.context("the checkpoint has no config")?.config;
+    let meta = checkpoint::verified_meta(file)?.context("the checkpoint has no config")?;
+    let cfg = meta.config.clone();
     let datasets = open_datasets(&cfg.data.datasets, &data_root(setting)?)?;
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
-    checkpoint::load_model(&experiment.model, file, &Strictness::default(), &EncoderRoot::default())?;
+    checkpoint::load_model(
+        &experiment.model,
+        file,
+        Some(&meta),
+        &Strictness::default(),
+        &EncoderRoot::default(),
+    )?;
     let queries = queries(&experiment.datasets[0], "val")?;
     let threshold = experiment.cfg.eval.threshold;
     let mut masks: Vec<(usize, Mask)> = Vec::new();

@@ -170,16 +170,18 @@ pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Ad
 
 /// Fills a whole network from a checkpoint, ours or an official one, and from the encoder files that it names.
 ///
+/// - meta: what [`verified_meta`] returned for this file
+///
 /// # Errors
 /// When a file is missing, damaged or another one than the checkpoint was made with, or does not fit the network.
 pub(crate) fn load_model(
     model: &Talent,
     path: &Path,
+    meta: Option<&Meta>,
     strictness: &Strictness,
     root: &EncoderRoot,
 ) -> Result<()> {
-    let meta = verified_meta(path)?;
-    if let Some(meta) = &meta {
+    if let Some(meta) = meta {
         meta.encoders.load(model, root).with_context(|| path.display().to_string())?;
     }
     fill(model, path, meta, strictness)
@@ -190,12 +192,12 @@ pub(crate) fn load_model(
 /// # Errors
 /// When the file is damaged, or does not fit the network.
 pub(crate) fn load_own(model: &Talent, path: &Path, strictness: &Strictness) -> Result<()> {
-    fill(model, path, verified_meta(path)?, strictness)
+    fill(model, path, verified_meta(path)?.as_ref(), strictness)
 }
 
-fn fill(model: &Talent, path: &Path, meta: Option<Meta>, strictness: &Strictness) -> Result<()> {
+fn fill(model: &Talent, path: &Path, meta: Option<&Meta>, strictness: &Strictness) -> Result<()> {
     let mut strictness = strictness.clone();
-    if let Some(meta) = &meta {
+    if let Some(meta) = meta {
         let names = model.store().entries().into_iter().map(|(name, _)| name);
         strictness.allow_missing.extend(names.filter(|name| meta.encoders.hold(parameter_group(name))));
     }
