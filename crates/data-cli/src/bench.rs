@@ -49,6 +49,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         args.passes > 0 && args.threads > 0 && args.batch_size > 0,
         "passes, threads and batch size must be positive"
     );
+    ensure!(args.passes <= 1_000_000, "--passes must be at most 1,000,000");
     ensure!((1..=16384).contains(&args.input_size), "--input-size must be 1 to 16384");
     ensure!(args.threads <= 4096, "--threads must be at most 4096");
     let datasets = vec![crate::open(&args.dataset, &args.data_root)?];

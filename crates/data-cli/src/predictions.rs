@@ -1,12 +1,10 @@
 //! Predicted masks in a file: JSONL, a line an expression.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use refcoco::{Dataset, Mask};
+use refcoco::{Dataset, Mask, read_lines};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -47,13 +45,9 @@ impl Predictions {
             .iter()
             .flat_map(|reference| reference.expressions.iter().map(|one| (reference.ref_id, one.sent_id)))
             .collect();
-        let file = File::open(path).with_context(|| path.display().to_string())?;
         let mut lines = BTreeMap::new();
-        for (number, line) in (1..).zip(BufReader::new(file).lines()) {
-            let line = line.with_context(|| path.display().to_string())?;
-            if line.trim().is_empty() {
-                continue;
-            }
+        for line in read_lines(path)? {
+            let (number, line) = line?;
             let at = || format!("{}: line {number}", path.display());
             let Line { ref_id, sent_id, segmentation } = serde_json::from_str(&line).with_context(at)?;
             ensure!(

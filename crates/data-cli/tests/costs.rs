@@ -139,3 +139,24 @@ fn a_pickle_of_tiny_values_is_bounded() {
     let error = safe_pickle::parse(&bytes).unwrap_err().to_string();
     assert!(error.contains("far more memory"), "{error}");
 }
+
+#[test]
+fn predictions_without_an_end_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (refs, picture) = data(root.path(), json!([[1, 1, 6, 1, 6, 5]]));
+    std::fs::write(&picture, png(8, 6, 0)).unwrap();
+    let masks = root.path().join("masks.jsonl");
+    let score = |file: &str| {
+        let output = within(8000, &["score", "--predictions", file, "--dataset", refs.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        said(&output)
+    };
+    assert!(score("/dev/zero").contains("not a regular file"));
+    assert!(Command::new("mkfifo").arg(&masks).status().unwrap().success());
+    assert!(score(masks.to_str().unwrap()).contains("not a regular file"));
+    std::fs::remove_file(&masks).unwrap();
+    // It takes no room on the disk, and is one line.
+    std::fs::File::create(&masks).unwrap().set_len(40 << 30).unwrap();
+    let text = score(masks.to_str().unwrap());
+    assert!(text.contains("line 1") && text.contains("TALENT_MAX_IMAGE_MIB"), "{text}");
+}

@@ -154,15 +154,6 @@ pub enum MaskError {
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A pipe or a device would be waited for, or read for ever.
-pub(crate) fn ensure_file(path: &std::path::Path) -> Result<()> {
-    let found = std::fs::metadata(path).map_err(io_error(path))?;
-    match found.is_file() {
-        true => Ok(()),
-        false => Err(io_error(path)(std::io::Error::other("this is not a regular file"))),
-    }
-}
-
 pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::Io { path, source }

@@ -1,13 +1,13 @@
-use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::memory_rule::afford_pixels;
+use crate::regular_file::{open_regular, read_regular};
 
 /// An image in memory: RGB, 8 bits, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,19 +44,6 @@ pub fn read_image_to_work_on(path: &Path, bytes_per_pixel: u64) -> Result<RgbIma
     check_size(&bytes, bytes_per_pixel)
         .and_then(|()| decode_image(&bytes))
         .map_err(|what| Error::Image { path: path.to_path_buf(), what })
-}
-
-/// The bytes of a regular file. A pipe or a device has no end, or one that nobody knows.
-pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>> {
-    ensure_regular(path)?;
-    std::fs::read(path).map_err(io_error(path))
-}
-
-fn ensure_regular(path: &Path) -> Result<()> {
-    match std::fs::metadata(path).map_err(io_error(path))?.is_file() {
-        true => Ok(()),
-        false => Err(Error::Image { path: path.to_path_buf(), what: "it is not a regular file".into() }),
-    }
 }
 
 /// Checks what the decoded pixels and the caller's work take together.
@@ -150,8 +137,7 @@ fn decode(decoder: impl ImageDecoder, orientation: Orientation) -> Result<Dynami
 /// As [`read_image`], but damage behind the header is not seen.
 pub fn image_size(path: &Path) -> Result<(usize, usize)> {
     let fail = |what: String| Error::Image { path: path.to_path_buf(), what };
-    ensure_regular(path)?;
-    let file = File::open(path).map_err(io_error(path))?;
+    let file = open_regular(path)?;
     let mut decoder = decoder(BufReader::new(file)).map_err(fail)?;
     let (width, height) = decoder.dimensions();
     let turned = matches!(

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::DeflateDecoder;
 
 use crate::error::{Error, Result, io_error};
-use crate::image_file::read_regular;
+use crate::regular_file::{open_regular, read_regular};
 
 /// Whether a name from an annotation file stays below the folder it is looked up in.
 pub(crate) fn stays_inside(name: &str) -> bool {
@@ -87,7 +87,7 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 impl Archive {
     fn open(path: &Path) -> Result<Self> {
         let broken = |what: String| Error::Image { path: path.to_path_buf(), what };
-        let file = File::open(path).map_err(io_error(path))?;
+        let file = open_regular(path)?;
         let again = file.try_clone().map_err(io_error(path))?;
         let archive = zip::ZipArchive::new(std::io::BufReader::new(again))
             .map_err(|error| broken(format!("not a readable zip archive: {error}")))?;

@@ -56,6 +56,14 @@ pub(crate) fn afford_pixels(width: u64, height: u64, bytes_per_pixel: u64) -> Re
     ))
 }
 
+/// Copies of a line that reading it may take, the room a growing one has in front of it included.
+const LINE_COST: u64 = 4;
+
+/// Bytes that one line of a file may have.
+pub(crate) fn line_limit() -> Result<u64> {
+    limit().map(|limit| limit / LINE_COST).map_err(|what| Error::Environment { what })
+}
+
 /// # Errors
 /// When a segmentation's text is so long that reading it costs more than it may.
 pub(crate) fn afford_text(length: usize) -> Result<(), String> {

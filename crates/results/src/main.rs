@@ -18,7 +18,7 @@ use results::{
 struct Cli {
     /// Run folders, or folders of runs
     #[arg(long, default_value = "runs/*", value_name = "GLOB")]
-    runs: String,
+    runs: PathBuf,
     /// What makes a line: row, seed, or config keys, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "row")]
     group_by: Vec<String>,
@@ -65,7 +65,7 @@ fn run(cli: &Cli) -> Result<()> {
         errln!("left out: {}: {what}", run.display());
     }
     if runs.is_empty() {
-        bail!("{}: there is no finished run", cli.runs);
+        bail!("{}: there is no finished run", cli.runs.display());
     }
     if let Some(path) = &cli.expressions {
         write_parquet(path, &mut expressions_frame(&runs)?)?;
@@ -82,7 +82,9 @@ fn run(cli: &Cli) -> Result<()> {
     // The validation split decides on everything, so it comes first.
     summaries.sort_by_key(|summary| summary.split != "val" && !summary.split.ends_with("/val"));
     if let Some(path) = &cli.report {
-        let title = plan.as_ref().map_or_else(|| cli.runs.clone(), |plan| format!("ablation {}", plan.name));
+        let title = plan
+            .as_ref()
+            .map_or_else(|| cli.runs.display().to_string(), |plan| format!("ablation {}", plan.name));
         report(path, &title, &summaries, &runs, &problems, &cli.data_root)?;
         errln!("{}", path.display());
     }

@@ -127,15 +127,9 @@ struct Record {
 /// # Errors
 /// When the pattern is malformed or a folder cannot be read. Runs that are not finished, or that another version wrote, are
 /// among the problems.
-pub fn read_runs(pattern: &str) -> Result<Found, Error> {
-    let matches =
-        glob::glob(pattern).map_err(|source| Error::Pattern { pattern: pattern.to_owned(), source })?;
+pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
     let mut folders = Vec::new();
-    for found in matches {
-        let found = found.map_err(|error| {
-            let path = error.path().to_path_buf();
-            Error::Io { path, source: error.into() }
-        })?;
+    for found in matches(pattern)? {
         if found.is_dir() {
             collect(&found, 4, &mut folders)?;
         }
@@ -151,6 +145,23 @@ pub fn read_runs(pattern: &str) -> Result<Found, Error> {
     }
     let plan = runs.first().and_then(|run| Plan::of(&run.path));
     Ok(Found { runs, plan, problems })
+}
+
+/// What a pattern names. A folder of that very name comes first: it may hold brackets, or be no UTF-8.
+fn matches(pattern: &Path) -> Result<Vec<PathBuf>, Error> {
+    if pattern.is_dir() {
+        return Ok(vec![pattern.to_path_buf()]);
+    }
+    let text = pattern.to_string_lossy();
+    let found =
+        glob::glob(&text).map_err(|source| Error::Pattern { pattern: text.clone().into_owned(), source })?;
+    let found = found.map(|found| {
+        found.map_err(|error| {
+            let path = error.path().to_path_buf();
+            Error::Io { path, source: error.into() }
+        })
+    });
+    found.collect()
 }
 
 /// Folders that hold a run: `config.toml` is the first thing a run writes.

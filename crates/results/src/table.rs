@@ -19,7 +19,8 @@ impl Format {
         let line = text.replace("\r\n", " ").replace(['\n', '\r'], " ");
         match self {
             Self::Text => line,
-            Self::Markdown => line.chars().map(markdown).collect(),
+            // A bracket alone is text, as in an interval; with an address behind it, it is a link.
+            Self::Markdown => line.chars().map(markdown).collect::<String>().replace("](", "]\\("),
             Self::Latex => {
                 let escaped: String = line.chars().map(latex).collect();
                 // Behind the end of a row, these would be an argument of it.
@@ -32,7 +33,7 @@ impl Format {
 
 fn markdown(letter: char) -> String {
     match letter {
-        '\\' | '|' | '*' | '`' | '<' => format!("\\{letter}"),
+        '\\' | '|' | '*' | '`' | '<' | '&' => format!("\\{letter}"),
         letter => letter.to_string(),
     }
 }
@@ -187,6 +188,7 @@ mod tests {
         let bars = |line: &str| line.replace("\\\\", "").replace("\\|", "").matches('|').count();
         assert!(lines.iter().all(|line| bars(line) == 3), "{markdown}");
         assert!(lines[3].starts_with("| \\*\\*plain\\*\\* |"), "{markdown}");
+        assert_eq!(Format::Markdown.escape("[x](u) &lt; [-0.2, 0.1]"), "[x]\\(u) \\&lt; [-0.2, 0.1]");
         let html = table().html();
         assert_eq!((html.matches("<tr>").count(), html.matches("<td>").count()), (3, 4));
         assert!(html.contains("&lt;b&gt; | y") && html.contains("<td>**plain**</td>"), "{html}");

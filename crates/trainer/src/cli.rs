@@ -15,7 +15,7 @@ use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
 use crate::checkpoint::{EncoderRoot, is_same};
-use crate::config::{self, Precision, Regime, Source};
+use crate::config::{self, MAX_SEED, Precision, Regime, Source};
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
@@ -85,7 +85,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     overrides: Vec<String>,
     /// Seed of everything random
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     seed: Option<u64>,
     /// Precision of matrix products
     #[arg(long)]
@@ -193,7 +193,7 @@ struct TrainArgs {
     /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a training state, or an official
     /// training checkpoint (.pth). Without a config the run's own is used
     #[arg(long, value_name = "auto|DIR|FILE")]
-    resume: Option<String>,
+    resume: Option<PathBuf>,
     /// Keep the start values of encoder tensors that a weights file lacks and whose official name begins so
     #[arg(long, value_name = "PREFIX")]
     allow_missing: Vec<String>,
@@ -366,10 +366,10 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     torch_ext::upload_beside(args.upload_stream);
     ensure!(args.max_steps != Some(0), "--max-steps must be positive");
     ensure!(args.keep_checkpoints > 0, "--keep-checkpoints must be positive");
-    let resume = match args.resume.as_deref() {
+    let resume = match &args.resume {
         None => Resume::No,
-        Some("auto") => Resume::Auto,
-        Some(path) => Resume::From(PathBuf::from(path)),
+        Some(path) if path.as_os_str() == "auto" => Resume::Auto,
+        Some(path) => Resume::From(path.clone()),
     };
     let own = match args.config.is_empty() {
         true => config_to_resume(&resume, args.run_dir.as_deref())?,

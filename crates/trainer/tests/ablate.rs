@@ -136,3 +136,20 @@ fn cells_of_several_processes_leave_one_run_each() {
         assert_eq!(records.matches(r#""kind":"step""#).count(), 2, "{records}");
     }
 }
+
+#[test]
+fn impossible_numbers_are_refused_before_anything_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let too_large = (1_u64 << 63).to_string();
+    for (options, what) in [
+        (["--jobs", "0"], "--jobs"),
+        (["--nproc", "0"], "--nproc"),
+        (["--nproc", "100000"], "--nproc"),
+        (["--seeds", too_large.as_str()], "9223372036854775808"),
+        (["--set", "seed=3"], "--seeds"),
+    ] {
+        let output = ablate(folder.path(), &[&options[..], &["--dry-run"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(what), "{options:?}: {text}");
+    }
+}

@@ -277,3 +277,61 @@ fn a_name_that_is_no_utf_8_is_a_name() {
     assert_eq!(steps(&run), [1, 2, 3]);
     assert!(run.join("metrics.json").is_file());
 }
+
+#[test]
+fn a_training_state_is_evaluated_and_exported_like_the_model_in_it() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("a");
+    succeed(&training(&run, 3, &[]));
+    let eval = |file: &Path| {
+        let args = ["eval", "--json", "--device", "cpu", "--data-root", data_root().to_str().unwrap()];
+        let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        args.extend(["--checkpoint".into(), file.display().to_string()]);
+        let output = talent(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["splits"].clone()
+    };
+    let last = run.join("checkpoints/last.safetensors");
+    assert_eq!(eval(&state(&run, 3)), eval(&last));
+    let [of_state, of_model] = [state(&run, 3), last].map(|file| {
+        let to = root.path().join("official.safetensors");
+        succeed(
+            &["export", "--checkpoint", file.to_str().unwrap(), "--to", to.to_str().unwrap()]
+                .map(str::to_owned),
+        );
+        std::fs::read(to).unwrap()
+    });
+    assert!(of_state == of_model);
+}
+
+#[test]
+fn what_is_no_state_of_ours_does_not_stop_a_run() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = tempfile::tempdir().unwrap();
+    // A name that is no UTF-8, and a folder that is called like a state.
+    let run = root.path().join(std::ffi::OsStr::from_bytes(b"a\xff"));
+    let named_like_a_state = state(&run, 99);
+    std::fs::create_dir_all(&named_like_a_state).unwrap();
+    let started = |n: u64, option: &[&std::ffi::OsStr]| {
+        let mut args: Vec<std::ffi::OsString> =
+            training(Path::new("RUN"), n, &[]).into_iter().map(Into::into).collect();
+        for arg in &mut args {
+            if arg == "RUN" {
+                *arg = run.clone().into();
+            }
+        }
+        let at = args.iter().position(|arg| arg == "--set").unwrap();
+        args.splice(at..at, option.iter().map(|&arg| arg.to_owned()));
+        talent(&args)
+    };
+    let output = started(6, &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Resumed from that folder by its name, past a damaged state that is told of once.
+    std::fs::write(state(&run, 6), "damaged").unwrap();
+    let output = started(9, &["--resume".as_ref(), run.as_os_str()]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("trying the checkpoint before it").count(), 1, "{text}");
+    assert_eq!(steps(&run), (1..=9).collect::<Vec<u64>>());
+    assert!(named_like_a_state.is_dir());
+}

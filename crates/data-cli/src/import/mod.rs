@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cli_kit::{errln, outln};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use refcoco::Dataset;
+use refcoco::{Dataset, open_regular};
 use serde_json::json;
 
 use crate::import::rows::{Object, Picture, Table};
@@ -121,7 +121,7 @@ impl<'a> Writer<'a> {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let reader = SerializedFileReader::new(File::open(path)?).context("not a readable parquet file")?;
+        let reader = SerializedFileReader::new(open_regular(path)?).context("not a readable parquet file")?;
         let table = Table::recognise(&reader)?;
         let n_rows = reader.metadata().file_metadata().num_rows().max(0) as u64;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();

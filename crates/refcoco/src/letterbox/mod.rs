@@ -8,7 +8,7 @@ mod weights;
 
 use std::sync::OnceLock;
 
-use self::rows::{Axes, Place, Row, WIDE};
+use self::rows::{Axes, Place, Places, Row, WIDE};
 use self::weights::{STEPS, cubic_weights, linear_weights};
 use crate::image_file::RgbImage;
 use crate::mask::Mask;
@@ -121,7 +121,7 @@ impl Letterbox {
 
     /// Calls `emit(y, row)` with every row of the letterboxed image.
     fn image_rows(&self, image: &RgbImage, emit: impl FnMut(usize, Row<'_>)) {
-        rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size, self.size), BORDER, emit);
+        rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size), BORDER, emit);
     }
 
     /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
@@ -142,7 +142,7 @@ impl Letterbox {
     fn mask_pixels(&self, mask: &Mask, mut emit: impl FnMut(usize, u8)) {
         let Some(bounds) = Bounds::of(mask) else { return };
         let weights = linear_weights();
-        let axes = Axes::of(&self.to_input, self.size, self.size);
+        let axes = Axes::of(&self.to_input, self.size);
         let within = |places: &[Place], span: Span| -> Vec<(usize, Place)> {
             places.iter().copied().enumerate().filter(|(_, place)| span.touch(place.0)).collect()
         };
@@ -172,7 +172,7 @@ impl Letterbox {
     /// bicubic, border 0. Values may leave the input's range a little, as bicubic interpolation does.
     pub fn map_to_image(&self, map: &[f32]) -> Vec<f32> {
         let weights = &cubic_weights().float;
-        let axes = Axes::of(&self.to_image, self.width, self.height);
+        let places = Places::of(&self.to_image);
         // Enough zeros on every side that no tap of a pixel inside lies outside of them.
         const PAD: usize = 4;
         let stride = self.size + 2 * PAD;
@@ -181,22 +181,29 @@ impl Letterbox {
             padded[(y + PAD) * stride + PAD..][..self.size].copy_from_slice(row);
         }
         let first_tap = |at: i64| (at - 1).clamp(-(PAD as i64), self.size as i64) + PAD as i64;
-        let mut out = Vec::with_capacity(self.width * self.height);
-        for &(y, fy) in &axes.rows {
-            let top = first_tap(y) as usize * stride;
-            let rows: [&[f32]; 4] = std::array::from_fn(|row| &padded[top + row * stride..][..stride]);
-            let weights = &weights[fy * STEPS * 16..(fy + 1) * STEPS * 16];
-            out.extend(axes.columns.iter().map(|&(x, fx)| {
-                let left = first_tap(x) as usize;
-                let weights = &weights[fx * 16..][..16];
-                let mut sum = 0.0;
-                for (row, weights) in rows.iter().zip(weights.chunks_exact(4)) {
-                    for (value, weight) in row[left..left + 4].iter().zip(weights) {
-                        sum += weight * value;
+        let mut out = vec![0.0; self.width * self.height];
+        // The places of a block of columns only: those of an image a hundred million pixels wide would take gigabytes.
+        const BLOCK: usize = 4096;
+        for first in (0..self.width).step_by(BLOCK) {
+            let end = self.width.min(first + BLOCK);
+            let columns: Vec<Place> = (first..end).map(|x| places.column(x)).collect();
+            for (y, target) in out.chunks_exact_mut(self.width).enumerate() {
+                let (y, fy) = places.row(y);
+                let top = first_tap(y) as usize * stride;
+                let rows: [&[f32]; 4] = std::array::from_fn(|row| &padded[top + row * stride..][..stride]);
+                let weights = &weights[fy * STEPS * 16..(fy + 1) * STEPS * 16];
+                for (value, &(x, fx)) in target[first..end].iter_mut().zip(&columns) {
+                    let left = first_tap(x) as usize;
+                    let weights = &weights[fx * 16..][..16];
+                    let mut sum = 0.0;
+                    for (row, weights) in rows.iter().zip(weights.chunks_exact(4)) {
+                        for (value, weight) in row[left..left + 4].iter().zip(weights) {
+                            sum += weight * value;
+                        }
                     }
+                    *value = sum;
                 }
-                sum
-            }));
+            }
         }
         out
     }

@@ -14,26 +14,52 @@ use crate::image_file::RgbImage;
 /// Where a target coordinate lies in the source: pixel, and fraction in 1/32.
 pub(super) type Place = (i64, usize);
 
-/// The places of all target columns and rows.
+/// The place of each target column and row.
+pub(super) struct Places([[f64; 2]; 2]);
+
+impl Places {
+    /// Those of a map that neither turns nor shears.
+    pub(super) fn of(map: &Affine) -> Self {
+        let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
+        debug_assert!(m01 == 0.0 && m10 == 0.0, "a letterbox only scales and shifts");
+        Self([[m00, m02], [m11, m12]])
+    }
+
+    pub(super) fn column(&self, x: usize) -> Place {
+        let [scale, shift] = self.0[0];
+        // OpenCV rounds scale and shift of columns apart, and of rows together.
+        place(fixed(shift) + fixed(scale * x as f64))
+    }
+
+    pub(super) fn row(&self, y: usize) -> Place {
+        let [scale, shift] = self.0[1];
+        place(fixed(scale * y as f64 + shift))
+    }
+}
+
+/// In units of 1/1024.
+fn fixed(value: f64) -> i64 {
+    (value * 1024.0).round_ties_even() as i64
+}
+
+/// Rounds to 1/32.
+fn place(at: i64) -> Place {
+    let at = (at + 16) >> 5;
+    (at >> 5, (at & 31) as usize)
+}
+
+/// The places of all columns and rows of a square the network sees.
 pub(super) struct Axes {
     pub(super) columns: Vec<Place>,
     pub(super) rows: Vec<Place>,
 }
 
 impl Axes {
-    /// The axes of a map that neither turns nor shears, for a target of this size.
-    pub(super) fn of(map: &Affine, width: usize, height: usize) -> Self {
-        let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
-        debug_assert!(m01 == 0.0 && m10 == 0.0, "a letterbox only scales and shifts");
-        let fixed = |value: f64| (value * 1024.0).round_ties_even() as i64;
-        let place = |at: i64| {
-            let at = at >> 5;
-            (at >> 5, (at & 31) as usize)
-        };
-        let x0 = fixed(m02) + 16;
+    pub(super) fn of(map: &Affine, size: usize) -> Self {
+        let places = Places::of(map);
         Self {
-            columns: (0..width).map(|x| place(x0 + fixed(m00 * x as f64))).collect(),
-            rows: (0..height).map(|y| place(fixed(m11 * y as f64 + m12) + 16)).collect(),
+            columns: (0..size).map(|x| places.column(x)).collect(),
+            rows: (0..size).map(|y| places.row(y)).collect(),
         }
     }
 }
@@ -60,10 +86,70 @@ fn spread_weights() -> &'static [[[i32; LANES]; 4]] {
     })
 }
 
-/// Four consecutive source rows, padded on both sides and widened to [`WIDE`] values a pixel. Small enough to stay in
-/// the first cache, which a padded copy of the whole image would not.
+/// Which pixels of a source row are kept, and how a row of them lies in memory.
+enum Kept {
+    /// All, with padding on either side.
+    All,
+    /// Four a target column, from this source column on: fewer, where the image is much wider than the square. A row of a
+    /// hundred million pixels is not copied for the 448 places that are looked at.
+    Taps(Vec<i64>),
+}
+
+impl Kept {
+    fn of(width: usize, first_taps: &[i64]) -> Self {
+        match width > 4 * first_taps.len() {
+            true => Self::Taps(first_taps.to_vec()),
+            false => Self::All,
+        }
+    }
+
+    /// Pixels of a row.
+    fn len(&self, width: usize) -> usize {
+        match self {
+            Self::All => width + 2 * PAD,
+            Self::Taps(columns) => 4 * columns.len(),
+        }
+    }
+
+    /// Where a target column's four taps begin in a row, in bytes.
+    ///
+    /// - number: of the target column; first: source column of its first tap
+    fn start(&self, number: usize, first: i64) -> usize {
+        match self {
+            Self::All => (first + PAD as i64) as usize * WIDE,
+            Self::Taps(_) => number * LANES,
+        }
+    }
+
+    /// Copies a source row of three bytes a pixel. What lies outside of it stays as it is.
+    fn copy(&self, source: &[u8], target: &mut [u8]) {
+        match self {
+            Self::All => {
+                let target = target[PAD * WIDE..].chunks_exact_mut(WIDE);
+                for (wide, pixel) in target.zip(source.chunks_exact(3)) {
+                    wide[..3].copy_from_slice(pixel);
+                }
+            }
+            Self::Taps(columns) => {
+                for (wide, &first) in target.chunks_exact_mut(LANES).zip(columns) {
+                    for (tap, wide) in (first..).zip(wide.chunks_exact_mut(WIDE)) {
+                        let pixel =
+                            usize::try_from(tap).ok().and_then(|tap| source.get(tap * 3..tap * 3 + 3));
+                        if let Some(pixel) = pixel {
+                            wide[..3].copy_from_slice(pixel);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Four consecutive source rows, widened to [`WIDE`] values a pixel. Small enough to stay in the first cache, which a padded
+/// copy of the whole image would not.
 struct Window<'a> {
     image: &'a RgbImage,
+    kept: Kept,
     /// The rows, each in the place of its number modulo 4, and which rows these are.
     slots: [(i64, Vec<u8>); 4],
     /// What lies above and below the image.
@@ -71,9 +157,9 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn new(image: &'a RgbImage, border: [u8; 3]) -> Self {
-        let outside = [border[0], border[1], border[2], 0].repeat(image.width + 2 * PAD);
-        Self { image, slots: [0; 4].map(|_| (-1, outside.clone())), outside }
+    fn new(image: &'a RgbImage, kept: Kept, border: [u8; 3]) -> Self {
+        let outside = [border[0], border[1], border[2], 0].repeat(kept.len(image.width));
+        Self { image, kept, slots: [0; 4].map(|_| (-1, outside.clone())), outside }
     }
 
     /// Rows `first` to `first + 3`.
@@ -86,11 +172,7 @@ impl<'a> Window<'a> {
                 *held = row;
                 let bytes = self.image.width * 3;
                 let source = &self.image.data[row as usize * bytes..][..bytes];
-                // The padding in front and behind stays as it is.
-                let target = slot[PAD * WIDE..].chunks_exact_mut(WIDE);
-                for (wide, pixel) in target.zip(source.chunks_exact(3)) {
-                    wide[..3].copy_from_slice(pixel);
-                }
+                self.kept.copy(source, slot);
             }
         }
         numbers.map(|row| match inside(row) {
@@ -115,17 +197,15 @@ pub(super) fn bicubic_rgb(
     mut emit: impl FnMut(usize, Row<'_>),
 ) {
     let (width, height) = (image.width, image.height);
-    let mut window = Window::new(image, border);
-
     // Columns whose taps all lie outside keep the border colour; they stand at both ends.
     let reaches = |place: &Place, n: usize| place.0 + 2 >= 0 && place.0 - 1 < n as i64;
     let first = axes.columns.iter().position(|place| reaches(place, width));
     let first = first.unwrap_or(axes.columns.len());
-    let inner: Vec<(usize, usize)> = axes.columns[first..]
-        .iter()
-        .take_while(|place| reaches(place, width))
-        .map(|&(x, fraction)| ((x - 1 + PAD as i64) as usize * WIDE, fraction))
-        .collect();
+    let inner: Vec<&Place> = axes.columns[first..].iter().take_while(|place| reaches(place, width)).collect();
+    let first_taps: Vec<i64> = inner.iter().map(|place| place.0 - 1).collect();
+    let mut window = Window::new(image, Kept::of(width, &first_taps), border);
+    let inner: Vec<(usize, usize)> =
+        (0..).zip(inner).map(|(number, place)| (window.kept.start(number, place.0 - 1), place.1)).collect();
     let mut mixed = vec![0; inner.len() * WIDE];
     let weights = spread_weights();
     for (y, place) in axes.rows.iter().enumerate() {
@@ -160,5 +240,26 @@ fn mix_row(taps: [&[u8]; 4], columns: &[(usize, usize)], weights: &[[[i32; LANES
             mixed[lane] = ((sum + (1 << 14)) >> 15).clamp(0, 255) as u8;
         }
         pixel.copy_from_slice(&mixed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taps_alone_hold_what_whole_rows_hold() {
+        let source: Vec<u8> = (0..9 * 3).collect();
+        // The taps of the first column begin before the row, and those of the last end behind it.
+        let firsts = [-2, 3, 7];
+        let border = [200, 201, 202, 0];
+        let [all, taps] = [Kept::All, Kept::Taps(firsts.to_vec())].map(|kept| {
+            let mut row = border.repeat(kept.len(9));
+            kept.copy(&source, &mut row);
+            let starts = (0..).zip(firsts).map(|(number, first)| kept.start(number, first));
+            starts.flat_map(|at| row[at..at + LANES].to_vec()).collect::<Vec<u8>>()
+        });
+        assert_eq!(all, taps);
+        assert!(matches!(Kept::of(13, &firsts), Kept::Taps(_)) && matches!(Kept::of(12, &firsts), Kept::All));
     }
 }

@@ -9,8 +9,9 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::annotation::{Expression, Ref};
-use crate::error::{Error, Result, ensure_file, io_error};
+use crate::error::{Error, Result};
 use crate::reader::in_one_line;
+use crate::regular_file::read_regular;
 
 #[derive(Deserialize)]
 struct RawRef {
@@ -86,10 +87,9 @@ struct RawSentence {
 /// Names the file and the ref at fault: malformed JSON (with its position), missing key, wrong type, `no_target` for a
 /// ref that has targets, an annotation named twice, a ref id used twice.
 pub fn read_grefs(path: &Path) -> Result<Vec<Ref>> {
-    ensure_file(path)?;
-    let text = std::fs::read_to_string(path).map_err(io_error(path))?;
+    let text = read_regular(path)?;
     let items: Vec<&RawValue> =
-        serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
+        serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
     let mut seen = BTreeSet::new();
     let mut refs = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {

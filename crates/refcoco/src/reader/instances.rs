@@ -1,7 +1,6 @@
 //! `instances.json`, the images and annotations of the REFER layout.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
@@ -9,7 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, ImageRecord};
-use crate::error::{Error, Result, ensure_file, io_error};
+use crate::error::{Error, Result};
+use crate::regular_file::open_regular;
 
 /// What an `instances.json` holds, by number.
 #[derive(Debug)]
@@ -59,8 +59,7 @@ struct RawCategory {
 /// # Errors
 /// Names the file and the record: malformed JSON (with its position), an annotation or image id used twice.
 pub fn read_instances(path: &Path) -> Result<Instances> {
-    ensure_file(path)?;
-    let file = File::open(path).map_err(io_error(path))?;
+    let file = open_regular(path)?;
     let raw: RawInstances = serde_json::from_reader(BufReader::with_capacity(1 << 20, file))
         .map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
     let twice = |record: String| Error::Record {

@@ -1,8 +1,6 @@
 //! Own data: one JSONL file, an object a line, with paths relative to the file's folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -10,9 +8,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result};
 use crate::image_file::image_size;
 use crate::image_source::stays_inside;
+use crate::jsonl::read_lines;
 use crate::reader::{Instances, in_one_line};
 
 #[derive(Deserialize)]
@@ -50,13 +49,10 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         what,
     };
     let mut lines: Vec<(usize, Line)> = Vec::new();
-    let file = File::open(path).map_err(io_error(path))?;
-    for (number, line) in (1..).zip(BufReader::new(file).lines()) {
-        let line = line.map_err(io_error(path))?;
-        if !line.trim().is_empty() {
-            let parsed = serde_json::from_str(&line).map_err(|error| fail(number, in_one_line(&error)))?;
-            lines.push((number, parsed));
-        }
+    for line in read_lines(path)? {
+        let (number, line) = line?;
+        let parsed = serde_json::from_str(&line).map_err(|error| fail(number, in_one_line(&error)))?;
+        lines.push((number, parsed));
     }
 
     let mut image_ids: BTreeMap<&str, (i64, usize)> = BTreeMap::new();

@@ -6,15 +6,15 @@ use std::path::Path;
 use safe_pickle::Value;
 
 use crate::annotation::{Expression, Ref};
-use crate::error::{Error, Result, ensure_file, io_error};
+use crate::error::{Error, Result};
+use crate::regular_file::read_regular;
 
 /// Reads a `refs(...).p` pickle of any protocol, in the order of the file. Nothing in it is executed.
 ///
 /// # Errors
 /// Names the file and the ref at fault: unreadable pickle, wrong type, missing key, ref id used twice.
 pub fn read_refs(path: &Path) -> Result<Vec<Ref>> {
-    ensure_file(path)?;
-    let data = std::fs::read(path).map_err(io_error(path))?;
+    let data = read_regular(path)?;
     let document =
         safe_pickle::parse(&data).map_err(|source| Error::Pickle { path: path.to_path_buf(), source })?;
     let fail = |record: String, what: String| Error::Record { path: path.to_path_buf(), record, what };

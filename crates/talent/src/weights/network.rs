@@ -7,15 +7,15 @@ use super::report::{LoadReport, Strictness};
 use super::{WeightsError, fill};
 use crate::model::Talent;
 
-/// The file's name of every tensor of a whole network, by official name. An official training checkpoint keeps them
-/// in a dictionary `state_dict`, and data-parallel training puts `module.` in front; a plain state dictionary has
-/// the official names themselves.
+/// Dictionaries that a network lies in: of an official training checkpoint, and of a training state of ours.
+const CONTAINERS: [&str; 2] = ["state_dict/", "model/"];
+
+/// The file's name of every tensor of a whole network, by official name. A checkpoint that holds more than the network keeps it
+/// in a dictionary, and data-parallel training puts `module.` in front; a plain state dictionary has the official names themselves.
 pub fn official_names(file: &WeightFile) -> BTreeMap<String, String> {
-    let nested = file.tensors().any(|(name, _)| name.starts_with("state_dict/"));
-    let own = file.tensors().filter_map(|(name, _)| match nested {
-        true => Some((name, name.strip_prefix("state_dict/")?)),
-        false => Some((name, name)),
-    });
+    let is_there = |container: &&str| file.tensors().any(|(name, _)| name.starts_with(container));
+    let container = CONTAINERS.into_iter().find(is_there).unwrap_or_default();
+    let own = file.tensors().filter_map(|(name, _)| Some((name, name.strip_prefix(container)?)));
     own.map(|(stored, name)| (name.strip_prefix("module.").unwrap_or(name).to_owned(), stored.to_owned()))
         .collect()
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::ablate::cell::{Cell, Outcome, Worker};
 use crate::ablate::plan::{Mode, Plan, folder_name};
-use crate::config::{self, Source};
+use crate::config::{self, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
 use crate::pretrain::pretrain;
@@ -46,7 +46,7 @@ pub(crate) struct AblateArgs {
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     overrides: Vec<String>,
     /// Seeds, separated by commas, in place of the plan's
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     seeds: Vec<u64>,
     /// End every cell normally after so many steps
     #[arg(long)]
@@ -90,6 +90,12 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
         plan.seeds.clone_from(&args.seeds);
     }
     let rows = plan.rows()?;
+    ensure!(
+        (1..=MAX_PROCESSES).contains(&args.nproc),
+        "--nproc {}: it must be 1 to {MAX_PROCESSES}",
+        args.nproc
+    );
+    ensure!(args.jobs != Some(0), "--jobs must be positive");
     let runs_dir =
         args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
     // Seeds outermost: whenever it is interrupted, the seeds that are done have all their rows.
@@ -163,14 +169,7 @@ const MAX_PROCESSES: usize = 256;
 fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
     let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
-    ensure!(args.nproc > 0, "--nproc must be positive");
     let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
-    ensure!(jobs > 0, "--jobs must be positive");
-    ensure!(
-        args.nproc <= MAX_PROCESSES,
-        "--nproc {}: more than {MAX_PROCESSES} processes a cell",
-        args.nproc
-    );
     let jobs = jobs.min(cells.len().max(1));
     let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();

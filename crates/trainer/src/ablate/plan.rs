@@ -141,6 +141,21 @@ impl Plan {
                 row.name
             );
         }
+        let of_rows = rows.iter().flat_map(|row| &row.set);
+        for setting in self.set.iter().chain(of_rows) {
+            let key = setting.split('=').next().unwrap_or_default().trim();
+            ensure!(
+                key != "seed",
+                "plan {}: `{setting}` does nothing: every row is trained with each of the seeds; choose them with `seeds` \
+                 in a plan or --seeds",
+                self.name
+            );
+        }
+        ensure!(
+            self.axis.iter().all(|axis| axis.key != "name"),
+            "plan {}: the axis `name` changes nothing about training",
+            self.name
+        );
         let unique: BTreeSet<u64> = self.seeds.iter().copied().collect();
         ensure!(unique.len() == self.seeds.len(), "plan {}: a seed occurs twice", self.name);
         let baseline = self.baseline.as_ref();
@@ -315,6 +330,10 @@ mod tests {
     fn mistakes_are_named() {
         let error = Plan::of_axes(&["rcb".into()], Mode::Grid).unwrap().rows().unwrap_err().to_string();
         assert!(error.contains("`rcb`"), "{error}");
+        for (axis, what) in [("seed=1,2", "--seeds"), ("name=a,b", "`name`")] {
+            let error = Plan::of_axes(&[axis.into()], Mode::Grid).unwrap().rows().unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
         assert!(Plan::load("papr").unwrap_err().to_string().contains("papr"));
         let twice = "name = \"x\"\nseeds = [1, 1]\n[[row]]\nname = \"a\"\nset = []";
         let plan: Plan = toml::from_str(twice).unwrap();

@@ -34,10 +34,8 @@ struct Level {
 /// Times forward and backward pass over all levels.
 pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
     let &[n, channels, rows, columns] = args.shape.as_slice() else { bail!("--shape takes four sizes") };
-    ensure!(
-        args.shape.iter().all(|&side| side > 0) && args.levels > 0,
-        "--shape and --levels must be positive"
-    );
+    ensure!(args.shape.iter().all(|&side| side > 0), "--shape must be positive");
+    ensure!((1..=64).contains(&args.levels), "--levels must be 1 to 64");
     ensure!(args.passing > 0.0 && args.passing <= 1.0, "--passing must be above 0 and at most 1");
     let device = args.timing.machine.set_up()?;
     tch::manual_seed(0);

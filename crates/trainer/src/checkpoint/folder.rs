@@ -45,8 +45,8 @@ impl Checkpoints {
             return Ok(Vec::new());
         }
         let entries = std::fs::read_dir(&self.0).with_context(|| self.0.display().to_string())?;
-        let mut found: Vec<(u64, PathBuf)> =
-            entries.flatten().filter_map(|entry| Some((step_of(&entry.path())?, entry.path()))).collect();
+        let paths = entries.flatten().map(|entry| entry.path()).filter(|path| !path.is_dir());
+        let mut found: Vec<(u64, PathBuf)> = paths.filter_map(|path| Some((step_of(&path)?, path))).collect();
         found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
         Ok(found)
     }
@@ -79,18 +79,23 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The result of `read` on the newest training state on which it succeeds, with a warning for every newer one; `None`
-    /// where there is none at all.
+    /// The result of `read` on the newest training state on which it succeeds; `None` where there is none at all.
+    ///
+    /// - passed_over: is told why a newer one could not be read
     ///
     /// # Errors
     /// When there are training states and none can be read.
-    pub(crate) fn newest<T>(&self, mut read: impl FnMut(&Path) -> Result<T>) -> Result<Option<T>> {
+    pub(crate) fn newest<T>(
+        &self,
+        mut read: impl FnMut(&Path) -> Result<T>,
+        passed_over: impl Fn(anyhow::Error),
+    ) -> Result<Option<T>> {
         let states = self.states()?;
         let Some(newest) = states.first() else { return Ok(None) };
         for path in &states {
             match read(path) {
                 Ok(value) => return Ok(Some(value)),
-                Err(error) => errln!("warning: {error:#}; trying the checkpoint before it"),
+                Err(error) => passed_over(error),
             }
         }
         bail!("{}: neither it nor any older checkpoint can be read", newest.display())
@@ -132,8 +137,9 @@ mod tests {
     fn the_newest_that_can_be_read_is_used_and_old_ones_go() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::of(run.path());
-        assert_eq!(checkpoints.newest(|_| Ok(())).unwrap(), None);
-        std::fs::create_dir(checkpoints.path()).unwrap();
+        assert_eq!(checkpoints.newest(|_| Ok(()), drop).unwrap(), None);
+        // A folder of such a name is none of ours.
+        std::fs::create_dir_all(checkpoints.state(11)).unwrap();
         for step in [9, 10, 100_000_000] {
             std::fs::write(checkpoints.state(step), step.to_string()).unwrap();
         }
@@ -143,8 +149,11 @@ mod tests {
             anyhow::ensure!(text != "100000000", "{}: damaged", path.display());
             Ok(text)
         };
-        assert_eq!(checkpoints.newest(read).unwrap().unwrap(), "10");
-        assert!(checkpoints.newest(|_| -> Result<()> { bail!("damaged") }).is_err());
+        let passed_over = std::cell::RefCell::new(Vec::new());
+        let newest = checkpoints.newest(read, |error| passed_over.borrow_mut().push(error.to_string()));
+        assert_eq!(newest.unwrap().unwrap(), "10");
+        assert!(matches!(passed_over.into_inner().as_slice(), [only] if only.contains("step-100000000")));
+        assert!(checkpoints.newest(|_| -> Result<()> { bail!("damaged") }, drop).is_err());
         checkpoints.set_aside_after(10).unwrap();
         assert_eq!(checkpoints.states().unwrap(), [checkpoints.state(10), checkpoints.state(9)]);
         assert!(checkpoints.path().join("step-100000000.state.safetensors.superseded").is_file());

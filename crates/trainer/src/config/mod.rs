@@ -11,6 +11,9 @@ use refcoco::OnError;
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
 
+/// The largest seed: TOML's whole numbers are signed.
+pub(crate) const MAX_SEED: u64 = i64::MAX as u64;
+
 /// A complete configuration. See `configs/` for the shipped ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -66,7 +66,8 @@ fn verified(path: &Path) -> Result<Meta> {
 fn find_state(options: &RunOptions) -> Result<Option<State>> {
     let ours =
         |path: &Path| -> Result<State> { Ok(State::Ours(path.to_path_buf(), Box::new(verified(path)?))) };
-    let newest = |run: &Path| Checkpoints::of(run).newest(ours);
+    let warn = |error: anyhow::Error| errln!("warning: {error:#}; trying the checkpoint before it");
+    let newest = |run: &Path| Checkpoints::of(run).newest(ours, warn);
     match &options.resume {
         Resume::No => Ok(None),
         Resume::Auto => {
@@ -93,7 +94,8 @@ fn find_state(options: &RunOptions) -> Result<Option<State>> {
 pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Result<Option<Config>> {
     // The config decides how much memory the network takes, so the file is verified first.
     let config_of = |path: &Path| -> Result<Config> { Ok(verified(path)?.config) };
-    let of_run = |run: &Path| Checkpoints::of(run).newest(config_of);
+    // Whatever is passed over here is passed over once more, with a warning, when the run starts.
+    let of_run = |run: &Path| Checkpoints::of(run).newest(config_of, drop);
     match resume {
         Resume::No => Ok(None),
         Resume::Auto => run_dir.map_or(Ok(None), of_run),
