@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use refcoco::letterbox::Letterbox;
-use refcoco::{ClipTokenizer, Mask, RgbImage};
+use refcoco::letterbox::{Letterbox, Normalisation};
+use refcoco::{ClipTokenizer, Mask, RgbImage, Tokenizer};
 
 /// A COCO-sized image of noise.
 fn image() -> RgbImage {
@@ -24,10 +24,10 @@ fn stages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("640x480 to 448");
     group.throughput(Throughput::Elements(1));
     group.bench_function("letterbox image, bicubic", |bench| {
-        bench.iter(|| letterbox.image(black_box(&image)))
+        bench.iter(|| letterbox.image(black_box(&image), Normalisation::CLIP.border))
     });
     group.bench_function("letterbox and normalise", |bench| {
-        bench.iter(|| letterbox.normalised_image(black_box(&image)))
+        bench.iter(|| letterbox.normalised_image(black_box(&image), &Normalisation::CLIP))
     });
     group.bench_function("rasterise polygon", |bench| {
         bench.iter(|| Mask::from_polygons(640, 480, black_box(std::slice::from_ref(&polygon))));

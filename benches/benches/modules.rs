@@ -2,6 +2,7 @@
 //! Products and attention also as libtorch itself computes them.
 #![allow(missing_docs)]
 
+use backbone::unobserved;
 use criterion::{Criterion, criterion_group, criterion_main};
 use talent::{Mode, ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
@@ -42,15 +43,19 @@ fn modules(criterion: &mut Criterion) {
     let (map, taps) = (random(&[1, 512, 32, 32]), [0, 1, 2].map(|_| random(&[1, 768, 32, 32])));
     let ids = Tensor::from_slice(&[49406, 320, 1929, 49407, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0_i64])
         .view([1, 17]);
-    let blocks = model.image().blocks();
-    forward(criterion, "image block", || blocks[0].forward(&tokens, &words, Mode::Eval));
-    forward(criterion, "image block with adapter", || blocks[1].forward(&tokens, &words, Mode::Eval));
-    if let Some(adapter) = blocks[1].adapter() {
+    let (image, adapters) = (model.image(), model.visual_adapters());
+    let guest = adapters.guest(&words, None, Mode::Eval, &|_, _| {});
+    forward(criterion, "image block", || image.block(0, &tokens, &guest));
+    forward(criterion, "image block with adapter", || image.block(1, &tokens, &guest));
+    if let Some(adapter) = adapters.get(1) {
         let patches = random(&[1, 1024, 128]);
         forward(criterion, "visual adapter", || adapter.forward(&tokens, &words, Mode::Eval));
         forward(criterion, "word cost volume", || adapter.unit().forward(&patches, &words, Mode::Eval));
     }
-    forward(criterion, "text encoder, two blocks", || model.text().forward(&ids, Mode::Eval).state);
+    let text_guest = model.text_adapters().guest(Mode::Eval);
+    forward(criterion, "text encoder, two blocks", || {
+        model.text().forward(&ids, &text_guest, &unobserved).state
+    });
     let unit = &model.neck().units()[0];
     forward(criterion, "sentence cost volume", || unit.forward(&map, &state, &words, Mode::Eval));
     forward(criterion, "neck", || model.neck().forward(&taps, &state, &words, Mode::Eval).features);

@@ -1,162 +1,189 @@
-//! CLIP's text encoder with TALENT's text adapters beside some of its MLPs (specification, section 3).
+//! CLIP's text encoder (specification, section 3).
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
+use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
-use crate::adapter::TextAdapter;
-use crate::stage::Stage;
+use crate::clip_names::LAYOUTS;
+use crate::guest::{Addition, AtMlp, Guest, Register};
+use crate::spec::{EncoderSpec, Input, SentenceAt, Tokenizer, WordInput};
+use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 
 const NORM_EPS: f64 = 1e-5;
-/// Weight of a text adapter's output: a literal constant of the official code (quirk Q3).
-const GATE: f64 = 0.2;
+/// Hidden width of the MLPs in units of T.
+const MLP_RATIO: i64 = 4;
 
-/// Sizes of the text encoder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextEncoderConfig {
-    /// Word width T.
-    pub width: i64,
-    /// Blocks.
-    pub depth: i64,
-    /// Attention heads.
-    pub n_heads: i64,
-    /// Tokens in the vocabulary.
-    pub vocabulary: i64,
-    /// Rows of the position table; at least the words per sentence.
-    pub context: i64,
-    /// Width T' of the sentence vector.
-    pub state_width: i64,
-    /// Whether there are text adapters at all.
-    pub adapters: bool,
-    /// Blocks (from 0) with an adapter.
-    pub adapter_blocks: Vec<i64>,
-    /// Bottleneck width r of the adapters, a multiple of 16.
-    pub adapter_width: i64,
+/// CLIP's text encoder, `clip` in configs.
+#[derive(Debug)]
+pub struct ClipText;
+
+impl TextFamily for ClipText {
+    fn name(&self) -> &'static str {
+        "clip"
+    }
+
+    fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec {
+        EncoderSpec {
+            name: self.name(),
+            prefix: "txt_backbone",
+            width: cfg.width,
+            depth: cfg.depth,
+            n_heads: cfg.n_heads,
+            input: Input::Words(WordInput {
+                vocabulary: cfg.vocabulary,
+                context: cfg.context,
+                tokenizer: Tokenizer::Clip,
+                padding: 0,
+                sentence: SentenceAt::LargestId,
+            }),
+            // No file of the text tower alone holds it.
+            optional: &["logit_scale"],
+            wanted: "a CLIP text encoder (`token_embedding.weight` or `text_model.embeddings.token_embedding.weight`)",
+            layouts: LAYOUTS,
+        }
+    }
+
+    fn build(
+        &self,
+        path: &ParamPath,
+        cfg: &TextEncoderConfig,
+        register: &mut Register<'_>,
+    ) -> Box<dyn TextEncoder> {
+        Box::new(Clip::new(path, cfg, self.spec(cfg), register))
+    }
+
+    fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
+        let (k, t) = (word_len, cfg.width);
+        let block = |index: i64| {
+            let grad = grad(index);
+            linear_cost(k, t, 3 * t, grad)
+                + attention_cost(k, k, t, grad.input)
+                + linear_cost(k, t, t, grad)
+                + linear_cost(k, t, MLP_RATIO * t, grad)
+                + linear_cost(k, MLP_RATIO * t, t, grad)
+        };
+        (0..cfg.depth).map(block).sum::<Cost>() + linear_cost(1, t, cfg.state_width, state)
+    }
+
+    fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {
+        let [width, depth, vocabulary, context] =
+            [cfg.width, cfg.depth, cfg.vocabulary, cfg.context].map(|size| size as f64);
+        depth * (4.0 + 2.0 * MLP_RATIO as f64) * width * width + (vocabulary + context) * width
+    }
 }
 
-/// What the text encoder computes.
 #[derive(Debug)]
-pub struct TextOutput {
-    /// Word features, `[batch, K, T]`, padding included.
-    pub words: Tensor,
-    /// Sentence vectors, `[batch, T']`.
-    pub state: Tensor,
-}
-
-/// CLIP's text encoder with text adapters.
-#[derive(Debug)]
-pub struct TextEncoder {
+struct Clip {
     positional_embedding: Tensor,
     text_projection: Tensor,
     token_embedding: Tensor,
-    blocks: Vec<TextBlock>,
+    blocks: Vec<Block>,
     ln_final: LayerNorm,
+    spec: EncoderSpec,
 }
 
-impl TextEncoder {
-    /// Registers everything below `txt_backbone` in the official order.
-    pub fn new(path: &Path, cfg: &TextEncoderConfig) -> Self {
+impl Clip {
+    fn new(
+        path: &ParamPath,
+        cfg: &TextEncoderConfig,
+        spec: EncoderSpec,
+        register: &mut Register<'_>,
+    ) -> Self {
         let t = cfg.width;
         let positional_embedding =
             path.parameter("positional_embedding", &[cfg.context, t], Init::Normal(0.01));
         let text_projection =
             path.parameter("text_projection", &[t, cfg.state_width], Init::Normal(1.0 / (t as f64).sqrt()));
         // Part of the published files; CLIP's own loss uses it.
-        let _ = path.parameter("logit_scale", &[], Init::Const((1.0_f64 / 0.07).ln()));
+        let _ = path.frozen().parameter("logit_scale", &[], Init::Const((1.0_f64 / 0.07).ln()));
         let blocks = path / "transformer" / "resblocks";
+        let mut block = |index: i64| {
+            let path = &blocks / index;
+            let block = Block::new(&path, cfg);
+            register(index as usize, &path);
+            block
+        };
         Self {
             positional_embedding,
             text_projection,
-            blocks: (0..cfg.depth).map(|index| TextBlock::new(&(&blocks / index), cfg, index)).collect(),
+            blocks: (0..cfg.depth).map(&mut block).collect(),
             token_embedding: (path / "token_embedding").parameter(
                 "weight",
                 &[cfg.vocabulary, t],
                 Init::Normal(0.02),
             ),
             ln_final: LayerNorm::new(&(path / "ln_final"), t, NORM_EPS),
+            spec,
         }
-    }
-
-    /// Encodes sentences. No position is masked beyond causality: padding is processed like words (quirk Q5).
-    ///
-    /// - ids: int64 `[batch, K]`; the end token has the largest id of a row
-    pub fn forward(&self, ids: &Tensor, mode: Mode) -> TextOutput {
-        self.forward_observed(ids, mode, &mut |_, _| {})
-    }
-
-    /// As [`TextEncoder::forward`]; `observe` sees what passes on the way.
-    pub fn forward_observed(
-        &self,
-        ids: &Tensor,
-        mode: Mode,
-        observe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> TextOutput {
-        let word_len = ids.size()[1];
-        let positions = self.positional_embedding.narrow(0, 0, word_len);
-        let mut xs = Tensor::embedding(&self.token_embedding, ids, -1, false, false) + positions;
-        observe(Stage::Words, &xs);
-        for (index, block) in self.blocks.iter().enumerate() {
-            xs = block.forward(&xs, mode);
-            observe(Stage::TextBlock(index), &xs);
-        }
-        let words = self.ln_final.forward(&xs);
-        let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
-        let state = words.gather(1, &end, false).squeeze_dim(1).matmul(&self.text_projection);
-        TextOutput { words, state }
-    }
-
-    /// Its blocks, in order.
-    pub fn blocks(&self) -> &[TextBlock] {
-        &self.blocks
     }
 }
 
-/// One transformer block, with an adapter beside its MLP or without.
+impl TextEncoder for Clip {
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    /// No position is masked beyond causality: padding is processed like words (quirk Q5).
+    fn embed(&self, ids: &Tensor) -> Tensor {
+        let positions = self.positional_embedding.narrow(0, 0, ids.size()[1]);
+        Tensor::embedding(&self.token_embedding, ids, -1, false, false) + positions
+    }
+
+    fn block(&self, index: usize, words: &Tensor, guest: &Guest<'_>) -> Tensor {
+        self.blocks[index]
+            .forward(words, |residual, normalised| guest(AtMlp { block: index, residual, normalised }))
+    }
+
+    fn finish(&self, words: &Tensor, ids: &Tensor) -> TextOutput {
+        let words = self.ln_final.forward(words);
+        let state = self.at_sentence(&words, ids).matmul(&self.text_projection);
+        TextOutput { words, state }
+    }
+
+    fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor {
+        let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
+        words.gather(1, &end, false).squeeze_dim(1)
+    }
+}
+
+/// One transformer block.
 #[derive(Debug)]
-pub struct TextBlock {
+struct Block {
     attn: MultiheadAttention,
     ln_1: LayerNorm,
     c_fc: Linear,
     c_proj: Linear,
     ln_2: LayerNorm,
-    adapter: Option<TextAdapter>,
 }
 
-impl TextBlock {
-    fn new(path: &Path, cfg: &TextEncoderConfig, index: i64) -> Self {
+impl Block {
+    fn new(path: &ParamPath, cfg: &TextEncoderConfig) -> Self {
         let t = cfg.width;
-        let adapted = cfg.adapters && cfg.adapter_blocks.contains(&index);
         // CLIP's own start, which only matters where the encoder is trained from scratch.
-        let linear = |path: Path, n_in: i64, n_out: i64, deviation: f64| {
+        let linear = |path: ParamPath, n_in: i64, n_out: i64, deviation: f64| {
             Linear::new(&path, n_in, n_out, Init::Normal(deviation), Init::Const(0.0))
         };
         let deep = (2.0 * cfg.depth as f64).powf(-0.5) * (t as f64).powf(-0.5);
         Self {
             attn: MultiheadAttention::new(&(path / "attn"), t, cfg.n_heads, 0.0),
             ln_1: LayerNorm::new(&(path / "ln_1"), t, NORM_EPS),
-            c_fc: linear(path / "mlp" / "c_fc", t, 4 * t, (2.0 * t as f64).powf(-0.5)),
-            c_proj: linear(path / "mlp" / "c_proj", 4 * t, t, deep),
+            c_fc: linear(path / "mlp" / "c_fc", t, MLP_RATIO * t, (2.0 * t as f64).powf(-0.5)),
+            c_proj: linear(path / "mlp" / "c_proj", MLP_RATIO * t, t, deep),
             ln_2: LayerNorm::new(&(path / "ln_2"), t, NORM_EPS),
-            adapter: adapted.then(|| TextAdapter::new(&(path / "adapter"), t, cfg.adapter_width)),
         }
     }
 
-    /// Its adapter, if it has one.
-    pub fn adapter(&self) -> Option<&TextAdapter> {
-        self.adapter.as_ref()
-    }
-
-    /// - xs: `[batch, K, T]`, result alike
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = xs + self.attn.forward_self(&self.ln_1.forward(xs), mode, true);
-        let hidden = self.c_fc.forward(&self.ln_2.forward(&xs));
+    fn forward(&self, xs: &Tensor, guest: impl Fn(&Tensor, &Tensor) -> Option<Addition>) -> Tensor {
+        // There is no dropout, so the mode does not matter.
+        let xs = xs + self.attn.forward_self(&self.ln_1.forward(xs), Mode::Eval, true);
+        let normed = self.ln_2.forward(&xs);
+        let hidden = self.c_fc.forward(&normed);
         let quick_gelu = &hidden * (&hidden * 1.702).sigmoid();
         let ys = &xs + self.c_proj.forward(&quick_gelu);
-        match &self.adapter {
-            // The adapter sees the un-normalised residual stream.
-            Some(adapter) => ys + adapter.forward(&xs, mode) * GATE,
+        match guest(&xs, &normed) {
+            Some(Addition { update, gate: Some(gate), .. }) => ys + update * gate,
+            Some(Addition { update, gate: None, .. }) => ys + update,
             None => ys,
         }
     }

@@ -1,13 +1,41 @@
-//! The encoders of TALENT: [`ImageEncoder`] (DINOv2 with registers) and [`TextEncoder`] (CLIP), each with small
-//! adapters in some of its blocks. Parameter names are the official ones below `dinov2` and `txt_backbone`.
+//! Frozen encoders for referring image segmentation, each a value: an [`ImageEncoder`] or a [`TextEncoder`] with an
+//! [`EncoderSpec`] that says what is true of it alone.
+//!
+//! - [`IMAGE_ENCODERS`] and [`TEXT_ENCODERS`] list what there is; adding one takes its file and a line there;
+//! - [`guest`] is the hook by which adapters and the like add to what a block computes;
+//! - parameters have the official names below [`EncoderSpec::prefix`].
 
-pub mod adapter;
+mod clip_names;
 mod clip_text;
 mod dinov2;
+mod dinov2_names;
+pub mod guest;
+mod image;
 mod positions;
-mod stage;
+mod spec;
+mod text;
 
-pub use clip_text::{TextBlock, TextEncoder, TextEncoderConfig, TextOutput};
-pub use dinov2::{Gate, ImageBlock, ImageEncoder, ImageEncoderConfig};
+pub use clip_text::ClipText;
+pub use dinov2::Dinov2Registers;
+pub use image::{
+    Features, IMAGE_ENCODERS, ImageDesign, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of,
+};
 pub use positions::{PositionRule, resample_positions};
-pub use stage::Stage;
+pub use spec::{
+    EncoderSpec, IMAGE_ENCODER, Input, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput,
+};
+pub use text::{TEXT_ENCODERS, TextDesign, TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
+
+/// A value on its way through an encoder, for looking inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Patch embedding before special tokens and positions, `[n, patches, D]`.
+    Patches,
+    /// Tokens that enter the first block: `[n, special + patches, D]` of an image, `[n, K, T]` of a sentence.
+    Tokens,
+    /// Output of a block (from 0), all tokens.
+    Block(usize),
+}
+
+/// For passes that nobody looks into.
+pub fn unobserved(_: Stage, _: &tch::Tensor) {}

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use cli_kit::outln;
 use metrics::Overlap;
-use refcoco::letterbox::Letterbox;
+use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::sampler::draw_expressions;
-use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, decode_image, load_batch};
+use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, Tokenizer, decode_image, load_batch};
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "refcoco")]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Threads of the whole pipeline; stages are timed on one
     #[arg(long, default_value_t = 1)]
@@ -52,13 +52,17 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     ensure!(args.passes <= 1_000_000, "--passes must be at most 1,000,000");
     ensure!((1..=16384).contains(&args.input_size), "--input-size must be 1 to 16384");
     ensure!(args.threads <= 4096, "--threads must be at most 4096");
-    let datasets = vec![crate::open(&args.dataset, &args.data_root)?];
+    let datasets = vec![command_kit::open(&args.dataset, &args.data_root)?];
     let dataset = &datasets[0];
     let usable = (0..dataset.refs.len()).filter(|&index| !dataset.refs[index].expressions.is_empty());
     let refs: Vec<RefAt> = usable.take(args.max_refs).map(|index| RefAt { dataset: 0, index }).collect();
     ensure!(!refs.is_empty(), "{}: there are no refs", args.dataset);
     let tokenizer = ClipTokenizer::new()?;
-    let shape = SampleShape { input_size: args.input_size, word_len: dataset.descriptor.word_len };
+    let shape = SampleShape {
+        input_size: args.input_size,
+        word_len: dataset.descriptor.word_len,
+        pixels: Normalisation::CLIP,
+    };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build()?;
 
     let (mut stages, mut wholes) = (Vec::new(), Vec::new());
@@ -141,7 +145,7 @@ fn stage_times(
         let image = decode_image(&bytes).map_err(anyhow::Error::msg)?;
         lap(1);
         let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-        letterbox.normalised_image_into(&image, &mut image_out);
+        letterbox.normalised_image_into(&image, &shape.pixels, &mut image_out);
         lap(2);
         let mask = dataset.target(reference)?;
         lap(3);

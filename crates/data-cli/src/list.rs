@@ -9,7 +9,7 @@ use serde_json::json;
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Print one JSON document
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use data_cli::panics::as_errors;
+use command_kit::as_errors;
 
 /// The system's allocator gives large blocks back at once, and every sample would fault its pages in anew.
 #[global_allocator]
@@ -10,5 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    data_cli::conclude(as_errors(|| data_cli::run(&args)).map(|()| ExitCode::SUCCESS))
+    command_kit::conclude(as_errors(|| data_cli::run(&args)).map(|()| ExitCode::SUCCESS))
 }

@@ -12,7 +12,7 @@ pub(crate) struct ShowArgs {
     #[arg(long)]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// The ref to draw
     #[arg(long = "ref", conflicts_with = "image", required_unless_present = "image")]
@@ -30,7 +30,7 @@ const LINE: usize = 22;
 const GAP: usize = 8;
 
 pub(crate) fn show(args: &ShowArgs) -> Result<()> {
-    let dataset = crate::open(&args.dataset, &args.data_root)?;
+    let dataset = command_kit::open(&args.dataset, &args.data_root)?;
     let wanted = |reference: &&Ref| match (args.ref_id, args.image) {
         (Some(ref_id), _) => reference.ref_id == ref_id,
         (None, image) => Some(reference.image_id) == image,

@@ -12,7 +12,7 @@ pub(crate) struct StatsArgs {
     #[arg(long)]
     dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// PNG file for the plot [default: stats-NAME.png, none with --json]
     #[arg(long)]
@@ -23,7 +23,7 @@ pub(crate) struct StatsArgs {
 }
 
 pub(crate) fn stats(args: &StatsArgs) -> Result<()> {
-    let dataset = crate::open(&args.dataset, &args.data_root)?;
+    let dataset = command_kit::open(&args.dataset, &args.data_root)?;
     let stats = dataset.stats()?;
     let plot = match (&args.plot, args.json) {
         (None, false) => {

@@ -9,7 +9,7 @@ use refcoco::{Dataset, Descriptor, Problem, Verification};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::progress::Progress;
+use command_kit::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
@@ -17,7 +17,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_delimiter = ',', required = true)]
     dataset: Vec<String>,
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Take a set that is not complete for an error
     #[arg(long)]
@@ -75,7 +75,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
 fn verify_one(args: &VerifyArgs, name: &str) -> Result<Verification> {
     let descriptor = Descriptor::find(name, &args.data_root)?;
     let expected = descriptor.expected_refs.clone();
-    crate::ensure_generated(name, &args.data_root)?;
+    command_kit::ensure_generated(name, &args.data_root)?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
     let mut found = refcoco::verify(descriptor, &args.data_root, |_, total| {
         if let Ok(mut progress) = progress.lock() {

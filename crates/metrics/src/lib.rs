@@ -7,7 +7,8 @@
 //!
 //! gRefCOCO, where an expression may have no target, calls its own variants gIoU and cIoU: [`GeneralizedMetrics`].
 //!
-//! [`nta`] measures what a prediction covers of the objects that were not referred to; [`SplitReport`] holds all of it.
+//! [`nta`] measures what a prediction covers of the objects that were not referred to; [`SplitReport`] holds all of it, and
+//! [`METRICS`] lists its numbers for whoever shows them.
 //!
 //! ```
 //! use metrics::{Overlap, SegmentationMetrics};
@@ -22,12 +23,14 @@
 //! ```
 
 mod generalized;
+mod list;
 pub mod nta;
 mod overlap;
 mod report;
 mod segmentation;
 
 pub use generalized::GeneralizedMetrics;
+pub use list::{METRICS, Metric};
 pub use nta::{Activation, NtaMetrics};
 pub use overlap::Overlap;
 pub use report::{Evaluated, GroupReport, MIN_TARGET_PIXELS, SplitReport, has_position_word};

@@ -15,7 +15,28 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::list::Metric;
 use crate::overlap::Overlap;
+
+pub(crate) const MASS: Metric = Metric {
+    key: "nta_mass",
+    heading: "NTA mass",
+    more_is_better: false,
+    in_summaries: true,
+    while_training: true,
+    of: |report| report.nta.nta_mass,
+};
+
+pub(crate) const RATE: Metric = Metric {
+    key: "nta_rate",
+    heading: "NTA rate",
+    while_training: false,
+    of: |report| report.nta.nta_rate,
+    ..MASS
+};
+
+pub(crate) const IDENTITY_ERROR: Metric =
+    Metric { key: "identity_error", heading: "identity", of: |report| report.nta.identity_error, ..RATE };
 
 /// What one prediction covers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

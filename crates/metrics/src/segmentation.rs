@@ -1,10 +1,44 @@
 use serde::{Deserialize, Serialize};
 
+use crate::list::Metric;
 use crate::overlap::Overlap;
 
 /// The thresholds of Pr@50 to Pr@90. They are float32 numbers in the official evaluation, so 0.6 and 0.8 lie a
 /// little above the decimal and 0.7 and 0.9 a little below.
 pub const PRECISION_THRESHOLDS: [f32; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
+
+pub(crate) const MIOU: Metric = Metric {
+    key: "mIoU",
+    heading: "mIoU",
+    more_is_better: true,
+    in_summaries: true,
+    while_training: true,
+    of: |report| Some(report.segmentation.miou),
+};
+
+pub(crate) const OIOU: Metric =
+    Metric { key: "oIoU", heading: "oIoU", of: |report| Some(report.segmentation.oiou), ..MIOU };
+
+pub(crate) const PR50: Metric =
+    Metric { key: "Pr@50", heading: "Pr@50", of: |report| Some(report.segmentation.pr50), ..MIOU };
+
+pub(crate) const PR60: Metric = Metric {
+    key: "Pr@60",
+    heading: "Pr@60",
+    in_summaries: false,
+    while_training: false,
+    of: |report| Some(report.segmentation.pr60),
+    ..MIOU
+};
+
+pub(crate) const PR70: Metric =
+    Metric { key: "Pr@70", heading: "Pr@70", of: |report| Some(report.segmentation.pr70), ..PR60 };
+
+pub(crate) const PR80: Metric =
+    Metric { key: "Pr@80", heading: "Pr@80", of: |report| Some(report.segmentation.pr80), ..PR60 };
+
+pub(crate) const PR90: Metric =
+    Metric { key: "Pr@90", heading: "Pr@90", of: |report| Some(report.segmentation.pr90), ..PR60 };
 
 /// Metrics over a set of expressions, all in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use metrics::{Overlap, SegmentationMetrics};
-use refcoco::letterbox::{Affine, Letterbox};
+use refcoco::letterbox::{Affine, Letterbox, Normalisation};
 use refcoco::{Mask, read_image};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -148,11 +148,16 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
             let decoded = read_image(&folder.join(decoded_name))?;
             let letterbox = Letterbox::new(decoded.width, decoded.height, side);
             let expected = read_image(&folder.join(text(entry, "image")?))?;
-            compare_bytes(case, &format!("{key} {id}"), &letterbox.image(&decoded), &expected.data);
+            compare_bytes(
+                case,
+                &format!("{key} {id}"),
+                &letterbox.image(&decoded, Normalisation::CLIP.border),
+                &expected.data,
+            );
             used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
             if let Some(tensor) = tensors.get(&format!("{id}.image")) {
-                let found =
-                    Tensor::from_slice(&letterbox.normalised_image(&decoded)).view([3, side_long, side_long]);
+                let found = Tensor::from_slice(&letterbox.normalised_image(&decoded, &Normalisation::CLIP))
+                    .view([3, side_long, side_long]);
                 // Set A holds these values in [row, column, channel] order under the shape [3, side, side].
                 let (label, expected) = match found == *tensor {
                     true => (format!("tensor {id}.image"), tensor.shallow_clone()),

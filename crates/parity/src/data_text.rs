@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use refcoco::{ClipTokenizer, Dataset};
+use refcoco::{ClipTokenizer, Dataset, Tokenizer};
 use serde_json::Value;
 
 use crate::case::Case;

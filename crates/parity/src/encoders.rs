@@ -1,15 +1,17 @@
 //! The frozen encoders in Hugging Face format.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use backbone::PositionRule;
+use backbone::guest::nobody;
+use backbone::{PositionRule, Stage};
 use serde_json::Value;
-use talent::weights::{Strictness, load_encoder};
-use talent::{Mode, ModelConfig, ParameterGroup, Stage, Talent, parameter_group};
+use talent::weights::{Encoder, Strictness, load_encoder};
+use talent::{ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
-use weight_files::{Element, Encoder, Step, WeightFile, encoder_plan};
+use weight_files::{Element, Step, WeightFile};
 
 use crate::case::Case;
 use crate::json::read_json;
@@ -42,7 +44,9 @@ pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
             "dinov2_forward.safetensors" | "clip_text_forward.safetensors" => continue,
             // Belongs to the weights of the same name, which read it.
             name if name.ends_with(".config.json") => continue,
-            name if name.starts_with("mapping_") => Case::bare(&label, |case| mapping(&path, folder, case)),
+            name if name.starts_with("mapping_") => {
+                Case::bare(&label, |case| mapping(recorded, &path, folder, case))
+            }
             _ => Case::bare(&label, |case| weights(recorded, &path, case)),
         };
         reports.push(report);
@@ -50,11 +54,11 @@ pub(crate) fn cases(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
     reports
 }
 
-/// Which encoder a file holds.
-pub(crate) fn encoder_in(path: &Path) -> Result<Encoder> {
+/// Which encoder of a network a file holds.
+pub(crate) fn encoder_in(cfg: &ModelConfig, path: &Path) -> Result<Encoder> {
     let file = WeightFile::open(path)?;
-    let image = encoder_plan(&file, Encoder::Image);
-    let text = encoder_plan(&file, Encoder::Text);
+    let image = Encoder::Image.plan(cfg, &file);
+    let text = Encoder::Text.plan(cfg, &file);
     match (image, text) {
         (Ok(_), Err(_)) => Ok(Encoder::Image),
         (Err(_), Ok(_)) => Ok(Encoder::Text),
@@ -66,16 +70,12 @@ pub(crate) fn encoder_in(path: &Path) -> Result<Encoder> {
 /// A file's weights, compared with the recorded start values: equal, or equal after rounding to float16 where the
 /// whole file is in float16.
 pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Result<()> {
-    let encoder = encoder_in(path)?;
-    let group = match encoder {
-        Encoder::Image => ParameterGroup::ImageEncoder,
-        Encoder::Text => ParameterGroup::TextEncoder,
-    };
+    let encoder = encoder_in(&recorded.model, path)?;
     let network = recorded.blank_network()?;
     let report = load_encoder(&network, encoder, path, &Strictness::default())?;
     let half = WeightFile::open(path)?.tensors().all(|(_, info)| info.element != Element::F32);
     for (name, entry) in network.store().entries() {
-        if parameter_group(&name) == group {
+        if entry.group.name == encoder.group().name {
             let expected = recorded.init()?.get(&name).context("model_init is incomplete")?;
             let expected = match report.tolerated.contains(&name) {
                 // Left as it was.
@@ -90,7 +90,7 @@ pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Resu
 }
 
 /// Our reading of the names against the list of facts.
-fn mapping(path: &Path, folder: &Path, case: &mut Case) -> Result<()> {
+fn mapping(recorded: &Recorded, path: &Path, folder: &Path, case: &mut Case) -> Result<()> {
     let rows = read_json(path)?;
     let rows = rows.as_array().context("the mapping is no list")?;
     let (encoder, file) = if path.ends_with("mapping_dinov2.json") {
@@ -98,7 +98,7 @@ fn mapping(path: &Path, folder: &Path, case: &mut Case) -> Result<()> {
     } else {
         (Encoder::Text, "clip_hf.safetensors")
     };
-    let plan = encoder_plan(&WeightFile::open(&folder.join(file))?, encoder)?;
+    let plan = encoder.plan(&recorded.model, &WeightFile::open(&folder.join(file))?)?;
     for row in rows {
         let text = |key: &str| row.get(key).and_then(Value::as_str);
         let name = text("hf").context("a row without `hf`")?;
@@ -140,7 +140,7 @@ fn bare_networks(
     for entry in list(folder)? {
         let path: PathBuf = folder.join(&entry);
         let is_weights = path.is_dir() || (entry.ends_with(".safetensors") && !entry.contains("_forward"));
-        if !is_weights || entry.contains("_f16") != half || encoder_in(&path)? != encoder {
+        if !is_weights || entry.contains("_f16") != half || encoder_in(&cfg, &path)? != encoder {
             continue;
         }
         let network = Talent::new(&cfg, Device::Cpu, Kind::Float)?;
@@ -152,26 +152,20 @@ fn bare_networks(
 }
 
 fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
-    let no_words = Tensor::zeros([0], (Kind::Float, Device::Cpu));
     let run = |network: &Talent, pixels: &Tensor| {
-        let mut seen = BTreeMap::new();
-        let mut last = None;
-        tch::no_grad(|| {
-            let _ =
-                network.image().forward_shared(pixels, None, &no_words, Mode::Eval, &mut |stage, value| {
-                    match stage {
-                        Stage::Tokens => seen.insert("embeddings".to_owned(), value.shallow_clone()),
-                        Stage::ImageBlock(index) => {
-                            seen.insert(format!("block{index}"), value.shallow_clone())
-                        }
-                        _ => None,
-                    };
-                    last = Some(value.shallow_clone());
-                });
-            if let Some(last) = last {
-                seen.insert("last_hidden_state".to_owned(), network.image().normalise(&last));
-            }
-        });
+        let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
+        let observe = |stage: Stage, value: &Tensor| {
+            let name = match stage {
+                Stage::Patches => return,
+                Stage::Tokens => "embeddings".to_owned(),
+                Stage::Block(index) => format!("block{index}"),
+            };
+            seen.borrow_mut().insert(name, value.shallow_clone());
+        };
+        let image = network.image();
+        let last = tch::no_grad(|| image.normalise(&image.forward(pixels, &[], &nobody, &observe).last));
+        let mut seen = seen.take();
+        seen.insert("last_hidden_state".to_owned(), last);
         seen
     };
     let whole = bare_networks(recorded, folder, Encoder::Image, false, PositionRule::Talent)?;
@@ -214,18 +208,18 @@ fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<(
     let ends = ids.argmax(-1, false);
     case.compare("eot_position", &ends, Tolerance::Exact)?;
     let run = |network: &Talent, ids: &Tensor| {
-        let mut seen = BTreeMap::new();
-        let out = tch::no_grad(|| {
-            network.text().forward_observed(ids, Mode::Eval, &mut |stage, value| {
-                match stage {
-                    Stage::Words => seen.insert("embeddings".to_owned(), value.shallow_clone()),
-                    Stage::TextBlock(index) => seen.insert(format!("block{index}"), value.shallow_clone()),
-                    _ => None,
-                };
-            })
-        });
-        let at_end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, out.words.size()[2]], false);
-        seen.insert("pooler_output".to_owned(), out.words.gather(1, &at_end, false).squeeze_dim(1));
+        let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
+        let observe = |stage: Stage, value: &Tensor| {
+            let name = match stage {
+                Stage::Patches => return,
+                Stage::Tokens => "embeddings".to_owned(),
+                Stage::Block(index) => format!("block{index}"),
+            };
+            seen.borrow_mut().insert(name, value.shallow_clone());
+        };
+        let out = tch::no_grad(|| network.text().forward(ids, &nobody, &observe));
+        let mut seen = seen.take();
+        seen.insert("pooler_output".to_owned(), network.text().at_sentence(&out.words, ids));
         seen.insert("last_hidden_state".to_owned(), out.words);
         seen.insert("text_embeds".to_owned(), out.state);
         seen

@@ -1,8 +1,10 @@
 //! One training pass of a full-size model.
 
+use std::cell::RefCell;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
-use talent::{Talent, Triplet};
+use talent::{Pass, Stage, Talent, Triplet};
 use tch::{Kind, Tensor};
 
 use crate::case::{Case, on_host};
@@ -26,9 +28,10 @@ pub(crate) fn compare(
 ) -> Result<()> {
     let (mask, valid) = (formula.masks()?, formula.valid()?);
     inputs(case, &mask, &valid)?;
-    let mut values = Values::new();
-    let out =
-        network.forward_train_observed(images, ids, &mut |stage, value| observe(&mut values, stage, value));
+    let seen: RefCell<Values> = RefCell::default();
+    let see = |stage: Stage, value: &Tensor| observe(&mut seen.borrow_mut(), stage, value);
+    let out = network.forward(images, *ids, &Pass { observe: &see, ..Pass::TRAIN });
+    let mut values = seen.take();
     outputs(&mut values, &out);
     compare_values(case, &values)?;
     drop(values);

@@ -1,8 +1,9 @@
 //! Single modules with their input gradients.
 
+use adapters::{VisualAdapter, WordUnit};
 use anyhow::{Context, Result, bail, ensure};
 use backbone::PositionRule;
-use rca::{SentenceUnit, WordUnit};
+use rca::SentenceUnit;
 use talent::{Mode, Talent};
 use tch::{Kind, Tensor};
 use tlm_losses::Cpcl;
@@ -26,30 +27,36 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let swap = |tensor: &Tensor| tensor.transpose(0, 1);
     match name.as_str() {
         "module_visual_adapter" => {
-            let adapter = image_block(&network, &place)?.adapter().context("the block has no adapter")?;
+            let adapter = visual_adapter(&network, &place)?;
             module(case, &["x", "text"], |inputs, mode| adapter.forward(&inputs[0], &inputs[1], mode))
         }
         "module_visual_cost" => {
-            let adapter = image_block(&network, &place)?.adapter().context("the block has no adapter")?;
+            let adapter = visual_adapter(&network, &place)?;
             let WordUnit::CostVolume(unit) = adapter.unit() else { bail!("the adapter has no cost volume") };
             module(case, &["x", "text"], |inputs, _| unit.forward(&inputs[0], &inputs[1]))
         }
         "module_text_adapter" => {
-            let adapter = text_block(&network, &place)?.adapter().context("the block has no adapter")?;
+            let adapter = network.text_adapters().get(index_below(&place, TEXT_BLOCKS)?);
+            let adapter = adapter.context("the block has no adapter")?;
             module(case, &["x"], |inputs, mode| adapter.forward(&inputs[0], mode))
         }
         "module_dino_block_adapter" => {
-            let block = image_block(&network, &place)?;
-            module(case, &["x", "text"], |inputs, mode| block.forward(&inputs[0], &inputs[1], mode))
+            let block = index_below(&place, IMAGE_BLOCKS)?;
+            module(case, &["x", "text"], |inputs, mode| image_block(&network, block, inputs, mode))
         }
         "module_dino_block_plain" => {
-            let block = image_block(&network, &place)?;
+            let block = index_below(&place, IMAGE_BLOCKS)?;
             let no_words = Tensor::zeros([0], (Kind::Float, case.device));
-            module(case, &["x"], |inputs, mode| block.forward(&inputs[0], &no_words, mode))
+            module(case, &["x"], |inputs, mode| {
+                image_block(&network, block, &[inputs[0].shallow_clone(), no_words.shallow_clone()], mode)
+            })
         }
         "module_clip_block_adapter" | "module_clip_block_plain" => {
-            let block = text_block(&network, &place)?;
-            module(case, &["x"], |inputs, mode| swap(&block.forward(&swap(&inputs[0]), mode)))
+            let block = index_below(&place, TEXT_BLOCKS)?;
+            module(case, &["x"], |inputs, mode| {
+                let guest = network.text_adapters().guest(mode);
+                swap(&network.text().block(block, &swap(&inputs[0]), &guest))
+            })
         }
         "module_neck_cost" => {
             let level = place.strip_prefix("neck.fusion").and_then(|level| level.parse::<usize>().ok());
@@ -105,14 +112,18 @@ fn index_below(place: &str, prefix: &str) -> Result<usize> {
     index.with_context(|| format!("config.weights is `{place}`, expected {prefix}<number>"))
 }
 
-fn image_block<'a>(network: &'a Talent, place: &str) -> Result<&'a backbone::ImageBlock> {
-    let index = index_below(place, "dinov2.blocks.")?;
-    network.image().blocks().get(index).with_context(|| format!("there is no `{place}`"))
+const IMAGE_BLOCKS: &str = "dinov2.blocks.";
+const TEXT_BLOCKS: &str = "txt_backbone.transformer.resblocks.";
+
+fn visual_adapter<'a>(network: &'a Talent, place: &str) -> Result<&'a VisualAdapter> {
+    let adapter = network.visual_adapters().get(index_below(place, IMAGE_BLOCKS)?);
+    adapter.context("the block has no adapter")
 }
 
-fn text_block<'a>(network: &'a Talent, place: &str) -> Result<&'a backbone::TextBlock> {
-    let index = index_below(place, "txt_backbone.transformer.resblocks.")?;
-    network.text().blocks().get(index).with_context(|| format!("there is no `{place}`"))
+/// - inputs: tokens and words
+fn image_block(network: &Talent, block: usize, inputs: &[Tensor], mode: Mode) -> Tensor {
+    let guest = network.visual_adapters().guest(&inputs[1], None, mode, &|_, _| {});
+    network.image().block(block, &inputs[0], &guest)
 }
 
 /// The layer, in the recording's sequence-first layout, with the position codes it was given.

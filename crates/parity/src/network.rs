@@ -1,13 +1,14 @@
 //! Inference, start values, and the checkpoint files.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use talent::weights::{Strictness, load_network, official_names, read_tensor};
-use talent::{Stage, TalentOutput, TrainedParts, probabilities};
+use talent::weights::{Encoder, Strictness, load_network, official_names, read_tensor};
+use talent::{ModelConfig, Pass, Stage, TalentOutput, TrainedParts, probabilities};
 use tch::{Kind, Tensor};
-use weight_files::{Encoder, WeightFile};
+use weight_files::WeightFile;
 
 use crate::case::{Case, read_tensors};
 use crate::encoders;
@@ -49,20 +50,20 @@ pub(crate) fn model_init(recorded: &Recorded, case: &mut Case) -> Result<()> {
 pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let network = recorded.network(Kind::Float)?;
     let (images, words) = (case.input("img")?, case.input("word")?);
-    let mut seen: Vec<(String, Tensor)> = Vec::new();
-    let out = tch::no_grad(|| {
-        network.forward_observed(&images, &words, &mut |stage, value| {
-            let name = match stage {
-                Stage::Patches => "patch_embed".to_owned(),
-                Stage::Tokens => "vis_tokens".to_owned(),
-                Stage::ImageBlock(index) => format!("vis_block{index}"),
-                Stage::Words | Stage::AdapterPatches(_) => return,
-                Stage::TextBlock(index) => format!("txt_block{index}"),
-            };
-            seen.push((name, value.shallow_clone()));
-        })
-    });
-    for (name, value) in &seen {
+    let seen: RefCell<Vec<(String, Tensor)>> = RefCell::default();
+    let observe = |stage: Stage, value: &Tensor| {
+        let name = match stage {
+            Stage::Patches => "patch_embed".to_owned(),
+            Stage::Tokens => "vis_tokens".to_owned(),
+            Stage::ImageBlock(index) => format!("vis_block{index}"),
+            Stage::Words | Stage::AdapterPatches(_) => return,
+            Stage::TextBlock(index) => format!("txt_block{index}"),
+        };
+        seen.borrow_mut().push((name, value.shallow_clone()));
+    };
+    let pass = Pass { observe: &observe, ..Pass::EVAL };
+    let out = tch::no_grad(|| network.forward(&images, &words, &pass));
+    for (name, value) in &seen.take() {
         case.compare(name, value, INTERMEDIATE)?;
     }
     compare_outputs(case, &out)?;
@@ -113,7 +114,7 @@ pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
     load_network(&network, &path, &Strictness::default())?;
     let inputs = read_tensors(&recorded.path().join("eval_forward.safetensors"), recorded.device)?;
     let (images, words) = (inputs.get("img").context("no img")?, inputs.get("word").context("no word")?);
-    let out = tch::no_grad(|| network.forward(images, words));
+    let out = tch::no_grad(|| network.forward(images, words, &Pass::EVAL));
     case.compare("logits", &out.logits, INTERMEDIATE)?;
 
     let mut file = WeightFile::open(&path)?;
@@ -158,7 +159,7 @@ pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
         case.check(&format!("milestone {epoch}"), found == Some(1));
     }
 
-    let (image, text) = encoder_files(&folder)?;
+    let (image, text) = encoder_files(&recorded.model, &folder)?;
     for (key, file) in [("dinov2", image), ("clip", text)] {
         let file = WeightFile::open(&file.with_context(|| format!("checkpoints/ has no {key} file"))?)?;
         let listed = case.json.get(key).and_then(Value::as_object).cloned();
@@ -205,11 +206,11 @@ fn training_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The files of the image and of the text encoder.
-fn encoder_files(folder: &Path) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
+fn encoder_files(cfg: &ModelConfig, folder: &Path) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
     let (mut image, mut text) = (None, None);
     for name in list(folder)? {
         let path = folder.join(name);
-        match encoders::encoder_in(&path) {
+        match encoders::encoder_in(cfg, &path) {
             Ok(Encoder::Image) => image = Some(path),
             Ok(Encoder::Text) => text = Some(path),
             // The training checkpoint.

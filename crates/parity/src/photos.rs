@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use refcoco::letterbox::Letterbox;
+use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::{Dataset, RgbImage, read_image};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -96,7 +96,8 @@ pub(crate) fn images(folder: &Path, root: &Path, case: &mut Case) -> Result<()> 
             key.strip_prefix("letterbox")?.strip_suffix("_mean")?.parse::<usize>().ok()
         });
         for side in recorded {
-            let warped = Letterbox::new(image.width, image.height, side).image(&image);
+            let warped =
+                Letterbox::new(image.width, image.height, side).image(&image, Normalisation::CLIP.border);
             compare_moments(case, id, &warped, facts, &format!("letterbox{side}"))?;
         }
         let decoded = folder.join(format!("decoded/{id}.png"));
@@ -122,7 +123,8 @@ pub(crate) fn letterbox(folder: &Path, root: &Path, case: &mut Case) -> Result<(
         let photo: RgbImage = read_image(&path)?;
         let letterbox = Letterbox::new(photo.width, photo.height, side);
         let expected = read_image(&folder.join(text(entry, "image")?))?;
-        let difference = mean_difference(&letterbox.image(&photo), &expected.data);
+        let difference =
+            mean_difference(&letterbox.image(&photo, Normalisation::CLIP.border), &expected.data);
         case.record(Comparison::new(&format!("photo {id} at {side}"), difference, 255.0, LEVEL));
         for mask in entries(entry, "masks")? {
             let ann_id = integer(mask, "ann_id")?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use talent::{Talent, TalentOutput, Triplet};
+use talent::{Pass, Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Adam, AdamConfig, AdamGroup};
@@ -110,7 +110,7 @@ impl Training {
         let (mut first, mut gradients, mut steps) = (None, BTreeMap::new(), Vec::new());
         for _ in 0..n_steps {
             adam.zero_grad()?;
-            let out = network.forward_train(&images, &ids);
+            let out = network.forward(&images, ids, &Pass::TRAIN);
             let Terms { total, named, partners } = terms(&out, mask, &valid)?;
             total.backward();
             if first.is_none() {

@@ -1,6 +1,6 @@
 use tch::Tensor;
 use torch_ext::layers::{BatchNorm, Conv2d, ConvConfig, Mode};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
 /// Epsilon of the batch normalisations in neck and projector.
 pub(crate) const HEAD_NORM_EPS: f64 = 1e-5;
@@ -14,7 +14,7 @@ pub struct ConvBlock {
 
 impl ConvBlock {
     /// A block with an odd kernel and "same" padding, started uniformly within `1 / sqrt(fan_in)`.
-    pub fn new(path: &Path, n_in: i64, n_out: i64, kernel: i64) -> Self {
+    pub fn new(path: &ParamPath, n_in: i64, n_out: i64, kernel: i64) -> Self {
         let weight = Init::Uniform(1.0 / ((n_in * kernel * kernel) as f64).sqrt());
         let cfg = ConvConfig { n_in, n_out, kernel, weight, bias: None };
         Self { conv: Conv2d::new(&(path / 0), cfg), norm: BatchNorm::new(&(path / 1), n_out, HEAD_NORM_EPS) }

@@ -1,6 +1,6 @@
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
-use torch_ext::{Path, Remembered};
+use torch_ext::{ParamPath, Remembered};
 
 use crate::conv_block::ConvBlock;
 
@@ -14,7 +14,7 @@ pub struct CoordConv {
 
 impl CoordConv {
     /// Registers `conv1`.
-    pub fn new(path: &Path, n_in: i64, n_out: i64) -> Self {
+    pub fn new(path: &ParamPath, n_in: i64, n_out: i64) -> Self {
         Self {
             conv1: ConvBlock::new(&(path / "conv1"), n_in + 2, n_out, 3),
             coordinates: Remembered::default(),

@@ -1,6 +1,7 @@
 use tch::Tensor;
+use torch_ext::flops::{BOTH, Cost, conv, linear};
 use torch_ext::layers::{BatchNorm, Conv2d, ConvConfig, Linear, Mode};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
 use crate::conv_block::{ConvBlock, HEAD_NORM_EPS};
 use crate::coord_conv::CoordConv;
@@ -51,7 +52,7 @@ pub struct Neck {
 
 impl Neck {
     /// Registers the neck's parameters in the official order.
-    pub fn new(path: &Path, cfg: NeckConfig) -> Self {
+    pub fn new(path: &ParamPath, cfg: NeckConfig) -> Self {
         let (d, c) = (cfg.image_width, cfg.width);
         let unit =
             |level: i64| SentenceUnit::new(&(path / format!("fusion{level}")), cfg.fusion, c, cfg.text_width);
@@ -65,6 +66,16 @@ impl Neck {
             coord: CoordConv::new(&(path / "coordconv" / 0), c, c),
             smooth: ConvBlock::new(&(path / "coordconv" / 1), c, c, 3),
         }
+    }
+
+    /// Operations over an image of `n` patches and a sentence of `word_len` words.
+    pub fn cost(cfg: NeckConfig, n: i64, word_len: i64) -> Cost {
+        let (d, c) = (cfg.image_width, cfg.width);
+        (conv(n, d, c, 1, BOTH) + SentenceUnit::cost(&cfg, n, word_len)) * 3
+            + linear(1, cfg.state_width, c, BOTH)
+            + conv(n, 3 * c, c, 1, BOTH)
+            + conv(n, c + 2, c, 9, BOTH)
+            + conv(n, c, c, 9, BOTH)
     }
 
     /// The cross-modal units of the three levels.
@@ -102,7 +113,7 @@ struct TransposedBlock {
 }
 
 impl TransposedBlock {
-    fn new(path: &Path, n_in: i64, n_out: i64) -> Self {
+    fn new(path: &ParamPath, n_in: i64, n_out: i64) -> Self {
         let weight = Init::Uniform(1.0 / (n_out as f64).sqrt());
         let stored = ConvConfig { n_in: n_out, n_out: n_in, kernel: 1, weight, bias: None };
         Self {

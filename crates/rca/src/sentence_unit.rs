@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+use torch_ext::flops::{BOTH, Cost, cross_attention, linear};
 use torch_ext::layers::{BatchNorm, Conv2d, ConvConfig, Linear, Mode, MultiheadAttention};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
 use crate::conv_block::HEAD_NORM_EPS;
+use crate::neck::NeckConfig;
 
 /// The cross-modal unit of one neck level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +49,7 @@ pub const NECK_ATTENTION_HEADS: i64 = 8;
 
 impl SentenceUnit {
     /// Builds the unit for features of width `width` and words of width `text_width`.
-    pub fn new(path: &Path, fusion: NeckFusion, width: i64, text_width: i64) -> Self {
+    pub fn new(path: &ParamPath, fusion: NeckFusion, width: i64, text_width: i64) -> Self {
         let norm = || BatchNorm::new(&(path / "norm"), width, HEAD_NORM_EPS);
         match fusion {
             NeckFusion::CostVolume => Self::CostVolume(SentenceCostVolume::new(path, width)),
@@ -59,6 +61,18 @@ impl SentenceUnit {
             NeckFusion::Multiply => {
                 Self::Multiply { txt_lin: square(&(path / "txt_lin" / 0), width), norm: norm() }
             }
+        }
+    }
+
+    /// Operations over `n` patches and a sentence of `word_len` words.
+    pub(crate) fn cost(cfg: &NeckConfig, n: i64, word_len: i64) -> Cost {
+        let c = cfg.width;
+        match cfg.fusion {
+            NeckFusion::CostVolume => linear(1, c, c, BOTH) + linear(n, c, 1, BOTH) + linear(n, 1, c, BOTH),
+            NeckFusion::CrossAttention => {
+                linear(word_len, cfg.text_width, c, BOTH) + cross_attention(n, word_len, c)
+            }
+            NeckFusion::Multiply => linear(1, c, c, BOTH),
         }
     }
 
@@ -82,7 +96,7 @@ impl SentenceUnit {
     }
 }
 
-fn square(path: &Path, width: i64) -> Linear {
+fn square(path: &ParamPath, width: i64) -> Linear {
     Linear::without_bias(path, width, width, Init::Uniform(1.0 / (width as f64).sqrt()))
 }
 
@@ -102,7 +116,7 @@ pub struct SentenceCostVolume {
 
 impl SentenceCostVolume {
     /// Registers `txt_lin.0, out_conv.0, out_conv.1`.
-    pub fn new(path: &Path, width: i64) -> Self {
+    pub fn new(path: &ParamPath, width: i64) -> Self {
         let cfg = ConvConfig { n_in: 1, n_out: width, kernel: 1, weight: Init::Uniform(1.0), bias: None };
         Self {
             txt_lin: square(&(path / "txt_lin" / 0), width),

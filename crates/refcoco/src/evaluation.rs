@@ -12,7 +12,7 @@ use crate::letterbox::Letterbox;
 use crate::loader::SampleShape;
 use crate::mask::Mask;
 use crate::prefetch::Prefetch;
-use crate::tokenizer::ClipTokenizer;
+use crate::tokenizer::Tokenizer;
 
 /// One expression to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,18 +101,18 @@ pub struct EvalBatch {
 pub fn eval_batches(
     datasets: Arc<Vec<Dataset>>,
     position: usize,
-    tokenizer: Arc<ClipTokenizer>,
+    tokenizer: Arc<dyn Tokenizer>,
     queries: &[Query],
     batch_size: usize,
     shape: SampleShape,
 ) -> Prefetch<EvalBatch> {
     let jobs: Vec<Vec<Query>> = queries.chunks(batch_size.max(1)).map(<[Query]>::to_vec).collect();
-    Prefetch::new(jobs, 2, move |queries| load(&datasets[position], &tokenizer, queries, shape))
+    Prefetch::new(jobs, 2, move |queries| load(&datasets[position], &*tokenizer, queries, shape))
 }
 
 fn load(
     dataset: &Dataset,
-    tokenizer: &ClipTokenizer,
+    tokenizer: &dyn Tokenizer,
     queries: &[Query],
     shape: SampleShape,
 ) -> Result<EvalBatch> {
@@ -127,7 +127,7 @@ fn load(
         .map(|id| {
             let image = dataset.image(id)?;
             let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-            let pixels = letterbox.normalised_image(&image);
+            let pixels = letterbox.normalised_image(&image, &shape.pixels);
             Ok((id, (Arc::new(image), letterbox, pixels)))
         })
         .collect();

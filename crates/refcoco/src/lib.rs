@@ -5,7 +5,7 @@
 //!   with errors that name file and record;
 //! - [`Mask`] decodes polygons and run lengths as the COCO tools do;
 //! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
-//! - [`ClipTokenizer`] is CLIP's tokenizer with the reference's text cleaning;
+//! - [`Tokenizer`] is what makes token ids; [`ClipTokenizer`] is CLIP's, with the reference's text cleaning;
 //! - [`sampler`] and [`training_batches`] give training batches whose order depends on the seed alone;
 //! - [`verify`] checks a whole data set and lists all that is wrong;
 //! - [`refshapes`] makes the synthetic set.
@@ -47,5 +47,5 @@ pub use prefetch::Prefetch;
 pub use reader::{Instances, read_grefs, read_instances, read_own, read_refs};
 pub use regular_file::open_regular;
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
-pub use tokenizer::{ClipTokenizer, END, START, VOCABULARY};
+pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
 pub use verify::{Problem, Verification, verify};

@@ -9,18 +9,20 @@ use serde::{Deserialize, Serialize};
 use crate::annotation::Ref;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::letterbox::Letterbox;
+use crate::letterbox::{Letterbox, Normalisation};
 use crate::prefetch::Prefetch;
 use crate::sampler::draw_expressions;
-use crate::tokenizer::ClipTokenizer;
+use crate::tokenizer::Tokenizer;
 
-/// Sizes of a batch's tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Sizes of a batch's tensors, and how pixels are normalised.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleShape {
     /// Side of the letterboxed square in pixels.
     pub input_size: usize,
     /// Ids per expression.
     pub word_len: usize,
+    /// How the encoder wants its pixels.
+    pub pixels: Normalisation,
 }
 
 /// One training batch of `n` samples as plain row-major buffers.
@@ -38,7 +40,7 @@ pub struct Batch {
     pub words: Vec<i64>,
     /// Token ids of the positives, `[n, K]`.
     pub positive_words: Vec<i64>,
-    /// Token ids of the negatives, `[n, K]`, all 0 where there is none.
+    /// Token ids of the negatives, `[n, K]`, all padding where there is none.
     pub negative_words: Vec<i64>,
     /// 1 where there is a negative, otherwise 0, `[n]`.
     pub valid: Vec<f32>,
@@ -97,12 +99,12 @@ pub struct Plan {
 /// Starts preparing the batches of a plan on all cores; they come in the plan's order.
 pub fn training_batches(
     datasets: Arc<Vec<Dataset>>,
-    tokenizer: Arc<ClipTokenizer>,
+    tokenizer: Arc<dyn Tokenizer>,
     plan: Plan,
 ) -> Prefetch<Batch> {
     let Plan { batches, seed, epoch, shape, prefetch, on_error } = plan;
     Prefetch::new(batches, prefetch, move |refs| {
-        load_batch(&datasets, &tokenizer, refs, (seed, epoch), shape, on_error)
+        load_batch(&datasets, &*tokenizer, refs, (seed, epoch), shape, on_error)
     })
 }
 
@@ -150,7 +152,7 @@ struct Sample {
 /// The first sample's error, in the order of `refs`: it names the file or annotation. None if bad samples are skipped.
 pub fn load_batch(
     datasets: &[Dataset],
-    tokenizer: &ClipTokenizer,
+    tokenizer: &dyn Tokenizer,
     refs: &[RefAt],
     (seed, epoch): (u64, u64),
     shape: SampleShape,
@@ -216,7 +218,7 @@ fn sample_name(dataset: &Dataset, reference: &Ref) -> String {
 
 fn load_sample(
     dataset: &Dataset,
-    tokenizer: &ClipTokenizer,
+    tokenizer: &dyn Tokenizer,
     (index, seed, epoch): (usize, u64, u64),
     shape: SampleShape,
     (image_out, mask_out): (&mut [f32], &mut [f32]),
@@ -228,12 +230,15 @@ fn load_sample(
     let bytes = dataset.image_bytes(reference.image_id)?;
     let image = dataset.decode_image_file(reference.image_id, &bytes, DECODED.take())?;
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-    letterbox.normalised_image_into(&image, image_out);
+    letterbox.normalised_image_into(&image, &shape.pixels, image_out);
     DECODED.set(image.data);
     letterbox.unit_mask_into(&dataset.target(reference)?, mask_out);
     let encode = |text: &str| tokenizer.encode_padded(text, shape.word_len);
     let valid = expressions.negative.is_some();
-    let negative = expressions.negative.as_deref().map_or_else(|| Ok(vec![0; shape.word_len]), encode)?;
+    let negative = expressions
+        .negative
+        .as_deref()
+        .map_or_else(|| Ok(vec![tokenizer.padding(); shape.word_len]), encode)?;
     Ok(Sample {
         words: [encode(&expressions.anchor)?, encode(&expressions.positive)?, negative],
         valid,

@@ -5,7 +5,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
 
 use crate::error::{Error, Result};
 
@@ -16,6 +16,41 @@ pub const END: i64 = 49_407;
 /// Size of the vocabulary.
 pub const VOCABULARY: i64 = 49_408;
 
+/// Makes token ids of expressions.
+pub trait Tokenizer: std::fmt::Debug + Send + Sync {
+    /// Size of the vocabulary.
+    fn vocabulary(&self) -> i64;
+
+    /// The end token.
+    fn end(&self) -> i64;
+
+    /// What fills an expression up.
+    fn padding(&self) -> i64;
+
+    /// Ids of an expression with start and end token, not cut.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    fn encode(&self, text: &str) -> Result<Vec<i64>>;
+
+    /// Ids filled up to exactly `word_len`; a longer expression is cut and its last id becomes the end token.
+    ///
+    /// # Errors
+    /// When `word_len` is below 2 or the tokenizer refuses the text.
+    fn encode_padded(&self, text: &str, word_len: usize) -> Result<Vec<i64>> {
+        if word_len < 2 {
+            return Err(Error::Expression { what: format!("word_len must be at least 2, not {word_len}") });
+        }
+        let mut ids = self.encode(text)?;
+        if ids.len() > word_len {
+            ids.truncate(word_len);
+            ids[word_len - 1] = self.end();
+        }
+        ids.resize(word_len, self.padding());
+        Ok(ids)
+    }
+}
+
 const MERGES: &[u8] = include_bytes!("../assets/bpe_simple_vocab_16e6.txt.gz");
 const N_MERGES: usize = 49_152 - 256 - 2;
 const PATTERN: &str =
@@ -24,7 +59,7 @@ const PATTERN: &str =
 /// CLIP's byte-pair tokenizer, on the `tokenizers` crate, with the reference's text cleaning in front.
 #[derive(Debug)]
 pub struct ClipTokenizer {
-    inner: Tokenizer,
+    inner: Inner,
 }
 
 impl ClipTokenizer {
@@ -55,7 +90,7 @@ impl ClipTokenizer {
             .map_err(|error| fail(error.to_string()))?;
         let split = Split::new(SplitPattern::Regex(PATTERN.into()), SplitDelimiterBehavior::Removed, true)
             .map_err(|error| fail(error.to_string()))?;
-        let mut inner = Tokenizer::new(model);
+        let mut inner = Inner::new(model);
         inner.with_pre_tokenizer(Some(Sequence::new(vec![
             split.into(),
             ByteLevel::new(false, false, false).into(),
@@ -63,12 +98,22 @@ impl ClipTokenizer {
         inner.add_special_tokens(&specials.map(|token| AddedToken::from(token, true)));
         Ok(Self { inner })
     }
+}
 
-    /// Ids of an expression with start and end token, not cut.
-    ///
-    /// # Errors
-    /// When the tokenizer refuses the text.
-    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+impl Tokenizer for ClipTokenizer {
+    fn vocabulary(&self) -> i64 {
+        VOCABULARY
+    }
+
+    fn end(&self) -> i64 {
+        END
+    }
+
+    fn padding(&self) -> i64 {
+        0
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let cleaned = clean(text);
         let encoding = self
             .inner
@@ -76,23 +121,6 @@ impl ClipTokenizer {
             .map_err(|error| Error::Expression { what: format!("cannot tokenise `{text}`: {error}") })?;
         let ids = encoding.get_ids().iter().map(|&id| i64::from(id));
         Ok(std::iter::once(START).chain(ids).chain(std::iter::once(END)).collect())
-    }
-
-    /// Ids padded with 0 to exactly `word_len`; a longer expression is cut and its last id becomes the end token.
-    ///
-    /// # Errors
-    /// When `word_len` is below 2 or the tokenizer refuses the text.
-    pub fn encode_padded(&self, text: &str, word_len: usize) -> Result<Vec<i64>> {
-        if word_len < 2 {
-            return Err(Error::Expression { what: format!("word_len must be at least 2, not {word_len}") });
-        }
-        let mut ids = self.encode(text)?;
-        if ids.len() > word_len {
-            ids.truncate(word_len);
-            ids[word_len - 1] = END;
-        }
-        ids.resize(word_len, 0);
-        Ok(ids)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use refcoco::letterbox::Normalisation;
 use refcoco::sampler::draw_expressions;
 use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, load_batch, read_grefs};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ fn none_one_and_several_targets() {
         assert!(["the fork", "lower one"].contains(&negative.as_str()), "{negative}");
     }
     let refs = [0, 2].map(|index| RefAt { dataset: 0, index });
-    let shape = SampleShape { input_size: 16, word_len: 9 };
+    let shape = SampleShape { input_size: 16, word_len: 9, pixels: Normalisation::CLIP };
     let tokenizer = ClipTokenizer::new().unwrap();
     let batch =
         load_batch(std::slice::from_ref(&dataset), &tokenizer, &refs, (0, 0), shape, OnError::Stop).unwrap();

@@ -1,7 +1,7 @@
 //! The letterbox warps on noise, byte by byte. That these bytes are OpenCV 4's was shown on recorded photos, which are not
 //! part of the project (`talent parity --data-root`); here they are guarded.
 
-use refcoco::letterbox::Letterbox;
+use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::{Mask, RgbImage};
 
 /// SplitMix64.
@@ -42,7 +42,7 @@ fn noise_is_warped_to_the_last_bit() {
         let data = noise.by_ref().take(width * height * 3).map(|z| (z >> 56) as u8).collect();
         let mask = noise.take(width * height).map(|z| (z >> 63) as u8).collect();
         let letterbox = Letterbox::new(width, height, side);
-        let picture = letterbox.image(&RgbImage { width, height, data });
+        let picture = letterbox.image(&RgbImage { width, height, data }, Normalisation::CLIP.border);
         let mask = letterbox.mask(&Mask { width, height, data: mask });
         (width, height, side, fingerprint(&picture), fingerprint(&mask))
     });
@@ -55,7 +55,7 @@ fn a_pixel_by_the_recipe() {
     let (width, height, side) = (37, 91, 112);
     let data: Vec<u8> = Noise(3).take(width * height * 3).map(|z| (z >> 56) as u8).collect();
     let letterbox = Letterbox::new(width, height, side);
-    let warped = letterbox.image(&RgbImage { width, height, data: data.clone() });
+    let warped = letterbox.image(&RgbImage { width, height, data: data.clone() }, Normalisation::CLIP.border);
     let [[a, b, c], [d, e, f]] = letterbox.to_input.0;
     assert_eq!((b, d), (0.0, 0.0));
     let round = |value: f64| value.round_ties_even() as i64;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use refcoco::letterbox::Normalisation;
 use refcoco::sampler::draw_expressions;
 use refcoco::training_mix::{leaked_images, training_mix};
 use refcoco::{ClipTokenizer, Dataset, Error, OnError, RefAt, SampleShape, load_batch};
@@ -107,7 +108,7 @@ fn a_batch_has_the_declared_shapes() {
     let datasets = [sound(root.path())];
     let tokenizer = ClipTokenizer::new().unwrap();
     let refs = [RefAt { dataset: 0, index: 2 }, RefAt { dataset: 0, index: 0 }];
-    let shape = SampleShape { input_size: 16, word_len: 9 };
+    let shape = SampleShape { input_size: 16, word_len: 9, pixels: Normalisation::CLIP };
     let batch = load_batch(&datasets, &tokenizer, &refs, (0, 0), shape, OnError::Stop).unwrap();
     assert_eq!((batch.images.len(), batch.masks.len(), batch.words.len()), (2 * 3 * 256, 2 * 256, 2 * 9));
     assert_eq!(batch.valid, [0.0, 1.0]);
@@ -123,7 +124,7 @@ fn the_number_of_threads_changes_nothing() {
     let tokenizer = ClipTokenizer::new().unwrap();
     // Twice as many samples as threads, so that threads use their memory again.
     let refs: Vec<RefAt> = (0..12).map(|index| RefAt { dataset: 0, index: [2, 0][index % 2] }).collect();
-    let shape = SampleShape { input_size: 24, word_len: 9 };
+    let shape = SampleShape { input_size: 24, word_len: 9, pixels: Normalisation::CLIP };
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| load_batch(&datasets, &tokenizer, &refs, (3, 1), shape, OnError::Stop).unwrap())

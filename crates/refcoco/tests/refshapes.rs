@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use refcoco::refshapes::{Settings, generate};
-use refcoco::{ClipTokenizer, Dataset, Mask};
+use refcoco::{ClipTokenizer, Dataset, Mask, Tokenizer};
 use serde_json::Value;
 
 struct Thing {

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use metrics::GroupReport;
+use metrics::{GroupReport, METRICS};
 use polars::prelude::*;
 
 use crate::Error;
@@ -34,28 +34,22 @@ pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
     let of_run = |name: &str, of: &dyn Fn(&Run) -> Option<f64>| {
         Column::new(name.into(), lines.iter().map(|line| of(line.0)).collect::<Vec<Option<f64>>>())
     };
-    DataFrame::new_infer_height(vec![
+    let mut columns = vec![
         text("run", &|line| line.0.path.display().to_string()),
         text("row", &|line| line.0.row.clone()),
         Column::new("seed".into(), lines.iter().map(|line| line.0.seed as i64).collect::<Vec<i64>>()),
         text("split", &|line| line.1.to_owned()),
         text("group", &|line| line.2.clone()),
-        number("mIoU", &|report| Some(report.segmentation.miou)),
-        number("oIoU", &|report| Some(report.segmentation.oiou)),
-        number("Pr@50", &|report| Some(report.segmentation.pr50)),
-        number("Pr@60", &|report| Some(report.segmentation.pr60)),
-        number("Pr@70", &|report| Some(report.segmentation.pr70)),
-        number("Pr@80", &|report| Some(report.segmentation.pr80)),
-        number("Pr@90", &|report| Some(report.segmentation.pr90)),
-        number("nta_mass", &|report| report.nta.nta_mass),
-        number("nta_rate", &|report| report.nta.nta_rate),
-        number("identity_error", &|report| report.nta.identity_error),
+    ];
+    columns.extend(METRICS.iter().map(|metric| number(metric.key, &metric.of)));
+    columns.extend([
         count("n_expressions", &|report| report.segmentation.n_expressions),
         count("n_with_distractors", &|report| report.nta.n_with_distractors),
         of_run("trained_values", &|run| Some(run.trained_values as f64)),
         of_run("step_seconds", &|run| run.step_seconds),
         of_run("peak_rss_mib", &|run| run.peak_rss_mib),
-    ])
+    ]);
+    DataFrame::new_infer_height(columns)
 }
 
 /// One line an expression of a run: pixels, probability masses and what follows from them.

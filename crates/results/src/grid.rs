@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use data_cli::predictions::{Key, Predictions};
 use figures::{Canvas, ComparisonRow, comparison_sheet};
+use run_files::{Key, Predictions};
 
-use crate::read::{Expression, Run};
+use crate::read::Run;
 use crate::summary::{Summary, expressions_of};
+use run_files::ExpressionLine;
 
 /// Expressions in a grid.
 const ROWS: usize = 12;
@@ -22,8 +23,8 @@ pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<
     let (models, chosen) = runs_of_one_seed(runs, summary)?;
     let dataset_name = *chosen[0].datasets().first().ok_or("its config names no data set")?;
     let dataset =
-        data_cli::open(dataset_name, data_root).map_err(|error| format!("{dataset_name}: {error:#}"))?;
-    let iou = |one: &Expression| one.evaluated.activation.overlap.iou();
+        command_kit::open(dataset_name, data_root).map_err(|error| format!("{dataset_name}: {error:#}"))?;
+    let iou = |one: &ExpressionLine| one.evaluated.activation.overlap.iou();
     let answers: Vec<_> = chosen.iter().map(|run| expressions_of(run, &summary.split)).collect();
     let mut spread: Vec<(f64, Key)> = answers[0]
         .keys()

@@ -20,7 +20,7 @@ mod table;
 
 pub use bootstrap::{Interval, paired_bootstrap};
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
-pub use read::{Expression, Found, Plan, Problem, Run, read_runs};
+pub use read::{Found, LeftOut, Run, read_runs};
 pub use report::report;
 pub use summary::{Difference, Line, MeanSd, Summary};
 pub use table::Format;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use cli_kit::{errln, outln};
 use results::{
-    Format, Found, Problem, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
+    Format, Found, LeftOut, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
     write_parquet,
 };
 
@@ -41,7 +41,7 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Folder of the data sets, for the report's pictures
-    #[arg(long, default_value = data_cli::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
 }
 
@@ -55,13 +55,13 @@ enum OutputFormat {
 }
 
 fn main() -> ExitCode {
-    let cli = data_cli::parse(std::env::args_os());
-    data_cli::conclude(data_cli::panics::as_errors(|| run(&cli)).map(|()| ExitCode::SUCCESS))
+    let cli = command_kit::parse(std::env::args_os());
+    command_kit::conclude(command_kit::as_errors(|| run(&cli)).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(cli: &Cli) -> Result<()> {
     let Found { runs, plan, problems } = read_runs(&cli.runs)?;
-    for Problem { run, what } in &problems {
+    for LeftOut { run, what } in &problems {
         errln!("left out: {}: {what}", run.display());
     }
     if runs.is_empty() {

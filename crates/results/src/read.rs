@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use metrics::{Evaluated, SplitReport};
-use serde::Deserialize;
+use metrics::SplitReport;
+use run_files::{Ablation, Cell, ExpressionLine, Metrics, Record, VERSION, read_expressions, read_records};
 
 use crate::{Error, io_error};
 
@@ -26,55 +27,14 @@ pub struct Run {
     /// Largest memory held, in MiB.
     pub peak_rss_mib: Option<f64>,
     /// What was measured of each expression.
-    pub expressions: Vec<Expression>,
+    pub expressions: Vec<ExpressionLine>,
     /// Validation mIoU by step, of the first data set.
     pub val_curve: Vec<(f64, f64)>,
 }
 
-/// One evaluated expression of a run.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Expression {
-    /// The split.
-    pub split: String,
-    /// What was measured.
-    #[serde(flatten)]
-    pub evaluated: Evaluated,
-}
-
-/// What `ablate` says of a folder of runs.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Plan {
-    /// Its name.
-    pub name: String,
-    /// The row to compare with.
-    pub baseline: String,
-    rows: Vec<PlanRow>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct PlanRow {
-    name: String,
-}
-
-impl Plan {
-    /// Reads `ablation.json` beside or above a run.
-    fn of(run: &Path) -> Option<Self> {
-        run.ancestors().take(4).find_map(|folder| {
-            let path = folder.join("ablation.json");
-            let text = path.is_file().then(|| std::fs::read_to_string(&path).ok())??;
-            serde_json::from_str(&text).ok()
-        })
-    }
-
-    /// Its rows' names, in order.
-    pub fn rows(&self) -> impl Iterator<Item = &str> {
-        self.rows.iter().map(|row| row.name.as_str())
-    }
-}
-
 /// A run that is not in the tables, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct LeftOut {
     /// Its folder.
     pub run: PathBuf,
     /// What is wrong with it.
@@ -87,39 +47,9 @@ pub struct Found {
     /// Finished runs, in the order of their paths.
     pub runs: Vec<Run>,
     /// The ablation that the first of them belongs to.
-    pub plan: Option<Plan>,
+    pub plan: Option<Ablation>,
     /// What is not among the runs.
-    pub problems: Vec<Problem>,
-}
-
-#[derive(Deserialize)]
-struct MetricsFile {
-    version: Option<String>,
-    #[serde(default)]
-    trained_values: u64,
-    splits: BTreeMap<String, SplitReport>,
-    #[serde(default)]
-    runtime: Runtime,
-}
-
-#[derive(Default, Deserialize)]
-struct Runtime {
-    median_step_seconds: Option<f64>,
-    peak_rss_mib: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct CellFile {
-    row: String,
-}
-
-#[derive(Deserialize)]
-struct Record {
-    kind: String,
-    split: Option<String>,
-    step: Option<f64>,
-    #[serde(rename = "mIoU")]
-    miou: Option<f64>,
+    pub problems: Vec<LeftOut>,
 }
 
 /// Reads all runs in the folders that a pattern names and in the folders below them, in the order of their paths.
@@ -140,10 +70,10 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
     for folder in &folders {
         match read_run(folder) {
             Ok(run) => runs.push(run),
-            Err(what) => problems.push(Problem { run: folder.clone(), what }),
+            Err(what) => problems.push(LeftOut { run: folder.clone(), what }),
         }
     }
-    let plan = runs.first().and_then(|run| Plan::of(&run.path));
+    let plan = runs.first().and_then(|run| Ablation::of(&run.path));
     Ok(Found { runs, plan, problems })
 }
 
@@ -183,61 +113,32 @@ fn collect(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<()
 }
 
 fn read_run(folder: &Path) -> Result<Run, String> {
-    // A pipe would be waited for.
-    let place = |name: &str| {
-        let path = folder.join(name);
-        match path.exists() && !path.is_file() {
-            true => Err(format!("{name}: this is not a file")),
-            false => Ok(path),
-        }
-    };
-    let read = |name: &str| std::fs::read_to_string(place(name)?).map_err(|error| format!("{name}: {error}"));
-    let config: toml::Table =
-        read("config.toml")?.parse().map_err(|error| format!("config.toml: {error}"))?;
-    if !folder.join("metrics.json").is_file() {
+    let said = |error: run_files::Error| error.to_string();
+    let file = folder.join("config.toml");
+    let mut text = String::new();
+    let read = refcoco::open_regular(&file).map_err(|error| error.to_string());
+    read?.read_to_string(&mut text).map_err(|error| format!("config.toml: {error}"))?;
+    let config: toml::Table = text.parse().map_err(|error| format!("config.toml: {error}"))?;
+    if !Metrics::file(folder).exists() {
         return Err("it is not finished: there is no metrics.json".into());
     }
-    let metrics: MetricsFile =
-        serde_json::from_str(&read("metrics.json")?).map_err(|error| format!("metrics.json: {error}"))?;
-    let ours = env!("CARGO_PKG_VERSION");
-    if metrics.version.as_deref() != Some(ours) {
+    let metrics = Metrics::read(folder).map_err(said)?;
+    if metrics.version.as_deref() != Some(VERSION) {
         let theirs = metrics.version.as_deref().unwrap_or("before versions were written down");
-        return Err(format!("it is of another version ({theirs}, this is {ours})"));
+        return Err(format!("it is of another version ({theirs}, this is {VERSION})"));
     }
-    let row = match read("cell.json") {
-        Ok(text) => {
-            let cell: CellFile =
-                serde_json::from_str(&text).map_err(|error| format!("cell.json: {error}"))?;
-            cell.row
-        }
-        Err(_) => config.get("name").and_then(toml::Value::as_str).unwrap_or("unnamed").to_owned(),
+    let row = match Cell::read(folder).map_err(said)? {
+        Some(cell) => cell.row,
+        None => config.get("name").and_then(toml::Value::as_str).unwrap_or("unnamed").to_owned(),
     };
     let seed = config.get("seed").and_then(toml::Value::as_integer).ok_or("config.toml: it has no seed")?;
-    let lines =
-        |name: &str| -> Result<Vec<String>, String> { Ok(read(name)?.lines().map(str::to_owned).collect()) };
-    let expressions = lines("expressions.jsonl")?
-        .iter()
-        .enumerate()
-        .map(|(index, line)| {
-            serde_json::from_str(line)
-                .map_err(|error| format!("expressions.jsonl: line {}: {error}", index + 1))
-        })
-        .collect::<Result<_, String>>()?;
-    let mut val_curve = Vec::new();
-    let records =
-        std::fs::read(place("records.jsonl")?).map_err(|error| format!("records.jsonl: {error}"))?;
-    // A run that was told to go on and was ended may have left a part of a line.
-    let whole = records.rsplitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
-    for (index, line) in whole.split(|byte| *byte == b'\n').enumerate() {
-        let record: Record = serde_json::from_slice(line)
-            .map_err(|error| format!("records.jsonl: line {}: {error}", index + 1))?;
-        let is_val = record.split.as_deref().is_some_and(|split| split == "val" || split.ends_with("/val"));
-        if let (true, "eval", Some(step), Some(miou)) =
-            (is_val, record.kind.as_str(), record.step, record.miou)
-        {
-            val_curve.push((step, miou));
+    let is_val = |split: &str| split == "val" || split.ends_with("/val");
+    let point = |record: Record| match record {
+        Record::Eval(eval) if is_val(&eval.split) => {
+            Some((eval.step as f64, eval.report.all.segmentation.miou))
         }
-    }
+        _ => None,
+    };
     Ok(Run {
         path: folder.to_path_buf(),
         row,
@@ -247,8 +148,8 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         trained_values: metrics.trained_values,
         step_seconds: metrics.runtime.median_step_seconds,
         peak_rss_mib: metrics.runtime.peak_rss_mib,
-        expressions,
-        val_curve,
+        expressions: read_expressions(folder).map_err(said)?,
+        val_curve: read_records(folder).map_err(said)?.into_iter().filter_map(point).collect(),
     })
 }
 

@@ -5,7 +5,7 @@ use base64::Engine;
 use figures::{BarPanel, Bars, Panel, Series};
 
 use crate::grid::grid;
-use crate::read::{Problem, Run};
+use crate::read::{LeftOut, Run};
 use crate::summary::{Line, Summary};
 use crate::{Error, io_error};
 
@@ -21,7 +21,7 @@ pub fn report(
     title: &str,
     summaries: &[Summary],
     runs: &[Run],
-    problems: &[Problem],
+    problems: &[LeftOut],
     data_root: &Path,
 ) -> Result<(), Error> {
     let mut page = String::new();
@@ -58,7 +58,7 @@ pub fn report(
     }
     if !problems.is_empty() {
         page.push_str("<h2>Not in the tables</h2><ul>");
-        for Problem { run, what } in problems {
+        for LeftOut { run, what } in problems {
             let _ =
                 write!(page, "<li><code>{}</code>: {}</li>", text(&run.display().to_string()), text(what));
         }

@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
 
+use metrics::{METRICS, Metric};
+
+use crate::Error;
 use crate::bootstrap::{Interval, paired_bootstrap};
-use crate::read::{Plan, Run};
+use crate::read::Run;
 use crate::table::{Cell, Format, Table};
-use crate::{Error, Expression};
+use run_files::{Ablation, ExpressionLine};
 
 /// Mean and standard deviation over seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,15 +67,10 @@ pub struct Summary {
     pub lines: Vec<Line>,
 }
 
-/// Metrics of a table: name, heading, whether more is better.
-const METRICS: [(&str, &str, bool); 6] = [
-    ("mIoU", "mIoU", true),
-    ("oIoU", "oIoU", true),
-    ("Pr@50", "Pr@50", true),
-    ("nta_mass", "NTA mass", false),
-    ("nta_rate", "NTA rate", false),
-    ("identity_error", "identity", false),
-];
+/// The metrics of a table.
+fn shown() -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().filter(|metric| metric.in_summaries)
+}
 
 impl Summary {
     /// Summarises runs on one split, grouped by some keys (see [`Run::group`]).
@@ -81,7 +79,7 @@ impl Summary {
     /// When no run has the split, when a run has no such key, or when the baseline is none of the groups.
     pub fn new(
         runs: &[Run],
-        plan: Option<&Plan>,
+        plan: Option<&Ablation>,
         split: &str,
         group_by: &[String],
         baseline: Option<&str>,
@@ -109,7 +107,8 @@ impl Summary {
             )));
         }
         if let Some(plan) = plan {
-            let place = |group: &String| plan.rows().position(|row| row == group).unwrap_or(usize::MAX);
+            let place =
+                |group: &String| plan.rows.iter().position(|row| row.name == *group).unwrap_or(usize::MAX);
             order.sort_by_key(place);
         }
         let baseline = match baseline {
@@ -134,11 +133,11 @@ impl Summary {
     }
 
     pub(crate) fn table(&self) -> Table {
-        let best: BTreeMap<&str, f64> = METRICS
-            .iter()
-            .filter_map(|&(name, _, more)| {
-                let means = self.lines.iter().filter_map(|line| Some(line.metrics.get(name)?.mean));
-                means.reduce(if more { f64::max } else { f64::min }).map(|best| (name, best))
+        let best: BTreeMap<&str, f64> = shown()
+            .filter_map(|metric| {
+                let means = self.lines.iter().filter_map(|line| Some(line.metrics.get(metric.key)?.mean));
+                let better = if metric.more_is_better { f64::max } else { f64::min };
+                means.reduce(better).map(|best| (metric.key, best))
             })
             .filter(|_| self.lines.len() > 1)
             .collect();
@@ -151,15 +150,15 @@ impl Summary {
     fn row(&self, line: &Line, best: &BTreeMap<&str, f64>) -> Vec<Cell> {
         let mut row = vec![Cell::new(&line.group), Cell::new(line.n_seeds.to_string())];
         let difference = line.difference.as_ref();
-        for (name, ..) in METRICS {
-            row.push(match line.metrics.get(name) {
+        for &Metric { key, .. } in shown() {
+            row.push(match line.metrics.get(key) {
                 None => Cell::new("-"),
                 Some(MeanSd { mean, sd }) => {
                     let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.2}"));
-                    Cell::marked(format!("{mean:.2}{sd}"), best.get(name) == Some(mean))
+                    Cell::marked(format!("{mean:.2}{sd}"), best.get(key) == Some(mean))
                 }
             });
-            match name {
+            match key {
                 "mIoU" if self.baseline.is_some() => {
                     row.push(Cell::new(interval(difference.and_then(|d| d.iou))));
                 }
@@ -178,9 +177,9 @@ impl Summary {
 
     fn headings(&self) -> Vec<String> {
         let mut headings = vec![format!("{} (%)", self.split), "seeds".to_owned()];
-        for (name, heading, _) in METRICS {
-            headings.push(heading.to_owned());
-            if self.baseline.is_some() && matches!(name, "mIoU" | "nta_mass") {
+        for metric in shown() {
+            headings.push(metric.heading.to_owned());
+            if self.baseline.is_some() && matches!(metric.key, "mIoU" | "nta_mass") {
                 headings.push("difference [95 %]".to_owned());
             }
         }
@@ -199,22 +198,9 @@ fn interval(found: Option<Interval>) -> String {
 fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> Line {
     let reports: Vec<_> = runs.iter().filter_map(|run| run.splits.get(split)).collect();
     let mut metrics = BTreeMap::new();
-    for (name, ..) in METRICS {
-        let values: Vec<f64> = reports
-            .iter()
-            .filter_map(|report| {
-                let (segmentation, nta) = (&report.all.segmentation, &report.all.nta);
-                match name {
-                    "mIoU" => Some(segmentation.miou),
-                    "oIoU" => Some(segmentation.oiou),
-                    "Pr@50" => Some(segmentation.pr50),
-                    "nta_mass" => nta.nta_mass,
-                    "nta_rate" => nta.nta_rate,
-                    _ => nta.identity_error,
-                }
-            })
-            .collect();
-        metrics.extend(MeanSd::of(&values).map(|value| (name, value)));
+    for metric in shown() {
+        let values: Vec<f64> = reports.iter().filter_map(|report| (metric.of)(&report.all)).collect();
+        metrics.extend(MeanSd::of(&values).map(|value| (metric.key, value)));
     }
     let nta_by_distractors = ["distractors 1", "distractors 2", "distractors 3+"].map(|name| {
         let values: Vec<f64> =
@@ -263,7 +249,7 @@ fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
 }
 
 /// A run's expressions on a split, by ref and sentence.
-pub(crate) fn expressions_of<'a>(run: &'a Run, split: &str) -> BTreeMap<(i64, i64), &'a Expression> {
+pub(crate) fn expressions_of<'a>(run: &'a Run, split: &str) -> BTreeMap<(i64, i64), &'a ExpressionLine> {
     let chosen = run.expressions.iter().filter(|expression| expression.split == split);
     chosen.map(|one| ((one.evaluated.ref_id, one.evaluated.sent_id), one)).collect()
 }

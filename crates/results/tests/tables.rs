@@ -1,12 +1,16 @@
 //! Tables of runs written by hand.
 #![allow(missing_docs)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use metrics::{Activation, Evaluated, SplitReport};
 use polars::prelude::{ParquetReader, SerReader};
+use run_files::{
+    Cell, EvalRecord, EvalTime, Metrics, Record, RunTime, VERSION, records_file, write_expressions,
+};
 use serde_json::json;
 
 /// A run whose expressions cover this much of a target of ten pixels and of a distractor of ten.
@@ -30,26 +34,30 @@ fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
         })
         .collect();
     let report = SplitReport::new(&evaluated);
-    let metrics = json!({
-        "version": env!("CARGO_PKG_VERSION"), "trained_values": 1234, "splits": {"val": report},
-        "runtime": {"median_step_seconds": 0.25, "peak_rss_mib": 512.0},
+    let metrics = Metrics {
+        version: Some(VERSION.to_owned()),
+        step: 10,
+        best_val_miou: None,
+        trained_values: 1234,
+        splits: BTreeMap::from([("val".to_owned(), report.clone())]),
+        bad_samples: BTreeSet::new(),
+        runtime: RunTime { median_step_seconds: Some(0.25), peak_rss_mib: Some(512.0), ..RunTime::default() },
+    };
+    metrics.write(folder).unwrap();
+    write_expressions(folder, vec![("val".to_owned(), evaluated)]).unwrap();
+    let record = Record::Eval(EvalRecord {
+        step: 10,
+        epoch: 1,
+        split: "val".to_owned(),
+        report,
+        runtime: EvalTime::default(),
     });
-    std::fs::write(folder.join("metrics.json"), metrics.to_string()).unwrap();
-    let lines: Vec<String> = evaluated
-        .iter()
-        .map(|one| {
-            let mut line = serde_json::to_value(one).unwrap();
-            line["split"] = json!("val");
-            format!("{line}\n")
-        })
-        .collect();
-    std::fs::write(folder.join("expressions.jsonl"), lines.concat()).unwrap();
-    let record = json!({"kind": "eval", "split": "val", "step": 10, "mIoU": 40.0});
-    std::fs::write(folder.join("records.jsonl"), format!("{record}\n")).unwrap();
+    std::fs::write(records_file(folder), format!("{}\n", serde_json::to_string(&record).unwrap())).unwrap();
     let config =
         format!("name = \"testbed\"\nseed = {seed}\n[loss]\ncpcl = 0.1\n[data]\ndatasets = [\"refcoco\"]\n");
     std::fs::write(folder.join("config.toml"), config).unwrap();
-    std::fs::write(folder.join("cell.json"), json!({"row": row, "seed": seed}).to_string()).unwrap();
+    let cell = Cell { ablation: String::new(), row: row.to_owned(), seed, set: vec![] };
+    cell.write(folder).unwrap();
 }
 
 /// Two rows with two seeds each, a run that was cut short, and one of another version.

@@ -1,5 +1,8 @@
-use backbone::{Gate, ImageEncoderConfig, PositionRule, TextEncoderConfig};
-use rca::{AdapterFusion, NECK_ATTENTION_HEADS, NeckFusion, WordCrossAttention};
+use adapters::{AdapterFusion, Gate, TextAdaptersConfig, VisualAdaptersConfig, WordCrossAttention};
+use backbone::{
+    EncoderSpec, ImageDesign, ImageEncoderConfig, Input, PositionRule, TextDesign, TextEncoderConfig,
+};
+use rca::{NECK_ATTENTION_HEADS, NeckConfig, NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 
 /// All sizes and variants of the network.
@@ -10,14 +13,137 @@ pub struct ModelConfig {
     pub input_size: i64,
     /// Tokens K per expression, start and end token included. Part of the adapters' weights.
     pub word_len: i64,
-    /// Image encoder.
-    pub image: ImageEncoderConfig,
-    /// Text encoder.
-    pub text: TextEncoderConfig,
+    /// Image encoder and its adapters.
+    pub image: ImageConfig,
+    /// Text encoder and its adapters.
+    pub text: TextConfig,
     /// Neck and projector.
     pub head: HeadConfig,
     /// Decoder.
     pub decoder: DecoderConfig,
+}
+
+/// The image encoder, its adapters, and what of it the neck sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageConfig {
+    /// Which one.
+    #[serde(default = "published_image_encoder")]
+    pub encoder: ImageDesign,
+    /// Token width D.
+    pub width: i64,
+    /// Blocks.
+    pub depth: i64,
+    /// Attention heads.
+    pub n_heads: i64,
+    /// Hidden width of the MLPs in units of D.
+    pub mlp_ratio: i64,
+    /// Side of a patch in pixels.
+    pub patch_size: i64,
+    /// Register tokens between class token and patches.
+    pub n_registers: i64,
+    /// Side of the stored position grid (37 in the published weights); resampled if the input's grid differs.
+    pub position_grid: i64,
+    /// How it is resampled.
+    pub position_rule: PositionRule,
+    /// The two blocks (from 0) whose outputs are tapped, besides the normalised final output.
+    pub taps: [i64; 2],
+    /// Blocks (from 0) with an adapter.
+    pub adapter_blocks: Vec<i64>,
+    /// Bottleneck width r of the adapters, a multiple of 16.
+    pub adapter_width: i64,
+    /// Common width e of patches and words in the adapters' cross-modal unit.
+    pub fusion_width: i64,
+    /// The adapters' cross-modal unit.
+    pub fusion: AdapterFusion,
+    /// The adapters' gates.
+    pub gate: Gate,
+    /// Whether the tokens between the blocks are in mixed precision's dtype, too, where there is one; otherwise they are
+    /// float32, as autocast leaves them. Half of the bytes between products; each sum is rounded to 8 (bf16) or 11 bits.
+    #[serde(default)]
+    pub low_precision_tokens: bool,
+}
+
+fn published_image_encoder() -> ImageDesign {
+    ImageDesign::PUBLISHED
+}
+
+/// The text encoder and its adapters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextConfig {
+    /// Which one.
+    #[serde(default = "published_text_encoder")]
+    pub encoder: TextDesign,
+    /// Word width T.
+    pub width: i64,
+    /// Blocks.
+    pub depth: i64,
+    /// Attention heads.
+    pub n_heads: i64,
+    /// Tokens in the vocabulary.
+    pub vocabulary: i64,
+    /// Rows of the position table; at least the words per sentence.
+    pub context: i64,
+    /// Width T' of the sentence vector.
+    pub state_width: i64,
+    /// Whether there are text adapters at all.
+    pub adapters: bool,
+    /// Blocks (from 0) with an adapter.
+    pub adapter_blocks: Vec<i64>,
+    /// Bottleneck width r of the adapters, a multiple of 16.
+    pub adapter_width: i64,
+}
+
+fn published_text_encoder() -> TextDesign {
+    TextDesign::PUBLISHED
+}
+
+impl ImageConfig {
+    /// What the encoder alone needs.
+    pub fn sizes(&self) -> ImageEncoderConfig {
+        ImageEncoderConfig {
+            width: self.width,
+            depth: self.depth,
+            n_heads: self.n_heads,
+            mlp_ratio: self.mlp_ratio,
+            patch_size: self.patch_size,
+            n_registers: self.n_registers,
+            position_grid: self.position_grid,
+            position_rule: self.position_rule,
+            low_precision_tokens: self.low_precision_tokens,
+        }
+    }
+
+    /// What is true of the encoder alone.
+    pub fn spec(&self) -> EncoderSpec {
+        self.encoder.spec(&self.sizes())
+    }
+}
+
+impl TextConfig {
+    /// What the encoder alone needs.
+    pub fn sizes(&self) -> TextEncoderConfig {
+        TextEncoderConfig {
+            width: self.width,
+            depth: self.depth,
+            n_heads: self.n_heads,
+            vocabulary: self.vocabulary,
+            context: self.context,
+            state_width: self.state_width,
+        }
+    }
+
+    /// What is true of the encoder alone.
+    pub fn spec(&self) -> EncoderSpec {
+        self.encoder.spec(&self.sizes())
+    }
+
+    /// Its adapters.
+    pub fn text_adapters(&self) -> TextAdaptersConfig {
+        let blocks = if self.adapters { self.adapter_blocks.clone() } else { Vec::new() };
+        TextAdaptersConfig { blocks, text_width: self.width, bottleneck: self.adapter_width }
+    }
 }
 
 /// Neck and projector.
@@ -59,7 +185,8 @@ impl ModelConfig {
         Self {
             input_size: 448,
             word_len: 17,
-            image: ImageEncoderConfig {
+            image: ImageConfig {
+                encoder: ImageDesign::PUBLISHED,
                 width: 768,
                 depth: 12,
                 n_heads: 12,
@@ -76,7 +203,8 @@ impl ModelConfig {
                 gate: Gate::Frozen,
                 low_precision_tokens: false,
             },
-            text: TextEncoderConfig {
+            text: TextConfig {
+                encoder: TextDesign::PUBLISHED,
                 width: 512,
                 depth: 12,
                 n_heads: 8,
@@ -152,6 +280,40 @@ impl ModelConfig {
         config.decoder.n_heads = 4;
         config.decoder.ffn_width = 128;
         config
+    }
+
+    /// The image encoder's adapters.
+    pub fn visual_adapters(&self) -> VisualAdaptersConfig {
+        let image = &self.image;
+        let n_special = match image.spec().input {
+            Input::Pixels(pixels) => pixels.n_special,
+            Input::Words(_) => 0,
+        };
+        let unit = WordUnitConfig {
+            bottleneck: image.adapter_width,
+            text_width: self.text.width,
+            width: image.fusion_width,
+            word_len: self.word_len,
+        };
+        VisualAdaptersConfig {
+            blocks: image.adapter_blocks.clone(),
+            image_width: image.width,
+            n_special,
+            unit,
+            fusion: image.fusion,
+            gate: image.gate,
+        }
+    }
+
+    /// The neck.
+    pub fn neck(&self) -> NeckConfig {
+        NeckConfig {
+            image_width: self.image.width,
+            text_width: self.text.width,
+            state_width: self.text.state_width,
+            width: self.head.width,
+            fusion: self.head.fusion,
+        }
     }
 
     /// Patches along a side.

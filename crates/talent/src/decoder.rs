@@ -1,8 +1,9 @@
 use tch::{Device, Kind, Tensor};
+use torch_ext::flops::{BOTH, Cost, attention, cross_attention, linear};
 use torch_ext::layers::{
     LayerNorm, Linear, Mode, MultiheadAttention, dropout, grid_positions, sequence_positions,
 };
-use torch_ext::{Path, Remembered};
+use torch_ext::{ParamPath, Remembered};
 
 use crate::config::DecoderConfig;
 
@@ -21,7 +22,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Registers `layers.*` and `norm`.
-    pub fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
+    pub fn new(path: &ParamPath, width: i64, cfg: &DecoderConfig) -> Self {
         let layers = path / "layers";
         Self {
             layers: (0..cfg.depth).map(|index| DecoderLayer::new(&(&layers / index), width, cfg)).collect(),
@@ -29,6 +30,17 @@ impl Decoder {
             pixel_positions: Remembered::default(),
             word_positions: Remembered::default(),
         }
+    }
+
+    /// Operations over `n` pixels and `word_len` words of width C.
+    pub fn cost(cfg: &DecoderConfig, width: i64, n: i64, word_len: i64) -> Cost {
+        let (c, f) = (width, cfg.ffn_width);
+        let layer = linear(n, c, c, BOTH) * 4
+            + attention(n, n, c, true)
+            + cross_attention(n, word_len, c)
+            + linear(n, c, f, BOTH)
+            + linear(n, f, c, BOTH);
+        layer * cfg.depth
     }
 
     /// Its layers, in order.
@@ -72,7 +84,7 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn new(path: &Path, width: i64, cfg: &DecoderConfig) -> Self {
+    fn new(path: &ParamPath, width: i64, cfg: &DecoderConfig) -> Self {
         let norm = |name: &str, width: i64| LayerNorm::new(&(path / name), width, NORM_EPS);
         let attention = |name: &str| MultiheadAttention::new(&(path / name), width, cfg.n_heads, cfg.dropout);
         let ffn = path / "ffn";

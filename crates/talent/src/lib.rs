@@ -9,18 +9,21 @@ mod decoder;
 mod flops;
 mod memory;
 mod model;
+mod pass;
 mod projector;
 mod recompute;
 pub mod weights;
 
-pub use backbone::{Gate, PositionRule, Stage};
-pub use config::{ConfigError, DecoderConfig, HeadConfig, ModelConfig};
+pub use adapters::{AdapterFusion, Gate};
+pub use backbone::{
+    EncoderSpec, IMAGE_ENCODER, Input, PixelInput, PositionRule, TEXT_ENCODER, Tokenizer, WordInput,
+};
+pub use config::{ConfigError, DecoderConfig, HeadConfig, ImageConfig, ModelConfig, TextConfig};
 pub use decoder::{Decoder, DecoderLayer};
 pub use flops::{Flops, forward_flops, train_flops};
 pub use memory::{LeastActivations, LeastParameters, least_activations, least_decoder, least_parameters};
-pub use model::{
-    ParameterGroup, Talent, TalentOutput, TrainedParts, Triplet, parameter_group, probabilities,
-};
+pub use model::{Talent, TalentOutput, TrainedParts, probabilities};
+pub use pass::{Pass, Sentences, Stage, Triplet};
 pub use projector::Projector;
-pub use rca::{AdapterFusion, NeckFusion};
+pub use rca::NeckFusion;
 pub use torch_ext::layers::Mode;

@@ -1,7 +1,7 @@
 //! How much memory a network takes at least, from its sizes alone: to refuse sizes that cannot be meant before anything is
 //! allocated. Lower bounds, in 64-bit floating point, since the sizes may be absurd.
 
-use rca::AdapterFusion;
+use adapters::{TextAdapters, VisualAdapters};
 
 use crate::config::ModelConfig;
 
@@ -35,29 +35,14 @@ pub struct LeastActivations {
 /// Parameters of a network, at least.
 pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
     let size = |value: i64| value as f64;
-    let (width, ratio, patch) =
-        (size(cfg.image.width), size(cfg.image.mlp_ratio), size(cfg.image.patch_size));
-    let block = |width: f64, ratio: f64| (4.0 + 2.0 * ratio) * width * width;
-    let image = size(cfg.image.depth) * block(width, ratio)
-        + 3.0 * patch * patch * width
-        + (size(cfg.image.position_grid).powi(2) + size(cfg.image.n_registers)) * width;
-    let text_width = size(cfg.text.width);
-    let text = size(cfg.text.depth) * block(text_width, 4.0)
-        + (size(cfg.text.vocabulary) + size(cfg.text.context)) * text_width;
     let (head, ffn) = (size(cfg.head.width), size(cfg.decoder.ffn_width));
-    // What patches and words are compared in.
-    let shared = size(cfg.image.fusion_width);
-    let projections = (size(cfg.image.adapter_width) + text_width) * shared;
-    let fusion = match cfg.image.fusion {
-        AdapterFusion::None => 0.0,
-        AdapterFusion::CostVolume => projections,
-        AdapterFusion::CrossAttention => projections + 4.0 * shared * shared,
-    };
-    // The neck's first projections alone.
+    let image = cfg.image.encoder.least_values(&cfg.image.sizes());
+    let text = cfg.text.encoder.least_values(&cfg.text.sizes());
+    // Of the neck, its first projections alone.
     let rest = 3.0 * head * head
         + size(cfg.decoder.depth) * (8.0 * head * head + 2.0 * head * ffn)
-        + cfg.image.adapter_blocks.len() as f64 * (2.0 * width * size(cfg.image.adapter_width) + fusion)
-        + cfg.text.adapter_blocks.len() as f64 * 2.0 * text_width * size(cfg.text.adapter_width);
+        + VisualAdapters::least_values(&cfg.visual_adapters())
+        + TextAdapters::least_values(&cfg.text.text_adapters());
     LeastParameters { image, text, rest }
 }
 
@@ -81,7 +66,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::Talent;
+    use crate::{AdapterFusion, Talent};
 
     #[test]
     fn the_bound_is_below_and_near_what_there_is() {

@@ -1,35 +1,32 @@
-use backbone::{Gate, ImageEncoder, Stage, TextEncoder, TextOutput};
-use rca::{Neck, NeckConfig, NeckOutput};
+use adapters::{TextAdapters, VisualAdapters};
+use backbone::{
+    Features, IMAGE_ENCODER, ImageEncoder, Input, TEXT_ENCODER, TextEncoder, TextOutput, rows_of,
+};
+use rca::{Neck, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
-use torch_ext::{Role, Store};
+use torch_ext::{Group, OptimizerGroup, Role, Store, Trains};
 use tracing::trace_span;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::decoder::Decoder;
+use crate::pass::{Pass, Sentences, Stage, Triplet};
 use crate::projector::Projector;
 
 /// The network with its parameters.
 #[derive(Debug)]
 pub struct Talent {
     store: Store,
-    text: TextEncoder,
-    image: ImageEncoder,
+    text: Box<dyn TextEncoder>,
+    text_adapters: TextAdapters,
+    image: Box<dyn ImageEncoder>,
+    visual_adapters: VisualAdapters,
+    /// What the names of each image block's parameters begin with.
+    image_blocks: Vec<String>,
     neck: Neck,
     decoder: Decoder,
     projector: Projector,
     cfg: ModelConfig,
-}
-
-/// Token ids of a training batch, each int64 `[batch, K]`.
-#[derive(Debug)]
-pub struct Triplet<'a> {
-    /// The expressions.
-    pub words: &'a Tensor,
-    /// Other expressions of the same referents.
-    pub positives: &'a Tensor,
-    /// Expressions of other objects in the images, zeros where there is none.
-    pub negatives: &'a Tensor,
 }
 
 /// What the network computes. (H, W) is the patch grid.
@@ -62,20 +59,29 @@ pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
 }
 
 /// Encoded sentences.
-pub(crate) struct Sentence<'a> {
+pub(crate) struct Encoded<'a> {
     ids: &'a Tensor,
     pub(crate) words: Tensor,
     state: Tensor,
     contrast: Option<[Tensor; 2]>,
 }
 
-impl<'a> Sentence<'a> {
-    /// - text: of sentences, positives and negatives
-    pub(crate) fn of_triplet(ids: &Triplet<'a>, text: &TextOutput) -> Self {
-        let b = ids.words.size()[0];
-        let states = text.state.split(b, 0);
-        let contrast = Some([states[1].shallow_clone(), states[2].shallow_clone()]);
-        Self { ids: ids.words, words: text.words.narrow(0, 0, b), state: states[0].shallow_clone(), contrast }
+impl<'a> Encoded<'a> {
+    /// - text: of all sentences, as [`Talent::encode`] returns it
+    pub(crate) fn new(sentences: Sentences<'a>, text: &TextOutput) -> Self {
+        let ids = sentences.words();
+        let own = |xs: &Tensor| xs.shallow_clone();
+        match sentences {
+            Sentences::Plain(_) => {
+                Self { ids, words: own(&text.words), state: own(&text.state), contrast: None }
+            }
+            Sentences::Triplet(_) => {
+                let b = ids.size()[0];
+                let states = text.state.split(b, 0);
+                let contrast = Some([own(&states[1]), own(&states[2])]);
+                Self { ids, words: text.words.narrow(0, 0, b), state: own(&states[0]), contrast }
+            }
+        }
     }
 }
 
@@ -88,41 +94,13 @@ pub enum TrainedParts {
     All,
 }
 
-/// The parts whose parameters are counted and optimised together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ParameterGroup {
-    /// Adapters of the image encoder.
-    VisualAdapters,
-    /// Adapters of the text encoder.
-    TextAdapters,
-    /// Gates of the visual adapters.
-    Gates,
-    /// Neck.
-    Neck,
-    /// Decoder.
-    Decoder,
-    /// Projector.
-    Projector,
-    /// Image encoder without adapters and gates.
-    ImageEncoder,
-    /// Text encoder without adapters.
-    TextEncoder,
+const fn head(name: &'static str) -> Group {
+    Group { name, part_of: Some("head"), optimizer: OptimizerGroup::Head, trains: Trains::Always }
 }
 
-/// The group of a parameter, by its official name.
-pub fn parameter_group(name: &str) -> ParameterGroup {
-    let adapter = name.contains(".adapter.");
-    match name.split('.').next() {
-        Some("dinov2") if name.contains(".ls_gate.") => ParameterGroup::Gates,
-        Some("dinov2") if adapter => ParameterGroup::VisualAdapters,
-        Some("dinov2") => ParameterGroup::ImageEncoder,
-        Some("txt_backbone") if adapter => ParameterGroup::TextAdapters,
-        Some("txt_backbone") => ParameterGroup::TextEncoder,
-        Some("decoder") => ParameterGroup::Decoder,
-        Some("proj") => ParameterGroup::Projector,
-        _ => ParameterGroup::Neck,
-    }
-}
+const NECK: Group = head("neck");
+const DECODER: Group = head("decoder");
+const PROJECTOR: Group = head("projector");
 
 impl Talent {
     /// Builds the network with its start values, drawn from libtorch's CPU generator.
@@ -145,19 +123,35 @@ impl Talent {
     fn in_store(cfg: &ModelConfig, store: Store) -> Result<Self, ConfigError> {
         cfg.validate()?;
         let root = store.root();
-        let text = TextEncoder::new(&(&root / "txt_backbone"), &cfg.text);
-        let image = ImageEncoder::new(&(&root / "dinov2"), &cfg.image, cfg.word_len, cfg.text.width);
-        let neck_cfg = NeckConfig {
-            image_width: cfg.image.width,
-            text_width: cfg.text.width,
-            state_width: cfg.text.state_width,
-            width: cfg.head.width,
-            fusion: cfg.head.fusion,
+        let (text_spec, image_spec) = (cfg.text.spec(), cfg.image.spec());
+        let mut text_adapters = TextAdapters::new(cfg.text.text_adapters());
+        let text_path = root.in_group(TEXT_ENCODER) / text_spec.prefix;
+        let text = cfg.text.encoder.build(&text_path, &cfg.text.sizes(), &mut |block, path| {
+            text_adapters.register(block, path);
+        });
+        let mut visual_adapters = VisualAdapters::new(cfg.visual_adapters());
+        let mut image_blocks = Vec::new();
+        let image_path = root.in_group(IMAGE_ENCODER) / image_spec.prefix;
+        let image = cfg.image.encoder.build(&image_path, &cfg.image.sizes(), &mut |block, path| {
+            image_blocks.push(format!("{}.", path.name()));
+            visual_adapters.register(block, path);
+        });
+        let neck = Neck::new(&(root.in_group(NECK) / "neck"), cfg.neck());
+        let decoder = Decoder::new(&(root.in_group(DECODER) / "decoder"), cfg.head.width, &cfg.decoder);
+        let projector =
+            Projector::new(&(root.in_group(PROJECTOR) / "proj"), cfg.head.width, cfg.text.state_width);
+        let model = Self {
+            store,
+            text,
+            text_adapters,
+            image,
+            visual_adapters,
+            image_blocks,
+            neck,
+            decoder,
+            projector,
+            cfg: cfg.clone(),
         };
-        let neck = Neck::new(&(&root / "neck"), neck_cfg);
-        let decoder = Decoder::new(&(&root / "decoder"), cfg.head.width, &cfg.decoder);
-        let projector = Projector::new(&(&root / "proj"), cfg.head.width, cfg.text.state_width);
-        let model = Self { store, text, image, neck, decoder, projector, cfg: cfg.clone() };
         model.train_only(TrainedParts::AdaptersAndHead);
         Ok(model)
     }
@@ -168,13 +162,23 @@ impl Talent {
     }
 
     /// The text encoder.
-    pub fn text(&self) -> &TextEncoder {
-        &self.text
+    pub fn text(&self) -> &dyn TextEncoder {
+        &*self.text
+    }
+
+    /// The text encoder's adapters.
+    pub fn text_adapters(&self) -> &TextAdapters {
+        &self.text_adapters
     }
 
     /// The image encoder.
-    pub fn image(&self) -> &ImageEncoder {
-        &self.image
+    pub fn image(&self) -> &dyn ImageEncoder {
+        &*self.image
+    }
+
+    /// The image encoder's adapters.
+    pub fn visual_adapters(&self) -> &VisualAdapters {
+        &self.visual_adapters
     }
 
     /// The neck.
@@ -197,13 +201,12 @@ impl Talent {
         &self.cfg
     }
 
-    /// Chooses which parameters train. Frozen gates never do; unused tensors of the published files neither.
+    /// Chooses which parameters train: each group says when it does.
     pub fn train_only(&self, parts: TrainedParts) {
-        self.store.set_trainable(|name| match parameter_group(name) {
-            ParameterGroup::Gates => self.cfg.image.gate == Gate::Learned,
-            ParameterGroup::ImageEncoder => parts == TrainedParts::All && !name.ends_with("mask_token"),
-            ParameterGroup::TextEncoder => parts == TrainedParts::All && !name.ends_with("logit_scale"),
-            _ => true,
+        self.store.set_trainable(|group| match group.trains {
+            Trains::Always => true,
+            Trains::WithEncoders => parts == TrainedParts::All,
+            Trains::Never => false,
         });
     }
 
@@ -218,104 +221,93 @@ impl Talent {
     /// The trainable parameters as the official optimiser groups them: everything inside the encoders, and the
     /// head. Their order is that of a checkpoint's optimiser state (specification, 12.4).
     pub fn optimizer_groups(&self) -> [Vec<(String, Tensor)>; 2] {
-        let in_encoders = |name: &str| name.starts_with("txt_backbone.") || name.starts_with("dinov2.");
-        let (encoders, head) = self.trainable().into_iter().partition(|(name, _)| in_encoders(name));
-        [encoders, head]
+        [OptimizerGroup::Encoders, OptimizerGroup::Head].map(|wanted| {
+            let entries = self.store.entries().into_iter();
+            let trainable = entries.filter(|(_, entry)| {
+                entry.role == Role::Parameter
+                    && entry.tensor.requires_grad()
+                    && entry.group.optimizer == wanted
+            });
+            trainable.map(|(name, entry)| (name, entry.tensor)).collect()
+        })
     }
 
-    /// Inference.
+    /// The first block of the image encoder with something that trains.
+    pub(crate) fn first_trained_block(&self) -> Option<usize> {
+        let trainable = self.trainable();
+        let trains = |prefix: &String| trainable.iter().any(|(name, _)| name.starts_with(prefix.as_str()));
+        self.image_blocks.iter().position(trains)
+    }
+
+    /// Everything from pixels and tokens to logits.
     ///
-    /// - images: `[batch, 3, S, S]`, normalised; words: int64 `[batch, K]`
-    pub fn forward(&self, images: &Tensor, words: &Tensor) -> TalentOutput {
-        self.forward_observed(images, words, &mut |_, _| {})
-    }
-
-    /// Inference for several expressions about the same images. What an image's features do not owe to the words, up to
-    /// the first adapter, is computed once for each image.
-    ///
-    /// - images: `[m, 3, S, S]`, normalised; image_of: int64 `[batch]`, the image an expression is about
-    /// - words: int64 `[batch, K]`
-    pub fn forward_shared(&self, images: &Tensor, image_of: &Tensor, words: &Tensor) -> TalentOutput {
-        let shared = images.size()[0] != words.size()[0];
-        if shared {
-            self.infer(images, Some(image_of), words, &mut |_, _| {})
-        } else {
-            self.forward(&images.index_select(0, image_of), words)
-        }
-    }
-
-    /// As [`Talent::forward`]; `observe` sees what passes the encoders.
-    pub fn forward_observed(
+    /// - images: `[batch, 3, S, S]`, normalised; with [`Pass::image_of`], `[m, 3, S, S]`
+    pub fn forward<'a>(
         &self,
         images: &Tensor,
-        words: &Tensor,
-        observe: &mut dyn FnMut(Stage, &Tensor),
+        sentences: impl Into<Sentences<'a>>,
+        pass: &Pass<'_>,
     ) -> TalentOutput {
-        self.infer(images, None, words, observe)
+        let sentences = sentences.into();
+        let text = self.encode(sentences, pass);
+        let sentence = Encoded::new(sentences, &text);
+        let levels = trace_span!("vision blocks").in_scope(|| self.look(images, &sentence.words, pass));
+        self.forward_head(levels, sentence, pass.mode)
     }
 
-    fn infer(
-        &self,
-        images: &Tensor,
-        image_of: Option<&Tensor>,
-        words: &Tensor,
-        observe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> TalentOutput {
-        let text = trace_span!("text").in_scope(|| self.text.forward_observed(words, Mode::Eval, observe));
-        let sentence = Sentence { ids: words, words: text.words, state: text.state, contrast: None };
-        self.forward_image(images, image_of, sentence, Mode::Eval, observe)
+    /// All sentences as one batch: expressions, then positives, then negatives.
+    pub(crate) fn encode(&self, sentences: Sentences<'_>, pass: &Pass<'_>) -> TextOutput {
+        let ids = match sentences {
+            Sentences::Plain(words) => words.shallow_clone(),
+            Sentences::Triplet(Triplet { words, positives, negatives }) => {
+                Tensor::cat(&[words, positives, negatives], 0)
+            }
+        };
+        let observe = |stage: backbone::Stage, value: &Tensor| match stage {
+            backbone::Stage::Tokens => (pass.observe)(Stage::Words, value),
+            backbone::Stage::Block(index) => (pass.observe)(Stage::TextBlock(index), value),
+            backbone::Stage::Patches => {}
+        };
+        let guest = self.text_adapters.guest(pass.mode);
+        trace_span!("text").in_scope(|| self.text.forward(&ids, &guest, &observe))
     }
 
-    /// A training pass: batch statistics and dropout. Sentences, positives and negatives go through the text
-    /// encoder as one batch, so that its batch statistics cover all three.
-    ///
-    /// - images: `[batch, 3, S, S]`, normalised
-    pub fn forward_train(&self, images: &Tensor, ids: &Triplet<'_>) -> TalentOutput {
-        self.forward_train_observed(images, ids, &mut |_, _| {})
+    /// The image features at three levels that a sentence sees: the tapped blocks' raw outputs and the normalised final output,
+    /// `[batch, D, S / patch, S / patch]` each.
+    fn look(&self, images: &Tensor, words: &Tensor, pass: &Pass<'_>) -> [Tensor; 3] {
+        let n_sentences = words.size()[0];
+        // As many images as sentences: nothing is shared.
+        let own = pass.image_of.filter(|_| images.size()[0] == n_sentences);
+        let images = rows_of(images, own);
+        let image_of = pass.image_of.filter(|_| own.is_none());
+        let observe = |stage: backbone::Stage, value: &Tensor| match stage {
+            backbone::Stage::Patches => (pass.observe)(Stage::Patches, value),
+            backbone::Stage::Tokens => (pass.observe)(Stage::Tokens, value),
+            backbone::Stage::Block(index) => (pass.observe)(Stage::ImageBlock(index), value),
+        };
+        let seen = |block: usize, patches: &Tensor| (pass.observe)(Stage::AdapterPatches(block), patches);
+        let guest = self.visual_adapters.guest(words, image_of, pass.mode, &seen);
+        let Features { taps, last } = self.image.forward(&images, &self.cfg.image.taps, &guest, &observe);
+        let of_all = |tokens: &Tensor| rows_of(tokens, image_of.filter(|_| tokens.size()[0] != n_sentences));
+        self.levels([&of_all(&taps[0]), &of_all(&taps[1])], &of_all(&last))
     }
 
-    /// As [`Talent::forward_train`]; `observe` sees what passes the encoders.
-    pub fn forward_train_observed(
-        &self,
-        images: &Tensor,
-        ids: &Triplet<'_>,
-        observe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> TalentOutput {
-        let text = self.encode_triplet(ids, observe);
-        self.forward_image(images, None, Sentence::of_triplet(ids, &text), Mode::Train, observe)
-    }
-
-    /// Sentences, positives and negatives as one batch.
-    pub(crate) fn encode_triplet(
-        &self,
-        ids: &Triplet<'_>,
-        observe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> TextOutput {
-        let sentences = Tensor::cat(&[ids.words, ids.positives, ids.negatives], 0);
-        trace_span!("text").in_scope(|| self.text.forward_observed(&sentences, Mode::Train, observe))
-    }
-
-    fn forward_image(
-        &self,
-        images: &Tensor,
-        image_of: Option<&Tensor>,
-        sentence: Sentence<'_>,
-        mode: Mode,
-        observe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> TalentOutput {
-        let levels = trace_span!("vision blocks")
-            .in_scope(|| self.image.forward_shared(images, image_of, &sentence.words, mode, observe));
-        self.forward_head(levels, sentence, mode)
+    /// The three levels of features from the tokens that the tapped blocks and the last block end with.
+    pub(crate) fn levels(&self, taps: [&Tensor; 2], last: &Tensor) -> [Tensor; 3] {
+        [taps[0], taps[1], &self.image.normalise(last)].map(|tokens| self.image.map(tokens))
     }
 
     /// Neck, decoder and projector.
     ///
     /// - taps: image features at three levels
-    pub(crate) fn forward_head(&self, taps: [Tensor; 3], sentence: Sentence<'_>, mode: Mode) -> TalentOutput {
-        let Sentence { ids, words, state, contrast } = sentence;
+    pub(crate) fn forward_head(&self, taps: [Tensor; 3], sentence: Encoded<'_>, mode: Mode) -> TalentOutput {
+        let Encoded { ids, words, state, contrast } = sentence;
         let neck = trace_span!("neck").in_scope(|| self.neck.forward(&taps, &state, &words, mode));
-        // Padding has id 0, which no word has.
-        let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(0));
+        let padding = match self.text.spec().input {
+            Input::Words(words) => words.padding,
+            Input::Pixels(_) => 0,
+        };
+        let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(padding));
         let decoded = trace_span!("decoder")
             .in_scope(|| self.decoder.forward(&neck.features, &words, visible.as_ref(), mode));
         let logits = trace_span!("projector").in_scope(|| self.projector.forward(&decoded, &state, mode));

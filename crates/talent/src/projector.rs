@@ -1,7 +1,8 @@
 use rca::ConvBlock;
 use tch::Tensor;
+use torch_ext::flops::{BOTH, Cost, conv, linear};
 use torch_ext::layers::{Conv2d, ConvConfig, Linear, Mode};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
 /// Side of the dynamic kernel.
 const KERNEL: i64 = 3;
@@ -18,7 +19,7 @@ pub struct Projector {
 
 impl Projector {
     /// Registers `vis.1, vis.3, vis.4, txt` for features of width C and sentence vectors of width `state_width`.
-    pub fn new(path: &Path, width: i64, state_width: i64) -> Self {
+    pub fn new(path: &ParamPath, width: i64, state_width: i64) -> Self {
         let (vis, inner) = (path / "vis", width / 2);
         let init = Init::Uniform(1.0 / (inner as f64).sqrt());
         Self {
@@ -30,6 +31,16 @@ impl Projector {
             ),
             txt: Linear::torch_default(&(path / "txt"), state_width, inner * KERNEL * KERNEL + 1),
         }
+    }
+
+    /// Operations over `n` pixels of width C.
+    pub fn cost(width: i64, state_width: i64, n: i64) -> Cost {
+        let (c, inner) = (width, width / 2);
+        conv(4 * n, c, c, 9, BOTH)
+            + conv(16 * n, c, inner, 9, BOTH)
+            + conv(16 * n, inner, inner, 1, BOTH)
+            + conv(16 * n, inner, 1, 9, BOTH)
+            + linear(1, state_width, 9 * inner + 1, BOTH)
     }
 
     /// - features: `[batch, C, H, W]`; state: `[batch, T']`; result: logits `[batch, 1, 4H, 4W]`

@@ -1,13 +1,14 @@
 //! Training passes that keep less: what the image encoder's blocks compute on the way is thrown away, and computed again
 //! block by block in the backward pass.
 
-use backbone::TextOutput;
+use backbone::{TextOutput, unobserved};
 use tch::{Kind, Tensor};
 use torch_ext::layers::Mode;
 use torch_ext::{Autocast, ShimError, generator};
 use tracing::trace_span;
 
-use crate::model::{Sentence, Talent, TalentOutput, Triplet};
+use crate::model::{Encoded, Talent, TalentOutput};
+use crate::pass::{Pass, Sentences, Triplet};
 
 /// A block's work, to be done again.
 struct Again {
@@ -22,7 +23,7 @@ struct Again {
 
 impl Talent {
     /// A training pass together with its backward pass: adds the gradients of `loss` to the trained parameters'. These,
-    /// buffers and random numbers are those of [`Talent::forward_train`] and a backward pass behind it, on the CPU to the
+    /// buffers and random numbers are those of [`Talent::forward`] and a backward pass behind it, on the CPU to the
     /// last bit. Of the image encoder's blocks only the inputs are kept, and their forward passes are done twice.
     ///
     /// - images: `[batch, 3, S, S]`, normalised
@@ -40,36 +41,38 @@ impl Talent {
     ) -> Result<(), ShimError> {
         let device = images.device();
         let guard = Autocast::enable(device, products)?;
-        let text = self.encode_triplet(ids, &mut |_, _| {});
+        let sentences = Sentences::Triplet(*ids);
+        let text = self.encode(sentences, &Pass::TRAIN);
         // The graph is cut behind the text encoder and around every block, and each piece differentiated by itself.
         let given = TextOutput { words: cut(&text.words), state: cut(&text.state) };
-        let sentence = Sentence::of_triplet(ids, &given);
+        let sentence = Encoded::new(sentences, &given);
         let words = sentence.words.shallow_clone();
 
         let span = trace_span!("vision blocks").entered();
-        let blocks = self.image().blocks();
-        let embedded = self.image().embed(images);
-        let first =
-            if embedded.requires_grad() { 0 } else { self.first_trained_block().unwrap_or(blocks.len()) };
+        let n_blocks = self.image().n_blocks();
+        let embedded = self.image().embed(images, &unobserved);
+        let first = if embedded.requires_grad() { 0 } else { self.first_trained_block().unwrap_or(n_blocks) };
+        let adapters = self.visual_adapters();
         let mut tokens = embedded.detach();
         let (mut work, mut seen) = (Vec::new(), Vec::<(usize, Tensor)>::new());
         let tap_of = |seen: &[(usize, Tensor)], block: usize| {
             seen.last().filter(|(tapped, _)| *tapped == block).map(|(_, tokens)| tokens.shallow_clone())
         };
-        for (index, block) in blocks.iter().enumerate() {
+        let guest = adapters.guest(&words, None, Mode::Train, &|_, _| {});
+        for index in 0..n_blocks {
             if index >= first {
                 let tapped = index.checked_sub(1).and_then(|before| tap_of(&seen, before));
                 let random = generator::state(device)?;
                 work.push(Again { block: index, tokens: tokens.shallow_clone(), tapped, random });
             }
-            tokens = tch::no_grad(|| block.forward(&tokens, &words, Mode::Train));
-            let is_last = index + 1 == blocks.len();
+            tokens = tch::no_grad(|| self.image().block(index, &tokens, &guest));
+            let is_last = index + 1 == n_blocks;
             if is_last || self.config().image.taps.contains(&(index as i64)) {
                 seen.push((index, tokens.detach().set_requires_grad(index >= first)));
             }
         }
         let last = seen[seen.len() - 1].1.shallow_clone();
-        let levels = self.image().levels([&seen[0].1, &seen[1].1], &last);
+        let levels = self.levels([&seen[0].1, &seen[1].1], &last);
         drop(span);
         let output = self.forward_head(levels, sentence, Mode::Train);
         let total = loss(&output);
@@ -80,11 +83,12 @@ impl Talent {
         drop(total);
         let after = generator::state(device)?;
         let mut by_output = last.grad();
+        let guest = adapters.guest(&words, None, Mode::Recompute, &|_, _| {});
         for Again { block, tokens, tapped, random } in work.into_iter().rev() {
             let tokens = tokens.set_requires_grad(block > first || embedded.requires_grad());
             generator::set_state(device, &random)?;
             let guard = Autocast::enable(device, products)?;
-            let output = blocks[block].forward(&tokens, &words, Mode::Recompute);
+            let output = self.image().block(block, &tokens, &guest);
             drop(guard);
             // In one graph the tap's gradient, of later work, would come first; here, too.
             let by_tap = tapped.and_then(|tapped| weighted(&tokens, &tapped.grad()));
@@ -97,12 +101,6 @@ impl Talent {
         differentiate([weighted(&embedded, &by_output)]);
         differentiate(by_text);
         Ok(())
-    }
-
-    /// The first block of the image encoder with something that trains.
-    fn first_trained_block(&self) -> Option<usize> {
-        let index = |name: &str| name.strip_prefix("dinov2.blocks.")?.split('.').next()?.parse().ok();
-        self.trainable().iter().filter_map(|(name, _)| index(name)).min()
     }
 }
 

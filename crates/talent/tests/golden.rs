@@ -3,14 +3,15 @@
 mod common;
 
 use common::{assert_close, miniature, recorded_model, recording};
-use talent::{ModelConfig, Talent, TrainedParts, Triplet};
+use talent::{ModelConfig, Pass, Talent, TrainedParts, Triplet};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
+use torch_ext::Entry;
 
 #[test]
 fn inference_equals_the_recording() {
     let (model, recorded) = (recorded_model(Kind::Float), recording("eval_forward"));
-    let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"]));
+    let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"], &Pass::EVAL));
     let intermediates = [
         ("txt", &out.words),
         ("state", &out.state),
@@ -43,7 +44,7 @@ fn a_training_step_equals_the_recording() {
         positives: &recorded["pos_word"],
         negatives: &recorded["neg_word"],
     };
-    let out = model.forward_train(images, &ids);
+    let out = model.forward(images, ids, &Pass::TRAIN);
     let [positive, negative] = out.contrast.as_ref().unwrap();
     for (name, found, tolerance) in [
         ("txt", &out.words, 2e-5),
@@ -102,30 +103,23 @@ fn a_training_step_equals_the_recording() {
 
 #[test]
 fn official_parameter_counts() {
-    use talent::{ParameterGroup, parameter_group};
     for (cfg, word_len, adapters, neck, frozen) in [
         (ModelConfig::base(), 17, 2_333_232, 7_753_728, 150_016_257),
         (ModelConfig::base(), 22, 2_337_072, 7_753_728, 150_016_257),
         (ModelConfig::large(), 17, 2_727_984, 8_146_944, 367_806_977),
     ] {
         let model = Talent::new(&ModelConfig { word_len, ..cfg }, Device::Cpu, Kind::Half).unwrap();
-        let count = |wanted: &dyn Fn(&str, bool) -> bool| -> usize {
-            let parameters = model
-                .store()
-                .entries()
-                .into_iter()
-                .filter(|(_, entry)| entry.role == torch_ext::Role::Parameter);
-            parameters
-                .filter(|(name, entry)| wanted(name, entry.tensor.requires_grad()))
-                .map(|(_, entry)| entry.tensor.numel())
-                .sum()
+        let entries = model.store().entries();
+        let count = |wanted: &dyn Fn(&Entry) -> bool| -> usize {
+            let parameters = entries.iter().filter(|(_, entry)| entry.role == torch_ext::Role::Parameter);
+            parameters.filter(|(_, entry)| wanted(entry)).map(|(_, entry)| entry.tensor.numel()).sum()
         };
-        let group = |group: ParameterGroup| count(&|name: &str, _| parameter_group(name) == group);
-        assert_eq!(group(ParameterGroup::VisualAdapters) + group(ParameterGroup::TextAdapters), adapters);
-        assert_eq!(group(ParameterGroup::Neck), neck);
-        assert_eq!(group(ParameterGroup::Decoder), 7_899_136);
-        assert_eq!(group(ParameterGroup::Projector), 4_788_737);
-        assert_eq!(count(&|_, trains| !trains), frozen);
+        let group = |name: &str| count(&|entry: &Entry| entry.group.name == name);
+        assert_eq!(group("visual_adapters") + group("text_adapters"), adapters);
+        assert_eq!(group("neck"), neck);
+        assert_eq!(group("decoder"), 7_899_136);
+        assert_eq!(group("projector"), 4_788_737);
+        assert_eq!(count(&|entry| !entry.tensor.requires_grad()), frozen);
     }
 }
 
@@ -148,7 +142,7 @@ fn every_variant_builds_and_trains() {
                 let images = Tensor::randn([2, 3, 56, 56], (Kind::Float, Device::Cpu));
                 let words = Tensor::ones([2, word_len], (Kind::Int64, Device::Cpu));
                 let ids = Triplet { words: &words, positives: &words, negatives: &words };
-                let out = model.forward_train(&images, &ids);
+                let out = model.forward(&images, ids, &Pass::TRAIN);
                 out.logits.sum(None).backward();
                 let without_gradient: Vec<String> = model
                     .trainable()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use common::miniature;
-use talent::{AdapterFusion, ModelConfig, Talent, TalentOutput, TrainedParts, Triplet};
+use talent::{AdapterFusion, ModelConfig, Pass, Talent, TalentOutput, TrainedParts, Triplet};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Autocast, generator};
@@ -43,7 +43,7 @@ fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool)
     } else {
         let total = {
             let _guard = Autocast::enable(Device::Cpu, products).unwrap();
-            kept(&model.forward_train(&images, &ids))
+            kept(&model.forward(&images, ids, &Pass::TRAIN))
         };
         total.backward();
     }

@@ -1,6 +1,6 @@
 //! Expressions about the same images: what is computed once for each image changes nothing.
 
-use talent::{AdapterFusion, ModelConfig, Talent};
+use talent::{AdapterFusion, ModelConfig, Pass, Talent};
 use tch::{Device, Kind, Tensor};
 
 fn difference(cfg: &ModelConfig) -> f64 {
@@ -11,8 +11,9 @@ fn difference(cfg: &ModelConfig) -> f64 {
     let image_of = Tensor::from_slice(&[1_i64, 0, 1, 1, 0]);
     let words = Tensor::randint_low(1, 40_000, [5, cfg.word_len], (Kind::Int64, Device::Cpu));
     let (shared, single) = tch::no_grad(|| {
-        let single = model.forward(&images.index_select(0, &image_of), &words);
-        (model.forward_shared(&images, &image_of, &words), single)
+        let single = model.forward(&images.index_select(0, &image_of), &words, &Pass::EVAL);
+        let pass = Pass { image_of: Some(&image_of), ..Pass::EVAL };
+        (model.forward(&images, &words, &pass), single)
     });
     let pairs = shared.taps.iter().zip(&single.taps).chain([(&shared.logits, &single.logits)]);
     let distance = |(a, b): (&Tensor, &Tensor)| {

@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{golden, miniature, recorded_model, recording};
-use talent::weights::{LoadReport, Strictness, WeightsError, load_encoder, load_network};
-use talent::{ModelConfig, ParameterGroup, Talent, parameter_group};
+use talent::weights::{Encoder, LoadReport, Strictness, WeightsError, load_encoder, load_network};
+use talent::{ModelConfig, Pass, Talent};
 use tch::{Device, Kind, Tensor};
-use weight_files::{Encoder, WeightFile};
+use weight_files::WeightFile;
 
 fn blank(cfg: &ModelConfig) -> Talent {
     let model = Talent::new(cfg, Device::Cpu, Kind::Float).unwrap();
@@ -25,10 +26,12 @@ fn load(model: &Talent, encoder: Encoder, path: &str) -> Result<LoadReport, Weig
 }
 
 /// Compares an encoder with the recorded weights, after rounding those as `rounded` does.
-fn assert_filled(model: &Talent, group: ParameterGroup, rounded: impl Fn(&Tensor) -> Tensor) {
+fn assert_filled(model: &Talent, encoder: Encoder, rounded: impl Fn(&Tensor) -> Tensor) {
     let mut n = 0;
+    let entries = model.store().entries().into_iter();
+    let groups: BTreeMap<String, &str> = entries.map(|(name, entry)| (name, entry.group.name)).collect();
     for (name, expected) in recording("model_init") {
-        if parameter_group(&name) == group {
+        if groups[&name] == encoder.group().name {
             let found = model.store().get(&name).unwrap();
             // No file of the text tower alone holds it, and nothing uses it.
             if name.ends_with("logit_scale") && f64::try_from(&found).unwrap() == 7.0 {
@@ -52,14 +55,14 @@ fn the_image_encoder_in_every_layout() {
         let model = blank(&miniature());
         let report = load(&model, Encoder::Image, path).unwrap();
         assert_eq!((report.matched, report.casts.len()), (64, 0), "{path}: {report}");
-        assert_filled(&model, ParameterGroup::ImageEncoder, Tensor::shallow_clone);
+        assert_filled(&model, Encoder::Image, Tensor::shallow_clone);
     }
     let model = blank(&miniature());
     let report = load(&model, Encoder::Image, "hf/dinov2_hf_f16.safetensors").unwrap();
     assert!(report.to_string().contains("64 tensors matched"), "{report}");
     assert!(report.to_string().contains("cast from F16 to Float"), "{report}");
     let through_half = |tensor: &Tensor| tensor.to_kind(Kind::Half).to_kind(Kind::Float);
-    assert_filled(&model, ParameterGroup::ImageEncoder, through_half);
+    assert_filled(&model, Encoder::Image, through_half);
 }
 
 #[test]
@@ -78,12 +81,12 @@ fn the_text_encoder_in_every_layout() {
         let model = blank(&miniature());
         let report = load(&model, Encoder::Text, path).unwrap();
         assert!(report.is_complete() && report.matched + report.tolerated.len() == 54, "{path}: {report}");
-        assert_filled(&model, ParameterGroup::TextEncoder, Tensor::shallow_clone);
+        assert_filled(&model, Encoder::Text, Tensor::shallow_clone);
     }
     let model = blank(&miniature());
     load(&model, Encoder::Text, "hf/clip_text_hf_f16.safetensors").unwrap();
     let through_half = |tensor: &Tensor| tensor.to_kind(Kind::Half).to_kind(Kind::Float);
-    assert_filled(&model, ParameterGroup::TextEncoder, through_half);
+    assert_filled(&model, Encoder::Text, through_half);
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn a_training_checkpoint_fills_the_network() {
     let report = load_network(&model, &path, &Strictness::default()).unwrap();
     assert_eq!(report.matched, 417);
     let recorded = recording("eval_forward");
-    let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"]));
+    let out = tch::no_grad(|| model.forward(&recorded["img"], &recorded["word"], &Pass::EVAL));
     common::assert_close("logits", &out.logits, &recording("checkpoint")["logits"], 2e-5);
 
     let mut file = WeightFile::open(&path).unwrap();
@@ -145,4 +148,27 @@ fn the_head_count_must_agree() {
     assert!(message.contains("4 attention heads, but this model has 3"), "{message}");
     assert!(load(&model, Encoder::Image, "hf/absent").is_err());
     assert!(!Path::new("hf/absent").exists());
+}
+
+#[test]
+fn other_networks_are_refused() {
+    let refused = |encoder: Encoder, from: &str, config: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(golden(from), folder.path().join("model.safetensors")).unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let model = blank(&miniature());
+        load_encoder(&model, encoder, folder.path(), &Strictness::default()).unwrap_err().to_string()
+    };
+    let text = "hf/clip_text_hf_f16.safetensors";
+    let error = refused(Encoder::Text, text, r#"{"model_type":"clip_text_model","hidden_act":"gelu"}"#);
+    assert!(error.contains("gelu"), "{error}");
+    let image = "hf/dinov2_hf_f16.safetensors";
+    let error = refused(Encoder::Image, image, r#"{"model_type":"dinov2"}"#);
+    assert!(error.contains("dinov2_with_registers"), "{error}");
+    let error = refused(Encoder::Image, image, r#"{"use_swiglu_ffn":true}"#);
+    assert!(error.contains("use_swiglu_ffn"), "{error}");
+    // Eight heads are the library's default, which may be left out.
+    let nested = r#"{"model_type":"clip","text_config":{},"vision_config":{"num_attention_heads":12}}"#;
+    let error = refused(Encoder::Text, text, nested);
+    assert!(error.contains("says 8 attention heads"), "{error}");
 }

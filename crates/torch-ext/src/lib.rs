@@ -14,6 +14,7 @@
 //! - [`profile`](profile()): operators and kernels as libtorch's profiler sees them; [`Moment`]: times on a device;
 //!   [`synchronisations_of`]: how often the host waits for a GPU;
 //! - [`CudaGraph`]: a GPU's work, recorded and repeated;
+//! - [`flops`]: operations of layers, counted from their sizes;
 //! - [`version`], [`peak_device_bytes`], [`allow_tf32`].
 
 pub mod across;
@@ -22,6 +23,7 @@ mod autocast;
 mod cuda_graph;
 mod custom_gradient;
 mod device_clock;
+pub mod flops;
 pub mod fused;
 pub mod generator;
 mod gradient_hooks;
@@ -44,8 +46,12 @@ pub use init::Init;
 pub use lowered::{Lowered, lowered};
 pub use remembered::Remembered;
 pub use shim::ShimError;
-pub use store::{Counter, Entry, Path, Role, Store, StoreError};
+pub use store::{Counter, Entry, Group, OptimizerGroup, ParamPath, Role, Store, StoreError, Trains};
 pub use transfer::{Download, upload, upload_beside};
+
+/// libtorch's random generator is one for all threads: a test that repeats what it draws holds this meanwhile.
+#[cfg(test)]
+static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// The version of the libtorch in use, for example `2.11.0`.
 ///

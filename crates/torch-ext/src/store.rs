@@ -15,6 +15,45 @@ pub enum Role {
     Buffer,
 }
 
+/// When a parameter trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trains {
+    /// In every run: adapters and heads.
+    Always,
+    /// Only where encoders are fine-tuned, too.
+    WithEncoders,
+    /// Never: constants, and parameters of published files that nothing computes with.
+    Never,
+}
+
+/// The optimiser's groups, each with a learning rate of its own, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptimizerGroup {
+    /// Everything inside the encoders, adapters included.
+    Encoders,
+    /// Everything behind them.
+    Head,
+}
+
+/// Parameters that are counted, frozen and optimised together. Given where they are registered, by [`ParamPath::in_group`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Its name in lists, such as `visual_adapters`.
+    pub name: &'static str,
+    /// What it is counted into besides, such as `adapters`.
+    pub part_of: Option<&'static str>,
+    /// Its optimiser group.
+    pub optimizer: OptimizerGroup,
+    /// When it trains.
+    pub trains: Trains,
+}
+
+impl Group {
+    /// Of parameters that are registered in none.
+    pub const NONE: Self =
+        Self { name: "parameters", part_of: None, optimizer: OptimizerGroup::Head, trains: Trains::Always };
+}
+
 /// A named tensor of a [`Store`].
 #[derive(Debug)]
 pub struct Entry {
@@ -22,6 +61,8 @@ pub struct Entry {
     pub tensor: Tensor,
     /// Parameter or buffer.
     pub role: Role,
+    /// What it belongs to.
+    pub group: Group,
 }
 
 /// Why values could not be put into a store.
@@ -81,8 +122,8 @@ impl Store {
     }
 
     /// The path that modules register below.
-    pub fn root(&self) -> Path {
-        Path { store: self.clone(), prefix: String::new() }
+    pub fn root(&self) -> ParamPath {
+        ParamPath { store: self.clone(), prefix: String::new(), group: Group::NONE }
     }
 
     /// Where the tensors are.
@@ -100,7 +141,10 @@ impl Store {
         self.bring_in_counters();
         let entries = self.entries.borrow();
         let copy = |(name, entry): (&String, &Entry)| {
-            (name.clone(), Entry { tensor: entry.tensor.shallow_clone(), role: entry.role })
+            (
+                name.clone(),
+                Entry { tensor: entry.tensor.shallow_clone(), role: entry.role, group: entry.group },
+            )
         };
         entries.iter().map(copy).collect()
     }
@@ -111,10 +155,10 @@ impl Store {
         self.entries.borrow().get(name).map(|entry| entry.tensor.shallow_clone())
     }
 
-    /// Makes exactly those parameters trainable whose name `trains` accepts.
-    pub fn set_trainable(&self, mut trains: impl FnMut(&str) -> bool) {
-        for (name, entry) in self.entries.borrow().iter().filter(|(_, entry)| entry.role == Role::Parameter) {
-            let _ = entry.tensor.set_requires_grad(trains(name));
+    /// Makes exactly those parameters trainable whose group `trains` accepts.
+    pub fn set_trainable(&self, trains: impl Fn(Group) -> bool) {
+        for entry in self.entries.borrow().values().filter(|entry| entry.role == Role::Parameter) {
+            let _ = entry.tensor.set_requires_grad(trains(entry.group));
         }
     }
 
@@ -161,9 +205,9 @@ impl Store {
         }
     }
 
-    fn insert(&self, name: String, tensor: Tensor, role: Role) -> Tensor {
+    fn insert(&self, name: String, tensor: Tensor, role: Role, group: Group) -> Tensor {
         let handle = tensor.shallow_clone();
-        let before = self.entries.borrow_mut().insert(name.clone(), Entry { tensor, role });
+        let before = self.entries.borrow_mut().insert(name.clone(), Entry { tensor, role, group });
         assert!(before.is_none(), "two modules register `{name}`");
         handle
     }
@@ -171,12 +215,28 @@ impl Store {
 
 /// A place in a [`Store`]'s name space; `path / "attn"` goes one level down.
 #[derive(Debug, Clone)]
-pub struct Path {
+pub struct ParamPath {
     store: Store,
     prefix: String,
+    group: Group,
 }
 
-impl Path {
+impl ParamPath {
+    /// The same place for parameters of a group, here and below.
+    pub fn in_group(&self, group: Group) -> Self {
+        Self { group, ..self.clone() }
+    }
+
+    /// The same place for parameters of this group that never train.
+    pub fn frozen(&self) -> Self {
+        self.in_group(Group { trains: Trains::Never, ..self.group })
+    }
+
+    /// The names in front of what is registered here, such as `dinov2.blocks.3`.
+    pub fn name(&self) -> &str {
+        &self.prefix
+    }
+
     /// Registers a parameter.
     pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let name = self.join(name);
@@ -184,19 +244,19 @@ impl Path {
             tch::manual_seed(seed_of(seed, &name) as i64);
         }
         let tensor = init.tensor(shape, self.store.kind, self.store.device).set_requires_grad(true);
-        self.store.insert(name, tensor, Role::Parameter)
+        self.store.insert(name, tensor, Role::Parameter, self.group)
     }
 
     /// Registers a floating-point buffer.
     pub fn buffer(&self, name: &str, shape: &[i64], value: f64) -> Tensor {
         let tensor = Init::Const(value).tensor(shape, self.store.kind, self.store.device);
-        self.store.insert(self.join(name), tensor, Role::Buffer)
+        self.store.insert(self.join(name), tensor, Role::Buffer, self.group)
     }
 
     /// Registers a 0-d int64 buffer that starts at 0.
     pub fn counter(&self, name: &str) -> Counter {
         let tensor = Tensor::zeros([], (Kind::Int64, self.store.device));
-        let tensor = self.store.insert(self.join(name), tensor, Role::Buffer);
+        let tensor = self.store.insert(self.join(name), tensor, Role::Buffer, self.group);
         let counter = Counter(Rc::default());
         self.store.counters.borrow_mut().push((tensor, counter.clone()));
         counter
@@ -215,18 +275,18 @@ fn seed_of(seed: u64, name: &str) -> u64 {
     })
 }
 
-impl<N: std::fmt::Display> std::ops::Div<N> for &Path {
-    type Output = Path;
+impl<N: std::fmt::Display> std::ops::Div<N> for &ParamPath {
+    type Output = ParamPath;
 
-    fn div(self, name: N) -> Path {
-        Path { store: self.store.clone(), prefix: self.join(&name.to_string()) }
+    fn div(self, name: N) -> ParamPath {
+        ParamPath { store: self.store.clone(), prefix: self.join(&name.to_string()), group: self.group }
     }
 }
 
-impl<N: std::fmt::Display> std::ops::Div<N> for Path {
-    type Output = Path;
+impl<N: std::fmt::Display> std::ops::Div<N> for ParamPath {
+    type Output = ParamPath;
 
-    fn div(self, name: N) -> Path {
+    fn div(self, name: N) -> ParamPath {
         &self / name
     }
 }
@@ -252,6 +312,7 @@ mod tests {
 
     #[test]
     fn start_values_depend_on_seed_and_name() {
+        let _alone = crate::DRAWING.lock();
         let start = |seed: u64, before: bool| {
             let store = Store::seeded(Device::Cpu, Kind::Float, seed);
             if before {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use cli_kit::{errln, outln};
-use data_cli::score::{ScoreArgs, reports_json, score};
-use data_cli::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
+use command_kit::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
+use command_kit::{ScoreArgs, reports_json, score};
 use metrics::SplitReport;
 use serde_json::json;
 
@@ -16,6 +16,7 @@ use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
 use crate::checkpoint::{EncoderRoot, is_same};
 use crate::config::{self, MAX_SEED, Precision, Regime, Source};
+use crate::data_program::become_data_program;
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
@@ -290,7 +291,7 @@ pub fn run() -> Result<ExitCode> {
     survive_file_size_limit()?;
     end_with_launcher()?;
     refcoco::check_memory_rule()?;
-    let command = data_cli::parse::<Cli>(std::env::args_os()).command;
+    let command = command_kit::parse::<Cli>(std::env::args_os()).command;
     if !matches!(command, Command::Train(_) | Command::Bench(Bench::Step(_)) | Command::Devices) {
         refuse_several()?;
     }
@@ -308,7 +309,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args.checkpoint, &args.to, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
-        Command::Data { args } => data_cli::run(&args),
+        Command::Data { args } => become_data_program(&args),
         Command::Bench(what) => bench(&what),
         Command::Devices => {
             let devices = json!({

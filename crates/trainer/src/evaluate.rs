@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use anyhow::{Context, Result, anyhow};
-use data_cli::progress::Progress;
-use data_cli::score::evaluated;
+use command_kit::Progress;
+use command_kit::evaluated;
 use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
 use refcoco::Mask;
 use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
+use talent::Pass;
 use tch::Tensor;
 use torch_ext::Download;
 
@@ -139,7 +140,8 @@ pub(crate) fn probabilities(
     let maps = tch::no_grad(|| -> Result<Tensor> {
         let logits = {
             let _guard = precision.autocast(experiment.device)?;
-            experiment.model.forward_shared(&batch.images, &batch.image_of, &batch.words).logits
+            let pass = Pass { image_of: Some(&batch.image_of), ..Pass::EVAL };
+            experiment.model.forward(&batch.images, &batch.words, &pass).logits
         };
         Ok(talent::probabilities(&logits, side))
     })?;

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use data_cli::DEFAULT_DATA_ROOT;
-use refcoco::{ClipTokenizer, Dataset, SampleShape};
+use command_kit::DEFAULT_DATA_ROOT;
+use refcoco::{Dataset, SampleShape, Tokenizer};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Kind};
 
 use crate::checkpoint::{self, EncoderRoot, Meta};
 use crate::config::{self, Config, Source};
+use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
 use crate::processes::{Processes, local_device};
@@ -68,7 +69,7 @@ impl Machine {
 
 /// Opens the data sets below a root. What is generated is generated first if it is not there.
 pub(crate) fn open_datasets(names: &[String], data_root: &Path) -> Result<Vec<Dataset>> {
-    names.iter().map(|name| data_cli::open(name, data_root)).collect()
+    names.iter().map(|name| command_kit::open(name, data_root)).collect()
 }
 
 /// A stored model to work with.
@@ -116,7 +117,7 @@ pub(crate) struct Experiment {
     pub(crate) cfg: Config,
     pub(crate) device: Device,
     pub(crate) datasets: Arc<Vec<Dataset>>,
-    pub(crate) tokenizer: Arc<ClipTokenizer>,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) model: Talent,
     /// Tells long work to stop.
     pub(crate) interrupt: Interrupt,
@@ -138,17 +139,14 @@ impl Experiment {
         // What is drawn from here on, for dropout.
         tch::manual_seed(cfg.seed as i64);
         model.train_only(cfg.train.regime.into());
-        let tokenizer = Arc::new(ClipTokenizer::new()?);
+        let tokenizer = tokenizer(&cfg.model)?;
         let interrupt = Interrupt::default();
         let processes = Processes::default();
         Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt, processes })
     }
 
     pub(crate) fn shape(&self) -> SampleShape {
-        SampleShape {
-            input_size: self.cfg.model.input_size as usize,
-            word_len: self.cfg.model.word_len as usize,
-        }
+        sample_shape(&self.cfg.model)
     }
 
     /// A split's name in tables and files: with the data set where there is more than one.

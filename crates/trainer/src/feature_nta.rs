@@ -5,15 +5,16 @@
 //! projected sentence, in an adapter of patches and end token in the common width of its cross-modal unit. Objects are
 //! taken with the share that they cover of each patch.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use anyhow::Result;
-use backbone::Stage;
-use data_cli::progress::Progress;
+use command_kit::Progress;
 use rayon::prelude::*;
 use refcoco::Mask;
 use refcoco::evaluation::{EvalItem, eval_batches, queries};
 use serde::Serialize;
+use talent::{Pass, Stage};
 use tch::{Kind, Tensor};
 
 use crate::batch::EvalTensors;
@@ -79,20 +80,20 @@ pub(crate) fn feature_nta(
 
 /// What answers to the sentence at every stage, `[batch, H * W]` each, not negative.
 fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)> {
-    let mut patches: Vec<(usize, Tensor)> = Vec::new();
+    let patches: RefCell<Vec<(usize, Tensor)>> = RefCell::default();
     let EvalTensors { images, image_of, words: ids } = batch;
     let images = images.index_select(0, image_of);
-    let output = experiment.model.forward_observed(&images, ids, &mut |stage, value| {
+    let observe = |stage: Stage, value: &Tensor| {
         if let Stage::AdapterPatches(block) = stage {
-            patches.push((block, value.shallow_clone()));
+            patches.borrow_mut().push((block, value.shallow_clone()));
         }
-    });
-    let width = output.words.size()[2];
-    let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, width], false);
-    let end = output.words.gather(1, &end, false).squeeze_dim(1);
-    let blocks = experiment.model.image().blocks();
+    };
+    let model = &experiment.model;
+    let output = model.forward(&images, ids, &Pass { observe: &observe, ..Pass::EVAL });
+    let end = model.text().at_sentence(&output.words, ids);
+    let patches = patches.take();
     let adapters = patches.iter().filter_map(|(block, patches)| {
-        let answer = blocks[*block].adapter()?.unit().compare(patches, &end)?;
+        let answer = model.visual_adapters().get(*block)?.unit().compare(patches, &end)?;
         Some((format!("adapter in block {block}"), answer.relu()))
     });
     let sentence = output.neck.sentence.unsqueeze(1);

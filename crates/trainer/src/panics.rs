@@ -1,6 +1,6 @@
-//! See [`data_cli::panics`].
+//! See [`command_kit::as_errors`].
 
-pub(crate) use data_cli::panics::{as_errors, message};
+pub(crate) use command_kit::{as_errors, message};
 
 #[cfg(test)]
 mod tests {

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use cli_kit::outln;
 use serde_json::json;
-use talent::{ParameterGroup, Talent, parameter_group};
+use talent::Talent;
 use tch::{Device, Kind};
-use torch_ext::Role;
+use torch_ext::{Entry, Role};
 
 use crate::config::Config;
 use crate::memory_limit::ensure_fits;
@@ -16,32 +16,31 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     let model = Talent::new(&cfg.model, Device::Cpu, Kind::Half)?;
     model.train_only(cfg.train.regime.into());
     let entries = model.store().entries();
-    let count = |wanted: &dyn Fn(&str, bool) -> bool| -> usize {
-        let parameters = entries.iter().filter(|(_, entry)| entry.role == Role::Parameter);
-        parameters
-            .filter(|(name, entry)| wanted(name, entry.tensor.requires_grad()))
-            .map(|(_, entry)| entry.tensor.numel())
-            .sum()
+    let parameters: Vec<&Entry> =
+        entries.iter().map(|(_, entry)| entry).filter(|entry| entry.role == Role::Parameter).collect();
+    let count = |wanted: &dyn Fn(&Entry) -> bool| -> usize {
+        parameters.iter().filter(|entry| wanted(entry)).map(|entry| entry.tensor.numel()).sum()
     };
-    let group = |group: ParameterGroup| count(&|name: &str, _| parameter_group(name) == group);
-    let (visual, text) = (group(ParameterGroup::VisualAdapters), group(ParameterGroup::TextAdapters));
-    let (neck, decoder) = (group(ParameterGroup::Neck), group(ParameterGroup::Decoder));
-    let projector = group(ParameterGroup::Projector);
-    let rows = [
-        ("adapters", visual + text),
-        ("visual_adapters", visual),
-        ("text_adapters", text),
-        ("head", neck + decoder + projector),
-        ("neck", neck),
-        ("decoder", decoder),
-        ("projector", projector),
-        ("gates", group(ParameterGroup::Gates)),
-        ("image_encoder", group(ParameterGroup::ImageEncoder)),
-        ("text_encoder", group(ParameterGroup::TextEncoder)),
-        ("trainable", count(&|_, trains| trains)),
-        ("frozen", count(&|_, trains| !trains)),
-        ("total", count(&|_, _| true)),
-    ];
+    let mut rows: Vec<(&str, usize)> = Vec::new();
+    for entry in &parameters {
+        // What a group is part of comes before the first group of it.
+        for name in entry.group.part_of.into_iter().chain([entry.group.name]) {
+            if rows.iter().all(|(known, _)| *known != name) {
+                rows.push((
+                    name,
+                    count(&|entry| entry.group.name == name || entry.group.part_of == Some(name)),
+                ));
+            }
+        }
+    }
+    // Adapters and head first.
+    rows.sort_by_key(|(name, _)| {
+        let group = |entry: &&&Entry| entry.group.name == *name || entry.group.part_of == Some(name);
+        parameters.iter().find(group).is_none_or(|entry| entry.group.part_of.is_none())
+    });
+    rows.push(("trainable", count(&|entry| entry.tensor.requires_grad())));
+    rows.push(("frozen", count(&|entry| !entry.tensor.requires_grad())));
+    rows.push(("total", count(&|_| true)));
     if as_json {
         let mut report = json!({"config": cfg.name, "word_len": cfg.model.word_len});
         for (name, n) in rows {

@@ -4,41 +4,43 @@ use std::path::Path;
 
 use anyhow::Result;
 use figures::{Canvas, Panel, Series, SheetRow};
+use metrics::METRICS;
 use refcoco::Dataset;
 use refcoco::evaluation::Query;
-use serde_json::Value;
+use run_files::Record;
 
 use crate::evaluate::{Prediction, joined};
 use crate::processes::Processes;
 
 /// Draws loss terms and validation metrics over the steps.
-pub(crate) fn draw_curves(path: &Path, records: &[Value]) -> Result<()> {
-    let of_kind = |kind: &'static str| records.iter().filter(move |record| record["kind"] == kind);
-    let steps: Vec<&Value> = of_kind("step").collect();
-    let names: Vec<String> = steps
-        .first()
-        .and_then(|record| record["loss"].as_object())
-        .map_or_else(Vec::new, |terms| terms.keys().cloned().collect());
-    let loss = names.into_iter().map(|name| {
-        let points = steps
-            .iter()
-            .filter_map(|record| Some((record["step"].as_f64()?, record["loss"][&name].as_f64()?)));
-        Series { points: smooth(points.collect()), name }
-    });
-    let mut metrics: Vec<Series> = Vec::new();
-    for record in of_kind("eval") {
-        let Some(split) = record["split"].as_str() else { continue };
-        for metric in ["mIoU", "oIoU", "Pr@50"] {
-            let name = format!("{split} {metric}");
-            let (Some(step), Some(value)) = (record["step"].as_f64(), record[metric].as_f64()) else {
-                continue;
-            };
-            match metrics.iter_mut().find(|series| series.name == name) {
-                Some(series) => series.points.push((step, value)),
-                None => metrics.push(Series { name, points: vec![(step, value)] }),
+pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {
+    let (mut loss, mut metrics): (Vec<Series>, Vec<Series>) = Default::default();
+    let add = |all: &mut Vec<Series>, name: &str, point: (f64, f64)| match all
+        .iter_mut()
+        .find(|series| series.name == name)
+    {
+        Some(series) => series.points.push(point),
+        None => all.push(Series { name: name.to_owned(), points: vec![point] }),
+    };
+    for record in records {
+        match record {
+            Record::Step(step) => {
+                let terms = step.loss.iter().filter_map(|(name, value)| Some((name, (*value)?)));
+                terms.for_each(|(name, value)| add(&mut loss, name, (step.step as f64, value)));
             }
+            Record::Eval(eval) => {
+                for metric in METRICS.iter().filter(|metric| metric.while_training) {
+                    if let Some(value) = (metric.of)(&eval.report.all) {
+                        let name = format!("{} {}", eval.split, metric.heading);
+                        add(&mut metrics, &name, (eval.step as f64, value));
+                    }
+                }
+            }
+            Record::Final(_) => {}
         }
     }
+    let smoothed = |series: Series| Series { points: smooth(series.points), name: series.name };
+    let loss = loss.into_iter().map(smoothed);
     let panels = [
         Panel { title: "training loss".into(), x_label: "step".into(), series: loss.collect() },
         Panel { title: "validation (%)".into(), x_label: "step".into(), series: metrics },

@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
-use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, read_image_to_work_on};
 use serde_json::{Value, json};
-use tch::{Kind, Tensor};
 
-use crate::batch::EvalTensors;
 use crate::checkpoint::is_same;
+use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
 
@@ -59,18 +57,11 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
     args.stored.fill(&experiment.model, &args.checkpoint, meta.as_ref())?;
 
-    let shape = experiment.shape();
-    let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-    let side = shape.input_size as i64;
-    let pixels =
-        Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]).to_device(device);
-    let ids = experiment.tokenizer.encode_padded(&args.text, shape.word_len)?;
-    if experiment.tokenizer.encode(&args.text)?.len() > shape.word_len {
+    let (shape, tokenizer) = (experiment.shape(), &*experiment.tokenizer);
+    if tokenizer.encode(&args.text)?.len() > shape.word_len {
         errln!("note: the expression is longer than the model's {} tokens and was cut", shape.word_len);
     }
-    let words = Tensor::from_slice(&ids).view([1, -1]).to_device(device);
-    let image_of = Tensor::zeros([1], (Kind::Int64, device));
-    let batch = EvalTensors { images: pixels, image_of, words };
+    let (letterbox, batch) = about_one_image(&image, &[&args.text], tokenizer, shape, device)?;
     let square = values(probabilities(&experiment, &batch, experiment.cfg.train.precision)?)?;
     let map = letterbox.map_to_image(&square);
     let threshold = experiment.cfg.eval.threshold;

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use data_cli::predictions::line;
-use data_cli::score::key;
 use refcoco::Dataset;
+use run_files::{PredictionLine, key_of};
 
 use crate::evaluate::{Prediction, joined};
 use crate::processes::Processes;
@@ -25,8 +24,9 @@ impl PredictionFile {
     }
 
     pub(crate) fn visit(&mut self, place: usize, dataset: &Dataset, prediction: &Prediction<'_>) {
-        let key = key(dataset, &prediction.item.query);
-        self.lines.push((place, line(key, &prediction.mask(self.threshold))));
+        let key = key_of(dataset, &prediction.item.query);
+        let line = PredictionLine::new(key, &prediction.mask(self.threshold));
+        self.lines.push((place, line.to_string()));
     }
 
     /// Adds those of the other processes.
@@ -35,7 +35,7 @@ impl PredictionFile {
     }
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        let text: String = self.lines.iter().map(|(_, line)| line.as_str()).collect();
+        let text: String = self.lines.iter().map(|(_, line)| format!("{line}\n")).collect();
         Ok(whole_file::write(path, text.as_bytes())?)
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use metrics::Evaluated;
+use run_files::{Record, records_file};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
@@ -102,9 +102,9 @@ impl RunDir {
         self.n_records
     }
 
-    /// Appends one record. Clock, rate, memory and path values belong into an object called `runtime`.
-    pub(crate) fn record(&mut self, record: &Value) -> Result<()> {
-        let line = format!("{record}\n");
+    /// Appends one record.
+    pub(crate) fn record(&mut self, record: &Record) -> Result<()> {
+        let line = format!("{}\n", serde_json::to_string(record)?);
         let path = records_file(self.path());
         let name = || path.display().to_string();
         self.records.write_all(line.as_bytes()).with_context(name)?;
@@ -118,33 +118,6 @@ impl RunDir {
     pub(crate) fn sync_records(&self) -> Result<()> {
         self.records.sync_data().with_context(|| records_file(self.path()).display().to_string())
     }
-
-    /// Writes what was measured of each expression of some splits: `expressions.jsonl`, a line an expression.
-    pub(crate) fn write_expressions(&self, splits: &[(String, Vec<Evaluated>)]) -> Result<()> {
-        let mut lines = String::new();
-        for (split, expressions) in splits {
-            for expression in expressions {
-                let mut line = serde_json::to_value(expression)?;
-                line["split"] = json!(split);
-                lines.push_str(&format!("{line}\n"));
-            }
-        }
-        Ok(whole_file::write(&self.path().join("expressions.jsonl"), lines.as_bytes())?)
-    }
-
-    /// All records so far.
-    pub(crate) fn records(&self) -> Result<Vec<Value>> {
-        let path = records_file(self.path());
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        text.lines()
-            .map(|line| serde_json::from_str(line).with_context(|| path.display().to_string()))
-            .collect()
-    }
-}
-
-/// Where a run's records are.
-pub(crate) fn records_file(run: &Path) -> PathBuf {
-    run.join("records.jsonl")
 }
 
 /// The bytes of a file's first `n` records. Whatever follows them was written after the last checkpoint, or by a failing
@@ -177,13 +150,12 @@ pub(crate) fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
 
 /// - step: of the last step's record before this one
 fn check_record(line: &[u8], step: &mut u64) -> Result<()> {
-    let record: Value = serde_json::from_slice(line)?;
-    let kind = record["kind"].as_str().context("it is not a record")?;
-    let found = record["step"].as_u64().context("it names no step")?;
+    let record: Record = serde_json::from_slice(line)?;
+    let found = record.step();
     // A run from an official checkpoint begins anywhere.
-    let follows = match kind {
-        "step" => *step == 0 || found == *step + 1,
-        _ => *step == 0 || found == *step,
+    let follows = match record {
+        Record::Step(_) => *step == 0 || found == *step + 1,
+        Record::Eval(_) | Record::Final(_) => *step == 0 || found == *step,
     };
     ensure!(follows, "it is of step {found}, and the record before it of step {step}");
     *step = found;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use refcoco::Batch;
-use talent::{Talent, TalentOutput, Triplet};
+use talent::{Pass, Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Adam, Download, Lowered, fused};
 use tracing::trace_span;
@@ -260,7 +260,7 @@ impl<'a> Steps<'a> {
                 Some(_) => None,
                 None => Some(Lowered::weights(cfg.train.precision.kind())?),
             };
-            let total = loss(&model.forward_train(&part.images, &ids));
+            let total = loss(&model.forward(&part.images, ids, &Pass::TRAIN));
             drop((guard, lowered));
             trace_span!("backward").in_scope(|| total.backward());
         }
@@ -272,9 +272,9 @@ impl<'a> Steps<'a> {
 mod tests {
     use super::*;
     use crate::bench::network::random_batch;
+    use crate::encoder_input::sample_shape;
     use crate::optim::adam;
     use crate::processes::tests::DRAWING;
-    use refcoco::SampleShape;
 
     /// Parameters by name.
     fn parameters(model: &Talent) -> Vec<Tensor> {
@@ -286,8 +286,7 @@ mod tests {
         let mut cfg = Config::tiny();
         cfg.model.decoder.dropout = 0.0;
         let processes = Processes::default();
-        let shape =
-            SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+        let shape = sample_shape(&cfg.model);
         let inputs = TrainTensors::new(&random_batch(2, shape), Device::Cpu, Kind::Float).unwrap();
         let after = |on_device: bool| {
             let _guard = DRAWING.lock().unwrap();
@@ -321,8 +320,7 @@ mod tests {
         let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
         let mut scaler = LossScaler::new(cfg.train.precision);
         let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
-        let shape =
-            SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+        let shape = sample_shape(&cfg.model);
         let good = random_batch(2, shape);
         let mut bad = random_batch(2, shape);
         bad.images[7] = f32::NAN;

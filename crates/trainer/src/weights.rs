@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use cli_kit::errln;
 use talent::Talent;
-use talent::weights::{LoadReport, Strictness, load_encoder, read_tensor};
+use talent::weights::{Encoder, LoadReport, Strictness, load_encoder, read_tensor};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
-use weight_files::{Encoder, WeightFile};
+use weight_files::WeightFile;
 
 use crate::checkpoint::{
     EncoderFile, EncoderRoot, Encoders, is_same, load_model, verified_meta, write_tensors,
@@ -37,8 +37,10 @@ pub(crate) fn load_encoders(
         let report = load_encoder(model, encoder, path, strictness)
             .with_context(|| format!("{key}: the encoder cannot be filled"))?;
         announce(path, &report);
-        // CLIP's temperature has a constant start and is never used.
-        if report.tolerated.iter().all(|name| name.ends_with("logit_scale")) {
+        // What a file may lack has a constant start and is never used.
+        let spec = encoder.spec(model.config());
+        let optional = |name: &String| spec.optional.iter().any(|one| name.ends_with(one));
+        if report.tolerated.iter().all(optional) {
             let found = Some(EncoderFile::of(file)?);
             match encoder {
                 Encoder::Image => encoders.image = found,

@@ -6,19 +6,21 @@
 //!
 //! [`WeightFile`] lists the tensors in file order and reads them one at a time, so memory stays at one tensor
 //! above what the caller keeps. Pickled objects other than tensors and their containers are refused by name.
-//! [`encoder_plan`] says which tensors of a DINOv2 or CLIP file are which of the official ones, whichever of
-//! the naming schemes the file uses.
+//! [`encoder_plan`] says which tensors of a file are which of an encoder's, whichever of the naming schemes ([`Layout`]) the
+//! file uses that the encoder is published in.
 
-mod encoder;
 mod error;
 mod file;
-mod huggingface;
+mod layout;
 mod safetensors_source;
+mod settings;
 mod tensor;
 mod torch_source;
 
-pub use encoder::{Encoder, EncoderPlan, Part, Step, encoder_plan};
 pub use error::Error;
 pub use file::WeightFile;
-pub use huggingface::EncoderFacts;
+pub use layout::{
+    EncoderFacts, EncoderPlan, Layout, Part, Step, as_named, encoder_plan, no_facts, nothing_beside, numbered,
+};
+pub use settings::Settings;
 pub use tensor::{Element, Scalar, TensorInfo};

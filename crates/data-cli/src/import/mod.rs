@@ -16,7 +16,7 @@ use refcoco::{Dataset, open_regular};
 use serde_json::json;
 
 use crate::import::rows::{Object, Picture, Table};
-use crate::progress::Progress;
+use command_kit::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {

@@ -6,19 +6,37 @@
 mod rows;
 mod weights;
 
-use std::sync::OnceLock;
-
 use self::rows::{Axes, Place, Places, Row, WIDE};
 use self::weights::{STEPS, cubic_weights, linear_weights};
 use crate::image_file::RgbImage;
 use crate::mask::Mask;
 
-/// Mean of the normalisation, RGB, in units of 255 (CLIP's).
-pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviation of the normalisation, RGB, in units of 255 (CLIP's).
-pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-/// The mean colour in 8 bits, which fills the border of a letterboxed image.
-const BORDER: [u8; 3] = [123, 117, 104];
+/// How an encoder wants its pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalisation {
+    /// Mean, RGB, in units of 255.
+    pub mean: [f32; 3],
+    /// Standard deviation, RGB, in units of 255.
+    pub std: [f32; 3],
+    /// What fills the border of a letterboxed image, RGB.
+    pub border: [u8; 3],
+}
+
+impl Normalisation {
+    /// CLIP's, with the mean colour in 8 bits as the border: TALENT's.
+    pub const CLIP: Self = Self {
+        mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+        border: [123, 117, 104],
+    };
+
+    /// What every 8-bit level becomes in planes R, G and B.
+    fn levels(&self) -> [[f32; 256]; 3] {
+        let of =
+            |channel: usize, value: usize| (value as f32 / 255.0 - self.mean[channel]) / self.std[channel];
+        [0, 1, 2].map(|channel| std::array::from_fn(|value| of(channel, value)))
+    }
+}
 
 /// A 2 x 3 affine matrix, rows `[a, b, c]`: `x' = a x + b y + c`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,10 +99,10 @@ impl Letterbox {
         }
     }
 
-    /// The image in the square: bicubic, border in the mean colour. RGB, row-major, `size * size * 3` bytes.
-    pub fn image(&self, image: &RgbImage) -> Vec<u8> {
-        let mut out = BORDER.repeat(self.size * self.size);
-        self.image_rows(image, |y, row| {
+    /// The image in the square: bicubic, around it the border's colour. RGB, row-major, `size * size * 3` bytes.
+    pub fn image(&self, image: &RgbImage, border: [u8; 3]) -> Vec<u8> {
+        let mut out = border.repeat(self.size * self.size);
+        self.image_rows(image, border, |y, row| {
             let target = out[(y * self.size + row.first) * 3..].chunks_exact_mut(3);
             for (pixel, wide) in target.zip(row.pixels.chunks_exact(WIDE)) {
                 pixel.copy_from_slice(&wide[..3]);
@@ -94,22 +112,22 @@ impl Letterbox {
     }
 
     /// The image in the square, normalised, planes R, G, B: `(value / 255 - mean) / std`.
-    pub fn normalised_image(&self, image: &RgbImage) -> Vec<f32> {
+    pub fn normalised_image(&self, image: &RgbImage, pixels: &Normalisation) -> Vec<f32> {
         let mut out = vec![0.0; 3 * self.size * self.size];
-        self.normalised_image_into(image, &mut out);
+        self.normalised_image_into(image, pixels, &mut out);
         out
     }
 
     /// [`Letterbox::normalised_image`] into a place of `3 * size * size` values.
-    pub fn normalised_image_into(&self, image: &RgbImage, out: &mut [f32]) {
+    pub fn normalised_image_into(&self, image: &RgbImage, pixels: &Normalisation, out: &mut [f32]) {
         let plane = self.size * self.size;
-        let tables = normalised_levels();
-        self.image_rows(image, |y, row| {
+        let tables = pixels.levels();
+        self.image_rows(image, pixels.border, |y, row| {
             for (channel, table) in tables.iter().enumerate() {
                 let target = &mut out[channel * plane + y * self.size..][..self.size];
                 let (before, rest) = target.split_at_mut(row.first);
                 let (inner, behind) = rest.split_at_mut(row.pixels.len() / WIDE);
-                let border = table[usize::from(BORDER[channel])];
+                let border = table[usize::from(pixels.border[channel])];
                 before.fill(border);
                 behind.fill(border);
                 for (value, pixel) in inner.iter_mut().zip(row.pixels.chunks_exact(WIDE)) {
@@ -120,8 +138,8 @@ impl Letterbox {
     }
 
     /// Calls `emit(y, row)` with every row of the letterboxed image.
-    fn image_rows(&self, image: &RgbImage, emit: impl FnMut(usize, Row<'_>)) {
-        rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size), BORDER, emit);
+    fn image_rows(&self, image: &RgbImage, border: [u8; 3], emit: impl FnMut(usize, Row<'_>)) {
+        rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size), border, emit);
     }
 
     /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
@@ -209,15 +227,6 @@ impl Letterbox {
     }
 }
 
-/// What every 8-bit level becomes in planes R, G and B.
-fn normalised_levels() -> &'static [[f32; 256]; 3] {
-    static LEVELS: OnceLock<[[f32; 256]; 3]> = OnceLock::new();
-    LEVELS.get_or_init(|| {
-        [0, 1, 2]
-            .map(|channel| std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel]))
-    })
-}
-
 /// The smallest rectangle that holds a mask's foreground.
 struct Bounds {
     columns: Span,
@@ -259,17 +268,19 @@ impl Bounds {
 mod tests {
     use super::*;
 
+    const BORDER: [u8; 3] = Normalisation::CLIP.border;
+
     #[test]
     fn a_square_image_of_the_input_size_is_unchanged() {
         let data: Vec<u8> = (0..8 * 8 * 3).map(|value| (value * 37 % 256) as u8).collect();
         let image = RgbImage { width: 8, height: 8, data: data.clone() };
-        assert_eq!(Letterbox::new(8, 8, 8).image(&image), data);
+        assert_eq!(Letterbox::new(8, 8, 8).image(&image, BORDER), data);
     }
 
     #[test]
     fn a_wide_image_is_centred_with_a_mean_border() {
         let image = RgbImage { width: 8, height: 4, data: vec![200; 8 * 4 * 3] };
-        let out = Letterbox::new(8, 4, 8).image(&image);
+        let out = Letterbox::new(8, 4, 8).image(&image, BORDER);
         assert_eq!(out[..3], BORDER);
         assert_eq!(out[(4 * 8 + 4) * 3..][..3], [200; 3]);
         assert_eq!(out[7 * 8 * 3..][..3], BORDER);

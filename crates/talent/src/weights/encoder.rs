@@ -1,16 +1,54 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use torch_ext::Role;
-use weight_files::{Encoder, Part, Step, WeightFile, encoder_plan};
+use backbone::{EncoderSpec, IMAGE_ENCODER, TEXT_ENCODER};
+use torch_ext::{Group, Role};
+use weight_files::{EncoderPlan, Part, Step, WeightFile, encoder_plan};
 
 use super::report::{LoadReport, Strictness};
 use super::{WeightsError, fill};
-use crate::model::{ParameterGroup, Talent, parameter_group};
+use crate::config::ModelConfig;
+use crate::model::Talent;
+
+/// One of the two frozen encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoder {
+    /// The image encoder.
+    Image,
+    /// The text encoder.
+    Text,
+}
+
+impl Encoder {
+    /// What is true of it alone.
+    pub fn spec(self, cfg: &ModelConfig) -> EncoderSpec {
+        match self {
+            Self::Image => cfg.image.spec(),
+            Self::Text => cfg.text.spec(),
+        }
+    }
+
+    /// The group of its own parameters.
+    pub fn group(self) -> Group {
+        match self {
+            Self::Image => IMAGE_ENCODER,
+            Self::Text => TEXT_ENCODER,
+        }
+    }
+
+    /// Which tensors of a file are which of its own.
+    ///
+    /// # Errors
+    /// When the file holds no such encoder, or one that computes something else.
+    pub fn plan(self, cfg: &ModelConfig, file: &WeightFile) -> Result<EncoderPlan, weight_files::Error> {
+        let spec = self.spec(cfg);
+        encoder_plan(file, spec.wanted, spec.layouts)
+    }
+}
 
 /// Fills a frozen encoder from a file or folder in any of the known layouts. Adapters and gates stay as they are.
 ///
-/// CLIP's `logit_scale`, which no file of the text tower alone holds and the network never uses, may be missing.
+/// What a file of this encoder may lack ([`EncoderSpec::optional`]) may be missing.
 ///
 /// # Errors
 /// When the file cannot be read, holds another network, or does not fill the encoder exactly.
@@ -21,13 +59,11 @@ pub fn load_encoder(
     strictness: &Strictness,
 ) -> Result<LoadReport, WeightsError> {
     let mut file = WeightFile::open(path)?;
-    let plan = encoder_plan(&file, encoder)?;
+    let spec = encoder.spec(model.config());
+    let plan = encoder.plan(model.config(), &file)?;
     let shown = file.path().display().to_string();
-    let (prefix, group, n_heads) = match encoder {
-        Encoder::Image => ("dinov2.", ParameterGroup::ImageEncoder, model.config().image.n_heads),
-        Encoder::Text => ("txt_backbone.", ParameterGroup::TextEncoder, model.config().text.n_heads),
-    };
-    if let Some(found) = plan.facts.n_heads.filter(|&found| found != n_heads) {
+    if let Some(found) = plan.facts.n_heads.filter(|&found| found != spec.n_heads) {
+        let n_heads = spec.n_heads;
         let what = format!("config.json says {found} attention heads, but this model has {n_heads}");
         return Err(WeightsError::Different { path: shown, what });
     }
@@ -43,14 +79,14 @@ pub fn load_encoder(
         parts.entry(&part.target).or_default().push(part);
     }
     for (name, entry) in model.store().entries() {
-        if entry.role != Role::Parameter || parameter_group(&name) != group {
+        if entry.role != Role::Parameter || entry.group.name != encoder.group().name {
             continue;
         }
-        let short = name.strip_prefix(prefix).unwrap_or(&name);
+        let short = name.strip_prefix(spec.prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or(&name);
         let found = parts.remove(short).unwrap_or_default();
         let expected = if found.iter().any(|part| matches!(part.step, Step::Third(_))) { 3 } else { 1 };
         if found.len() != expected {
-            let optional = short == "logit_scale" || strictness.allows(&name);
+            let optional = spec.optional.contains(&short) || strictness.allows(&name);
             if optional && found.is_empty() { &mut report.tolerated } else { &mut report.missing }.push(name);
             continue;
         }

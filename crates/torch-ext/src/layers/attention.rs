@@ -5,7 +5,7 @@ use crate::init::Init;
 use crate::layers::linear;
 use crate::lowered::lowered;
 use crate::shim;
-use crate::store::Path;
+use crate::store::ParamPath;
 
 /// Softmax attention of split heads, scores scaled by one over the root of the head width.
 ///
@@ -48,7 +48,7 @@ pub struct MultiheadAttention {
 
 impl MultiheadAttention {
     /// PyTorch's start: Xavier-uniform packed matrix, zero biases.
-    pub fn new(path: &Path, width: i64, n_heads: i64, dropout: f64) -> Self {
+    pub fn new(path: &ParamPath, width: i64, n_heads: i64, dropout: f64) -> Self {
         let (packed, out) = ((6.0 / (4 * width) as f64).sqrt(), 1.0 / (width as f64).sqrt());
         Self {
             in_proj_weight: path.parameter("in_proj_weight", &[3 * width, width], Init::Uniform(packed)),
@@ -139,6 +139,7 @@ mod tests {
 
     #[test]
     fn unmarked_keys_do_not_count() {
+        let _alone = crate::DRAWING.lock();
         tch::manual_seed(0);
         let store = Store::new(Device::Cpu, Kind::Double);
         let mha = MultiheadAttention::new(&store.root(), 8, 2, 0.0);
@@ -153,6 +154,7 @@ mod tests {
 
     #[test]
     fn packed_and_separate_projections_agree() {
+        let _alone = crate::DRAWING.lock();
         tch::manual_seed(0);
         let store = Store::new(Device::Cpu, Kind::Double);
         let mha = MultiheadAttention::new(&store.root(), 8, 2, 0.0);

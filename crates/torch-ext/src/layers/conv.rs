@@ -2,7 +2,7 @@ use tch::Tensor;
 
 use crate::init::Init;
 use crate::lowered::lowered;
-use crate::store::Path;
+use crate::store::ParamPath;
 
 /// How a convolution's bias starts, if it has one.
 pub type ConvBiasInit = Option<Init>;
@@ -32,7 +32,7 @@ pub struct Conv1d {
 
 impl Conv1d {
     /// Registers `weight` and, if configured, `bias`.
-    pub fn new(path: &Path, cfg: ConvConfig) -> Self {
+    pub fn new(path: &ParamPath, cfg: ConvConfig) -> Self {
         Self {
             weight: path.parameter("weight", &[cfg.n_out, cfg.n_in, cfg.kernel], cfg.weight),
             bias: cfg.bias.map(|init| path.parameter("bias", &[cfg.n_out], init)),
@@ -57,7 +57,7 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// Registers `weight` and, if configured, `bias`.
-    pub fn new(path: &Path, cfg: ConvConfig) -> Self {
+    pub fn new(path: &ParamPath, cfg: ConvConfig) -> Self {
         Self {
             weight: path.parameter("weight", &[cfg.n_out, cfg.n_in, cfg.kernel, cfg.kernel], cfg.weight),
             bias: cfg.bias.map(|init| path.parameter("bias", &[cfg.n_out], init)),

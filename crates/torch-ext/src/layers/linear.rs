@@ -2,7 +2,7 @@ use tch::Tensor;
 
 use crate::init::Init;
 use crate::shim;
-use crate::store::Path;
+use crate::store::ParamPath;
 
 /// `x W^T + b`. Large float32 products on the CPU go to oneDNN, which uses the whole vector width of any x86-64
 /// processor, where libtorch's own choice, MKL, uses half of it on some.
@@ -24,7 +24,7 @@ pub struct Linear {
 
 impl Linear {
     /// With bias.
-    pub fn new(path: &Path, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Self {
+    pub fn new(path: &ParamPath, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Self {
         Self {
             weight: path.parameter("weight", &[n_out, n_in], weight),
             bias: Some(path.parameter("bias", &[n_out], bias)),
@@ -32,12 +32,12 @@ impl Linear {
     }
 
     /// Without bias.
-    pub fn without_bias(path: &Path, n_in: i64, n_out: i64, weight: Init) -> Self {
+    pub fn without_bias(path: &ParamPath, n_in: i64, n_out: i64, weight: Init) -> Self {
         Self { weight: path.parameter("weight", &[n_out, n_in], weight), bias: None }
     }
 
     /// PyTorch's default start: weight and bias uniform within `1 / sqrt(n_in)`.
-    pub fn torch_default(path: &Path, n_in: i64, n_out: i64) -> Self {
+    pub fn torch_default(path: &ParamPath, n_in: i64, n_out: i64) -> Self {
         let init = Init::Uniform(1.0 / (n_in as f64).sqrt());
         Self::new(path, n_in, n_out, init, init)
     }

@@ -7,7 +7,7 @@ use super::norm_across::{Statistics, normalise};
 use crate::across::{self, Processes};
 use crate::init::Init;
 use crate::shim;
-use crate::store::{Counter, Path};
+use crate::store::{Counter, ParamPath};
 
 /// Share of the batch's statistics in an update of the running ones (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
@@ -25,7 +25,7 @@ pub struct BatchNorm {
 
 impl BatchNorm {
     /// Registers `weight, bias, running_mean, running_var, num_batches_tracked`.
-    pub fn new(path: &Path, channels: i64, eps: f64) -> Self {
+    pub fn new(path: &ParamPath, channels: i64, eps: f64) -> Self {
         Self {
             weight: path.parameter("weight", &[channels], Init::Const(1.0)),
             bias: path.parameter("bias", &[channels], Init::Const(0.0)),
@@ -106,7 +106,7 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Registers `weight` and `bias`.
-    pub fn new(path: &Path, width: i64, eps: f64) -> Self {
+    pub fn new(path: &ParamPath, width: i64, eps: f64) -> Self {
         Self {
             weight: path.parameter("weight", &[width], Init::Const(1.0)),
             bias: path.parameter("bias", &[width], Init::Const(0.0)),

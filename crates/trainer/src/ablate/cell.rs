@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use run_files::Metrics;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
 
 use super::AblateArgs;
 use super::plan::Plan;
@@ -123,7 +123,7 @@ impl Cell {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.run_dir.join("metrics.json").is_file()
+        Metrics::file(&self.run_dir).is_file()
     }
 
     /// Refuses a folder that holds a run with another config, which a table would mix up with this one's.
@@ -159,8 +159,13 @@ impl Cell {
     fn train(&self, on: &Worker<'_>) -> Result<()> {
         let Worker { plan, args, device, threads, interrupt, .. } = on;
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
-        let cell = json!({"ablation": plan.name, "row": self.row, "seed": self.seed, "set": self.overrides});
-        whole_file::write(&self.run_dir.join("cell.json"), format!("{cell}\n").as_bytes())?;
+        let cell = run_files::Cell {
+            ablation: plan.name.clone(),
+            row: self.row.clone(),
+            seed: self.seed,
+            set: self.overrides.clone(),
+        };
+        cell.write(&self.run_dir)?;
         let log = self.run_dir.join("log.txt");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(std::env::current_exe().context("where this program is")?);
@@ -215,16 +220,11 @@ impl Cell {
 
     /// mIoU and NTA mass of the validation split of the first data set.
     fn final_metrics(&self) -> Result<(f64, Option<f64>)> {
-        let file = self.run_dir.join("metrics.json");
-        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        let metrics: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-        let splits = metrics["splits"].as_object().with_context(|| file.display().to_string())?;
-        let val = splits
-            .get("val")
-            .or_else(|| splits.iter().find(|(name, _)| name.ends_with("/val")).map(|(_, value)| value))
-            .with_context(|| format!("{}: it has no validation split", file.display()))?;
-        let miou = val["mIoU"].as_f64().with_context(|| format!("{}: it has no mIoU", file.display()))?;
-        Ok((miou, val["nta_mass"].as_f64()))
+        let metrics = Metrics::read(&self.run_dir)?;
+        let val = metrics.val().with_context(|| {
+            format!("{}: it has no validation split", Metrics::file(&self.run_dir).display())
+        })?;
+        Ok((val.all.segmentation.miou, val.all.nta.nta_mass))
     }
 }
 

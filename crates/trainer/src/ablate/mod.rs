@@ -11,8 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cli_kit::{errln, outln};
-use data_cli::progress::Live;
-use serde_json::json;
+use command_kit::Live;
+use run_files::{Ablation, Row};
 
 use crate::ablate::cell::{Cell, Outcome, Worker};
 use crate::ablate::plan::{Mode, Plan, folder_name};
@@ -58,7 +58,7 @@ pub(crate) struct AblateArgs {
     #[arg(long)]
     runs_dir: Option<PathBuf>,
     /// Folder of the data sets
-    #[arg(long, default_value = data_cli::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Cells at once [default: as many as there are CUDA devices for, otherwise one]
     #[arg(long)]
@@ -140,7 +140,7 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     names.sort();
     names.dedup();
     for name in names {
-        data_cli::open(name, &args.data_root)?;
+        command_kit::open(name, &args.data_root)?;
     }
     let testbed = config::Config::testbed();
     for cell in cells {
@@ -154,13 +154,19 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
 }
 
 /// Leaves what tables need to know: the order of rows, and which of them is the baseline.
-fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[plan::Row]) -> Result<()> {
+fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[Row]) -> Result<()> {
     std::fs::create_dir_all(runs_dir).with_context(|| runs_dir.display().to_string())?;
-    let document = json!({
-        "name": plan.name, "baseline": plan.baseline.as_ref().unwrap_or(&rows[0].name), "rows": rows,
-        "seeds": plan.seeds, "preset": plan.preset, "config": plan.config, "dataset": plan.dataset, "set": plan.set,
-    });
-    Ok(whole_file::write(&runs_dir.join("ablation.json"), format!("{document:#}\n").as_bytes())?)
+    let ablation = Ablation {
+        name: plan.name.clone(),
+        baseline: plan.baseline.clone().unwrap_or_else(|| rows[0].name.clone()),
+        rows: rows.to_vec(),
+        seeds: plan.seeds.clone(),
+        preset: plan.preset.clone(),
+        config: plan.config.clone(),
+        dataset: plan.dataset.clone(),
+        set: plan.set.clone(),
+    };
+    Ok(ablation.write(runs_dir)?)
 }
 
 /// Of a cell, on one machine.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+use run_files::Row;
+use serde::Deserialize;
 
 use crate::losses::LOSSES;
 
@@ -56,16 +57,6 @@ pub(crate) enum Mode {
     OneAtATime,
     /// The base, then one axis after the other at its last value.
     Cumulative,
-}
-
-/// One setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Row {
-    /// Its name in tables.
-    pub(crate) name: String,
-    /// Its overrides.
-    pub(crate) set: Vec<String>,
 }
 
 /// Something that varies: a known component to switch, or a config key with a list of values.

@@ -4,17 +4,15 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, RgbImage};
 use serde_json::json;
 use talent::forward_flops;
-use tch::{Kind, Tensor};
 use tracing::trace_span;
 
 use super::memory::peak_mib;
 use super::{Pace, Report, Timing};
-use crate::batch::EvalTensors;
 use crate::cli::ConfigArgs;
+use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;
 use crate::memory_limit::ensure_sentences_fit;
@@ -61,19 +59,8 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     let expressions: Vec<&str> = EXPRESSIONS.iter().copied().cycle().take(args.batch_size).collect();
     let measured = args.timing.repeats.measure(Pace::Device, device, || {
         let span = trace_span!("data").entered();
-        let letterbox = Letterbox::new(width, height, shape.input_size);
-        let side = shape.input_size as i64;
-        let images = Tensor::from_slice(&letterbox.normalised_image(&image)).view([1, 3, side, side]);
-        let mut ids = Vec::new();
-        for text in &expressions {
-            ids.extend(experiment.tokenizer.encode_padded(text, shape.word_len)?);
-        }
-        let n = expressions.len() as i64;
-        let batch = EvalTensors {
-            images: images.to_device(device),
-            image_of: Tensor::zeros([n], (Kind::Int64, device)),
-            words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
-        };
+        let (letterbox, batch) =
+            about_one_image(&image, &expressions, &*experiment.tokenizer, shape, device)?;
         drop(span);
         let maps = values(probabilities(&experiment, &batch, cfg.train.precision)?)?;
         let _span = trace_span!("masks").entered();

@@ -24,6 +24,7 @@ pub(crate) use operators::{OperatorsBenchArgs, bench_operators};
 pub(crate) use crate::bench::stages::StageSeconds;
 use crate::bench::stages::watch;
 use crate::config::Precision;
+use crate::data_program::become_data_program;
 use crate::experiment::Machine;
 
 /// What to time.
@@ -50,9 +51,9 @@ pub(crate) enum Bench {
 /// Runs one of them.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
     match what {
-        Bench::Data { args } => {
-            data_cli::run(&std::iter::once("bench".into()).chain(args.iter().cloned()).collect::<Vec<_>>())
-        }
+        Bench::Data { args } => become_data_program(
+            &std::iter::once("bench".into()).chain(args.iter().cloned()).collect::<Vec<_>>(),
+        ),
         Bench::Step(args) => bench_step(args),
         Bench::Operators(args) => bench_operators(args),
         Bench::Forward(args) => bench_forward(args),

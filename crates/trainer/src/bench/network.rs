@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use refcoco::{Batch, SampleShape};
 use serde_json::json;
-use talent::{forward_flops, train_flops};
+use talent::{Pass, forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
 
@@ -255,7 +255,7 @@ pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
     let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float)?;
     let measured = args.timing.repeats.measure(Pace::Device, *device, || {
         let _guard = cfg.train.precision.autocast(*device)?;
-        let logits: Tensor = tch::no_grad(|| model.forward(&images, &words).logits);
+        let logits: Tensor = tch::no_grad(|| model.forward(&images, &words, &Pass::EVAL).logits);
         drop(logits);
         Ok(())
     })?;

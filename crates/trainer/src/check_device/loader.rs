@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use figures::Canvas;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use refcoco::{ClipTokenizer, OnError, Plan, RefAt, SampleShape, training_batches};
+use refcoco::letterbox::Normalisation;
+use refcoco::{ClipTokenizer, OnError, Plan, RefAt, SampleShape, Tokenizer, training_batches};
 use serde_json::json;
 
 use super::part::{Outcome, Setting};
@@ -63,8 +64,8 @@ pub(super) fn loader(setting: &Setting) -> Result<Outcome> {
     let bytes = write_photos(&root.join("photos"), n)?;
     let datasets = Arc::new(open_datasets(&["photos".to_owned()], &root)?);
     let refs: Vec<RefAt> = (0..n).map(|index| RefAt { dataset: 0, index }).collect();
-    let tokenizer = Arc::new(ClipTokenizer::new()?);
-    let shape = SampleShape { input_size: 448, word_len: 17 };
+    let tokenizer: Arc<dyn Tokenizer> = Arc::new(ClipTokenizer::new()?);
+    let shape = SampleShape { input_size: 448, word_len: 17, pixels: Normalisation::CLIP };
     let rate = |rounds: usize| -> Result<f64> {
         let batches = refs.chunks(32.min(n)).map(<[RefAt]>::to_vec);
         let batches: Vec<Vec<RefAt>> =

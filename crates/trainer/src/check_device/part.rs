@@ -116,8 +116,10 @@ pub(super) fn finite(value: f64) -> Value {
 
 /// Carries a part out; whatever goes wrong is its outcome.
 pub(super) fn outcome(part: &Part, setting: &Setting) -> Value {
-    let outcome = as_errors(|| (part.work)(setting))
-        .unwrap_or_else(|error| Outcome { problems: vec![data_cli::one_line(&error)], ..Outcome::default() });
+    let outcome = as_errors(|| (part.work)(setting)).unwrap_or_else(|error| Outcome {
+        problems: vec![command_kit::one_line(&error)],
+        ..Outcome::default()
+    });
     let message = [outcome.problems.as_slice(), &outcome.remarks].concat().join("; ");
     json!({"status": outcome.status().name(), "figures": outcome.figures, "message": message})
 }

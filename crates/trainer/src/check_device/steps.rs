@@ -1,7 +1,7 @@
 //! Steps in other precisions, with recomputation, and with values that are no numbers.
 
 use anyhow::{Context, Result, bail, ensure};
-use refcoco::{Batch, SampleShape};
+use refcoco::Batch;
 use talent::Talent;
 use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
@@ -9,6 +9,7 @@ use torch_ext::Adam;
 use super::part::{Outcome, Setting};
 use crate::bench::network::random_batch;
 use crate::config::{Config, Precision};
+use crate::encoder_input::sample_shape;
 use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::processes::Processes;
@@ -52,8 +53,7 @@ impl Bench {
     pub(super) fn of(setting: &Setting, cfg: Config, n: usize) -> Result<Self> {
         let model = Talent::seeded(&cfg.model, setting.device, Kind::Float, 1)?;
         tch::manual_seed(1);
-        let shape =
-            SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+        let shape = sample_shape(&cfg.model);
         let batch = random_batch(n, shape);
         Ok(Self { cfg, model, batch, device: setting.device, processes: Processes::default() })
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use talent::weights::{Strictness, load_encoder};
-use talent::{ParameterGroup, Talent};
-use weight_files::Encoder;
+use talent::Talent;
+use talent::weights::{Encoder, Strictness, load_encoder};
+use torch_ext::Group;
 
 use super::file::hex;
 
@@ -58,12 +58,9 @@ impl EncoderFile {
 
 impl Encoders {
     /// Whether parameters of a group are in one of these files.
-    pub(crate) fn hold(&self, group: ParameterGroup) -> bool {
-        match group {
-            ParameterGroup::ImageEncoder => self.image.is_some(),
-            ParameterGroup::TextEncoder => self.text.is_some(),
-            _ => false,
-        }
+    pub(crate) fn hold(&self, group: Group) -> bool {
+        let of = |encoder: Encoder| encoder.group().name == group.name;
+        (of(Encoder::Image) && self.image.is_some()) || (of(Encoder::Text) && self.text.is_some())
     }
 
     /// Fills a network's encoders from the files.

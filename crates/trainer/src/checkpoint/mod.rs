@@ -18,8 +18,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cli_kit::errln;
 use serde::{Deserialize, Serialize};
+use talent::Talent;
 use talent::weights::{Strictness, load_network, read_tensor};
-use talent::{Talent, parameter_group};
 use tch::{Device, Tensor};
 use torch_ext::{Adam, generator};
 use weight_files::WeightFile;
@@ -94,7 +94,7 @@ impl Writer<'_> {
     /// Parameters and buffers that no other file holds.
     fn own_tensors(&self) -> impl Iterator<Item = (String, Tensor)> {
         let entries = self.model.store().entries().into_iter();
-        let own = entries.filter(|(name, _)| !self.encoders.hold(parameter_group(name)));
+        let own = entries.filter(|(_, entry)| !self.encoders.hold(entry.group));
         own.map(|(name, entry)| (name, entry.tensor))
     }
 
@@ -147,8 +147,8 @@ pub(crate) fn verify(path: &Path) -> Result<Meta> {
 pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Adam) -> Result<()> {
     let mut file = WeightFile::open(path)?;
     let mut restore = || -> Result<()> {
-        for (name, _) in model.store().entries() {
-            if !meta.encoders.hold(parameter_group(&name)) {
+        for (name, entry) in model.store().entries() {
+            if !meta.encoders.hold(entry.group) {
                 model.store().assign(&name, &read_tensor(&mut file, &format!("model/{name}"))?)?;
             }
         }
@@ -198,8 +198,9 @@ pub(crate) fn load_own(model: &Talent, path: &Path, strictness: &Strictness) -> 
 fn fill(model: &Talent, path: &Path, meta: Option<&Meta>, strictness: &Strictness) -> Result<()> {
     let mut strictness = strictness.clone();
     if let Some(meta) = meta {
-        let names = model.store().entries().into_iter().map(|(name, _)| name);
-        strictness.allow_missing.extend(names.filter(|name| meta.encoders.hold(parameter_group(name))));
+        let entries = model.store().entries().into_iter();
+        let elsewhere = entries.filter(|(_, entry)| meta.encoders.hold(entry.group));
+        strictness.allow_missing.extend(elsewhere.map(|(name, _)| name));
     }
     let report = load_network(model, path, &strictness)
         .context("the checkpoint does not fit this network; is the config another one's?")?;

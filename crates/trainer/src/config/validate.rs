@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, ensure};
 use toml::{Table, Value};
 
 use super::{Config, DataConfig, EvalConfig, PretrainConfig, TrainConfig};
+use crate::encoder_input::ensure_vocabulary;
 
 impl Config {
     /// Checks what the types cannot.
@@ -16,12 +17,7 @@ impl Config {
         ensure_finite(self)?;
         ensure_name(&self.name)?;
         self.model.validate().map_err(|error| anyhow!("model.{}", error.0))?;
-        ensure!(
-            self.model.text.vocabulary >= refcoco::VOCABULARY,
-            "model.text.vocabulary ({}) must hold the {} tokens of CLIP's tokenizer",
-            self.model.text.vocabulary,
-            refcoco::VOCABULARY
-        );
+        ensure_vocabulary(&self.model)?;
         self.data.validate()?;
         self.train.validate()?;
         self.loss.validate()?;

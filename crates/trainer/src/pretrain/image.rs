@@ -1,19 +1,22 @@
 //! The image encoder: which category covers each patch, and in which colour.
 
 use anyhow::Result;
-use backbone::{ImageEncoder, ImageEncoderConfig};
+use backbone::guest::nobody;
+use backbone::unobserved;
 use rand::Rng;
 use rayon::prelude::*;
 use refcoco::Dataset;
 use refcoco::letterbox::Letterbox;
 use refcoco::sampler::stream;
 use serde_json::json;
+use talent::IMAGE_ENCODER;
 use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
-use torch_ext::layers::{Linear, Mode};
+use torch_ext::layers::Linear;
 
 use super::{Attributes, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
+use crate::encoder_input::sample_shape;
 use crate::patches::patch_shares;
 
 /// A patch that is neither clearly an object's nor clearly background; no loss is taken there.
@@ -46,21 +49,18 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let store = Store::new(device, Kind::Float);
     let root = store.root();
-    let encoder_cfg = ImageEncoderConfig { adapter_blocks: vec![], ..cfg.model.image.clone() };
-    let width = encoder_cfg.width;
-    let encoder =
-        ImageEncoder::new(&(&root / "dinov2"), &encoder_cfg, cfg.model.word_len, cfg.model.text.width);
+    let width = cfg.model.image.width;
+    let path = root.in_group(IMAGE_ENCODER) / cfg.model.image.spec().prefix;
+    let encoder = cfg.model.image.encoder.build(&path, &cfg.model.image.sizes(), &mut |_, _| {});
     let n_categories = n_categories(dataset);
     let category_head = Linear::torch_default(&(&root / "category"), width, n_categories);
     let colour_head = Linear::torch_default(&(&root / "colour"), width, Attributes::COLOURS.len() as i64);
-    // Blocks without adapters do not look at words.
-    let no_words = Tensor::zeros([0], (Kind::Float, device));
     let class_weights = Tensor::ones([n_categories], (Kind::Float, device));
     let _ = class_weights.get(0).fill_(BACKGROUND_WEIGHT);
     // `[batch, H * W, D]`
     let features = |images: &Tensor| {
-        let [.., last] = encoder.forward(images, &no_words, Mode::Train);
-        last.flatten(2, 3).transpose(1, 2)
+        let last = encoder.forward(images, &[], &nobody, &unobserved).last;
+        encoder.map(&encoder.normalise(&last)).flatten(2, 3).transpose(1, 2)
     };
 
     let scenes = Scenes::load(cfg, dataset, "train", attributes, device)?;
@@ -110,8 +110,8 @@ impl Scenes {
         let refs = dataset.split(split)?;
         let ids: std::collections::BTreeSet<i64> =
             refs.into_iter().map(|index| dataset.refs[index].image_id).collect();
-        let (size, patch) = (cfg.model.input_size as usize, cfg.model.image.patch_size as usize);
-        let side = size / patch;
+        let shape = sample_shape(&cfg.model);
+        let (size, side) = (shape.input_size, cfg.model.grid() as usize);
         let loaded: Vec<(Vec<f32>, Vec<i64>, Vec<i64>)> = ids
             .into_par_iter()
             .map(|id| {
@@ -125,7 +125,7 @@ impl Scenes {
                 }
                 let labels = (0..side * side).map(|at| label(&objects, at));
                 let (categories, colours) = labels.unzip();
-                Ok((letterbox.normalised_image(&image), categories, colours))
+                Ok((letterbox.normalised_image(&image, &shape.pixels), categories, colours))
             })
             .collect::<Result<_>>()?;
         let n = loaded.len() as i64;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use cli_kit::{errln, outln};
-use data_cli::progress::Progress;
+use command_kit::Progress;
 use refcoco::Dataset;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
         return Ok(());
     }
     let device = machine.set_up()?;
-    let dataset = data_cli::open(&cfg.pretrain.dataset, data_root)?;
+    let dataset = command_kit::open(&cfg.pretrain.dataset, data_root)?;
     let attributes = Attributes::read(&dataset, data_root)?;
     for file in [&image_file, &text_file] {
         let folder = file.parent().unwrap_or(Path::new(""));
@@ -52,9 +52,13 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     let started = Instant::now();
     tch::manual_seed(cfg.pretrain.seed as i64);
     let image = image::train(cfg, device, &dataset, &attributes)?;
-    write_tensors(&image_file, encoder_tensors(&image.store, "dinov2."), ("format", "pt"))?;
+    write_tensors(
+        &image_file,
+        encoder_tensors(&image.store, cfg.model.image.spec().prefix),
+        ("format", "pt"),
+    )?;
     let text = text::train(cfg, device, &dataset, &attributes)?;
-    write_tensors(&text_file, encoder_tensors(&text.store, "txt_backbone."), ("format", "pt"))?;
+    write_tensors(&text_file, encoder_tensors(&text.store, cfg.model.text.spec().prefix), ("format", "pt"))?;
     let report = json!({
         "settings": settings,
         "held_out": {"image": image.held_out, "text": text.held_out},
@@ -104,7 +108,9 @@ struct Trained {
 fn encoder_tensors(store: &Store, prefix: &str) -> Vec<(String, Tensor)> {
     let parameters = store.entries().into_iter().filter(|(_, entry)| entry.role == Role::Parameter);
     parameters
-        .filter_map(|(name, entry)| Some((name.strip_prefix(prefix)?.to_owned(), entry.tensor)))
+        .filter_map(|(name, entry)| {
+            Some((name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(), entry.tensor))
+        })
         .collect()
 }
 

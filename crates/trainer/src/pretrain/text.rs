@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use backbone::{TextEncoder, TextEncoderConfig};
+use backbone::guest::nobody;
+use backbone::unobserved;
 use rand::Rng;
+use refcoco::Dataset;
 use refcoco::sampler::stream;
-use refcoco::{ClipTokenizer, Dataset};
 use serde_json::json;
+use talent::TEXT_ENCODER;
 use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
-use torch_ext::layers::{Linear, Mode};
+use torch_ext::layers::Linear;
 
 use super::{Attributes, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
+use crate::encoder_input::tokenizer;
 
 /// An attribute that the sentence does not mention; no loss is taken on it.
 const UNSAID: i64 = -100;
@@ -37,8 +40,9 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let store = Store::new(device, Kind::Float);
     let root = store.root();
-    let encoder_cfg = TextEncoderConfig { adapters: false, ..cfg.model.text.clone() };
-    let encoder = TextEncoder::new(&(&root / "txt_backbone"), &encoder_cfg);
+    let encoder_cfg = cfg.model.text.sizes();
+    let path = root.in_group(TEXT_ENCODER) / cfg.model.text.spec().prefix;
+    let encoder = cfg.model.text.encoder.build(&path, &encoder_cfg, &mut |_, _| {});
     let sizes = [
         n_categories(dataset),
         Attributes::COLOURS.len() as i64,
@@ -63,7 +67,7 @@ pub(super) fn train(
         let mut rng = stream(cfg.pretrain.seed, [4, step, 0]);
         let chosen: Vec<i64> = (0..batch_size).map(|_| rng.random_range(0..n)).collect();
         let chosen = Tensor::from_slice(&chosen).to_device(device);
-        let output = encoder.forward(&sentences.ids.index_select(0, &chosen), Mode::Train);
+        let output = encoder.forward(&sentences.ids.index_select(0, &chosen), &nobody, &unobserved);
         let loss = |logits: &Tensor, targets: &Tensor| {
             logits.cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Sum, UNSAID, 0.0)
                 / targets.ne(UNSAID).sum(Kind::Float).clamp_min(1.0)
@@ -77,7 +81,7 @@ pub(super) fn train(
     })?;
 
     let held_out = Sentences::load(cfg, dataset, "val", attributes, device)?;
-    let state = tch::no_grad(|| encoder.forward(&held_out.ids, Mode::Eval).state);
+    let state = tch::no_grad(|| encoder.forward(&held_out.ids, &nobody, &unobserved).state);
     let mut accuracies = serde_json::Map::new();
     for ((name, head), classes) in names.iter().zip(&heads).zip(&held_out.classes) {
         let found = tch::no_grad(|| head.forward(&state).argmax(-1, false));
@@ -94,7 +98,7 @@ impl Sentences {
         attributes: &Attributes,
         device: Device,
     ) -> Result<Self> {
-        let tokenizer = ClipTokenizer::new()?;
+        let tokenizer = tokenizer(&cfg.model)?;
         let word_len = cfg.model.word_len as usize;
         let mut ids = Vec::new();
         let mut classes: [Vec<i64>; N_HEADS] = std::array::from_fn(|_| Vec::new());

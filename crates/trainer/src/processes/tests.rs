@@ -7,14 +7,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use metrics::Evaluated;
+use refcoco::Batch;
 use refcoco::refshapes::{Settings, generate};
-use refcoco::{Batch, SampleShape};
 use talent::{ModelConfig, Talent};
 use tch::Kind;
 
 use super::*;
 use crate::bench::network::random_batch;
 use crate::config::Regime;
+use crate::encoder_input::sample_shape;
 use crate::evaluate::evaluate_split;
 use crate::experiment::{Experiment, open_datasets};
 use crate::gradient_buckets::GradientBuckets;
@@ -78,8 +79,7 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     model.train_only(cfg.train.regime.into());
     let mut adam = adam(&model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
-    let shape =
-        SampleShape { input_size: cfg.model.input_size as usize, word_len: cfg.model.word_len as usize };
+    let shape = sample_shape(&cfg.model);
     let mut whole = random_batch(cfg.train.batch_size, shape);
     // Negatives are spread unevenly, so that shares differ in their divisor.
     whole.valid = (0..whole.n).map(|place| f32::from(u8::from(place != 1 && place < 5))).collect();

@@ -1,12 +1,15 @@
 //! Evaluation on the way and at the end.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cli_kit::{errln, outln};
-use data_cli::{metric_or_dash, metrics_table};
-use metrics::{Evaluated, GroupReport, SplitReport};
-use serde_json::{Value, json};
+use command_kit::{metric_or_dash, metrics_table};
+use metrics::{Evaluated, METRICS, Metric, SplitReport};
+use run_files::{
+    EvalRecord, EvalTime, Metrics, Record, RunTime, StepTime, VERSION, read_records, write_expressions,
+};
 use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
@@ -26,25 +29,23 @@ impl Run<'_> {
             let split = self.experiment.datasets[position].descriptor.val.clone();
             let started = Instant::now();
             let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
-            let GroupReport { segmentation, nta } = &report.all;
             let name = self.experiment.split_name(position, &split);
-            mious.push(segmentation.miou);
+            mious.push(report.all.segmentation.miou);
             let Some(output) = &mut self.output else { continue };
-            errln!(
-                "step {}  {name}: mIoU {:.2}  oIoU {:.2}  Pr@50 {:.2}  NTA mass {}",
-                self.at.step,
-                segmentation.miou,
-                segmentation.oiou,
-                segmentation.pr50,
-                metric_or_dash(nta.nta_mass)
-            );
-            let mut scalars = vec![
-                (format!("{name}/mIoU"), segmentation.miou),
-                (format!("{name}/oIoU"), segmentation.oiou),
-            ];
-            scalars.extend(nta.nta_mass.map(|mass| (format!("{name}/nta_mass"), mass)));
+            let told = METRICS.iter().filter(|metric| metric.while_training);
+            let told: Vec<(&Metric, Option<f64>)> =
+                told.map(|metric| (metric, (metric.of)(&report.all))).collect();
+            let line: Vec<String> = told
+                .iter()
+                .map(|(metric, value)| format!("{} {}", metric.heading, metric_or_dash(*value)))
+                .collect();
+            errln!("step {}  {name}: {}", self.at.step, line.join("  "));
+            let scalars: Vec<(String, f64)> = told
+                .iter()
+                .filter_map(|(metric, value)| Some((format!("{name}/{}", metric.key), (*value)?)))
+                .collect();
             output.events.scalars(self.at.step, &scalars)?;
-            self.record_metrics("eval", &name, &report, started.elapsed())?;
+            self.record_metrics(Record::Eval, &name, &report, started.elapsed())?;
         }
         let miou = mious.iter().sum::<f64>() / mious.len().max(1) as f64;
         if self.at.best_miou.is_none_or(|best| miou >= best) {
@@ -59,44 +60,46 @@ impl Run<'_> {
 
     fn record_metrics(
         &mut self,
-        kind: &str,
+        kind: fn(EvalRecord) -> Record,
         split: &str,
         report: &SplitReport,
         time: Duration,
     ) -> Result<()> {
         let Some(Output { dir, .. }) = &mut self.output else { return Ok(()) };
-        let mut record = serde_json::to_value(report)?;
-        record["kind"] = json!(kind);
-        record["split"] = json!(split);
-        record["step"] = json!(self.at.step);
-        // Epochs finished.
-        record["epoch"] = json!(self.at.epoch + u64::from(self.at.batch == self.per_epoch));
-        record["runtime"] = json!({"seconds": time.as_secs_f64()});
-        dir.record(&record)
+        dir.record(&kind(EvalRecord {
+            step: self.at.step,
+            epoch: self.at.epoch + u64::from(self.at.batch == self.per_epoch),
+            split: split.to_owned(),
+            report: report.clone(),
+            runtime: EvalTime { seconds: Some(time.as_secs_f64()) },
+        }))
     }
 
     /// What the steps of the whole run took, and whether the process has grown on the way.
-    fn run_time(&self, dir: &RunDir) -> Result<Value> {
-        let records = dir.records()?;
-        let steps: Vec<&Value> = records.iter().filter(|record| record["kind"] == "step").collect();
-        let of_steps = |key: &str| -> Vec<(f64, f64)> {
-            let value = |record: &&Value| Some((record["step"].as_f64()?, record["runtime"][key].as_f64()?));
-            steps.iter().filter_map(value).collect()
+    fn run_time(&self, dir: &RunDir) -> Result<RunTime> {
+        let records = read_records(dir.path())?;
+        let of_steps = |value: &dyn Fn(&StepTime) -> Option<f64>| -> Vec<(f64, f64)> {
+            let point = |record: &Record| match record {
+                Record::Step(step) => Some((step.step as f64, value(&step.runtime)?)),
+                Record::Eval(_) | Record::Final(_) => None,
+            };
+            records.iter().filter_map(point).collect()
         };
-        let mut seconds: Vec<f64> = of_steps("seconds").into_iter().map(|(_, seconds)| seconds).collect();
+        let mut seconds: Vec<f64> =
+            of_steps(&|time| time.seconds).into_iter().map(|(_, seconds)| seconds).collect();
         seconds.sort_by(f64::total_cmp);
-        let growth = |key: &str| process::slope(&of_steps(key)).map(|slope| slope * 1000.0);
-        Ok(json!({
-            "median_step_seconds": seconds.get(seconds.len() / 2),
-            "peak_rss_mib": process::peak_rss_mib(),
-            "rss_mib_per_1000_steps": growth("rss_mib"),
-            "open_files_per_1000_steps": growth("open_files"),
-        }))
+        let growth = |points: Vec<(f64, f64)>| process::slope(&points).map(|slope| slope * 1000.0);
+        Ok(RunTime {
+            median_step_seconds: seconds.get(seconds.len() / 2).copied(),
+            peak_rss_mib: process::peak_rss_mib(),
+            rss_mib_per_1000_steps: growth(of_steps(&|time| time.rss_mib)),
+            open_files_per_1000_steps: growth(of_steps(&|time| time.open_files.map(|n| n as f64))),
+        })
     }
 
     pub(super) fn draw_curves(&self) -> Result<()> {
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
-        draw_curves(&dir.path().join("curves.png"), &dir.records()?)
+        draw_curves(&dir.path().join("curves.png"), &read_records(dir.path())?)
     }
 
     /// Evaluates the best model on every split, draws, and prints the final table.
@@ -112,7 +115,7 @@ impl Run<'_> {
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let mut rows = Vec::new();
-        let mut report = serde_json::Map::new();
+        let mut splits_found = BTreeMap::new();
         let mut expressions: Vec<(String, Vec<Evaluated>)> = Vec::new();
         for position in 0..self.experiment.datasets.len() {
             let dataset = &self.experiment.datasets[position];
@@ -134,8 +137,8 @@ impl Run<'_> {
                 let name = self.experiment.split_name(position, split);
                 expressions.push((name.clone(), evaluated));
                 let metrics = SplitReport::new(&expressions[expressions.len() - 1].1);
-                self.record_metrics("final", &name, &metrics, started.elapsed())?;
-                report.insert(name.clone(), serde_json::to_value(&metrics)?);
+                self.record_metrics(Record::Final, &name, &metrics, started.elapsed())?;
+                splits_found.insert(name.clone(), metrics.clone());
                 rows.push((name, metrics));
             }
             if position == 0 {
@@ -151,20 +154,24 @@ impl Run<'_> {
             let name = self.experiment.split_name(position, &splits[0]);
             for (label, metrics) in [("with same-category rival", own), ("expression exchanged", exchanged)] {
                 let name = format!("{name}, {label}");
-                self.record_metrics("final", &name, &metrics, Duration::ZERO)?;
-                report.insert(name.clone(), serde_json::to_value(&metrics)?);
+                self.record_metrics(Record::Final, &name, &metrics, Duration::ZERO)?;
+                splits_found.insert(name.clone(), metrics.clone());
                 rows.push((name, metrics));
             }
         }
         self.draw_curves()?;
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
-        dir.write_expressions(&expressions)?;
-        let metrics = json!({
-            "version": env!("CARGO_PKG_VERSION"), "step": self.at.step, "best_val_mIoU": self.at.best_miou,
-            "trained_values": self.adam.n_values(), "splits": report,
-            "bad_samples": self.at.bad_samples, "runtime": self.run_time(dir)?,
-        });
-        whole_file::write(&dir.path().join("metrics.json"), format!("{metrics:#}\n").as_bytes())?;
+        write_expressions(dir.path(), expressions)?;
+        let metrics = Metrics {
+            version: Some(VERSION.to_owned()),
+            step: self.at.step,
+            best_val_miou: self.at.best_miou,
+            trained_values: self.adam.n_values() as u64,
+            splits: splits_found,
+            bad_samples: self.at.bad_samples.clone(),
+            runtime: self.run_time(dir)?,
+        };
+        metrics.write(dir.path())?;
         outln!("{}", metrics_table(&rows));
         let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
         outln!(

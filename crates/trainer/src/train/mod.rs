@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use cli_kit::errln;
-use data_cli::progress::Progress;
+use command_kit::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, OnError, Plan, Prefetch, RefAt, sampler, training_batches};
 use talent::Talent;

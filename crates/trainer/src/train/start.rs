@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use cli_kit::errln;
-use serde_json::Value;
+use run_files::{Metrics, records_file};
 use torch_ext::Adam;
 
 use super::options::{Resume, RunOptions};
@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, set_aside, 
 use crate::config::{Config, differences};
 use crate::experiment::Experiment;
 use crate::precision::LossScaler;
-use crate::run_dir::{RunLock, counted_records, records_file};
+use crate::run_dir::{RunLock, counted_records};
 use crate::weights::resume_official;
 
 /// Whether a training state is one of PyTorch's files rather than ours.
@@ -107,9 +107,7 @@ pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Resul
 
 /// The step whose model a run's `metrics.json`, the last file it writes, is about.
 pub(super) fn finished_step(run: &Path) -> Option<u64> {
-    let path = run.join("metrics.json");
-    let text = path.is_file().then(|| std::fs::read_to_string(&path).ok())??;
-    serde_json::from_str::<Value>(&text).ok()?["step"].as_u64()
+    Metrics::read(run).ok().map(|metrics| metrics.step)
 }
 
 /// What the leading process does alone: takes the run's folder, and fills model and optimiser with the state to go on from.

@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use cli_kit::errln;
 use refcoco::{BadSample, Batch};
-use serde_json::{Value, json};
+use run_files::{Record, StepRecord, StepTime, UnreadSample};
+use serde_json::json;
 use talent::Talent;
 use tch::{Device, Kind, Tensor};
 use torch_ext::generator;
@@ -24,7 +25,7 @@ pub(super) struct Unsettled {
     queued: QueuedStep,
     batch: Batch,
     /// Its samples that could not be read, for the record.
-    bad: Vec<Value>,
+    bad: Vec<UnreadSample>,
     /// State of the random generator before it.
     random: Tensor,
     step: u64,
@@ -69,7 +70,7 @@ impl Run<'_> {
     }
 
     /// Counts and lists samples that could not be read; returns them for the record.
-    fn note_bad_samples(&mut self, batch: &Batch) -> Result<Vec<Value>> {
+    fn note_bad_samples(&mut self, batch: &Batch) -> Result<Vec<UnreadSample>> {
         let limit = self.experiment.cfg.data.max_bad_samples;
         for BadSample { name, error } in &batch.bad {
             if self.at.bad_samples.insert(name.clone()) {
@@ -80,7 +81,9 @@ impl Run<'_> {
                 "more than {limit} samples cannot be read (data.max_bad_samples); the last is {name}: {error}"
             );
         }
-        Ok(batch.bad.iter().map(|BadSample { name, error }| json!({"ref": name, "error": error})).collect())
+        let unread =
+            |BadSample { name, error }: &BadSample| UnreadSample { name: name.clone(), error: error.clone() };
+        Ok(batch.bad.iter().map(unread).collect())
     }
 
     /// Waits for the last step, checks and records it. Afterwards nothing is on its way, as it must be before anything else
@@ -107,19 +110,22 @@ impl Run<'_> {
         let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
         self.progress.advance(1, &format!("epoch {}  loss {total:.4}  {seconds:.2} s/step", epoch + 1));
         let Some(Output { dir, events }) = &mut self.output else { return Ok(()) };
-        let loss: serde_json::Map<String, Value> =
-            losses.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-        let mut record = json!({
-            "kind": "step", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "skipped": !updated,
-            "runtime": {
-                "seconds": seconds, "samples_per_s": (batch.n * processes.size()) as f64 / seconds, "rss_mib": process::rss_mib(),
-                "open_files": process::open_files(),
+        // JSON has no number for what is not finite.
+        let finite = |value: f64| value.is_finite().then_some(value);
+        dir.record(&Record::Step(StepRecord {
+            step,
+            epoch,
+            lr,
+            loss: losses.iter().map(|(name, value)| ((*name).to_owned(), finite(*value))).collect(),
+            skipped: !updated,
+            bad_samples: bad,
+            runtime: StepTime {
+                seconds: Some(seconds),
+                samples_per_s: finite((batch.n * processes.size()) as f64 / seconds),
+                rss_mib: process::rss_mib(),
+                open_files: process::open_files(),
             },
-        });
-        if !bad.is_empty() {
-            record["bad_samples"] = bad.into();
-        }
-        dir.record(&record)?;
+        }))?;
         let mut scalars: Vec<(String, f64)> =
             losses.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
         scalars.push(("lr".into(), lr));

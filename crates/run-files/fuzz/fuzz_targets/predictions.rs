@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use data_cli::predictions::Predictions;
 use refcoco::Dataset;
 use refcoco::refshapes::{Settings, generate};
+use run_files::Predictions;
 
 /// Two images with refs, and the file that is rewritten for every input.
 static SCRATCH: LazyLock<(Dataset, PathBuf)> = LazyLock::new(|| {
@@ -16,7 +16,7 @@ static SCRATCH: LazyLock<(Dataset, PathBuf)> = LazyLock::new(|| {
     let settings =
         Settings { train_images: 1, val_images: 1, test_a_images: 0, test_b_images: 0, ..Settings::default() };
     generate(&settings, &root, |_| {}).expect("a data set");
-    (data_cli::open("refshapes", &root).expect("the data set"), root.join("predictions.jsonl"))
+    (Dataset::open("refshapes", &root).expect("the data set"), root.join("predictions.jsonl"))
 });
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {

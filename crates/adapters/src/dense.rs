@@ -1,12 +1,13 @@
 use tch::Tensor;
+use torch_ext::flops::{BOTH, Cost, conv};
 use torch_ext::layers::{BatchNorm, Conv1d, Conv2d, ConvConfig, Mode};
-use torch_ext::{Init, Path};
+use torch_ext::{Init, ParamPath};
 
-use super::ADAPTER_NORM_EPS;
+use crate::ADAPTER_NORM_EPS;
 
 /// Whether the branches run over a sentence or over a patch grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Domain {
+pub(crate) enum Domain {
     Sentence,
     Grid,
 }
@@ -29,9 +30,10 @@ pub struct DenseBranches {
 }
 
 impl DenseBranches {
-    pub(super) fn new(path: &Path, domain: Domain, r: i64) -> Self {
-        let unit =
-            |path: Path, n_in: i64, n_out: i64, kernel: i64| Unit::new(&path, domain, n_in, n_out, kernel);
+    pub(crate) fn new(path: &ParamPath, domain: Domain, r: i64) -> Self {
+        let unit = |path: ParamPath, n_in: i64, n_out: i64, kernel: i64| {
+            Unit::new(&path, domain, n_in, n_out, kernel)
+        };
         let (half, quarter, narrow) = (r / 2, r / 4, r / 16);
         let (second, third) = (path / "dense_branch2", path / "dense_branch3");
         Self {
@@ -49,6 +51,16 @@ impl DenseBranches {
         let b3 = run(&self.branch3, &Tensor::cat(&[xs, &b1, &b2], 1));
         Tensor::cat(&[b1, b2, b3], 1)
     }
+
+    /// Operations over `places` positions of a sentence (1 axis) or a grid (2 axes).
+    pub(crate) fn cost(places: i64, r: i64, axes: u32) -> Cost {
+        let (half, quarter, narrow) = (r / 2, r / 4, r / 16);
+        conv(places, r, half, 1, BOTH)
+            + conv(places, r + half, narrow, 1, BOTH)
+            + conv(places, narrow, quarter, 3_i64.pow(axes), BOTH)
+            + conv(places, r + half + quarter, narrow, 1, BOTH)
+            + conv(places, narrow, quarter, 5_i64.pow(axes), BOTH)
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +77,7 @@ struct Unit {
 }
 
 impl Unit {
-    fn new(path: &Path, domain: Domain, n_in: i64, n_out: i64, kernel: i64) -> Self {
+    fn new(path: &ParamPath, domain: Domain, n_in: i64, n_out: i64, kernel: i64) -> Self {
         let at = path / "conv";
         let conv = match domain {
             Domain::Sentence => {

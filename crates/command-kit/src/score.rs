@@ -9,11 +9,12 @@ use metrics::{Activation, Evaluated, SplitReport, has_position_word};
 use rayon::prelude::*;
 use refcoco::Dataset;
 use refcoco::evaluation::{Query, queries};
+use run_files::{Predictions, key_of};
 use serde_json::json;
 
-use crate::predictions::{Key, Predictions};
+use crate::data_root::{DEFAULT_DATA_ROOT, open};
+use crate::metrics_table::metrics_table;
 use crate::progress::Progress;
-use crate::table::metrics_table;
 
 /// What to score.
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub struct ScoreArgs {
     #[arg(long)]
     pub dataset: String,
     /// Folder of the data sets
-    #[arg(long, default_value = crate::DEFAULT_DATA_ROOT)]
+    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     pub data_root: PathBuf,
     /// Splits, separated by commas [default: the data set's validation split]
     #[arg(long, value_delimiter = ',')]
@@ -41,7 +42,7 @@ pub struct ScoreArgs {
 /// Names the file and line: malformed, unknown or doubled expressions, masks of another size than the image; and the
 /// expression that no line answers.
 pub fn score(args: &ScoreArgs) -> Result<()> {
-    let dataset = crate::open(&args.dataset, &args.data_root)?;
+    let dataset = open(&args.dataset, &args.data_root)?;
     let predictions = Predictions::read(&args.predictions, &dataset)?;
     let splits = match args.split.is_empty() {
         true => std::slice::from_ref(&dataset.descriptor.val),
@@ -79,9 +80,9 @@ fn score_split(
 ) -> Result<SplitReport> {
     let queries = queries(dataset, split)?;
     let unanswered: Vec<&Query> =
-        queries.iter().filter(|query| !predictions.contains(key(dataset, query))).collect();
+        queries.iter().filter(|query| !predictions.contains(key_of(dataset, query))).collect();
     if let Some(first) = unanswered.first() {
-        let (ref_id, sent_id) = key(dataset, first);
+        let (ref_id, sent_id) = key_of(dataset, first);
         bail!(
             "{}: {} of {} expressions of {split} have no line, the first is ref_id {ref_id}, sent_id {sent_id}",
             path.display(),
@@ -95,7 +96,7 @@ fn score_split(
         .map(|query| {
             let reference = &dataset.refs[query.ref_index];
             let image = dataset.image_record(reference.image_id)?;
-            let mask = predictions.mask(key(dataset, query), image.width, image.height)?;
+            let mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
             let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
             let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
             if let Ok(mut progress) = progress.lock() {
@@ -107,13 +108,8 @@ fn score_split(
     Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// What a predicted mask of a query is kept under.
-pub fn key(dataset: &Dataset, query: &Query) -> Key {
-    (dataset.refs[query.ref_index].ref_id, query.sent_id)
-}
-
 /// An evaluated expression, from the query it answers and what the prediction covers.
 pub fn evaluated(dataset: &Dataset, query: &Query, activation: Activation) -> Evaluated {
-    let (ref_id, sent_id) = key(dataset, query);
+    let (ref_id, sent_id) = key_of(dataset, query);
     Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), activation }
 }

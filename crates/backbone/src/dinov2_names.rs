@@ -1,0 +1,83 @@
+//! The names that DINOv2's tensors have in published files.
+
+use weight_files::{EncoderFacts, Layout, Settings, Step, as_named, no_facts, nothing_beside, numbered};
+
+pub(crate) static LAYOUTS: &[Layout] = &[
+    Layout {
+        name: "DINOv2's own names",
+        prefixes: &[""],
+        mark: "cls_token",
+        target: as_named,
+        beside: nothing_beside,
+        elsewhere: |_| false,
+        facts: no_facts,
+        needs: None,
+    },
+    Layout {
+        name: "Hugging Face names",
+        // A bare model has no prefix, a model with a head has one.
+        prefixes: &["", "dinov2_with_registers.", "dinov2."],
+        mark: "embeddings.cls_token",
+        target: hugging_face,
+        beside: nothing_beside,
+        elsewhere: |name| name.starts_with("classifier."),
+        facts,
+        needs: None,
+    },
+];
+
+fn hugging_face(name: &str) -> Option<(String, Step)> {
+    let top = match name {
+        "embeddings.cls_token" => "cls_token",
+        "embeddings.mask_token" => "mask_token",
+        "embeddings.register_tokens" => "register_tokens",
+        "embeddings.position_embeddings" => "pos_embed",
+        "embeddings.patch_embeddings.projection.weight" => "patch_embed.proj.weight",
+        "embeddings.patch_embeddings.projection.bias" => "patch_embed.proj.bias",
+        "layernorm.weight" => "norm.weight",
+        "layernorm.bias" => "norm.bias",
+        _ => "",
+    };
+    if !top.is_empty() {
+        return Some((top.to_owned(), Step::Copy));
+    }
+    let (index, rest) = numbered(name.strip_prefix("encoder.layer.")?)?;
+    let (module, kind) = match rest {
+        "layer_scale1.lambda1" => ("ls1", "gamma"),
+        "layer_scale2.lambda1" => ("ls2", "gamma"),
+        _ => rest.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?,
+    };
+    // The second spelling of the attention's parts is the library's own since 5.23, in memory and, if asked, on disk.
+    let (module, step) = match module {
+        "norm1" | "norm2" | "mlp.fc1" | "mlp.fc2" | "ls1" | "ls2" => (module, Step::Copy),
+        "attention.attention.query" | "attention.q_proj" => ("attn.qkv", Step::Third(0)),
+        "attention.attention.key" | "attention.k_proj" => ("attn.qkv", Step::Third(1)),
+        "attention.attention.value" | "attention.v_proj" => ("attn.qkv", Step::Third(2)),
+        "attention.output.dense" | "attention.o_proj" => ("attn.proj", Step::Copy),
+        _ => return None,
+    };
+    Some((format!("blocks.{index}.{module}.{kind}"), step))
+}
+
+fn facts(settings: &Settings<'_>) -> Result<EncoderFacts, String> {
+    settings.expect_model(&["dinov2_with_registers"])?;
+    settings.expect_text("hidden_act", "gelu")?;
+    settings.expect_number("layer_norm_eps", 1e-6)?;
+    settings.expect_flag("use_swiglu_ffn", false)?;
+    settings.expect_flag("qkv_bias", true)?;
+    Ok(EncoderFacts { n_heads: settings.integer("num_attention_heads") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_projections_are_taken_by_name() {
+        let bias = "blocks.10.attn.qkv.bias".to_owned();
+        assert_eq!(
+            hugging_face("encoder.layer.10.attention.attention.value.bias").unwrap(),
+            (bias, Step::Third(2))
+        );
+    }
+}

@@ -1,0 +1,184 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tch::{IndexOp, Tensor};
+use torch_ext::ParamPath;
+use torch_ext::flops::{Cost, Grad};
+
+use crate::Stage;
+use crate::dinov2::Dinov2Registers;
+use crate::guest::{Guest, Register};
+use crate::positions::PositionRule;
+use crate::spec::{EncoderSpec, Input};
+
+/// The image encoders there are.
+pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers];
+
+/// One of [`IMAGE_ENCODERS`], by its name where it is written down.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageDesign(&'static dyn ImageFamily);
+
+impl ImageDesign {
+    /// The encoder that TALENT was published with.
+    pub const PUBLISHED: Self = Self(&Dinov2Registers);
+}
+
+impl std::ops::Deref for ImageDesign {
+    type Target = dyn ImageFamily;
+
+    fn deref(&self) -> &Self::Target {
+        self.0
+    }
+}
+
+impl PartialEq for ImageDesign {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for ImageDesign {}
+
+impl From<ImageDesign> for String {
+    fn from(design: ImageDesign) -> Self {
+        design.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for ImageDesign {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let found = IMAGE_ENCODERS.iter().find(|family| family.name() == name);
+        found.map(|family| Self(*family)).ok_or_else(|| {
+            let known: Vec<&str> = IMAGE_ENCODERS.iter().map(|family| family.name()).collect();
+            format!("there is no image encoder `{name}`; there are {}", known.join(", "))
+        })
+    }
+}
+
+/// Sizes and variants of an image encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageEncoderConfig {
+    /// Token width D.
+    pub width: i64,
+    /// Blocks.
+    pub depth: i64,
+    /// Attention heads.
+    pub n_heads: i64,
+    /// Hidden width of the MLPs in units of D.
+    pub mlp_ratio: i64,
+    /// Side of a patch in pixels.
+    pub patch_size: i64,
+    /// Register tokens between class token and patches.
+    pub n_registers: i64,
+    /// Side of the stored position grid; resampled if the input's grid differs.
+    pub position_grid: i64,
+    /// How it is resampled.
+    pub position_rule: PositionRule,
+    /// Whether the tokens between the blocks are in mixed precision's dtype, too.
+    pub low_precision_tokens: bool,
+}
+
+/// Image encoders of one design, in any size.
+pub trait ImageFamily: fmt::Debug + Sync {
+    /// What it is called in configs.
+    fn name(&self) -> &'static str;
+
+    /// What is true of it in these sizes.
+    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec;
+
+    /// Registers everything below `path` in the official order.
+    fn build(
+        &self,
+        path: &ParamPath,
+        cfg: &ImageEncoderConfig,
+        register: &mut Register<'_>,
+    ) -> Box<dyn ImageEncoder>;
+
+    /// Operations of a pass over one image of `side` x `side` patches.
+    ///
+    /// - grad: what of a block's linear layers has a gradient; embedding: whether the patch embedding trains
+    fn cost(&self, cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost;
+
+    /// Values of its parameters, at least. In floating point, since the sizes may be absurd.
+    fn least_values(&self, cfg: &ImageEncoderConfig) -> f64;
+}
+
+/// An image encoder with its parameters.
+pub trait ImageEncoder: fmt::Debug {
+    /// What is true of it alone.
+    fn spec(&self) -> &EncoderSpec;
+
+    /// The tokens that enter block 0: special ones, then patches, row by row.
+    ///
+    /// - images: `[n, 3, S, S]`, normalised, S a multiple of the patch size; result `[n, special + patches, D]`
+    fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor;
+
+    /// One block (from 0).
+    ///
+    /// - tokens: `[n, special + patches, D]`; result alike, with as many rows as the guest's update has
+    fn block(&self, index: usize, tokens: &Tensor, guest: &Guest<'_>) -> Tensor;
+
+    /// The final normalisation, over the last axis.
+    fn normalise(&self, tokens: &Tensor) -> Tensor;
+}
+
+/// What passes of an image encoder are looked at for.
+#[derive(Debug)]
+pub struct Features {
+    /// Outputs of the tapped blocks, all tokens, not normalised.
+    pub taps: Vec<Tensor>,
+    /// Output of the last block, all tokens, not normalised.
+    pub last: Tensor,
+}
+
+impl dyn ImageEncoder + '_ {
+    /// All blocks.
+    ///
+    /// - images: `[n, 3, S, S]`, normalised; taps: blocks (from 0) whose outputs are kept
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        taps: &[i64],
+        guest: &Guest<'_>,
+        observe: &dyn Fn(Stage, &Tensor),
+    ) -> Features {
+        let mut tokens = self.embed(images, observe);
+        let mut kept = Vec::with_capacity(taps.len());
+        for index in 0..self.n_blocks() {
+            tokens = self.block(index, &tokens, guest);
+            observe(Stage::Block(index), &tokens);
+            if taps.contains(&(index as i64)) {
+                kept.push(tokens.shallow_clone());
+            }
+        }
+        Features { taps: kept, last: tokens }
+    }
+
+    /// Blocks.
+    pub fn n_blocks(&self) -> usize {
+        usize::try_from(self.spec().depth).unwrap_or_default()
+    }
+
+    /// The patches among tokens as a map.
+    ///
+    /// - tokens: `[n, special + patches, D]`, result `[n, D, S / patch, S / patch]`
+    pub fn map(&self, tokens: &Tensor) -> Tensor {
+        let n_special = match self.spec().input {
+            Input::Pixels(pixels) => pixels.n_special,
+            Input::Words(_) => 0,
+        };
+        let patches = tokens.i((.., n_special.., ..)).transpose(1, 2); // n d p
+        let side = (patches.size()[2] as f64).sqrt().round() as i64;
+        patches.reshape([-1, self.spec().width, side, side])
+    }
+}
+
+/// Rows of a tensor, one for each of `rows`; all as they are without it.
+///
+/// - rows: int64 `[batch]`
+pub fn rows_of(xs: &Tensor, rows: Option<&Tensor>) -> Tensor {
+    rows.map_or_else(|| xs.shallow_clone(), |rows| xs.index_select(0, rows))
+}

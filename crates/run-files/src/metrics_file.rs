@@ -1,0 +1,73 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use ::metrics::SplitReport;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, read_document, write_document};
+
+/// The version that writes these files. Metrics of another version are not compared with ours.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `metrics.json`, the last file that a run writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The version that wrote it; none for those before versions were written down.
+    pub version: Option<String>,
+    /// Optimiser steps of the run.
+    #[serde(default)]
+    pub step: u64,
+    /// Validation mIoU of the best model, in percent.
+    #[serde(default, rename = "best_val_mIoU")]
+    pub best_val_miou: Option<f64>,
+    /// Values that trained.
+    #[serde(default)]
+    pub trained_values: u64,
+    /// What was found, by split.
+    pub splits: BTreeMap<String, SplitReport>,
+    /// Samples left out because they could not be read.
+    #[serde(default)]
+    pub bad_samples: BTreeSet<String>,
+    /// What the run took.
+    #[serde(default)]
+    pub runtime: RunTime,
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunTime {
+    /// Median seconds of a step.
+    pub median_step_seconds: Option<f64>,
+    /// Largest memory held, in MiB.
+    pub peak_rss_mib: Option<f64>,
+    /// How much memory the process gained, over the second half of its steps.
+    pub rss_mib_per_1000_steps: Option<f64>,
+    /// How many open files it gained.
+    pub open_files_per_1000_steps: Option<f64>,
+}
+
+impl Metrics {
+    /// Where a run's metrics are.
+    pub fn file(run: &Path) -> PathBuf {
+        run.join("metrics.json")
+    }
+
+    /// # Errors
+    /// When the file cannot be read, or is none of ours.
+    pub fn read(run: &Path) -> Result<Self> {
+        read_document(&Self::file(run))
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        write_document(&Self::file(run), self)
+    }
+
+    /// The validation split of the first data set.
+    pub fn val(&self) -> Option<&SplitReport> {
+        let of_several = || self.splits.iter().find(|(name, _)| name.ends_with("/val"));
+        self.splits.get("val").or_else(|| of_several().map(|(_, report)| report))
+    }
+}

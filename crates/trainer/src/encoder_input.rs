@@ -1,0 +1,68 @@
+//! What images and sentences become for a network's encoders: the encoders say it, and the data path takes it as values.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use refcoco::letterbox::{Letterbox, Normalisation};
+use refcoco::{ClipTokenizer, RgbImage, SampleShape, Tokenizer};
+use talent::{Input, ModelConfig};
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::EvalTensors;
+
+/// Sizes of a network's inputs, and how its image encoder wants its pixels.
+pub(crate) fn sample_shape(cfg: &ModelConfig) -> SampleShape {
+    let pixels = match cfg.image.spec().input {
+        Input::Pixels(pixels) => Normalisation { mean: pixels.mean, std: pixels.std, border: pixels.border },
+        Input::Words(_) => Normalisation::CLIP,
+    };
+    SampleShape { input_size: cfg.input_size as usize, word_len: cfg.word_len as usize, pixels }
+}
+
+/// What makes tokens for a network's text encoder.
+pub(crate) fn tokenizer(cfg: &ModelConfig) -> Result<Arc<dyn Tokenizer>> {
+    match cfg.text.spec().input {
+        Input::Words(words) => match words.tokenizer {
+            talent::Tokenizer::Clip => Ok(Arc::new(ClipTokenizer::new()?)),
+        },
+        Input::Pixels(_) => bail!("model.text.encoder ({}) takes pixels", cfg.text.encoder.name()),
+    }
+}
+
+/// Refuses a text encoder whose vocabulary lacks tokens that its tokenizer makes.
+pub(crate) fn ensure_vocabulary(cfg: &ModelConfig) -> Result<()> {
+    let Input::Words(words) = cfg.text.spec().input else { return Ok(()) };
+    let (needed, name) = match words.tokenizer {
+        talent::Tokenizer::Clip => (refcoco::VOCABULARY, "CLIP's"),
+    };
+    let vocabulary = words.vocabulary;
+    ensure!(
+        vocabulary >= needed,
+        "model.text.vocabulary ({vocabulary}) must hold the {needed} tokens of {name} tokenizer"
+    );
+    Ok(())
+}
+
+/// Expressions about one image, on a device, with the way back from the square to the image.
+pub(crate) fn about_one_image(
+    image: &RgbImage,
+    texts: &[&str],
+    tokenizer: &dyn Tokenizer,
+    shape: SampleShape,
+    device: Device,
+) -> Result<(Letterbox, EvalTensors)> {
+    let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
+    let side = shape.input_size as i64;
+    let pixels = letterbox.normalised_image(image, &shape.pixels);
+    let mut ids = Vec::with_capacity(texts.len() * shape.word_len);
+    for text in texts {
+        ids.extend(tokenizer.encode_padded(text, shape.word_len)?);
+    }
+    let n = texts.len() as i64;
+    let batch = EvalTensors {
+        images: Tensor::from_slice(&pixels).view([1, 3, side, side]).to_device(device),
+        image_of: Tensor::zeros([n], (Kind::Int64, device)),
+        words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
+    };
+    Ok((letterbox, batch))
+}
