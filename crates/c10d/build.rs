@@ -1,6 +1,8 @@
 //! Compiles the binding against the libtorch that torch-sys found.
 
-include!("../../build-support/nvidia.rs");
+use std::path::PathBuf;
+
+use libtorch_build::{link_to, shared_library};
 
 #[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn main() {
@@ -29,6 +31,5 @@ fn main() {
         println!("cargo:rustc-env=TALENT_NCCL_BUILT={}", library.display());
     }
     build.compile("talent_c10d");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
+    link_to(&lib);
 }

@@ -1,6 +1,8 @@
 //! Compiles the C++ shim against the libtorch that torch-sys found, and hands its folder on to dependants.
 
-include!("../../build-support/nvidia.rs");
+use std::path::PathBuf;
+
+use libtorch_build::{link_to, shared_library};
 
 const SOURCES: [&str; 12] = [
     "csrc/attention.cpp",
@@ -39,6 +41,5 @@ fn main() {
         println!("cargo:rustc-env=TALENT_GRAPHS_BUILT={}", library.display());
     }
     build.files(SOURCES).compile("talent_torch");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
+    link_to(&lib);
 }

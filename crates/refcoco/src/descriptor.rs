@@ -18,7 +18,7 @@ pub enum Format {
     Own,
 }
 
-/// Which data set, where its files lie below the data root, and what it should hold: one `datasets/*.toml`.
+/// Which data set, where its files lie below the data root, and what it should hold: one `descriptors/*.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Descriptor {
@@ -52,16 +52,16 @@ pub struct Descriptor {
 }
 
 const BUILT_IN: [&str; 10] = [
-    include_str!("../../../datasets/refshapes.toml"),
-    include_str!("../../../datasets/refshapes_nta.toml"),
-    include_str!("../../../datasets/refshapes_pretrain.toml"),
-    include_str!("../../../datasets/refcoco.toml"),
-    include_str!("../../../datasets/refcoco+.toml"),
-    include_str!("../../../datasets/refcocog_u.toml"),
-    include_str!("../../../datasets/refcocog_g.toml"),
-    include_str!("../../../datasets/grefcoco.toml"),
-    include_str!("../../../datasets/refclef_unc.toml"),
-    include_str!("../../../datasets/refclef_berkeley.toml"),
+    include_str!("../descriptors/refshapes.toml"),
+    include_str!("../descriptors/refshapes_nta.toml"),
+    include_str!("../descriptors/refshapes_pretrain.toml"),
+    include_str!("../descriptors/refcoco.toml"),
+    include_str!("../descriptors/refcoco+.toml"),
+    include_str!("../descriptors/refcocog_u.toml"),
+    include_str!("../descriptors/refcocog_g.toml"),
+    include_str!("../descriptors/grefcoco.toml"),
+    include_str!("../descriptors/refclef_unc.toml"),
+    include_str!("../descriptors/refclef_berkeley.toml"),
 ];
 
 impl Descriptor {
@@ -176,7 +176,7 @@ mod tests {
         let by_file = Descriptor::find("a/b.jsonl", root.path()).unwrap();
         assert_eq!((by_file.format, by_file.refs.as_str()), (Format::Own, "a/b.jsonl"));
 
-        let mut text = include_str!("../../../datasets/refcoco.toml").to_owned();
+        let mut text = include_str!("../descriptors/refcoco.toml").to_owned();
         std::fs::write(root.path().join("mine.toml"), text.replace("\"refcoco\"", "\"mine\"")).unwrap();
         assert_eq!(Descriptor::find("mine", root.path()).unwrap().name, "mine");
         text.insert_str(0, "wordlen = 3\n");

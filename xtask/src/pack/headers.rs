@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cli_kit::errln;
+use libtorch_build::beside_package;
 
 use crate::libtorch::Libtorch;
 use crate::project::{root, run_aside};
@@ -22,16 +23,16 @@ pub(super) fn of_nvidia(libtorch: &Libtorch) -> Result<String> {
         "{} is a libtorch for CPUs only, and a pack is built with one for CUDA; unset LIBTORCH to let the set-up choose",
         libtorch.path.display()
     );
-    let mut folders = beside(&libtorch.path);
+    let mut folders = beside_package(&libtorch.path);
     let has = |folders: &[PathBuf], name: &str| folders.iter().any(|folder| folder.join(name).is_file());
     let complete = |folders: &[PathBuf]| has(folders, "crt/host_defines.h") && has(folders, "nv/target");
     if !complete(&folders) {
         let fetched = root().join(".nvidia-headers");
-        let own = beside(&fetched.join("torch"));
+        let own = beside_package(&fetched.join("torch"));
         if !complete(&[folders.clone(), own].concat()) {
             fetch(&libtorch.path, &fetched)?;
         }
-        folders.extend(beside(&fetched.join("torch")));
+        folders.extend(beside_package(&fetched.join("torch")));
     }
     ensure!(
         complete(&folders),
@@ -39,17 +40,6 @@ pub(super) fn of_nvidia(libtorch: &Libtorch) -> Result<String> {
     );
     let shown: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
     Ok(shown.join(":"))
-}
-
-/// The header folders of NVIDIA's packages in the Python environment of a package.
-fn beside(package: &Path) -> Vec<PathBuf> {
-    let package = package.canonicalize().unwrap_or_else(|_| package.to_path_buf());
-    let packages = package.parent().map(|folder| folder.join("nvidia"));
-    let packages = packages.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> =
-        packages.map(|package| package.path().join("include")).filter(|folder| folder.is_dir()).collect();
-    folders.sort();
-    folders
 }
 
 fn fetch(libtorch: &Path, to: &Path) -> Result<()> {

@@ -119,7 +119,7 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
     copy_tree(&root.join("crates/parity/tests/golden"), &folder.join("golden"))?;
     let datasets = folder.join("datasets");
     std::fs::create_dir_all(&datasets).with_context(|| datasets.display().to_string())?;
-    for entry in std::fs::read_dir(root.join("datasets"))?.flatten() {
+    for entry in std::fs::read_dir(root.join("crates/refcoco/descriptors"))?.flatten() {
         if entry.path().extension().is_some_and(|ending| ending == "toml") {
             copy(&entry.path(), &datasets.join(entry.file_name()))?;
         }
