@@ -70,8 +70,13 @@ fn operations_by_hand() {
 }
 
 /// Weight, bias, running mean and variance after a training step, output and gradient by the input.
-fn normalise(xs: &Tensor, by_output: &Tensor) -> (Vec<Tensor>, Tensor, Tensor) {
+fn normalise(
+    xs: &Tensor,
+    by_output: &Tensor,
+    processes: Option<Arc<dyn Processes>>,
+) -> (Vec<Tensor>, Tensor, Tensor) {
     let store = Store::new(Device::Cpu, Kind::Double);
+    store.together().set(processes);
     let norm = BatchNorm::new(&store.root(), 3, 1e-5);
     let leaf = xs.copy().set_requires_grad(true);
     let output = norm.forward(&leaf, Mode::Train);
@@ -87,7 +92,7 @@ fn batch_norm_goes_over_all_processes() {
     tch::manual_seed(3);
     // Far from zero, where the mean of squares would lose digits.
     let (xs, by) = (Tensor::randn([8, 3, 4, 5], place) * 2.0 + 100.0, Tensor::randn([8, 3, 4, 5], place));
-    let (whole, output, gradient) = normalise(&xs, &by);
+    let (whole, output, gradient) = normalise(&xs, &by, None);
     for size in [2, 4] {
         let (xs, by) = (values(&xs), values(&by));
         let share = 8 / size as i64;
@@ -95,11 +100,10 @@ fn batch_norm_goes_over_all_processes() {
             let rank = group.rank() as i64;
             let own = |all: &[f64]| Tensor::from_slice(all).view([8, 3, 4, 5]).narrow(0, rank * share, share);
             let processes: Arc<dyn Processes> = group;
-            across::set_processes(Some(Arc::clone(&processes)));
-            let (mut tensors, output, gradient) = normalise(&own(&xs), &own(&by));
+            let shared = Some(Arc::clone(&processes));
+            let (mut tensors, output, gradient) = normalise(&own(&xs), &own(&by), shared);
             processes.add(&mut tensors[0]);
             processes.add(&mut tensors[1]);
-            across::set_processes(None);
             (tensors.iter().map(values).collect::<Vec<_>>(), values(&output), values(&gradient))
         });
         let close = |ours: &[f64], theirs: &Tensor| {

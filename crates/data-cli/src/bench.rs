@@ -9,7 +9,9 @@ use cli_kit::outln;
 use metrics::Overlap;
 use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::sampler::draw_expressions;
-use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, Tokenizer, decode_image, load_batch};
+use refcoco::{
+    Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, Tokenizer, decode_image, load_batch,
+};
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -65,13 +67,14 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build()?;
 
+    let buffers = Buffers::default();
     let (mut stages, mut wholes) = (Vec::new(), Vec::new());
     for pass in 0..=args.passes as u64 {
         let times = stage_times(dataset, &tokenizer, &refs, shape, pass)?;
         let started = Instant::now();
         pool.install(|| -> Result<()> {
             for batch in refs.chunks(args.batch_size) {
-                load_batch(&datasets, &tokenizer, batch, (0, pass), shape, OnError::Stop)?;
+                load_batch(&datasets, &tokenizer, batch, (0, pass), shape, OnError::Stop, &buffers)?;
             }
             Ok(())
         })?;

@@ -27,7 +27,7 @@ struct Entry {
 pub(crate) fn list(args: &ListArgs) -> Result<()> {
     let mut descriptors = Descriptor::all()?;
     let own = Descriptor::own_below(&args.data_root)?;
-    descriptors.extend(own.into_iter().filter(|own| own.format == refcoco::Format::Own));
+    descriptors.extend(own.into_iter().filter(|own| own.format == refcoco::AnnotationFormat::Own));
     let entries: Vec<Entry> =
         descriptors.into_iter().map(|descriptor| entry(descriptor, &args.data_root)).collect();
     if args.json {

@@ -1,12 +1,6 @@
 //! What build scripts of packages on libtorch share.
 //!
-//! A package with a program, test, bench or example on libtorch has this `build.rs`:
-//!
-//! ```no_run
-//! fn main() {
-//!     libtorch_build::link_programs();
-//! }
-//! ```
+//! A package with a program, test, bench or example on libtorch has a `build.rs` whose `main` calls [`link_programs`].
 
 mod headers;
 #[cfg(feature = "compile")]

@@ -77,7 +77,7 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
         // The pooled vector is a map with a single place.
         let map = proto.view([n, -1, 1, 1]);
         let loss = Tccl::new(TcclConfig { divisor })
-            .loss(&map, input("pos_state")?, input("neg_state")?, &valid)
+            .loss(&map, input("pos_state")?, input("neg_state")?, &valid, None)
             .loss;
         return Ok((vec![("loss".into(), loss)], vec![]));
     }

@@ -78,7 +78,7 @@ pub(crate) fn terms(out: &TalentOutput, mask: &Tensor, valid: &Tensor) -> Result
     let affinity = levels.iter().map(|level| &level.loss).sum::<Tensor>() / levels.len() as f64;
     let [positive, negative] =
         out.contrast.as_ref().context("a training pass has positives and negatives")?;
-    let tccl = Tccl::default().loss(&out.neck.aggregated, positive, negative, valid).loss;
+    let tccl = Tccl::default().loss(&out.neck.aggregated, positive, negative, valid, None).loss;
     let total = &seg + &affinity * 0.1 + &tccl * 0.1;
     let mut named =
         vec![("loss", total.shallow_clone()), ("seg", seg), ("affinity", affinity), ("tccl", tccl)];

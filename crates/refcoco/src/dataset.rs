@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::annotation::{Annotation, ImageRecord, Ref};
-use crate::descriptor::{Descriptor, Format};
+use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, MaskError, Result};
 use crate::image_file::{RgbImage, decode_image_into, read_mask};
 use crate::image_source::{ImageSource, stays_inside};
@@ -66,7 +66,7 @@ impl Dataset {
                 .into(),
         };
         let refs_path = folder.join(&descriptor.refs);
-        let own = descriptor.format == Format::Own;
+        let own = descriptor.format == AnnotationFormat::Own;
         // Own data has everything in one file.
         let instances_path = if own { refs_path.clone() } else { folder.join("instances.json") };
         for path in [&refs_path, &instances_path] {
@@ -81,9 +81,9 @@ impl Dataset {
                 .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??,
         };
         let (refs, instances) = match descriptor.format {
-            Format::Refer => (read_refs(&refs_path)?, read_instances(&instances_path)?),
-            Format::Grefcoco => (read_grefs(&refs_path)?, read_instances(&instances_path)?),
-            Format::Own => read_own(&refs_path)?,
+            AnnotationFormat::Refer => (read_refs(&refs_path)?, read_instances(&instances_path)?),
+            AnnotationFormat::Grefcoco => (read_grefs(&refs_path)?, read_instances(&instances_path)?),
+            AnnotationFormat::Own => read_own(&refs_path)?,
         };
         let mut refs_by_image: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (index, reference) in refs.iter().enumerate() {
@@ -325,7 +325,7 @@ impl Dataset {
     /// The mask file that own data names in place of a segmentation.
     fn mask_file(&self, ann_id: i64) -> Result<Option<PathBuf>> {
         let text = self.annotation(ann_id)?.segmentation.get();
-        if self.descriptor.format != Format::Own || !text.starts_with('"') {
+        if self.descriptor.format != AnnotationFormat::Own || !text.starts_with('"') {
             return Ok(None);
         }
         let name: String = serde_json::from_str(text)

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, io_error};
 /// How a data set's annotation files are laid out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum AnnotationFormat {
     /// `refs(...).p` with `instances.json`, as the REFER tools have them: one target per ref.
     #[default]
     Refer,
@@ -28,7 +28,7 @@ pub struct Descriptor {
     pub about: String,
     /// How its annotation files are laid out.
     #[serde(default)]
-    pub format: Format,
+    pub format: AnnotationFormat,
     /// Folder of the annotations below the data root.
     pub folder: String,
     /// The refs file in that folder.
@@ -146,7 +146,7 @@ impl Descriptor {
         Self {
             name: name.to_owned(),
             about: "own data".to_owned(),
-            format: Format::Own,
+            format: AnnotationFormat::Own,
             folder: folder.to_owned(),
             refs: refs.to_owned(),
             images: Vec::new(),
@@ -171,10 +171,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("street")).unwrap();
         std::fs::write(root.path().join("street/refs.jsonl"), "").unwrap();
-        assert_eq!(Descriptor::find("street", root.path()).unwrap().format, Format::Own);
+        assert_eq!(Descriptor::find("street", root.path()).unwrap().format, AnnotationFormat::Own);
         assert_eq!(Descriptor::own_below(root.path()).unwrap().len(), 1);
         let by_file = Descriptor::find("a/b.jsonl", root.path()).unwrap();
-        assert_eq!((by_file.format, by_file.refs.as_str()), (Format::Own, "a/b.jsonl"));
+        assert_eq!((by_file.format, by_file.refs.as_str()), (AnnotationFormat::Own, "a/b.jsonl"));
 
         let mut text = include_str!("../descriptors/refcoco.toml").to_owned();
         std::fs::write(root.path().join("mine.toml"), text.replace("\"refcoco\"", "\"mine\"")).unwrap();

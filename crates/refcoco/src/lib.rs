@@ -11,6 +11,7 @@
 //! - [`refshapes`] makes the synthetic set.
 
 mod annotation;
+mod buffers;
 mod dataset;
 mod descriptor;
 mod error;
@@ -33,14 +34,15 @@ pub mod training_mix;
 mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
+pub use buffers::Buffers;
 pub use dataset::Dataset;
-pub use descriptor::{Descriptor, Format};
+pub use descriptor::{AnnotationFormat, Descriptor};
 pub use error::{Error, MaskError, Result};
 pub use image_file::{RgbImage, decode_image, image_size, read_image, read_image_to_work_on};
 #[cfg(fuzzing)]
 pub use image_source::read_whole_archive;
 pub use jsonl::read_lines;
-pub use loader::{BadSample, Batch, OnError, Plan, RefAt, SampleShape, load_batch, training_batches};
+pub use loader::{BadSample, Batch, BatchPlan, OnError, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use memory_rule::check_memory_rule;
 pub use prefetch::Prefetch;

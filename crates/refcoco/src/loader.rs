@@ -1,12 +1,13 @@
 //! Training batches, prepared ahead on all cores and delivered in a fixed order.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::Ref;
+use crate::buffers::Buffers;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::letterbox::{Letterbox, Normalisation};
@@ -48,6 +49,14 @@ pub struct Batch {
     pub refs: Vec<String>,
     /// Samples left out because they could not be read; n does not count them.
     pub bad: Vec<BadSample>,
+    /// Where the pixels' memory goes when the batch is dropped.
+    pub buffers: Buffers,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.buffers.give_back([std::mem::take(&mut self.images), std::mem::take(&mut self.masks)]);
+    }
 }
 
 /// A ref of one of several data sets trained on together.
@@ -81,7 +90,7 @@ pub struct BadSample {
 
 /// What a batch is made of.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct BatchPlan {
     /// The refs of each batch, in order.
     pub batches: Vec<Vec<RefAt>>,
     /// Seed of the expression choice.
@@ -94,44 +103,20 @@ pub struct Plan {
     pub prefetch: usize,
     /// What happens to a batch with a sample that cannot be read.
     pub on_error: OnError,
+    /// Where batches take the memory of their pixels from.
+    pub buffers: Buffers,
 }
 
 /// Starts preparing the batches of a plan on all cores; they come in the plan's order.
 pub fn training_batches(
     datasets: Arc<Vec<Dataset>>,
     tokenizer: Arc<dyn Tokenizer>,
-    plan: Plan,
+    plan: BatchPlan,
 ) -> Prefetch<Batch> {
-    let Plan { batches, seed, epoch, shape, prefetch, on_error } = plan;
+    let BatchPlan { batches, seed, epoch, shape, prefetch, on_error, buffers } = plan;
     Prefetch::new(batches, prefetch, move |refs| {
-        load_batch(&datasets, &*tokenizer, refs, (seed, epoch), shape, on_error)
+        load_batch(&datasets, &*tokenizer, refs, (seed, epoch), shape, on_error, &buffers)
     })
-}
-
-/// Pixel buffers of batches that were dropped. A batch of the official size takes 98 MiB; a fresh one of that size costs
-/// more time in page faults than some stages take.
-static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
-/// Two buffers a batch, for the batches that are in flight at once.
-const MAX_SPARE: usize = 8;
-
-/// A buffer of this length with arbitrary values.
-fn buffer(len: usize) -> Vec<f32> {
-    let spare = SPARE.lock().ok().and_then(|mut spare| {
-        let found = spare.iter().position(|buffer| buffer.len() == len)?;
-        Some(spare.swap_remove(found))
-    });
-    spare.unwrap_or_else(|| vec![0.0; len])
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        if let Ok(mut spare) = SPARE.lock() {
-            spare.extend([std::mem::take(&mut self.images), std::mem::take(&mut self.masks)]);
-            // The oldest first: they may be of a size that is no longer in use.
-            let excess = spare.len().saturating_sub(MAX_SPARE);
-            spare.drain(..excess);
-        }
-    }
 }
 
 thread_local! {
@@ -148,6 +133,8 @@ struct Sample {
 
 /// Prepares one batch on all cores.
 ///
+/// - buffers: where it takes the memory of its pixels from, and gives it back to when it is dropped
+///
 /// # Errors
 /// The first sample's error, in the order of `refs`: it names the file or annotation. None if bad samples are skipped.
 pub fn load_batch(
@@ -157,9 +144,10 @@ pub fn load_batch(
     (seed, epoch): (u64, u64),
     shape: SampleShape,
     on_error: OnError,
+    buffers: &Buffers,
 ) -> Result<Batch> {
     let plane = shape.input_size * shape.input_size;
-    let (mut images, mut masks) = (buffer(refs.len() * 3 * plane), buffer(refs.len() * plane));
+    let (mut images, mut masks) = (buffers.take(refs.len() * 3 * plane), buffers.take(refs.len() * plane));
     // Every sample is written where it belongs; plane is 0 only for an impossible shape.
     let places = images.par_chunks_mut((3 * plane).max(1)).zip(masks.par_chunks_mut(plane.max(1)));
     let samples: Vec<Result<Sample>> = refs
@@ -180,6 +168,7 @@ pub fn load_batch(
         valid: Vec::new(),
         refs: Vec::new(),
         bad: Vec::new(),
+        buffers: buffers.clone(),
     };
     for (place, (sample, at)) in samples.into_iter().zip(refs).enumerate() {
         let sample = match (sample, on_error) {

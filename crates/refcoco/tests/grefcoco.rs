@@ -5,7 +5,7 @@ use std::path::Path;
 
 use refcoco::letterbox::Normalisation;
 use refcoco::sampler::draw_expressions;
-use refcoco::{ClipTokenizer, Dataset, OnError, RefAt, SampleShape, load_batch, read_grefs};
+use refcoco::{Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, load_batch, read_grefs};
 use serde_json::{Value, json};
 
 fn reference(ref_id: i64, ann_id: Value, no_target: bool, sentence: &str) -> Value {
@@ -62,8 +62,16 @@ fn none_one_and_several_targets() {
     let refs = [0, 2].map(|index| RefAt { dataset: 0, index });
     let shape = SampleShape { input_size: 16, word_len: 9, pixels: Normalisation::CLIP };
     let tokenizer = ClipTokenizer::new().unwrap();
-    let batch =
-        load_batch(std::slice::from_ref(&dataset), &tokenizer, &refs, (0, 0), shape, OnError::Stop).unwrap();
+    let batch = load_batch(
+        std::slice::from_ref(&dataset),
+        &tokenizer,
+        &refs,
+        (0, 0),
+        shape,
+        OnError::Stop,
+        &Buffers::default(),
+    )
+    .unwrap();
     assert_eq!(batch.masks[..256].iter().sum::<f32>(), 0.0);
     assert!(batch.masks[256..].iter().sum::<f32>() > 20.0);
     let stats = dataset.stats().unwrap().total;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use refcoco::letterbox::Normalisation;
 use refcoco::sampler::draw_expressions;
 use refcoco::training_mix::{leaked_images, training_mix};
-use refcoco::{ClipTokenizer, Dataset, Error, OnError, RefAt, SampleShape, load_batch};
+use refcoco::{Buffers, ClipTokenizer, Dataset, Error, OnError, RefAt, SampleShape, load_batch};
 use safe_pickle::Writer;
 
 /// Two 8 x 6 images; image 7 has two squares, image 9 one. Ids are large and have gaps.
@@ -109,7 +109,8 @@ fn a_batch_has_the_declared_shapes() {
     let tokenizer = ClipTokenizer::new().unwrap();
     let refs = [RefAt { dataset: 0, index: 2 }, RefAt { dataset: 0, index: 0 }];
     let shape = SampleShape { input_size: 16, word_len: 9, pixels: Normalisation::CLIP };
-    let batch = load_batch(&datasets, &tokenizer, &refs, (0, 0), shape, OnError::Stop).unwrap();
+    let batch =
+        load_batch(&datasets, &tokenizer, &refs, (0, 0), shape, OnError::Stop, &Buffers::default()).unwrap();
     assert_eq!((batch.images.len(), batch.masks.len(), batch.words.len()), (2 * 3 * 256, 2 * 256, 2 * 9));
     assert_eq!(batch.valid, [0.0, 1.0]);
     assert!(batch.negative_words[..9].iter().all(|&id| id == 0));
@@ -127,7 +128,10 @@ fn the_number_of_threads_changes_nothing() {
     let shape = SampleShape { input_size: 24, word_len: 9, pixels: Normalisation::CLIP };
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| load_batch(&datasets, &tokenizer, &refs, (3, 1), shape, OnError::Stop).unwrap())
+        pool.install(|| {
+            load_batch(&datasets, &tokenizer, &refs, (3, 1), shape, OnError::Stop, &Buffers::default())
+                .unwrap()
+        })
     };
     let one = with(1);
     assert_eq!((&one, &one), (&with(2), &with(5)));

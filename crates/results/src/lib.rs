@@ -23,7 +23,7 @@ pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use read::{Found, LeftOut, Run, read_runs};
 pub use report::report;
 pub use summary::{Difference, Line, MeanSd, Summary};
-pub use table::Format;
+pub use table::TableFormat;
 
 /// Why results could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use cli_kit::{errln, outln};
 use results::{
-    Format, Found, LeftOut, Summary, expressions_frame, published, read_runs, report, runs_frame, write_csv,
-    write_parquet,
+    Found, LeftOut, Summary, TableFormat, expressions_frame, published, read_runs, report, runs_frame,
+    write_csv, write_parquet,
 };
 
 /// Tables of runs: means over seeds, differences to a baseline.
@@ -98,9 +98,9 @@ fn run(cli: &Cli) -> Result<()> {
             }
             return Ok(());
         }
-        OutputFormat::Table => Format::Text,
-        OutputFormat::Md => Format::Markdown,
-        OutputFormat::Tex => Format::Latex,
+        OutputFormat::Table => TableFormat::Text,
+        OutputFormat::Md => TableFormat::Markdown,
+        OutputFormat::Tex => TableFormat::Latex,
     };
     let mut text = summaries.iter().map(|summary| summary.format(format)).collect::<Vec<_>>().join("\n\n");
     for note in comparisons(&runs, &splits) {

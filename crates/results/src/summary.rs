@@ -5,7 +5,7 @@ use metrics::{METRICS, Metric};
 use crate::Error;
 use crate::bootstrap::{Interval, paired_bootstrap};
 use crate::read::Run;
-use crate::table::{Cell, Format, Table};
+use crate::table::{Cell, Table, TableFormat};
 use run_files::{Ablation, ExpressionLine};
 
 /// Mean and standard deviation over seeds.
@@ -128,7 +128,7 @@ impl Summary {
     }
 
     /// The table as text. The best of each metric is marked; differences have 95 % intervals.
-    pub fn format(&self, format: Format) -> String {
+    pub fn format(&self, format: TableFormat) -> String {
         self.table().format(format)
     }
 

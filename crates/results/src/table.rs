@@ -3,7 +3,7 @@
 
 /// How a table is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum TableFormat {
     /// For a terminal.
     Text,
     /// Markdown.
@@ -12,7 +12,7 @@ pub enum Format {
     Latex,
 }
 
-impl Format {
+impl TableFormat {
     /// Text as this form shows it.
     pub fn escape(self, text: &str) -> String {
         // A line is a row.
@@ -70,13 +70,13 @@ impl Cell {
         Self { text: text.into(), is_best }
     }
 
-    fn format(&self, format: Format) -> String {
+    fn format(&self, format: TableFormat) -> String {
         let text = format.escape(&self.text);
         match (self.is_best, format) {
             (false, _) => text,
-            (true, Format::Text) => format!("{text}*"),
-            (true, Format::Markdown) => format!("**{text}**"),
-            (true, Format::Latex) => format!("\\textbf{{{text}}}"),
+            (true, TableFormat::Text) => format!("{text}*"),
+            (true, TableFormat::Markdown) => format!("**{text}**"),
+            (true, TableFormat::Latex) => format!("\\textbf{{{text}}}"),
         }
     }
 }
@@ -89,19 +89,19 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn format(&self, format: Format) -> String {
+    pub(crate) fn format(&self, format: TableFormat) -> String {
         let headings: Vec<String> = self.headings.iter().map(|heading| format.escape(heading)).collect();
         let rows: Vec<Vec<String>> =
             self.rows.iter().map(|row| row.iter().map(|cell| cell.format(format)).collect()).collect();
         match format {
-            Format::Text => text(&headings, &rows),
-            Format::Markdown => {
+            TableFormat::Text => text(&headings, &rows),
+            TableFormat::Markdown => {
                 let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
                 let rule = vec!["---".to_owned(); headings.len()];
                 let lines = [line(&headings), line(&rule)];
                 lines.into_iter().chain(rows.iter().map(|row| line(row))).collect::<Vec<_>>().join("\n")
             }
-            Format::Latex => {
+            TableFormat::Latex => {
                 let columns = format!("l{}", "r".repeat(headings.len().saturating_sub(1)));
                 let line = |cells: &[String]| format!("{} \\\\", cells.join(" & "));
                 let body: Vec<String> = rows.iter().map(|row| line(row)).collect();
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn latex_keeps_every_cell_in_its_place() {
-        let tex = table().format(Format::Latex);
+        let tex = table().format(TableFormat::Latex);
         assert!(tex.contains("val (\\%) & mIoU \\\\"), "{tex}");
         assert!(
             tex.contains(
@@ -181,14 +181,14 @@ mod tests {
 
     #[test]
     fn markdown_and_html_keep_their_columns() {
-        let markdown = table().format(Format::Markdown);
+        let markdown = table().format(TableFormat::Markdown);
         let lines: Vec<&str> = markdown.lines().collect();
         assert_eq!(lines.len(), 4);
         // Bars that part cells are those without a backslash before them.
         let bars = |line: &str| line.replace("\\\\", "").replace("\\|", "").matches('|').count();
         assert!(lines.iter().all(|line| bars(line) == 3), "{markdown}");
         assert!(lines[3].starts_with("| \\*\\*plain\\*\\* |"), "{markdown}");
-        assert_eq!(Format::Markdown.escape("[x](u) &lt; [-0.2, 0.1]"), "[x]\\(u) \\&lt; [-0.2, 0.1]");
+        assert_eq!(TableFormat::Markdown.escape("[x](u) &lt; [-0.2, 0.1]"), "[x]\\(u) \\&lt; [-0.2, 0.1]");
         let html = table().html();
         assert_eq!((html.matches("<tr>").count(), html.matches("<td>").count()), (3, 4));
         assert!(html.contains("&lt;b&gt; | y") && html.contains("<td>**plain**</td>"), "{html}");
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_terminal_shows_a_line_a_row() {
-        let lines = table().format(Format::Text);
+        let lines = table().format(TableFormat::Text);
         assert_eq!(lines.lines().count(), 3);
         assert!(lines.lines().nth(1).is_some_and(|line| line.ends_with("1.00 ± 0.50*")), "{lines}");
     }

@@ -69,7 +69,8 @@ fn a_training_step_equals_the_recording() {
         assert_eq!(level.partners.squeeze_dim(2), recorded[name].to_kind(Kind::Int64), "{name}");
     }
     let cpcl = levels.iter().map(|level| &level.loss).sum::<Tensor>() / 3.0;
-    let tccl = Tccl::default().loss(&out.neck.aggregated, positive, negative, &recorded["tccl_valid"]).loss;
+    let tccl =
+        Tccl::default().loss(&out.neck.aggregated, positive, negative, &recorded["tccl_valid"], None).loss;
     let total = &seg + &cpcl * 0.1 + &tccl * 0.1;
     let values = [&seg, &levels[0].loss, &levels[1].loss, &levels[2].loss, &cpcl, &tccl, &total];
     let expected = [

@@ -21,7 +21,7 @@ fn loss(output: &TalentOutput) -> Tensor {
     let [positive, negative] = output.contrast.as_ref().unwrap();
     Segmentation::default().loss(&output.logits, &mask).total()
         + Cpcl::default().loss(&neck.fused[0], &(&neck.sentence * 30.0)).loss
-        + Tccl::default().loss(&neck.aggregated, positive, negative, &valid).loss
+        + Tccl::default().loss(&neck.aggregated, positive, negative, &valid, None).loss
 }
 
 /// Gradients, buffers, the loss and the state of the random generator after a pass.

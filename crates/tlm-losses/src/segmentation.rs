@@ -115,10 +115,8 @@ mod tests {
         tch::manual_seed(0);
         let place = (Kind::Double, tch::Device::Cpu);
         for (from, to) in [([4, 6], [14, 9]), ([5, 5], [3, 4]), ([4, 4], [4, 9])] {
-            let leaf = || {
-                tch::manual_seed(1);
-                (Tensor::randn([2, 1, from[0], from[1]], place) * 4.0).set_requires_grad(true)
-            };
+            let logits = Tensor::randn([2, 1, from[0], from[1]], place) * 4.0;
+            let leaf = || logits.copy().set_requires_grad(true);
             let target = Tensor::rand([2, 1, to[0], to[1]], place);
             let (small, large) = (leaf(), leaf());
             let ours = Segmentation::default().loss(&small, &target);

@@ -1,5 +1,5 @@
 use tch::Tensor;
-use torch_ext::across::total;
+use torch_ext::across::{Processes, total};
 
 use crate::{unit, wide};
 
@@ -42,13 +42,14 @@ impl Tccl {
     /// - positive, negative: sentence vectors `[batch, C]`
     /// - valid: `[batch]`, 1 where there is a negative, otherwise 0
     ///
-    /// With several processes ([`torch_ext::across`]) the mean of their losses is the loss of all their samples.
+    /// - processes: those that share the batch, if there are several; the mean of their losses is the loss of all their samples
     pub fn loss(
         &self,
         aggregated: &Tensor,
         positive: &Tensor,
         negative: &Tensor,
         valid: &Tensor,
+        processes: Option<&dyn Processes>,
     ) -> TcclLoss {
         let visual = unit(&wide(aggregated).mean_dim([2, 3].as_slice(), false, None), 1);
         let similarity =
@@ -56,7 +57,7 @@ impl Tccl {
         let per_sample = (similarity(negative) - similarity(positive)).softplus();
         let valid = valid.to_kind(per_sample.kind());
         // Several processes average their losses, but the divisor is that of all their samples.
-        let (n_valid, n_processes) = total(&valid.sum(None));
+        let (n_valid, n_processes) = total(&valid.sum(None), processes);
         let loss =
             (per_sample * &valid).sum(None) * n_processes as f64 / (n_valid.clamp_min(1.0) * self.0.divisor);
         TcclLoss { loss }
@@ -72,7 +73,7 @@ mod tests {
         let map = Tensor::from_slice(&[2.0, 0.0, 3.0, 0.0]).view([2, 2, 1, 1]);
         let positive = Tensor::from_slice(&[5.0, 0.0, 0.0, 1.0]).view([2, 2]);
         let negative = Tensor::from_slice(&[0.0, 7.0, 1.0, 0.0]).view([2, 2]);
-        let loss = Tccl::default().loss(&map, &positive, &negative, &Tensor::from_slice(valid)).loss;
+        let loss = Tccl::default().loss(&map, &positive, &negative, &Tensor::from_slice(valid), None).loss;
         f64::try_from(loss).unwrap()
     }
 

@@ -1,6 +1,7 @@
 //! Work that goes over the samples of several processes, each of which holds a share of a batch.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tch::Tensor;
@@ -20,24 +21,33 @@ pub trait Processes: Send + Sync {
     fn add(&self, xs: &mut Tensor);
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<dyn Processes>>> = const { RefCell::new(None) };
+/// Who shares the batches of a network: nobody, until [`Together::set`] says so. What is registered in one
+/// [`Store`](crate::Store) has this in common.
+#[derive(Clone, Default)]
+pub struct Together(Rc<RefCell<Option<Arc<dyn Processes>>>>);
+
+impl std::fmt::Debug for Together {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size = self.0.borrow().as_ref().map_or(1, |processes| processes.size());
+        f.debug_struct("Together").field("size", &size).finish()
+    }
 }
 
-/// From now on, what this thread computes over a batch goes over the batches of all processes: statistics of
-/// [`BatchNorm`](crate::layers::BatchNorm) in training, and [`total`]. `None` ends it.
-pub fn set_processes(processes: Option<Arc<dyn Processes>>) {
-    CURRENT.set(processes);
-}
+impl Together {
+    /// From now on, statistics over a batch go over the batches of all these processes.
+    pub fn set(&self, processes: Option<Arc<dyn Processes>>) {
+        *self.0.borrow_mut() = processes;
+    }
 
-/// The processes whose batches are one, if they are more than this.
-pub(crate) fn others() -> Option<Arc<dyn Processes>> {
-    CURRENT.with_borrow(Option::clone).filter(|processes| processes.size() > 1)
+    /// The processes whose batches are one, if they are more than this.
+    pub(crate) fn others(&self) -> Option<Arc<dyn Processes>> {
+        self.0.borrow().clone().filter(|processes| processes.size() > 1)
+    }
 }
 
 /// A value added up over all processes, and how many they are; no gradient. One process has its own.
-pub fn total(xs: &Tensor) -> (Tensor, usize) {
-    let Some(processes) = others() else { return (xs.detach(), 1) };
+pub fn total(xs: &Tensor, processes: Option<&dyn Processes>) -> (Tensor, usize) {
+    let Some(processes) = processes.filter(|processes| processes.size() > 1) else { return (xs.detach(), 1) };
     let mut sum = xs.detach().copy();
     processes.add(&mut sum);
     (sum, processes.size())

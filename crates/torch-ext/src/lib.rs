@@ -4,7 +4,7 @@
 //!   official state dictionaries (tch's `VarStore` keeps a hash map and knows no integer buffers);
 //! - [`layers`]: linear, convolution, normalisation and attention layers that register under PyTorch's names,
 //!   with every epsilon and initialisation spelled out;
-//! - [`across`]: statistics over the samples of several processes;
+//! - [`across`]: statistics over the samples of several processes (SyncBatchNorm);
 //! - [`custom_gradient`]: values with gradients of one's own;
 //! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
 //! - [`generator`]: state of the random generators, for resuming;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
 
+use crate::across::Together;
 use crate::init::Init;
 
 /// Whether an entry is optimised or only carried along.
@@ -103,6 +104,7 @@ impl Counter {
 pub struct Store {
     entries: Rc<RefCell<IndexMap<String, Entry>>>,
     counters: Rc<RefCell<Vec<(Tensor, Counter)>>>,
+    together: Together,
     device: Device,
     kind: Kind,
     seed: Option<u64>,
@@ -112,7 +114,14 @@ impl Store {
     /// An empty store; floating-point entries get this dtype. Start values are drawn one after the other from libtorch's
     /// CPU generator as it stands.
     pub fn new(device: Device, kind: Kind) -> Self {
-        Self { entries: Rc::default(), counters: Rc::default(), device, kind, seed: None }
+        Self {
+            entries: Rc::default(),
+            counters: Rc::default(),
+            together: Together::default(),
+            device,
+            kind,
+            seed: None,
+        }
     }
 
     /// An empty store whose start values depend on this seed and on each parameter's name alone, so that variants of a
@@ -124,6 +133,11 @@ impl Store {
     /// The path that modules register below.
     pub fn root(&self) -> ParamPath {
         ParamPath { store: self.clone(), prefix: String::new(), group: Group::NONE }
+    }
+
+    /// Who shares the batches that what is registered here is computed over.
+    pub fn together(&self) -> &Together {
+        &self.together
     }
 
     /// Where the tensors are.
@@ -235,6 +249,11 @@ impl ParamPath {
     /// The names in front of what is registered here, such as `dinov2.blocks.3`.
     pub fn name(&self) -> &str {
         &self.prefix
+    }
+
+    /// Who shares the batches of the network that this belongs to.
+    pub fn together(&self) -> Together {
+        self.store.together.clone()
     }
 
     /// Registers a parameter.

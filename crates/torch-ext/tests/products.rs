@@ -5,6 +5,9 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 use torch_ext::layers::{attention, linear};
 
+/// libtorch's random generator is one for all threads: whoever draws holds this.
+static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
 fn leaf(xs: &Tensor, kind: Kind) -> Tensor {
@@ -19,12 +22,12 @@ fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 
 /// Value and gradients by all inputs of `run` in both precisions.
 fn compare(inputs: &[Tensor], kind: Kind, tolerance: f64, run: impl Fn(&[Tensor]) -> Tensor) {
+    let mut drawn: Option<Tensor> = None;
     let results = [kind, Kind::Double].map(|kind| {
         let inputs: Vec<Tensor> = inputs.iter().map(|input| leaf(input, kind)).collect();
         let value = run(&inputs);
         assert_eq!(value.kind(), kind);
-        tch::manual_seed(1);
-        let pull = Tensor::randn(value.size(), DOUBLE).to_kind(kind);
+        let pull = drawn.get_or_insert_with(|| Tensor::randn(value.size(), DOUBLE)).to_kind(kind);
         (&value * pull).sum(Kind::Double).backward();
         let mut all = vec![value.detach()];
         all.extend(inputs.iter().map(Tensor::grad));
@@ -39,6 +42,7 @@ fn compare(inputs: &[Tensor], kind: Kind, tolerance: f64, run: impl Fn(&[Tensor]
 
 #[test]
 fn linear_layers_and_their_gradients() {
+    let _alone = DRAWING.lock();
     tch::manual_seed(0);
     for (n_in, n_out) in [(96, 160), (160, 96)] {
         let inputs = [
@@ -58,6 +62,7 @@ fn linear_layers_and_their_gradients() {
 
 #[test]
 fn frozen_operands_get_no_gradient() {
+    let _alone = DRAWING.lock();
     let place = (Kind::Float, Device::Cpu);
     let (x, w) = (Tensor::randn([600, 96], place), Tensor::randn([128, 96], place));
     assert!(!linear(&x, &w, None).requires_grad());
@@ -71,6 +76,7 @@ fn frozen_operands_get_no_gradient() {
 
 #[test]
 fn attention_and_its_gradients() {
+    let _alone = DRAWING.lock();
     tch::manual_seed(2);
     // One block of queries, and several with another number of keys.
     for (n, m) in [(300, 300), (1100, 130)] {
@@ -87,6 +93,7 @@ fn attention_and_its_gradients() {
 
 #[test]
 fn dropped_attention_weights_and_their_gradients() {
+    let _alone = DRAWING.lock();
     tch::manual_seed(3);
     let (n, p) = (256, 0.25);
     let [q, k] = [0, 1].map(|_| leaf(&Tensor::randn([1, 2, n, 16], DOUBLE), Kind::Float));
@@ -114,6 +121,7 @@ fn dropped_attention_weights_and_their_gradients() {
 
 #[test]
 fn copies_of_frozen_weights_follow_the_weights() {
+    let _alone = DRAWING.lock();
     tch::manual_seed(5);
     let place = (Kind::Float, Device::Cpu);
     let (x, mut w) = (Tensor::randn([4, 8], place), Tensor::randn([8, 8], place));

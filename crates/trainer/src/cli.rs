@@ -9,6 +9,7 @@ use cli_kit::{errln, outln};
 use command_kit::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
 use command_kit::{ScoreArgs, reports_json, score};
 use metrics::SplitReport;
+use ranks::end_with_launcher;
 use serde_json::json;
 
 use crate::ablate::{AblateArgs, ablate};
@@ -17,18 +18,19 @@ use crate::check_device::{CheckDeviceArgs, check_device};
 use crate::checkpoint::{EncoderRoot, is_same};
 use crate::config::{self, MAX_SEED, Precision, Regime, Source};
 use crate::data_program::become_data_program;
+use crate::distributed::refuse_several;
 use crate::evaluate::{evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
 use crate::interrupt::{Interrupted, survive_file_size_limit};
-use crate::launcher::end_with_launcher;
+use crate::official_checkpoint::export;
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::prediction_file::PredictionFile;
 use crate::pretrain::pretrain;
-use crate::processes::refuse_several;
-use crate::train::{CheckpointEvery, Resume, RunOptions, config_to_resume, stored_checkpoint, train};
-use crate::weights::export;
+use crate::train::{
+    CheckpointEvery, Resume, RunOptions, SharedFlags, config_to_resume, stored_checkpoint, train,
+};
 
 /// Referring image segmentation with TALENT.
 #[derive(Debug, Parser)]
@@ -157,18 +159,11 @@ struct TrainArgs {
     config: ConfigArgs,
     #[command(flatten)]
     machine: Machine,
-    /// Folder of the data sets
-    #[arg(long, default_value = DEFAULT_DATA_ROOT)]
-    data_root: PathBuf,
+    #[command(flatten)]
+    shared: SharedFlags,
     /// The run's folder [default: runs/NAME]
     #[arg(long)]
     run_dir: Option<PathBuf>,
-    /// End the run normally after so many steps
-    #[arg(long)]
-    max_steps: Option<u64>,
-    /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
-    #[arg(long)]
-    recompute: bool,
     /// Experimental: record a step as a CUDA graph and repeat it, for small batches, whose kernels a GPU does faster than a CPU
     /// asks for them (docs/gpu.md says what is known to fail)
     #[arg(long, conflicts_with = "recompute")]
@@ -365,7 +360,7 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
 
 fn run_train(args: &TrainArgs) -> Result<()> {
     torch_ext::upload_beside(args.upload_stream);
-    ensure!(args.max_steps != Some(0), "--max-steps must be positive");
+    ensure!(args.shared.max_steps != Some(0), "--max-steps must be positive");
     ensure!(args.keep_checkpoints > 0, "--keep-checkpoints must be positive");
     let resume = match &args.resume {
         None => Resume::No,
@@ -378,7 +373,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     };
     let cfg = match own {
         Some(cfg) => cfg,
-        None => args.config.load(&args.data_root)?,
+        None => args.config.load(&args.shared.data_root)?,
     };
     let resumed_folder = match &resume {
         Resume::From(path) if path.is_dir() => Some(path.clone()),
@@ -387,10 +382,8 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let default_folder = || resumed_folder.unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name));
     let options = RunOptions {
         machine: args.machine.clone(),
-        data_root: args.data_root.clone(),
+        shared: args.shared.clone(),
         run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
-        max_steps: args.max_steps,
-        recompute: args.recompute,
         cuda_graphs: args.cuda_graphs,
         overlap_all_reduce: args.overlap_all_reduce,
         allow_missing: args.allow_missing.clone(),

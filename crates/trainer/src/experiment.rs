@@ -12,10 +12,10 @@ use tch::{Device, Kind};
 
 use crate::checkpoint::{self, EncoderRoot, Meta};
 use crate::config::{self, Config, Source};
+use crate::distributed::{Processes, local_device};
 use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
-use crate::processes::{Processes, local_device};
 
 /// More than any machine has; each takes a stack, and starting millions of them never ends.
 const MAX_THREADS: usize = 4096;

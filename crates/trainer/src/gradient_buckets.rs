@@ -7,7 +7,7 @@ use c10d::{Group, PendingReduce, Reduce};
 use tch::Tensor;
 use torch_ext::{Adam, GradientHooks};
 
-use crate::processes::Processes;
+use crate::distributed::Processes;
 
 /// Values of a bucket: 25 MB in float32, PyTorch's default. Smaller ones begin earlier and cost more latency.
 const BUCKET: usize = 6_250_000;

@@ -9,8 +9,8 @@ use refcoco::Dataset;
 use refcoco::evaluation::Query;
 use run_files::Record;
 
+use crate::distributed::Processes;
 use crate::evaluate::{Prediction, joined};
-use crate::processes::Processes;
 
 /// Draws loss terms and validation metrics over the steps.
 pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {

@@ -6,8 +6,8 @@ use anyhow::Result;
 use refcoco::Dataset;
 use run_files::{PredictionLine, key_of};
 
+use crate::distributed::Processes;
 use crate::evaluate::{Prediction, joined};
-use crate::processes::Processes;
 
 /// Collects a line an expression.
 #[derive(Debug)]

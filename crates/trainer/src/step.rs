@@ -9,10 +9,10 @@ use tracing::trace_span;
 
 use crate::batch::TrainTensors;
 use crate::config::Config;
+use crate::distributed::Processes;
 use crate::gradient_buckets::GradientBuckets;
-use crate::losses::objective;
+use crate::losses::{Inputs, objective};
 use crate::precision::LossScaler;
-use crate::processes::Processes;
 
 /// What a step did.
 #[derive(Debug)]
@@ -148,6 +148,7 @@ impl<'a> Steps<'a> {
         device: Device,
         processes: &'a Processes,
     ) -> Self {
+        processes.share_batches(model);
         Self { model, cfg, device, processes, recompute: false, buckets: None }
     }
 
@@ -241,11 +242,11 @@ impl<'a> Steps<'a> {
         part: &TrainTensors,
         scaled: impl FnOnce(&Tensor) -> Tensor,
     ) -> Result<Vec<(&'static str, Tensor)>> {
-        let Self { model, cfg, device, recompute, .. } = *self;
+        let Self { model, cfg, device, processes, recompute, .. } = *self;
         let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
         let mut terms = Vec::new();
         let loss = |output: &TalentOutput| {
-            let objective = objective(output, part, &cfg.loss);
+            let objective = objective(&Inputs { output, batch: part, processes }, &cfg.loss);
             terms = objective.terms;
             terms.push(("total", objective.total.detach()));
             scaled(&objective.total)
@@ -272,9 +273,9 @@ impl<'a> Steps<'a> {
 mod tests {
     use super::*;
     use crate::bench::network::random_batch;
+    use crate::distributed::tests::DRAWING;
     use crate::encoder_input::sample_shape;
     use crate::optim::adam;
-    use crate::processes::tests::DRAWING;
 
     /// Parameters by name.
     fn parameters(model: &Talent) -> Vec<Tensor> {

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::Mode;
 use super::norm_across::{Statistics, normalise};
-use crate::across::{self, Processes};
+use crate::across::{Processes, Together};
 use crate::init::Init;
 use crate::shim;
 use crate::store::{Counter, ParamPath};
@@ -20,6 +20,7 @@ pub struct BatchNorm {
     running_mean: Tensor,
     running_var: Tensor,
     num_batches_tracked: Counter,
+    together: Together,
     eps: f64,
 }
 
@@ -32,6 +33,7 @@ impl BatchNorm {
             running_mean: path.buffer("running_mean", &[channels], 0.0),
             running_var: path.buffer("running_var", &[channels], 1.0),
             num_batches_tracked: path.counter("num_batches_tracked"),
+            together: path.together(),
             eps,
         }
     }
@@ -39,12 +41,13 @@ impl BatchNorm {
     /// - xs: `[batch, channels, ...]`
     ///
     /// Training normalises with the batch's biased variance and moves the running statistics (unbiased variance)
-    /// towards the batch's by a tenth. The batch is that of all processes which [`across`] knows of.
+    /// towards the batch's by a tenth. The batch is that of all processes that share the network's batches ([`Together`]), as
+    /// SyncBatchNorm has it.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         if mode == Mode::Train {
             self.num_batches_tracked.advance();
         }
-        if let (true, Some(processes)) = (mode.is_train(), across::others()) {
+        if let (true, Some(processes)) = (mode.is_train(), self.together.others()) {
             return self.forward_across(xs, mode, &processes);
         }
         // Without running statistics none are moved.

@@ -1,22 +1,22 @@
 //! One training run of an ablation.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use ranks::{Ranks, Team};
 use run_files::Metrics;
-use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::SIGTERM;
 
 use super::AblateArgs;
-use super::plan::Plan;
+use super::plan::AblationPlan;
 use crate::config::{Config, differences};
 use crate::interrupt::Interrupt;
-use crate::launcher::this_launcher;
 
 /// A row with a seed.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Cell {
 /// Who trains cells, one after the other.
 #[derive(Debug)]
 pub(super) struct Worker<'a> {
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a AblationPlan,
     pub(super) args: &'a AblateArgs,
     pub(super) device: String,
     /// Number of the first of the devices of several processes.
@@ -60,59 +60,6 @@ impl fmt::Display for Outcome {
                 write!(f, "  ({seconds:.0} s)")
             }
             Self::Failed(why) => write!(f, "failed: {why}"),
-        }
-    }
-}
-
-/// Waits for a cell. A signal that reaches this process alone is passed on, so that the cell saves its step and ends too.
-fn wait(mut child: Child, interrupt: &Interrupt) -> Result<ExitStatus> {
-    let mut told = false;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if !told && interrupt.check().is_err() {
-            told = true;
-            // Fails only if it has just ended by itself.
-            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// The processes besides the first that train a cell. They end with it; whatever is left then is ended here.
-struct Others(Vec<Child>);
-
-impl Others {
-    /// Starts ranks 1 and up of a command, and leaves it to be started as rank 0.
-    fn start(command: &mut Command, nproc: usize, first_device: usize) -> Result<Self> {
-        let mut others = Self(Vec::new());
-        if nproc == 1 {
-            return Ok(others);
-        }
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let (variable, launcher) = this_launcher();
-        command
-            .env("WORLD_SIZE", nproc.to_string())
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", free.context("looking for a free port")?.port().to_string())
-            .env(variable, launcher);
-        for rank in (0..nproc).rev() {
-            command.env("RANK", rank.to_string()).env("LOCAL_RANK", (first_device + rank).to_string());
-            if rank > 0 {
-                // What they have to say, rank 0 says too.
-                others.0.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-            }
-        }
-        Ok(others)
-    }
-}
-
-impl Drop for Others {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
         }
     }
 }
@@ -157,10 +104,9 @@ impl Cell {
     }
 
     fn train(&self, on: &Worker<'_>) -> Result<()> {
-        let Worker { plan, args, device, threads, interrupt, .. } = on;
         std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
         let cell = run_files::Cell {
-            ablation: plan.name.clone(),
+            ablation: on.plan.name.clone(),
             row: self.row.clone(),
             seed: self.seed,
             set: self.overrides.clone(),
@@ -168,54 +114,57 @@ impl Cell {
         cell.write(&self.run_dir)?;
         let log = self.run_dir.join("log.txt");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new(std::env::current_exe().context("where this program is")?);
-        command.stdin(Stdio::null()).args([
-            "train",
-            "--resume",
-            "auto",
-            "--device",
-            device,
-            "--seed",
-            &self.seed.to_string(),
-        ]);
-        command.arg("--run-dir").arg(&self.run_dir).arg("--data-root").arg(&args.data_root);
+        let program = std::env::current_exe().context("where this program is")?;
+        let process = |rank: usize| -> std::io::Result<Command> {
+            let mut command = Command::new(&program);
+            command.stdin(Stdio::null()).args(self.arguments(on));
+            match rank {
+                0 => command.stdout(file.try_clone()?).stderr(file.try_clone()?),
+                // What they have to say, rank 0 says too.
+                _ => command.stdout(Stdio::null()).stderr(Stdio::null()),
+            };
+            Ok(command)
+        };
+        let mut ranks = match on.args.nproc {
+            1 => Ranks::from(process(0)?.spawn()?),
+            nproc => Team { first_device: on.first_device, ..Team::here(nproc) }.start(process)?,
+        };
+        // A signal that reaches this process alone is passed on, so that the cell saves its step and ends too.
+        let mut told = false;
+        let failed = ranks.supervise(|| {
+            let asked = !told && on.interrupt.check().is_err();
+            told |= asked;
+            asked.then_some(SIGTERM)
+        })?;
+        let Some((_, status)) = failed else { return Ok(()) };
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        match text.lines().last().unwrap_or_default().trim_start_matches("error: ") {
+            "" => bail!("{status}"),
+            line => bail!("{line}"),
+        }
+    }
+
+    /// What its processes are started with.
+    fn arguments(&self, on: &Worker<'_>) -> Vec<OsString> {
+        let Worker { plan, args, device, threads, .. } = on;
+        let mut all: Vec<OsString> =
+            ["train", "--resume", "auto", "--device", device, "--seed"].map(Into::into).to_vec();
+        all.push(self.seed.to_string().into());
+        all.extend(["--run-dir".into(), self.run_dir.clone().into()]);
         for (flag, value) in
             [("--preset", &plan.preset), ("--config", &plan.config), ("--dataset", &plan.dataset)]
         {
-            if let Some(value) = value {
-                command.args([flag, value]);
-            }
+            all.extend(value.iter().flat_map(|value| [flag.into(), value.into()]));
         }
         if !self.overrides.is_empty() {
-            command.arg("--set").args(&self.overrides);
+            all.push("--set".into());
+            all.extend(self.overrides.iter().map(Into::into));
         }
         if let Some(threads) = threads {
-            command.args(["--threads", &threads.to_string()]);
+            all.extend(["--threads".into(), threads.to_string().into()]);
         }
-        if let Some(steps) = args.max_steps {
-            command.args(["--max-steps", &steps.to_string()]);
-        }
-        if args.recompute {
-            command.arg("--recompute");
-        }
-        let file_again = file.try_clone().with_context(|| log.display().to_string())?;
-        let others = Others::start(&mut command, args.nproc, on.first_device)?;
-        let child = command.stdout(file_again).stderr(file).spawn()?;
-        let status = wait(child, interrupt)?;
-        drop(others);
-        let last_line = || {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        };
-        ensure!(
-            status.success(),
-            "{}",
-            match last_line() {
-                line if line.is_empty() => status.to_string(),
-                line => line,
-            }
-        );
-        Ok(())
+        all.extend(args.shared.arguments());
+        all
     }
 
     /// mIoU and NTA mass of the validation split of the first data set.

@@ -15,15 +15,16 @@ use command_kit::Live;
 use run_files::{Ablation, Row};
 
 use crate::ablate::cell::{Cell, Outcome, Worker};
-use crate::ablate::plan::{Mode, Plan, folder_name};
+use crate::ablate::plan::{AblationPlan, AxisMode, folder_name};
 use crate::config::{self, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
 use crate::pretrain::pretrain;
+use crate::train::SharedFlags;
 
 #[derive(Debug, Args)]
 pub(crate) struct AblateArgs {
-    /// Plan: paper, quick, beyond, or a TOML file [default: quick]
+    /// AblationPlan: paper, quick, beyond, or a TOML file [default: quick]
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
     /// What varies, in place of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
@@ -32,7 +33,7 @@ pub(crate) struct AblateArgs {
     axis: Vec<String>,
     /// How axes become rows [default: grid]
     #[arg(long)]
-    mode: Option<Mode>,
+    mode: Option<AxisMode>,
     /// Preset of every cell, in place of the plan's
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
@@ -48,18 +49,11 @@ pub(crate) struct AblateArgs {
     /// Seeds, separated by commas, in place of the plan's
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     seeds: Vec<u64>,
-    /// End every cell normally after so many steps
-    #[arg(long)]
-    max_steps: Option<u64>,
-    /// Compute the image encoder's blocks again in the backward pass: less memory, more time, the same results
-    #[arg(long)]
-    recompute: bool,
     /// Folder of the cells' runs [default: runs/ablate-NAME]
     #[arg(long)]
     runs_dir: Option<PathBuf>,
-    /// Folder of the data sets
-    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
-    data_root: PathBuf,
+    #[command(flatten)]
+    shared: SharedFlags,
     /// Cells at once [default: as many as there are CUDA devices for, otherwise one]
     #[arg(long)]
     jobs: Option<usize>,
@@ -75,8 +69,8 @@ pub(crate) struct AblateArgs {
 
 pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     let mut plan = match args.axis.as_slice() {
-        [] => Plan::load(args.plan.as_deref().unwrap_or("quick"))?,
-        axes => Plan::of_axes(axes, args.mode.unwrap_or_default())?,
+        [] => AblationPlan::load(args.plan.as_deref().unwrap_or("quick"))?,
+        axes => AblationPlan::of_axes(axes, args.mode.unwrap_or_default())?,
     };
     if args.preset.is_some() || args.config.is_some() {
         (plan.preset, plan.config) = (args.preset.clone(), args.config.clone());
@@ -108,7 +102,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
                 config: plan.config.clone(),
                 dataset: plan.dataset.clone(),
                 overrides: overrides.clone(),
-                data_root: args.data_root.clone(),
+                data_root: args.shared.data_root.clone(),
             };
             let cfg = config::load(&source).with_context(|| format!("row `{}`", row.name))?;
             cells.push(Cell {
@@ -140,21 +134,21 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     names.sort();
     names.dedup();
     for name in names {
-        command_kit::open(name, &args.data_root)?;
+        command_kit::open(name, &args.shared.data_root)?;
     }
     let testbed = config::Config::testbed();
     for cell in cells {
         // Only encoders of the testbed can be made; others are the user's to bring.
         let makes = cell.cfg.weights == testbed.weights;
         if makes && !Path::new(&cell.cfg.weights.image).is_file() {
-            pretrain(&cell.cfg, &args.machine, &args.data_root, false)?;
+            pretrain(&cell.cfg, &args.machine, &args.shared.data_root, false)?;
         }
     }
     Ok(())
 }
 
 /// Leaves what tables need to know: the order of rows, and which of them is the baseline.
-fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[Row]) -> Result<()> {
+fn write_plan(runs_dir: &Path, plan: &AblationPlan, rows: &[Row]) -> Result<()> {
     std::fs::create_dir_all(runs_dir).with_context(|| runs_dir.display().to_string())?;
     let ablation = Ablation {
         name: plan.name.clone(),
@@ -172,7 +166,7 @@ fn write_plan(runs_dir: &Path, plan: &Plan, rows: &[Row]) -> Result<()> {
 /// Of a cell, on one machine.
 const MAX_PROCESSES: usize = 256;
 
-fn run_all(plan: &Plan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
+fn run_all(plan: &AblationPlan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
     let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
     let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });

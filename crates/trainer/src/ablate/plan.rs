@@ -19,7 +19,7 @@ const SHIPPED: [(&str, &str); 3] = [
 /// A plan as it stands in a TOML file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Plan {
+pub(crate) struct AblationPlan {
     /// Names the folder of its runs.
     pub(crate) name: String,
     /// Preset of every cell.
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     pub(crate) set: Vec<String>,
     /// How axes become rows.
     #[serde(default)]
-    pub(crate) mode: Mode,
+    pub(crate) mode: AxisMode,
     /// Rows by hand.
     #[serde(default)]
     pub(crate) row: Vec<Row>,
@@ -49,7 +49,7 @@ pub(crate) struct Plan {
 /// How axes become rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Mode {
+pub(crate) enum AxisMode {
     /// Every combination of values.
     #[default]
     Grid,
@@ -70,7 +70,7 @@ pub(crate) struct Axis {
     pub(crate) values: Vec<toml::Value>,
 }
 
-impl Plan {
+impl AblationPlan {
     /// A shipped plan, or one from a file.
     pub(crate) fn load(name: &str) -> Result<Self> {
         let text = match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
@@ -93,7 +93,7 @@ impl Plan {
     }
 
     /// A plan of axes given on the command line.
-    pub(crate) fn of_axes(axes: &[String], mode: Mode) -> Result<Self> {
+    pub(crate) fn of_axes(axes: &[String], mode: AxisMode) -> Result<Self> {
         let axis = axes.iter().map(|text| Axis::parse(text)).collect::<Result<_>>()?;
         Ok(Self {
             name: "custom".into(),
@@ -164,7 +164,7 @@ impl Plan {
         let bases: Vec<usize> = vec![0; axes.len()];
         let mut choices: Vec<Vec<usize>> = Vec::new();
         match self.mode {
-            Mode::Grid => {
+            AxisMode::Grid => {
                 choices.push(vec![]);
                 for levels in &axes {
                     choices = choices
@@ -175,7 +175,7 @@ impl Plan {
                         .collect();
                 }
             }
-            Mode::OneAtATime => {
+            AxisMode::OneAtATime => {
                 choices.push(bases.clone());
                 for (axis, levels) in axes.iter().enumerate() {
                     for level in 1..levels.len() {
@@ -185,7 +185,7 @@ impl Plan {
                     }
                 }
             }
-            Mode::Cumulative => {
+            AxisMode::Cumulative => {
                 choices.push(bases.clone());
                 for (axis, levels) in axes.iter().enumerate() {
                     let mut choice = choices[choices.len() - 1].clone();
@@ -277,15 +277,15 @@ pub(crate) fn folder_name(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names(axes: &[&str], mode: Mode) -> Vec<String> {
+    fn names(axes: &[&str], mode: AxisMode) -> Vec<String> {
         let axes: Vec<String> = axes.iter().map(|axis| (*axis).to_owned()).collect();
-        Plan::of_axes(&axes, mode).unwrap().rows().unwrap().into_iter().map(|row| row.name).collect()
+        AblationPlan::of_axes(&axes, mode).unwrap().rows().unwrap().into_iter().map(|row| row.name).collect()
     }
 
     #[test]
     fn shipped_plans_load_and_their_settings_are_valid() {
         for (name, _) in SHIPPED {
-            let plan = Plan::load(name).unwrap();
+            let plan = AblationPlan::load(name).unwrap();
             for row in plan.rows().unwrap() {
                 let source = crate::config::Source {
                     preset: plan.preset.clone(),
@@ -300,11 +300,11 @@ mod tests {
     #[test]
     fn axes_become_rows() {
         assert_eq!(
-            names(&["rca", "loss.cpcl=0.0,0.1"], Mode::Grid),
+            names(&["rca", "loss.cpcl=0.0,0.1"], AxisMode::Grid),
             ["no rca, loss.cpcl=0.0", "no rca, loss.cpcl=0.1", "rca, loss.cpcl=0.0", "rca, loss.cpcl=0.1"]
         );
         assert_eq!(
-            names(&["rca", "model.image.gate=frozen,learned"], Mode::OneAtATime),
+            names(&["rca", "model.image.gate=frozen,learned"], AxisMode::OneAtATime),
             [
                 "no rca, model.image.gate=frozen",
                 "rca, model.image.gate=frozen",
@@ -312,22 +312,27 @@ mod tests {
             ]
         );
         assert_eq!(
-            names(&["rca", "cpcl", "tccl"], Mode::Cumulative),
+            names(&["rca", "cpcl", "tccl"], AxisMode::Cumulative),
             ["no rca, no cpcl, no tccl", "rca, no cpcl, no tccl", "rca, cpcl, no tccl", "rca, cpcl, tccl"]
         );
     }
 
     #[test]
     fn mistakes_are_named() {
-        let error = Plan::of_axes(&["rcb".into()], Mode::Grid).unwrap().rows().unwrap_err().to_string();
+        let error =
+            AblationPlan::of_axes(&["rcb".into()], AxisMode::Grid).unwrap().rows().unwrap_err().to_string();
         assert!(error.contains("`rcb`"), "{error}");
         for (axis, what) in [("seed=1,2", "--seeds"), ("name=a,b", "`name`")] {
-            let error = Plan::of_axes(&[axis.into()], Mode::Grid).unwrap().rows().unwrap_err().to_string();
+            let error = AblationPlan::of_axes(&[axis.into()], AxisMode::Grid)
+                .unwrap()
+                .rows()
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(what), "{error}");
         }
-        assert!(Plan::load("papr").unwrap_err().to_string().contains("papr"));
+        assert!(AblationPlan::load("papr").unwrap_err().to_string().contains("papr"));
         let twice = "name = \"x\"\nseeds = [1, 1]\n[[row]]\nname = \"a\"\nset = []";
-        let plan: Plan = toml::from_str(twice).unwrap();
+        let plan: AblationPlan = toml::from_str(twice).unwrap();
         assert!(plan.rows().unwrap_err().to_string().contains("a seed occurs twice"));
     }
 

@@ -10,7 +10,7 @@ use talent::forward_flops;
 use tracing::trace_span;
 
 use super::memory::peak_mib;
-use super::{Pace, Report, Timing};
+use super::{BenchReport, Pace, Timing};
 use crate::cli::ConfigArgs;
 use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
@@ -70,7 +70,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
         }
         Ok(())
     })?;
-    let report = Report {
+    let report = BenchReport {
         head: json!({"bench": "eval", "config": cfg.name, "batch_size": args.batch_size, "image_size": args.image_size}),
         measured: &measured,
         samples: args.batch_size,

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use tlm_losses::Cpcl;
 
 use super::memory::{extra_mib, peak_mib};
-use super::{Pace, Report, Timing};
+use super::{BenchReport, Pace, Timing};
 use crate::config::Precision;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
     // symmetric, one with all rows.
     let one = 2.0 * ((rows * columns).pow(2) * channels * n) as f64;
     let flops = shares.iter().map(|share| one * (share + (2.0 * share).min(1.0))).sum::<f64>() as u64;
-    let report = Report {
+    let report = BenchReport {
         head: json!({
             "bench": "loss", "shape": args.shape, "levels": args.levels, "passing": shares, "peak_extra_mib": extra,
         }),

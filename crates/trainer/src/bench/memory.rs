@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::Device;
 
 use crate::allocator::giving_back;
-use crate::process::{peak_rss_mib, rss_mib};
+use crate::proc_status::{peak_rss_mib, rss_mib};
 
 const UNKNOWN: &str = "/proc/self/status does not say how much memory is in use";
 const MIB: f64 = (1 << 20) as f64;

@@ -181,7 +181,7 @@ pub(crate) fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
 
 /// What a benchmark reports besides its times.
 #[derive(Debug)]
-struct Report<'a> {
+struct BenchReport<'a> {
     /// Name and settings.
     head: Value,
     measured: &'a Measured,
@@ -194,7 +194,7 @@ struct Report<'a> {
     peak_mib: f64,
 }
 
-impl Report<'_> {
+impl BenchReport<'_> {
     fn print(&self, as_json: bool) -> Result<()> {
         let Self { measured, samples, flops, device, .. } = *self;
         let (median, rate) = (measured.median(), flops as f64 / measured.median());

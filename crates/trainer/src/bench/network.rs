@@ -4,23 +4,23 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use refcoco::{Batch, SampleShape};
+use refcoco::{Batch, Buffers, SampleShape};
 use serde_json::json;
 use talent::{Pass, forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Adam;
 
 use super::memory::peak_mib;
-use super::{Measured, Pace, Repeats, Report, Timing};
+use super::{BenchReport, Measured, Pace, Repeats, Timing};
 use crate::batch::TrainTensors;
 use crate::cli::ConfigArgs;
 use crate::config::Config;
+use crate::distributed::Processes;
 use crate::experiment::Experiment;
 use crate::gradient_buckets::GradientBuckets;
 use crate::memory_limit::ensure_fits;
 use crate::optim::adam;
 use crate::precision::LossScaler;
-use crate::processes::Processes;
 use crate::step::{QueuedStep, Steps};
 use crate::step_graph::GraphedSteps;
 
@@ -94,6 +94,7 @@ pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
         valid: vec![1.0; n],
         refs: (0..n).map(|index| format!("random/{index}")).collect(),
         bad: Vec::new(),
+        buffers: Buffers::default(),
     }
 }
 
@@ -266,7 +267,7 @@ pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
 impl NetworkBenchArgs {
     fn report(&self, what: &str, experiment: &Experiment, measured: &Measured, flops: u64) -> Result<()> {
         let device: Device = experiment.device;
-        let report = Report {
+        let report = BenchReport {
             head: json!({"bench": what, "config": experiment.cfg.name, "batch_size": self.batch_size}),
             measured,
             samples: self.batch_size,

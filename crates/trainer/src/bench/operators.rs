@@ -15,7 +15,7 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::network::{NetworkBenchArgs, StepQueue, Way};
 use super::synchronize;
-use crate::processes::Processes;
+use crate::distributed::Processes;
 
 #[derive(Debug, Args)]
 pub(crate) struct OperatorsBenchArgs {

@@ -9,8 +9,8 @@ use crate::bench::Repeats;
 use crate::bench::memory::peak_mib;
 use crate::bench::network::Way;
 use crate::config::Precision;
+use crate::distributed::Processes;
 use crate::panics::as_errors;
-use crate::processes::Processes;
 
 pub(super) fn batches(setting: &Setting) -> Result<Outcome> {
     let sizes: &[usize] = if setting.small() { &[1, 2, 8] } else { &[1, 2, 4, 8, 16, 32, 64, 96, 128] };

@@ -12,7 +12,7 @@ use super::speed::Network;
 use crate::bench::network::{StepQueue, Way};
 use crate::bench::{Repeats, synchronize};
 use crate::config::Precision;
-use crate::processes::Processes;
+use crate::distributed::Processes;
 
 pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
     if !setting.device.is_cuda() {

@@ -9,7 +9,7 @@ use figures::Canvas;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use refcoco::letterbox::Normalisation;
-use refcoco::{ClipTokenizer, OnError, Plan, RefAt, SampleShape, Tokenizer, training_batches};
+use refcoco::{BatchPlan, Buffers, ClipTokenizer, OnError, RefAt, SampleShape, Tokenizer, training_batches};
 use serde_json::json;
 
 use super::part::{Outcome, Setting};
@@ -66,11 +66,13 @@ pub(super) fn loader(setting: &Setting) -> Result<Outcome> {
     let refs: Vec<RefAt> = (0..n).map(|index| RefAt { dataset: 0, index }).collect();
     let tokenizer: Arc<dyn Tokenizer> = Arc::new(ClipTokenizer::new()?);
     let shape = SampleShape { input_size: 448, word_len: 17, pixels: Normalisation::CLIP };
+    let buffers = Buffers::default();
     let rate = |rounds: usize| -> Result<f64> {
         let batches = refs.chunks(32.min(n)).map(<[RefAt]>::to_vec);
         let batches: Vec<Vec<RefAt>> =
             std::iter::repeat_n(batches.collect::<Vec<_>>(), rounds).flatten().collect();
-        let plan = Plan { batches, seed: 0, epoch: 0, shape, prefetch: 3, on_error: OnError::Stop };
+        let (on_error, buffers) = (OnError::Stop, buffers.clone());
+        let plan = BatchPlan { batches, seed: 0, epoch: 0, shape, prefetch: 3, on_error, buffers };
         let started = Instant::now();
         let mut seen = 0;
         for batch in training_batches(Arc::clone(&datasets), Arc::clone(&tokenizer), plan) {

@@ -71,7 +71,7 @@ fn cases(small: bool) -> Vec<Case> {
         ],
         rest: vec![Tensor::from_slice(&[1.0, 0.0, 1.0, 1.0]).narrow(0, 0, b)],
         loss: Box::new(|leaves, rest| {
-            (Tccl::default().loss(&leaves[0], &leaves[1], &leaves[2], &rest[0]).loss, None)
+            (Tccl::default().loss(&leaves[0], &leaves[1], &leaves[2], &rest[0], None).loss, None)
         }),
     });
     cases.push(Case {

@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail};
 use cli_kit::{errln, outln};
 
 use self::part::{Part, Setting, Status, parts};
-use self::report::Report;
+use self::report::DeviceReport;
 use crate::experiment::Machine;
 
 /// What to check.
@@ -77,7 +77,7 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     machine_of(&args.device).set_up()?;
     let work = supervise::WorkFolder::create()?;
     let deadline = Instant::now() + Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?;
-    let mut report = Report::new(&args.device);
+    let mut report = DeviceReport::new(&args.device);
     for part in chosen {
         let done = supervise::carry_out(part, args, work.path(), deadline)?;
         errln!("{:24}{:16}{:>7.1} s  {}", part.name, done.status.name(), done.seconds, done.message);

@@ -17,12 +17,12 @@ pub(super) struct Done {
 }
 
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct DeviceReport {
     device: String,
     pub(super) parts: Vec<Done>,
 }
 
-impl Report {
+impl DeviceReport {
     pub(super) fn new(device: &str) -> Self {
         Self { device: device.to_owned(), parts: Vec::new() }
     }
@@ -56,7 +56,7 @@ fn short(value: &Value) -> Option<String> {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DeviceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:24}{:16}{:>9}  {}", "part", "status", "seconds", self.device)?;
         for part in &self.parts {

@@ -10,7 +10,7 @@ use refcoco::refshapes::{Settings, generate};
 use serde_json::Value;
 
 use super::part::{Outcome, Setting};
-use crate::launcher::this_launcher;
+use ranks::this_launcher;
 
 /// The folder of a small RefShapes, generated if it is not there.
 pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {

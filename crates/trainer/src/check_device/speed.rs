@@ -13,9 +13,9 @@ use crate::bench::memory::peak_mib;
 use crate::bench::network::{Way, measure_steps, random_batch};
 use crate::bench::{Measured, Pace, Repeats, matmul_rate};
 use crate::config::{Config, Precision, Source, load};
+use crate::distributed::Processes;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;
-use crate::processes::Processes;
 
 /// The network with random weights, and a random batch: base, or tiny where the device is a CPU or time is short.
 pub(super) struct Network {

@@ -9,10 +9,10 @@ use torch_ext::Adam;
 use super::part::{Outcome, Setting};
 use crate::bench::network::random_batch;
 use crate::config::{Config, Precision};
+use crate::distributed::Processes;
 use crate::encoder_input::sample_shape;
 use crate::optim::adam;
 use crate::precision::LossScaler;
-use crate::processes::Processes;
 use crate::step::{QueuedStep, StepReport, Steps};
 
 /// The small network, and a batch for it.

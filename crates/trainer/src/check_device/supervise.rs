@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::CheckDeviceArgs;
 use super::part::{Part, Status};
 use super::report::Done;
-use crate::launcher::this_launcher;
+use ranks::this_launcher;
 
 /// With less time left than this, a part is not begun.
 const LEAST: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use super::part::{Outcome, Setting};
 use super::speed::{Network, repeats};
 use crate::bench::network::Way;
 use crate::config::Precision;
-use crate::processes::Processes;
+use crate::distributed::Processes;
 
 /// Joins, reduces, and trains, with gradients reduced after the backward pass and during it.
 fn together(setting: &Setting) -> Result<Outcome> {

@@ -10,6 +10,7 @@ use tch::Tensor;
 
 use crate::batch::TrainTensors;
 use crate::config::LossConfig;
+use crate::distributed::Processes;
 
 /// All losses, in the order in which they are added up.
 pub(crate) const LOSSES: &[&dyn Loss] = &[&segmentation::Seg, &cpcl::Cpcl, &tccl::Tccl];
@@ -36,6 +37,8 @@ pub(crate) trait Loss: Sync {
 pub(crate) struct Inputs<'a> {
     pub(crate) output: &'a TalentOutput,
     pub(crate) batch: &'a TrainTensors,
+    /// Those that the batch is shared with.
+    pub(crate) processes: &'a Processes,
 }
 
 /// A setting of a loss.
@@ -62,13 +65,12 @@ pub(crate) struct Objective {
 }
 
 /// Joins a pass's output with its targets: `seg + 0.1 cpcl + 0.1 tccl` in the official recipe.
-pub(crate) fn objective(output: &TalentOutput, batch: &TrainTensors, cfg: &LossConfig) -> Objective {
-    let inputs = Inputs { output, batch };
+pub(crate) fn objective(inputs: &Inputs<'_>, cfg: &LossConfig) -> Objective {
     let mut terms = Vec::new();
     for loss in LOSSES {
         let weight = cfg.get(loss.name());
         if weight > 0.0
-            && let Some(term) = loss.term(&inputs, cfg)
+            && let Some(term) = loss.term(inputs, cfg)
         {
             terms.push((loss.name(), weight, term));
         }

@@ -37,7 +37,8 @@ impl Loss for Tccl {
         let [positive, negative] = of.output.contrast.as_ref()?;
         let _span = trace_span!("tccl").entered();
         let tccl = tlm_losses::Tccl::new(TcclConfig { divisor: cfg.get("tccl_divisor") });
-        Some(tccl.loss(&of.output.neck.aggregated, positive, negative, &of.batch.valid).loss)
+        let aggregated = &of.output.neck.aggregated;
+        Some(tccl.loss(aggregated, positive, negative, &of.batch.valid, of.processes.shared()).loss)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::checkpoint::load_own;
 use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
-use crate::process;
+use crate::proc_status;
 use crate::run_dir::RunDir;
 
 impl Run<'_> {
@@ -88,10 +88,10 @@ impl Run<'_> {
         let mut seconds: Vec<f64> =
             of_steps(&|time| time.seconds).into_iter().map(|(_, seconds)| seconds).collect();
         seconds.sort_by(f64::total_cmp);
-        let growth = |points: Vec<(f64, f64)>| process::slope(&points).map(|slope| slope * 1000.0);
+        let growth = |points: Vec<(f64, f64)>| proc_status::slope(&points).map(|slope| slope * 1000.0);
         Ok(RunTime {
             median_step_seconds: seconds.get(seconds.len() / 2).copied(),
-            peak_rss_mib: process::peak_rss_mib(),
+            peak_rss_mib: proc_status::peak_rss_mib(),
             rss_mib_per_1000_steps: growth(of_steps(&|time| time.rss_mib)),
             open_files_per_1000_steps: growth(of_steps(&|time| time.open_files.map(|n| n as f64))),
         })

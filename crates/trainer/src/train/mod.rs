@@ -2,8 +2,8 @@
 
 mod finish;
 mod options;
+mod recorded_step;
 mod start;
-mod steps;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,29 +12,29 @@ use anyhow::{Result, ensure};
 use cli_kit::errln;
 use command_kit::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
-use refcoco::{Batch, OnError, Plan, Prefetch, RefAt, sampler, training_batches};
+use refcoco::{Batch, BatchPlan, Buffers, OnError, Prefetch, RefAt, sampler, training_batches};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Tensor};
 use torch_ext::Adam;
 
-pub use self::options::{CheckpointEvery, Resume, RunOptions};
+pub use self::options::{CheckpointEvery, Resume, RunOptions, SharedFlags};
+use self::recorded_step::Unsettled;
 use self::start::{begin, finished_step, refuse_used_folder};
 pub(crate) use self::start::{config_to_resume, stored_checkpoint};
-use self::steps::Unsettled;
 use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
-use crate::events::EventFile;
+use crate::distributed::Processes;
 use crate::experiment::Experiment;
 use crate::gradient_buckets::GradientBuckets;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory_limit::ensure_fits;
+use crate::official_checkpoint::load_encoders;
 use crate::optim::adam;
-use crate::processes::Processes;
 use crate::run_dir::{RunDir, environment};
 use crate::step::Steps;
 use crate::step_graph::GraphedSteps;
-use crate::weights::load_encoders;
+use crate::tensorboard::EventFile;
 
 /// Trains, evaluates and draws a run.
 ///
@@ -54,7 +54,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
         }
         _ => {}
     }
-    let mut experiment = Experiment::new(cfg, device, &options.data_root, processes)?;
+    let mut experiment = Experiment::new(cfg, device, &options.shared.data_root, processes)?;
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     processes.agree("the number of refs to train on", mix.refs.len())?;
@@ -63,7 +63,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
         let at_once = train.batch_size.min(mix.refs.len()) / train.accumulate / processes.size();
         ensure_fits(&experiment.cfg.model, at_once)?;
     }
-    processes.agree("--max-steps", options.max_steps)?;
+    processes.agree("--max-steps", options.shared.max_steps)?;
     if processes.size() > 1 {
         ensure!(
             experiment.cfg.data.on_error == OnError::Stop,
@@ -125,6 +125,8 @@ struct Run<'a> {
     per_epoch: u64,
     /// Step at which this run ends.
     n_steps: u64,
+    /// Memory of batches, over all epochs.
+    buffers: Buffers,
     progress: Progress,
     last_saved: Instant,
     started: Instant,
@@ -136,7 +138,7 @@ fn steps_of<'a>(
     buckets: Option<&'a GradientBuckets>,
 ) -> Steps<'a> {
     let Experiment { cfg, device, model, processes, .. } = experiment;
-    Steps { recompute: options.recompute, buckets, ..Steps::plain(model, cfg, *device, processes) }
+    Steps { recompute: options.shared.recompute, buckets, ..Steps::plain(model, cfg, *device, processes) }
 }
 
 /// All parameters and buffers.
@@ -160,7 +162,7 @@ impl<'a> Run<'a> {
             false => None,
         };
         let whole = per_epoch.saturating_mul(cfg.train.epochs);
-        let n_steps = options.max_steps.map_or(whole, |limit| limit.min(whole));
+        let n_steps = options.shared.max_steps.map_or(whole, |limit| limit.min(whole));
         let (at, finished) = processes.leaders(
             begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
         )?;
@@ -184,7 +186,8 @@ impl<'a> Run<'a> {
         let output = match begun {
             Some((lock, _)) => {
                 let matmul = cfg.train.precision.measured_kind(experiment.device)?;
-                let mut environment = environment(experiment.device, &options.data_root, &matmul, cfg.seed)?;
+                let mut environment =
+                    environment(experiment.device, &options.shared.data_root, &matmul, cfg.seed)?;
                 environment["processes"] = processes.size().into();
                 let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
                 Some(Output { events: EventFile::create(dir.path())?, dir })
@@ -210,6 +213,7 @@ impl<'a> Run<'a> {
             per_epoch,
             n_steps,
             progress,
+            buffers: Buffers::default(),
             last_saved: now,
             started: now,
         }))
@@ -282,7 +286,8 @@ impl<'a> Run<'a> {
         let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
         let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
         let shape = self.experiment.shape();
-        let plan = Plan { batches, seed, epoch, shape, prefetch: 3, on_error: cfg.data.on_error };
+        let (on_error, buffers) = (cfg.data.on_error, self.buffers.clone());
+        let plan = BatchPlan { batches, seed, epoch, shape, prefetch: 3, on_error, buffers };
         let loader = training_batches(
             Arc::clone(&self.experiment.datasets),
             Arc::clone(&self.experiment.tokenizer),

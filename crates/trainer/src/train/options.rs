@@ -1,5 +1,6 @@
 //! How a run is carried out.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,19 +42,41 @@ pub enum Resume {
     From(PathBuf),
 }
 
+/// Flags of a run that an ablation hands to each of its runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SharedFlags {
+    /// Folder of the data sets
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
+    pub data_root: PathBuf,
+    /// End the run normally after so many steps
+    #[arg(long)]
+    pub max_steps: Option<u64>,
+    /// Activation checkpointing of the image encoder: compute its blocks again in the backward pass. Less memory, more time, the
+    /// same results
+    #[arg(long)]
+    pub recompute: bool,
+}
+
+impl SharedFlags {
+    /// The same as arguments.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let Self { data_root, max_steps, recompute } = self;
+        let mut all: Vec<OsString> = vec!["--data-root".into(), data_root.into()];
+        all.extend(max_steps.iter().flat_map(|steps| ["--max-steps".into(), steps.to_string().into()]));
+        all.extend(recompute.then(|| "--recompute".into()));
+        all
+    }
+}
+
 /// How to carry out a run; nothing here changes its result.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Device and threads.
     pub machine: Machine,
-    /// Folder of the data sets.
-    pub data_root: PathBuf,
+    /// Data root, end, activation checkpointing.
+    pub shared: SharedFlags,
     /// The run's folder.
     pub run_dir: PathBuf,
-    /// Ends the run normally after this many steps.
-    pub max_steps: Option<u64>,
-    /// Whether the image encoder's blocks are computed again in the backward pass, which takes less memory.
-    pub recompute: bool,
     /// Whether steps are recorded as a CUDA graph and repeated.
     pub cuda_graphs: bool,
     /// Whether several processes reduce gradients while the backward pass goes on.

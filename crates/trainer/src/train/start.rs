@@ -11,9 +11,9 @@ use super::options::{Resume, RunOptions};
 use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, set_aside, step_of};
 use crate::config::{Config, differences};
 use crate::experiment::Experiment;
+use crate::official_checkpoint::resume_official;
 use crate::precision::LossScaler;
 use crate::run_dir::{RunLock, counted_records};
-use crate::weights::resume_official;
 
 /// Whether a training state is one of PyTorch's files rather than ours.
 fn is_official(path: &Path) -> bool {

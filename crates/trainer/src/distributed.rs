@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use c10d::{Group, Reduce, Rendezvous};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use talent::Talent;
 use tch::{Device, Tensor};
 use torch_ext::across;
 
@@ -38,10 +39,20 @@ impl Processes {
         Ok(Self::of(Arc::new(Group::join(meeting, device, &about)?)))
     }
 
-    /// The processes of a group; batch statistics go over all of them from now on.
+    /// The processes of a group.
     pub(crate) fn of(group: Arc<Group>) -> Self {
-        across::set_processes(Some(Arc::<Group>::clone(&group)));
         Self { group: Some(group) }
+    }
+
+    /// Lets a network's batch statistics go over the batches of all processes from now on.
+    pub(crate) fn share_batches(&self, model: &Talent) {
+        let group = self.group.as_ref().map(|group| Arc::<Group>::clone(group) as Arc<dyn across::Processes>);
+        model.store().together().set(group);
+    }
+
+    /// Those that a batch is shared with, for losses.
+    pub(crate) fn shared(&self) -> Option<&dyn across::Processes> {
+        self.group.as_deref().map(|group| group as &dyn across::Processes)
     }
 
     /// Does the processes' work; if it fails, the error says which of them is at fault.

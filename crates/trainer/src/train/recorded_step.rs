@@ -17,7 +17,7 @@ use crate::batch::TrainTensors;
 use crate::checkpoint;
 use crate::experiment::Experiment;
 use crate::optim::lr_factor;
-use crate::process;
+use crate::proc_status;
 use crate::step::{QueuedStep, StepReport};
 
 /// A step without its record.
@@ -122,8 +122,8 @@ impl Run<'_> {
             runtime: StepTime {
                 seconds: Some(seconds),
                 samples_per_s: finite((batch.n * processes.size()) as f64 / seconds),
-                rss_mib: process::rss_mib(),
-                open_files: process::open_files(),
+                rss_mib: proc_status::rss_mib(),
+                open_files: proc_status::open_files(),
             },
         }))?;
         let mut scalars: Vec<(String, f64)> =

@@ -33,10 +33,7 @@ fn together<T: Send>(size: usize, work: impl Fn(Processes) -> T + Sync) -> Vec<T
         let (host, timeout) = ("127.0.0.1".into(), Duration::from_secs(60));
         let meeting = Rendezvous { rank, size, local_rank: rank, host, port, timeout };
         let group = Arc::new(Group::join(meeting, Device::Cpu, &BTreeMap::new()).unwrap());
-        across::set_processes(Some(Arc::<Group>::clone(&group)));
-        let result = work(Processes { group: Some(group) });
-        across::set_processes(None);
-        result
+        work(Processes::of(group))
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..size).map(|rank| scope.spawn(move || join(rank))).collect();
@@ -62,6 +59,7 @@ fn choose(batch: &Batch, places: &[usize]) -> Batch {
         valid: pick(&batch.valid, n, places),
         refs: pick(&batch.refs, n, places),
         bad: Vec::new(),
+        buffers: batch.buffers.clone(),
     }
 }
 

@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use cli_kit::errln;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::launcher::this_launcher;
+use crate::{Error, Result};
+
+/// How long the others have to say who is at fault and to end by themselves, once one has ended badly.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The processes of a run, as far as they are on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Team {
+    /// Processes on this machine.
+    pub nproc: usize,
+    /// Machines.
+    pub nnodes: usize,
+    /// Number of this machine, from 0.
+    pub node_rank: usize,
+    /// Where all meet, host and port; a free port here without it.
+    pub rdzv: Option<(String, u16)>,
+    /// Device of the first process on this machine; the others have those behind it.
+    pub first_device: usize,
+    /// Seconds for which processes wait for each other; their own default without it.
+    pub timeout: Option<u64>,
+}
+
+impl Team {
+    /// Processes on this machine alone.
+    pub fn here(nproc: usize) -> Self {
+        Self { nproc, nnodes: 1, node_rank: 0, rdzv: None, first_device: 0, timeout: None }
+    }
+
+    /// Starts them. If one cannot be started, none is left.
+    ///
+    /// - command: of a rank, without what tells it who it is
+    ///
+    /// # Errors
+    /// When a process cannot be started, or there is no free port.
+    pub fn start(&self, mut command: impl FnMut(usize) -> std::io::Result<Command>) -> Result<Ranks> {
+        let (host, port) = match &self.rdzv {
+            Some(rdzv) => rdzv.clone(),
+            None => ("127.0.0.1".to_owned(), free_port()?),
+        };
+        let mut ranks = Ranks(BTreeMap::new());
+        for local_rank in 0..self.nproc {
+            let rank = self.node_rank * self.nproc + local_rank;
+            let system = |source| Error::System { what: "preparing a process", source };
+            let mut command = command(rank).map_err(system)?;
+            let (launcher, id) = this_launcher();
+            command
+                .env("RANK", rank.to_string())
+                .env("WORLD_SIZE", (self.nnodes * self.nproc).to_string())
+                .env("LOCAL_RANK", (self.first_device + local_rank).to_string())
+                .env("MASTER_ADDR", &host)
+                .env("MASTER_PORT", port.to_string())
+                // Should this process be killed, none of them is left behind.
+                .env(launcher, id);
+            if let Some(seconds) = self.timeout {
+                command.env("TALENT_PROCESS_TIMEOUT", seconds.to_string());
+            }
+            let child = command.spawn().map_err(|source| Error::Start {
+                program: command.get_program().to_string_lossy().into_owned(),
+                source,
+            })?;
+            ranks.0.insert(rank, child);
+        }
+        Ok(ranks)
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    free.map(|address| address.port())
+        .map_err(|source| Error::System { what: "looking for a free port", source })
+}
+
+/// Running processes by rank, none of which outlives this value.
+#[derive(Debug)]
+pub struct Ranks(BTreeMap<usize, Child>);
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        for child in self.0.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl From<Child> for Ranks {
+    /// A process that works alone.
+    fn from(child: Child) -> Self {
+        Self(BTreeMap::from([(0, child)]))
+    }
+}
+
+impl Ranks {
+    /// Waits until all have ended. Returns the first that failed, with its rank.
+    ///
+    /// - signal: asked again and again; what it returns is passed on to all
+    ///
+    /// # Errors
+    /// When a process cannot be waited for.
+    pub fn supervise(
+        &mut self,
+        mut signal: impl FnMut() -> Option<i32>,
+    ) -> Result<Option<(usize, ExitStatus)>> {
+        let mut failed: Option<(usize, ExitStatus)> = None;
+        let mut deadline: Option<Instant> = None;
+        while !self.0.is_empty() {
+            let mut ended = Vec::new();
+            for (&rank, child) in &mut self.0 {
+                let status = child
+                    .try_wait()
+                    .map_err(|source| Error::System { what: "waiting for a process", source });
+                if let Some(status) = status? {
+                    ended.push(rank);
+                    if !status.success() {
+                        failed.get_or_insert((rank, status));
+                        deadline.get_or_insert_with(|| Instant::now() + GRACE);
+                    }
+                }
+            }
+            for rank in ended {
+                self.0.remove(&rank);
+            }
+            if let Some(number) = signal() {
+                self.0.values().for_each(|child| send(child, number));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                for (rank, child) in &mut self.0 {
+                    errln!("error: rank {rank} does not end; it is killed");
+                    let _ = child.kill();
+                }
+                deadline = None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(failed)
+    }
+}
+
+/// A process that is not waited for yet keeps its number, so the signal reaches nobody else.
+fn send(child: &Child, signal: i32) {
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        let _ = kill_process(Pid::from_child(child), signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of two shells that run this.
+    fn launched(script: &str, signal: Option<i32>) -> Option<(usize, Option<i32>)> {
+        let team = Team { timeout: Some(7), ..Team::here(2) };
+        let shell = |_| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            Ok(command)
+        };
+        let mut ranks = team.start(shell).unwrap();
+        // Shells need a moment to set their traps.
+        std::thread::sleep(Duration::from_millis(if signal.is_none() { 0 } else { 500 }));
+        let mut signal = signal;
+        let failed = ranks.supervise(|| signal.take()).unwrap();
+        failed.map(|(rank, status)| (rank, status.code()))
+    }
+
+    #[test]
+    fn processes_know_who_they_are() {
+        let says = r#"[ "$RANK $WORLD_SIZE $LOCAL_RANK $MASTER_ADDR $TALENT_PROCESS_TIMEOUT" = "$RANK 2 $RANK 127.0.0.1 7" ] && [ "$MASTER_PORT" -gt 0 ] && [ "$TALENT_LAUNCHER" = $PPID ]"#;
+        assert_eq!(launched(says, None), None);
+    }
+
+    #[test]
+    fn the_first_failure_counts() {
+        assert_eq!(launched("[ $RANK = 0 ] && sleep 0.3 && exit 4; exit 3", None), Some((1, Some(3))));
+        assert_eq!(launched("[ $RANK = 0 ] || kill -9 $$", None), Some((1, None)));
+    }
+
+    #[test]
+    fn signals_reach_every_process() {
+        let script = "trap 'exit 9' TERM; while :; do sleep 0.05; done";
+        assert_eq!(launched(script, Some(15)), Some((0, Some(9))));
+    }
+}
