@@ -26,7 +26,9 @@ pub fn ensure_generated(name: &str, data_root: &Path) -> Result<()> {
     Ok(refshapes::ensure(name, data_root, |_, total| {
         if let Ok(mut progress) = progress.lock() {
             progress
-                .get_or_insert_with(|| Progress::new(&format!("generating {name}"), total as u64, 0))
+                .get_or_insert_with(|| {
+                    Progress::new(&format!("generating {name} in {}", data_root.display()), total as u64, 0)
+                })
                 .advance(1, "");
         }
     })?)

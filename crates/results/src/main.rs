@@ -103,6 +103,9 @@ fn run(cli: &Cli) -> Result<()> {
         OutputFormat::Tex => TableFormat::Latex,
     };
     let mut text = summaries.iter().map(|summary| summary.format(format)).collect::<Vec<_>>().join("\n\n");
+    if format == TableFormat::Text && summaries.iter().any(|summary| summary.lines.len() > 1) {
+        text.push_str("\n* the best of its column");
+    }
     for note in comparisons(&runs, &splits) {
         text.push_str(&format!("\n{}", format.escape(&note)));
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -73,8 +73,21 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
             Err(what) => problems.push(LeftOut { run: folder.clone(), what }),
         }
     }
+    tell_apart(&mut runs);
     let plan = runs.first().and_then(|run| Ablation::of(&run.path));
     Ok(Found { runs, plan, problems })
+}
+
+/// Runs of one row and one seed are no repetitions: each gets a row of its own, with its folder.
+fn tell_apart(runs: &mut [Run]) {
+    let mut n: BTreeMap<(String, u64), usize> = BTreeMap::new();
+    for run in runs.iter() {
+        *n.entry((run.row.clone(), run.seed)).or_default() += 1;
+    }
+    let doubled: BTreeSet<String> = n.into_iter().filter(|(_, n)| *n > 1).map(|((row, _), _)| row).collect();
+    for run in runs.iter_mut().filter(|run| doubled.contains(&run.row)) {
+        run.row = format!("{} ({})", run.row, run.path.display());
+    }
 }
 
 /// What a pattern names. A folder of that very name comes first: it may hold brackets, or be no UTF-8.

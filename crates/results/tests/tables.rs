@@ -56,7 +56,7 @@ fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
     let config =
         format!("name = \"testbed\"\nseed = {seed}\n[loss]\ncpcl = 0.1\n[data]\ndatasets = [\"refcoco\"]\n");
     std::fs::write(folder.join("config.toml"), config).unwrap();
-    let cell = Cell { ablation: String::new(), row: row.to_owned(), seed, set: vec![] };
+    let cell = Cell { ablation: String::new(), row: row.to_owned(), seed, set: vec![], max_steps: None };
     cell.write(folder).unwrap();
 }
 
@@ -208,4 +208,17 @@ fn the_report_shows_where_lines_differ_most() {
     assert!(
         !without.contains("alt=\"predictions\"") && without.contains("No pictures: fewer than two lines")
     );
+}
+
+#[test]
+fn runs_of_one_seed_are_no_repetitions() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["short", "long"] {
+        write_run(&root.path().join("study").join(name), "tiny", 0, &[(5, 5), (10, 0)]);
+    }
+    let table = stdout(&results(root.path(), &[]));
+    for name in ["short", "long"] {
+        assert!(table.lines().any(|line| line.starts_with("tiny (") && line.contains(name)), "{table}");
+    }
+    assert!(table.contains("* the best of its column"), "{table}");
 }

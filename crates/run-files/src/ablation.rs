@@ -73,6 +73,9 @@ pub struct Cell {
     /// All overrides.
     #[serde(default)]
     pub set: Vec<String>,
+    /// Steps after which it was to end; none for its epochs.
+    #[serde(default)]
+    pub max_steps: Option<u64>,
 }
 
 impl Cell {

@@ -99,9 +99,9 @@ pub(crate) struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Whether nothing is said.
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// Whether a whole config is named, and not only changes of one.
+    fn names_a_config(&self) -> bool {
+        self.preset.is_some() || self.config.is_some()
     }
 
     /// As [`ConfigArgs::load`], where no data set is opened.
@@ -110,7 +110,13 @@ impl ConfigArgs {
     }
 
     fn load(&self, data_root: &Path) -> Result<config::Config> {
+        self.load_over(None, data_root)
+    }
+
+    /// - base: what is changed where no whole config is named
+    fn load_over(&self, base: Option<config::Config>, data_root: &Path) -> Result<config::Config> {
         let mut source = Source {
+            base,
             preset: self.preset.clone(),
             config: self.config.clone(),
             dataset: self.dataset.clone(),
@@ -187,7 +193,7 @@ struct TrainArgs {
     #[arg(long, requires = "resume")]
     allow_config_change: bool,
     /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a training state, or an official
-    /// training checkpoint (.pth). Without a config the run's own is used
+    /// training checkpoint (.pth). Without --preset or --config the run's own config is used
     #[arg(long, value_name = "auto|DIR|FILE")]
     resume: Option<PathBuf>,
     /// Keep the start values of encoder tensors that a weights file lacks and whose official name begins so
@@ -236,6 +242,7 @@ struct EvalArgs {
     machine: Machine,
 }
 
+/// Exit code 0: everything compared agrees; 1: something does not; 2: something could not be run, such as photos that are not there.
 #[derive(Debug, Args)]
 struct ParityArgs {
     /// Folder of recordings
@@ -367,14 +374,11 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         Some(path) if path.as_os_str() == "auto" => Resume::Auto,
         Some(path) => Resume::From(path.clone()),
     };
-    let own = match args.config.is_empty() {
-        true => config_to_resume(&resume, args.run_dir.as_deref())?,
-        false => None,
+    let own = match args.config.names_a_config() {
+        true => None,
+        false => config_to_resume(&resume, args.run_dir.as_deref())?,
     };
-    let cfg = match own {
-        Some(cfg) => cfg,
-        None => args.config.load(&args.shared.data_root)?,
-    };
+    let cfg = args.config.load_over(own, &args.shared.data_root)?;
     let resumed_folder = match &resume {
         Resume::From(path) if path.is_dir() => Some(path.clone()),
         _ => None,

@@ -96,7 +96,8 @@ impl StoredModel {
                 Ok((config::load(&Source { config: Some(name.clone()), ..Source::default() })?, None))
             }
             (None, None) => bail!(
-                "{}: it does not say which network it is for; name the config, for example --config refcoco/base",
+                "{}: it does not say which network it is for; name its config: --config FILE (config.toml of the run it comes from) or a \
+                 shipped one, such as --config refcoco/base",
                 checkpoint.display()
             ),
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
 use c10d::{Group, PendingReduce, Reduce};
+use cli_kit::errln;
 use tch::Tensor;
 use torch_ext::{Adam, GradientHooks};
 
@@ -70,7 +71,10 @@ impl GradientBuckets {
 
     /// As [`GradientBuckets::new`] with buckets of at most `limit` values, or of one parameter.
     pub(crate) fn of_size(processes: &Processes, adam: &Adam, limit: usize) -> Result<Option<Self>> {
-        let Some(group) = processes.group() else { return Ok(None) };
+        let Some(group) = processes.group() else {
+            errln!("note: --overlap-all-reduce has nothing to do in one process");
+            return Ok(None);
+        };
         group.connect_beside()?;
         let parameters: Vec<Tensor> = adam.params().iter().map(Tensor::shallow_clone).collect();
         let sizes: Vec<usize> = parameters.iter().map(Tensor::numel).collect();

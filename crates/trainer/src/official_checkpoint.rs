@@ -13,7 +13,7 @@ use weight_files::WeightFile;
 use crate::checkpoint::{
     EncoderFile, EncoderRoot, Encoders, is_same, load_model, verified_meta, write_tensors,
 };
-use crate::config::WeightsConfig;
+use crate::config::{Config, WeightsConfig};
 
 /// Loads the encoders a config names; an empty name leaves that encoder as it started. Returns those that the files hold
 /// completely.
@@ -29,9 +29,10 @@ pub(crate) fn load_encoders(
             continue;
         }
         let path = Path::new(file);
+        let made = if *cfg == Config::testbed().weights { "make it with `pretrain`, " } else { "" };
         ensure!(
             path.exists(),
-            "weights file {file}: there is no such file; put it there, name another file or folder with \
+            "weights file {file}: there is no such file; {made}put it there, name another file or folder with \
              --set {key}=PATH, or start from random values with an empty name"
         );
         let report = load_encoder(model, encoder, path, strictness)

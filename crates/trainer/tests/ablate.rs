@@ -43,7 +43,9 @@ fn ablate(folder: &Path, extra: &[&str]) -> Output {
     let runs = folder.join("runs");
     let mut args = vec!["ablate", "--plan", plan.to_str().unwrap(), "--runs-dir", runs.to_str().unwrap()];
     args.extend(["--data-root", data_root().to_str().unwrap(), "--device", "cpu", "--threads", "1"]);
-    args.extend(["--max-steps", "2"]);
+    if !extra.contains(&"--max-steps") {
+        args.extend(["--max-steps", "2"]);
+    }
     args.extend(extra);
     talent(&args)
 }
@@ -77,6 +79,14 @@ fn every_cell_is_trained_once_and_a_failed_one_loses_nothing() {
     };
     assert_ne!(first_step("all", 3)["loss"], first_step("all", 4)["loss"]);
     assert_ne!(first_step("all", 3)["loss"], first_step("baseline", 3)["loss"]);
+
+    // Cells that were cut short are not finished for a longer ablation, and mix with no shorter one.
+    let list = ablate(folder.path(), &["--dry-run", "--max-steps", "3"]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert_eq!(list.lines().filter(|line| line.ends_with("to do")).count(), 6, "{list}");
+    let shorter = ablate(folder.path(), &["--dry-run", "--max-steps", "1"]);
+    let log = String::from_utf8_lossy(&shorter.stderr).into_owned();
+    assert!(log.contains("it was trained to step 2, and this ablation ends at step 1"), "{log}");
 
     // Another config under the same name is refused before anything runs.
     let changed = ablate(folder.path(), &["--set", "train.lr=0.5"]);

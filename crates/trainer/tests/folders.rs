@@ -335,3 +335,28 @@ fn what_is_no_state_of_ours_does_not_stop_a_run() {
     assert_eq!(steps(&run), (1..=9).collect::<Vec<u64>>());
     assert!(named_like_a_state.is_dir());
 }
+
+#[test]
+fn a_run_that_goes_on_keeps_its_config_but_for_what_is_said() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("a");
+    succeed(&training(&run, 3, &[]));
+    let go_on = |extra: &[&str]| {
+        let mut args =
+            vec!["train", "--device", "cpu", "--threads", "1", "--max-steps", "4", "--resume", "auto"];
+        args.extend(["--data-root", data_root().to_str().unwrap(), "--run-dir", run.to_str().unwrap()]);
+        args.extend(extra);
+        talent(&args)
+    };
+    let error = error_of(&go_on(&["--set", "train.lr=0.0005"]));
+    assert!(error.contains("train.lr: 0.001 -> 0.0005") && !error.contains("batch_size"), "{error}");
+    let output = go_on(&["--allow-config-change", "--set", "train.lr=0.0005"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(steps(&run), [1, 2, 3, 4]);
+    // A model is no state.
+    let best = run.join("checkpoints/best.safetensors");
+    let mut args = training(&root.path().join("b"), 4, &[]);
+    args.extend(["--resume".into(), best.display().to_string()]);
+    let error = error_of(&talent(&args));
+    assert!(error.contains("best.safetensors: this is a model, and no training state"), "{error}");
+}

@@ -250,7 +250,7 @@ fn a_signal_to_one_stops_all_after_the_same_step() {
     wait_for_steps(&run, 7);
     ranks.send(1, Signal::TERM);
     let (code, stderr) = ranks.wait(0, 60);
-    assert!(code == Some(143) && stderr.contains("is saved. Go on with"), "{stderr}");
+    assert!(code == Some(143) && stderr.contains("Go on with the same command"), "{stderr}");
     assert_eq!(ranks.wait(1, 60).0, Some(143));
     let n = steps(&run).len();
     let limit = format!("--max-steps {}", n + 2);

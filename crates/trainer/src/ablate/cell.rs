@@ -69,8 +69,26 @@ impl Cell {
         format!("{}, seed {}", self.row, self.seed)
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        Metrics::file(&self.run_dir).is_file()
+    /// Whether it has been trained as far as it is to be.
+    ///
+    /// - max_steps: after which it is to end; none for its epochs
+    ///
+    /// # Errors
+    /// When it has been trained further, and a table would mix it up with shorter runs.
+    pub(super) fn is_finished(&self, max_steps: Option<u64>) -> Result<bool> {
+        if !Metrics::file(&self.run_dir).is_file() {
+            return Ok(false);
+        }
+        let before = run_files::Cell::read(&self.run_dir)?.and_then(|cell| cell.max_steps);
+        let shown = |steps: Option<u64>| steps.map_or("its end".to_owned(), |steps| format!("step {steps}"));
+        ensure!(
+            max_steps.is_none_or(|asked| before.is_some_and(|before| before <= asked)),
+            "{}: it was trained to {}, and this ablation ends at {}; choose another --runs-dir, or remove it",
+            self.run_dir.display(),
+            shown(before),
+            shown(max_steps)
+        );
+        Ok(before == max_steps)
     }
 
     /// Refuses a folder that holds a run with another config, which a table would mix up with this one's.
@@ -110,6 +128,7 @@ impl Cell {
             row: self.row.clone(),
             seed: self.seed,
             set: self.overrides.clone(),
+            max_steps: on.args.shared.max_steps,
         };
         cell.write(&self.run_dir)?;
         let log = self.run_dir.join("log.txt");

@@ -98,6 +98,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
         for row in &rows {
             let overrides = [plan.set.clone(), row.set.clone()].concat();
             let source = Source {
+                base: None,
                 preset: plan.preset.clone(),
                 config: plan.config.clone(),
                 dataset: plan.dataset.clone(),
@@ -117,15 +118,22 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     for cell in &cells {
         cell.check_unchanged()?;
     }
-    if args.dry_run {
-        for cell in &cells {
-            outln!("{:40} {}", cell.name(), if cell.is_finished() { "finished" } else { "to do" });
+    let mut todo = VecDeque::new();
+    for cell in &cells {
+        let is_finished = cell.is_finished(args.shared.max_steps)?;
+        if args.dry_run {
+            outln!("{:40} {}", cell.name(), if is_finished { "finished" } else { "to do" });
         }
+        if !is_finished {
+            todo.push_back(cell);
+        }
+    }
+    if args.dry_run {
         return Ok(());
     }
     prepare(&cells, args)?;
     write_plan(&runs_dir, &plan, &rows)?;
-    run_all(&plan, args, &cells, &runs_dir)
+    run_all(&plan, args, (&cells, todo), &runs_dir)
 }
 
 /// Makes what cells share, before several of them want it at once: generated data, and encoders that can be made.
@@ -166,12 +174,17 @@ fn write_plan(runs_dir: &Path, plan: &AblationPlan, rows: &[Row]) -> Result<()> 
 /// Of a cell, on one machine.
 const MAX_PROCESSES: usize = 256;
 
-fn run_all(plan: &AblationPlan, args: &AblateArgs, cells: &[Cell], runs_dir: &Path) -> Result<()> {
+/// - cells: all, and those that are not finished
+fn run_all(
+    plan: &AblationPlan,
+    args: &AblateArgs,
+    (cells, todo): (&[Cell], VecDeque<&Cell>),
+    runs_dir: &Path,
+) -> Result<()> {
     let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
     let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
     let jobs = jobs.min(cells.len().max(1));
-    let todo: VecDeque<&Cell> = cells.iter().filter(|cell| !cell.is_finished()).collect();
     let n_todo = todo.len();
     errln!(
         "{}: {} cells ({} rows, {} seeds), {} of them finished already",

@@ -79,7 +79,8 @@ impl AblationPlan {
                 std::fs::read_to_string(name).with_context(|| name.to_owned())?
             }
             None => {
-                bail!("no plan is called `{name}` and there is no such file; shipped are paper and quick")
+                let shipped = SHIPPED.map(|(name, _)| name).join(", ");
+                bail!("no plan is called `{name}` and there is no such file; shipped are {shipped}")
             }
         };
         let plan: Self = toml::from_str(&text)

@@ -78,13 +78,17 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     let work = supervise::WorkFolder::create()?;
     let deadline = Instant::now() + Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?;
     let mut report = DeviceReport::new(&args.device);
+    let write = |report: &DeviceReport| match &args.json {
+        Some(path) => whole_file::write(path, format!("{:#}\n", report.to_json()).as_bytes()),
+        None => Ok(()),
+    };
+    // A file that cannot be written is an error now, not one after the first part.
+    write(&report)?;
     for part in chosen {
         let done = supervise::carry_out(part, args, work.path(), deadline)?;
         errln!("{:24}{:16}{:>7.1} s  {}", part.name, done.status.name(), done.seconds, done.message);
         report.parts.push(done);
-        if let Some(path) = &args.json {
-            whole_file::write(path, format!("{:#}\n", report.to_json()).as_bytes())?;
-        }
+        write(&report)?;
     }
     outln!("{report}");
     let good = report.parts.iter().all(|part| matches!(part.status, Status::Passed | Status::NotApplicable));

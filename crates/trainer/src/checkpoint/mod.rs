@@ -15,7 +15,7 @@ mod folder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cli_kit::errln;
 use serde::{Deserialize, Serialize};
 use talent::Talent;
@@ -133,8 +133,15 @@ impl Writer<'_> {
 /// # Errors
 /// When it is damaged, or another program's.
 pub(crate) fn verify(path: &Path) -> Result<Meta> {
-    verified_meta(path)?
-        .with_context(|| format!("{}: this training state was not written by talent", path.display()))
+    let meta = verified_meta(path)?
+        .with_context(|| format!("{}: this training state was not written by talent", path.display()))?;
+    let is_state = WeightFile::open(path)?.tensors().any(|(name, _)| name.starts_with("rng/"));
+    ensure!(
+        is_state,
+        "{}: this is a model, and no training state to go on from; states are called step-NUMBER.state.safetensors",
+        path.display()
+    );
+    Ok(meta)
 }
 
 /// Loads a training state into optimiser, random generators and all of the model that the state holds. The encoders are not

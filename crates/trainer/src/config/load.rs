@@ -17,6 +17,8 @@ pub struct Source {
     pub dataset: Option<String>,
     /// `key.path=value` overrides.
     pub overrides: Vec<String>,
+    /// What overrides are put over in place of a preset or file: the config of a run that goes on.
+    pub base: Option<Config>,
     /// Where data sets are that only the user knows.
     pub data_root: PathBuf,
 }
@@ -62,6 +64,7 @@ pub fn load(source: &Source) -> Result<Config> {
     }
     let preset = preset.as_deref().unwrap_or("tiny");
     let base = match preset {
+        _ if source.base.is_some() => source.base.clone().unwrap_or_else(Config::tiny),
         "tiny" => Config::tiny(),
         "base" => Config::base(),
         "large" => Config::large(),

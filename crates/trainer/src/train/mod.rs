@@ -93,7 +93,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     if processes.leads() && done.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         run.progress.clear();
         errln!(
-            "interrupted; step {} is saved. Go on with: cargo xtask train --run-dir {} --resume auto",
+            "interrupted; step {} is saved in {}. Go on with the same command and --resume auto",
             run.at.step,
             options.run_dir.display()
         );
