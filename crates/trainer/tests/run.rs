@@ -355,7 +355,7 @@ fn mistakes_get_one_clear_error() {
             "weights/dinov2",
         ),
         (&["eval", "--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
-        (&["eval", "--checkpoint", foreign, "--data-root", root], "name the config"),
+        (&["eval", "--checkpoint", foreign, "--data-root", root], "name its config"),
         (&["eval"], "--run DIR or --checkpoint FILE"),
     ];
     for (args, culprit) in cases {
