@@ -326,7 +326,14 @@ impl ModelConfig {
     /// # Errors
     /// Names the sizes that do not.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let check = |ok: bool, what: String| if ok { Ok(()) } else { Err(ConfigError(what)) };
+        self.validate_sizes()?;
+        self.validate_heads()?;
+        self.validate_joints()?;
+        self.validate_blocks()
+    }
+
+    /// Sizes one by one, and those that must be multiples of others.
+    fn validate_sizes(&self) -> Result<(), ConfigError> {
         let positive = [
             ("input_size", self.input_size),
             ("image.width", self.image.width),
@@ -363,6 +370,11 @@ impl ModelConfig {
             let what = format!("{name} ({value}) must be a positive multiple of {unit_name} ({unit})");
             check(value > 0 && value % unit == 0, what)?;
         }
+        Ok(())
+    }
+
+    /// Attention heads of the cross-modal units.
+    fn validate_heads(&self) -> Result<(), ConfigError> {
         if self.image.fusion == AdapterFusion::CrossAttention {
             let (width, heads) = (self.image.fusion_width, WordCrossAttention::N_HEADS);
             check(
@@ -374,6 +386,11 @@ impl ModelConfig {
             let (width, heads) = (self.head.width, NECK_ATTENTION_HEADS);
             check(width % heads == 0, format!("head.width ({width}) must be a multiple of {heads} heads"))?;
         }
+        Ok(())
+    }
+
+    /// Where encoders and head meet.
+    fn validate_joints(&self) -> Result<(), ConfigError> {
         let (text, state, head) = (self.text.width, self.text.state_width, self.head.width);
         check(
             text == head && state == head,
@@ -383,6 +400,14 @@ impl ModelConfig {
             self.word_len >= 3 && self.word_len <= self.text.context,
             format!("word_len ({}) must be 3 to text.context ({})", self.word_len, self.text.context),
         )?;
+        check(
+            (0.0..1.0).contains(&self.decoder.dropout),
+            format!("decoder.dropout ({}) must be at least 0 and below 1", self.decoder.dropout),
+        )
+    }
+
+    /// Numbers of blocks.
+    fn validate_blocks(&self) -> Result<(), ConfigError> {
         let [first, second] = self.image.taps;
         check(
             0 <= first && first < second && second < self.image.depth,
@@ -394,10 +419,10 @@ impl ModelConfig {
             check(stray.is_none(), what)
         };
         blocks("image.adapter_blocks", &self.image.adapter_blocks, self.image.depth)?;
-        blocks("text.adapter_blocks", &self.text.adapter_blocks, self.text.depth)?;
-        check(
-            (0.0..1.0).contains(&self.decoder.dropout),
-            format!("decoder.dropout ({}) must be at least 0 and below 1", self.decoder.dropout),
-        )
+        blocks("text.adapter_blocks", &self.text.adapter_blocks, self.text.depth)
     }
+}
+
+fn check(ok: bool, what: String) -> Result<(), ConfigError> {
+    if ok { Ok(()) } else { Err(ConfigError(what)) }
 }

@@ -6,31 +6,25 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use cli_kit::{errln, outln};
-use command_kit::{DEFAULT_DATA_ROOT, metric_or_dash, metrics_table};
-use command_kit::{ScoreArgs, reports_json, score};
-use metrics::SplitReport;
+use command_kit::DEFAULT_DATA_ROOT;
 use ranks::end_with_launcher;
 use serde_json::json;
 
 use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
-use crate::checkpoint::{EncoderRoot, is_same};
+use crate::checkpoint::EncoderRoot;
 use crate::config::{self, MAX_SEED, Precision, Regime, Source};
 use crate::data_program::become_data_program;
 use crate::distributed::refuse_several;
-use crate::evaluate::{evaluate_exchanged, evaluate_split};
-use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
-use crate::feature_nta::{StageNta, feature_nta};
+use crate::eval::{EvalArgs, eval};
+use crate::experiment::Machine;
 use crate::interrupt::{Interrupted, survive_file_size_limit};
 use crate::official_checkpoint::export;
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
-use crate::prediction_file::PredictionFile;
 use crate::pretrain::pretrain;
-use crate::train::{
-    CheckpointEvery, Resume, RunOptions, SharedFlags, config_to_resume, stored_checkpoint, train,
-};
+use crate::train::{CheckpointEvery, Resume, RunOptions, SharedFlags, config_to_resume, train};
 
 /// Referring image segmentation with TALENT.
 #[derive(Debug, Parser)]
@@ -201,47 +195,6 @@ struct TrainArgs {
     allow_missing: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-struct EvalArgs {
-    /// Score these masks instead of a model's, see `data score --help`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange"], requires = "dataset")]
-    predictions: Option<PathBuf>,
-    /// Run folder; its best checkpoint is evaluated
-    #[arg(long, conflicts_with = "checkpoint")]
-    run: Option<PathBuf>,
-    /// Checkpoint file
-    #[arg(long)]
-    checkpoint: Option<PathBuf>,
-    /// Splits, separated by commas [default: the data set's validation split]
-    #[arg(long, value_delimiter = ',')]
-    split: Vec<String>,
-    /// Data set to evaluate on [default: those the model was trained on]
-    #[arg(long)]
-    dataset: Option<String>,
-    /// Folder of the data sets
-    #[arg(long)]
-    data_root: Option<PathBuf>,
-    /// Precision of matrix products [default: as trained]
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// Also exchange expressions between same-category refs of an image
-    #[arg(long)]
-    exchange: bool,
-    /// Also measure non-target activation inside the network, in each adapter and on each level of the neck
-    #[arg(long)]
-    features: bool,
-    /// Also write the predicted masks to a file that --predictions reads
-    #[arg(long, value_name = "FILE", conflicts_with = "predictions")]
-    save_predictions: Option<PathBuf>,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    stored: StoredModel,
-    #[command(flatten)]
-    machine: Machine,
-}
-
 /// Exit code 0: everything compared agrees; 1: something does not; 2: something could not be run, such as photos that are not there.
 #[derive(Debug, Args)]
 struct ParityArgs {
@@ -307,7 +260,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => run_train(&args),
         Command::Ablate(args) => ablate(&args),
         Command::Pretrain(args) => run_pretrain(&args),
-        Command::Eval(args) => run_eval(&args),
+        Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args.checkpoint, &args.to, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
@@ -398,88 +351,4 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         resume,
     };
     train(cfg, &options)
-}
-
-fn run_eval(args: &EvalArgs) -> Result<()> {
-    if let (Some(predictions), Some(dataset)) = (&args.predictions, &args.dataset) {
-        return score(&ScoreArgs {
-            predictions: predictions.clone(),
-            dataset: dataset.clone(),
-            data_root: data_root(args.data_root.as_ref()),
-            split: args.split.clone(),
-            json: args.json,
-        });
-    }
-    let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
-    if let Some(to) = &args.save_predictions {
-        ensure!(
-            !is_same(to, &file),
-            "--save-predictions {}: this is what is read; choose another file",
-            to.display()
-        );
-    }
-    let device = args.machine.set_up()?;
-    let (mut cfg, meta) = args.stored.open(&file)?;
-    if let Some(name) = &args.dataset {
-        cfg.data.datasets = vec![name.clone()];
-    }
-    ensure!(
-        args.save_predictions.is_none() || cfg.data.datasets.len() == 1,
-        "--save-predictions writes masks of one data set; choose it with --dataset"
-    );
-    let precision = args.precision.unwrap_or(cfg.train.precision);
-    let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
-    let experiment = Experiment::with_datasets(cfg, device, datasets)?;
-    args.stored.fill(&experiment.model, &file, meta.as_ref())?;
-    let mut rows = Vec::new();
-    let mut features = serde_json::Map::new();
-    let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
-    for position in 0..experiment.datasets.len() {
-        let val = &experiment.datasets[position].descriptor.val;
-        let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
-        for split in splits {
-            let name = experiment.split_name(position, split);
-            let evaluated = evaluate_split(&experiment, position, split, precision, |place, prediction| {
-                if args.save_predictions.is_some() {
-                    predictions.visit(place, &experiment.datasets[position], &prediction);
-                }
-            })?;
-            rows.push((name.clone(), SplitReport::new(&evaluated)));
-            if args.features {
-                let stages = feature_nta(&experiment, position, split, precision)?;
-                if !args.json {
-                    print_stages(&name, &stages);
-                }
-                features.insert(name.clone(), json!(stages));
-            }
-            if args.exchange {
-                let [own, exchanged] = evaluate_exchanged(&experiment, position, split, precision)?;
-                rows.push((format!("{name}, with same-category rival"), own));
-                rows.push((format!("{name}, expression exchanged"), exchanged));
-            }
-        }
-    }
-    if let Some(path) = &args.save_predictions {
-        predictions.save(path)?;
-    }
-    if args.json {
-        let mut head = json!({"checkpoint": file.to_string_lossy()});
-        if args.features {
-            head["feature_nta"] = features.into();
-        }
-        outln!("{}", reports_json(&head, rows)?);
-    } else {
-        outln!("{}", metrics_table(&rows));
-    }
-    Ok(())
-}
-
-fn print_stages(split: &str, stages: &[StageNta]) {
-    outln!("{split}: what answers to the sentence, share on distractors in percent");
-    for StageNta { stage, feature_nta, n_with_distractors, n_undefined } in stages {
-        let share = metric_or_dash(*feature_nta);
-        outln!(
-            "  {stage:20} {share:>6}   ({n_with_distractors} expressions, {n_undefined} without any answer)"
-        );
-    }
 }

@@ -183,6 +183,9 @@ pub(crate) fn evaluate_for_selection(
     Ok(SplitReport::new(&evaluated))
 }
 
+/// What the two reports of [`evaluate_exchanged`] are called behind a split's name.
+pub(crate) const EXCHANGED: [&str; 2] = ["with same-category rival", "expression exchanged"];
+
 /// Whether the model listens: metrics on expressions of refs with a same-category neighbour, as they are and
 /// exchanged for one of that neighbour.
 pub(crate) fn evaluate_exchanged(

@@ -14,6 +14,7 @@ pub mod config;
 pub mod data_program;
 mod distributed;
 mod encoder_input;
+mod eval;
 mod evaluate;
 mod experiment;
 mod feature_nta;

@@ -43,11 +43,7 @@ struct Line {
 /// Names the file and the line: malformed JSON, missing or unknown key, a path that leaves the folder, an image that is
 /// missing or unreadable, a number used twice. Empty lines are passed over.
 pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
-    let fail = |number: usize, what: String| Error::Record {
-        path: path.to_path_buf(),
-        record: format!("line {number}"),
-        what,
-    };
+    let fail = |number: usize, what: String| at_line(path, number, what);
     let mut lines: Vec<(usize, Line)> = Vec::new();
     for line in read_lines(path)? {
         let (number, line) = line?;
@@ -60,18 +56,7 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         let next = image_ids.len() as i64 + 1;
         image_ids.entry(&line.image).or_insert((next, *number));
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let images = image_ids
-        .par_iter()
-        .map(|(name, &(id, number))| {
-            if !stays_inside(name) {
-                return Err(fail(number, format!("image `{name}` does not stay inside the file's folder")));
-            }
-            let (width, height) = image_size(&folder.join(name))?;
-            Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
-        })
-        .collect::<Result<BTreeMap<_, _>>>()?;
-
+    let images = image_records(path, &image_ids)?;
     let names: BTreeSet<&str> = lines.iter().filter_map(|(_, line)| line.category.as_deref()).collect();
     let category_ids: BTreeMap<&str, i64> = names.into_iter().zip(1..).collect();
     let (mut refs, mut annotations) = (Vec::new(), BTreeMap::new());
@@ -81,14 +66,7 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         if !seen.insert(ref_id) {
             return Err(fail(*number, format!("ref_id {ref_id} occurs twice")));
         }
-        let sent_ids = match &line.sent_ids {
-            Some(ids) if ids.len() == line.expressions.len() => ids.clone(),
-            Some(ids) => {
-                let (ids, expressions) = (ids.len(), line.expressions.len());
-                return Err(fail(*number, format!("{ids} `sent_ids` for {expressions} expressions")));
-            }
-            None => (n_sentences + 1..).take(line.expressions.len()).collect(),
-        };
+        let sent_ids = line.sent_ids(n_sentences + 1).map_err(|what| fail(*number, what))?;
         n_sentences += line.expressions.len() as i64;
         let ann_id = *number as i64;
         // A number of its own, so that objects of unknown category have nothing in common.
@@ -103,11 +81,9 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         if line.expressions.is_empty() {
             continue;
         }
-        let expressions = sent_ids.into_iter().zip(&line.expressions).map(|(sent_id, text)| Expression {
-            sent_id,
-            sent: text.clone(),
-            raw: text.clone(),
-        });
+        let expressions = sent_ids.into_iter().zip(&line.expressions);
+        let expressions =
+            expressions.map(|(sent_id, text)| Expression { sent_id, sent: text.clone(), raw: text.clone() });
         refs.push(Ref {
             ref_id,
             ann_ids: has_target.then_some(ann_id).into_iter().collect(),
@@ -119,6 +95,39 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     }
     let categories = category_ids.into_iter().map(|(name, id)| (id, name.to_owned())).collect();
     Ok((refs, Instances { images, annotations, categories }))
+}
+
+impl Line {
+    /// - next: the number of its first expression, unless it numbers them itself
+    fn sent_ids(&self, next: i64) -> Result<Vec<i64>, String> {
+        let n = self.expressions.len();
+        match &self.sent_ids {
+            Some(ids) if ids.len() == n => Ok(ids.clone()),
+            Some(ids) => Err(format!("{} `sent_ids` for {n} expressions", ids.len())),
+            None => Ok((next..).take(n).collect()),
+        }
+    }
+}
+
+fn at_line(path: &Path, number: usize, what: String) -> Error {
+    Error::Record { path: path.to_path_buf(), record: format!("line {number}"), what }
+}
+
+/// - image_ids: by name, with the first line that names the image
+fn image_records(
+    path: &Path,
+    image_ids: &BTreeMap<&str, (i64, usize)>,
+) -> Result<BTreeMap<i64, ImageRecord>> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
+        if !stays_inside(name) {
+            let what = format!("image `{name}` does not stay inside the file's folder");
+            return Err(at_line(path, number, what));
+        }
+        let (width, height) = image_size(&folder.join(name))?;
+        Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
+    };
+    image_ids.par_iter().map(record).collect()
 }
 
 /// A mask as `instances.json` would hold it: a single polygon becomes a list of one.

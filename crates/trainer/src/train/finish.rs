@@ -1,6 +1,5 @@
 //! Evaluation on the way and at the end.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,7 +13,7 @@ use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
-use crate::evaluate::{evaluate_exchanged, evaluate_for_selection, evaluate_split};
+use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
 use crate::proc_status;
@@ -112,67 +111,24 @@ impl Run<'_> {
             load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
         }
         self.experiment.processes.share(tensors(&self.experiment.model).collect())?;
-        let precision = self.experiment.cfg.train.precision;
-        let threshold = self.experiment.cfg.eval.threshold;
-        let mut rows = Vec::new();
-        let mut splits_found = BTreeMap::new();
-        let mut expressions: Vec<(String, Vec<Evaluated>)> = Vec::new();
+        let mut found = FinalResults::default();
         for position in 0..self.experiment.datasets.len() {
-            let dataset = &self.experiment.datasets[position];
-            let mut splits = vec![dataset.descriptor.val.clone()];
-            let present: Vec<String> = dataset.splits().iter().map(|&split| split.to_owned()).collect();
-            splits.extend(dataset.descriptor.test.iter().filter(|split| present.contains(split)).cloned());
-            let queries = refcoco::evaluation::queries(dataset, &splits[0])?;
-            let mut sheet = SheetCollector::new(queries.len(), threshold);
-            let mut predictions = PredictionFile::new(threshold);
-            for (index, split) in splits.iter().enumerate() {
-                let started = Instant::now();
-                let evaluated =
-                    evaluate_split(&self.experiment, position, split, precision, |place, prediction| {
-                        if position == 0 && index == 0 {
-                            sheet.visit(place, &prediction);
-                            predictions.visit(place, &self.experiment.datasets[position], &prediction);
-                        }
-                    })?;
-                let name = self.experiment.split_name(position, split);
-                expressions.push((name.clone(), evaluated));
-                let metrics = SplitReport::new(&expressions[expressions.len() - 1].1);
-                self.record_metrics(Record::Final, &name, &metrics, started.elapsed())?;
-                splits_found.insert(name.clone(), metrics.clone());
-                rows.push((name, metrics));
-            }
-            if position == 0 {
-                let processes = &self.experiment.processes;
-                let (sheet, predictions) = (sheet.gather(processes)?, predictions.gather(processes)?);
-                if let Some(Output { dir, .. }) = &self.output {
-                    let dataset = &self.experiment.datasets[position];
-                    sheet.save(&dir.path().join("overlays.png"), dataset, &queries)?;
-                    predictions.save(&dir.path().join("predictions.jsonl"))?;
-                }
-            }
-            let [own, exchanged] = evaluate_exchanged(&self.experiment, position, &splits[0], precision)?;
-            let name = self.experiment.split_name(position, &splits[0]);
-            for (label, metrics) in [("with same-category rival", own), ("expression exchanged", exchanged)] {
-                let name = format!("{name}, {label}");
-                self.record_metrics(Record::Final, &name, &metrics, Duration::ZERO)?;
-                splits_found.insert(name.clone(), metrics.clone());
-                rows.push((name, metrics));
-            }
+            self.evaluate_splits(position, &mut found)?;
         }
         self.draw_curves()?;
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
-        write_expressions(dir.path(), expressions)?;
+        write_expressions(dir.path(), found.expressions)?;
         let metrics = Metrics {
             version: Some(VERSION.to_owned()),
             step: self.at.step,
             best_val_miou: self.at.best_miou,
             trained_values: self.adam.n_values() as u64,
-            splits: splits_found,
+            splits: found.rows.iter().cloned().collect(),
             bad_samples: self.at.bad_samples.clone(),
             runtime: self.run_time(dir)?,
         };
         metrics.write(dir.path())?;
-        outln!("{}", metrics_table(&rows));
+        outln!("{}", metrics_table(&found.rows));
         let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
         outln!(
             "{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}",
@@ -180,4 +136,58 @@ impl Run<'_> {
         );
         Ok(())
     }
+
+    /// Evaluates validation and test splits of a data set. The pictures and predictions are those of the first one's validation
+    /// split.
+    fn evaluate_splits(&mut self, position: usize, found: &mut FinalResults) -> Result<()> {
+        let precision = self.experiment.cfg.train.precision;
+        let threshold = self.experiment.cfg.eval.threshold;
+        let dataset = &self.experiment.datasets[position];
+        let mut splits = vec![dataset.descriptor.val.clone()];
+        let present: Vec<String> = dataset.splits().iter().map(|&split| split.to_owned()).collect();
+        splits.extend(dataset.descriptor.test.iter().filter(|split| present.contains(split)).cloned());
+        let queries = refcoco::evaluation::queries(dataset, &splits[0])?;
+        let mut sheet = SheetCollector::new(queries.len(), threshold);
+        let mut predictions = PredictionFile::new(threshold);
+        for (index, split) in splits.iter().enumerate() {
+            let started = Instant::now();
+            let evaluated =
+                evaluate_split(&self.experiment, position, split, precision, |place, prediction| {
+                    if position == 0 && index == 0 {
+                        sheet.visit(place, &prediction);
+                        predictions.visit(place, &self.experiment.datasets[position], &prediction);
+                    }
+                })?;
+            let name = self.experiment.split_name(position, split);
+            let metrics = SplitReport::new(&evaluated);
+            found.expressions.push((name.clone(), evaluated));
+            self.record_metrics(Record::Final, &name, &metrics, started.elapsed())?;
+            found.rows.push((name, metrics));
+        }
+        if position == 0 {
+            let processes = &self.experiment.processes;
+            let (sheet, predictions) = (sheet.gather(processes)?, predictions.gather(processes)?);
+            if let Some(Output { dir, .. }) = &self.output {
+                let dataset = &self.experiment.datasets[position];
+                sheet.save(&dir.path().join("overlays.png"), dataset, &queries)?;
+                predictions.save(&dir.path().join("predictions.jsonl"))?;
+            }
+        }
+        let exchanged = evaluate_exchanged(&self.experiment, position, &splits[0], precision)?;
+        let name = self.experiment.split_name(position, &splits[0]);
+        for (label, metrics) in EXCHANGED.into_iter().zip(exchanged) {
+            let name = format!("{name}, {label}");
+            self.record_metrics(Record::Final, &name, &metrics, Duration::ZERO)?;
+            found.rows.push((name, metrics));
+        }
+        Ok(())
+    }
+}
+
+/// What the final evaluations find.
+#[derive(Default)]
+struct FinalResults {
+    /// By split, in the order of the table.
+    rows: Vec<(String, SplitReport)>,
+    expressions: Vec<(String, Vec<Evaluated>)>,
 }

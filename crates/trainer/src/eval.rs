@@ -1,0 +1,173 @@
+//! `eval`: metrics of a checkpoint, or of masks that some program wrote.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use cli_kit::outln;
+use command_kit::{ScoreArgs, metric_or_dash, metrics_table, reports_json, score};
+use metrics::SplitReport;
+use serde_json::json;
+
+use crate::checkpoint::is_same;
+use crate::config::Precision;
+use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
+use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
+use crate::feature_nta::{StageNta, feature_nta};
+use crate::prediction_file::PredictionFile;
+use crate::train::stored_checkpoint;
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Score these masks instead of a model's, see `data score --help`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange"], requires = "dataset")]
+    predictions: Option<PathBuf>,
+    /// Run folder; its best checkpoint is evaluated
+    #[arg(long, conflicts_with = "checkpoint")]
+    run: Option<PathBuf>,
+    /// Checkpoint file
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// Splits, separated by commas [default: the data set's validation split]
+    #[arg(long, value_delimiter = ',')]
+    split: Vec<String>,
+    /// Data set to evaluate on [default: those the model was trained on]
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Folder of the data sets
+    #[arg(long)]
+    data_root: Option<PathBuf>,
+    /// Precision of matrix products [default: as trained]
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Also exchange expressions between same-category refs of an image
+    #[arg(long)]
+    exchange: bool,
+    /// Also measure non-target activation inside the network, in each adapter and on each level of the neck
+    #[arg(long)]
+    features: bool,
+    /// Also write the predicted masks to a file that --predictions reads
+    #[arg(long, value_name = "FILE", conflicts_with = "predictions")]
+    save_predictions: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    stored: StoredModel,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
+    if let (Some(predictions), Some(dataset)) = (&args.predictions, &args.dataset) {
+        return score(&ScoreArgs {
+            predictions: predictions.clone(),
+            dataset: dataset.clone(),
+            data_root: data_root(args.data_root.as_ref()),
+            split: args.split.clone(),
+            json: args.json,
+        });
+    }
+    let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
+    if let Some(to) = &args.save_predictions {
+        ensure!(
+            !is_same(to, &file),
+            "--save-predictions {}: this is what is read; choose another file",
+            to.display()
+        );
+    }
+    let experiment = open(args, &file)?;
+    let precision = args.precision.unwrap_or(experiment.cfg.train.precision);
+    let mut found = Found::default();
+    let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
+    for position in 0..experiment.datasets.len() {
+        let val = &experiment.datasets[position].descriptor.val;
+        let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
+        for split in splits {
+            let evaluated = evaluate_split(&experiment, position, split, precision, |place, prediction| {
+                if args.save_predictions.is_some() {
+                    predictions.visit(place, &experiment.datasets[position], &prediction);
+                }
+            })?;
+            found.rows.push((experiment.split_name(position, split), SplitReport::new(&evaluated)));
+            found.add_more(args, &experiment, (position, split), precision)?;
+        }
+    }
+    if let Some(path) = &args.save_predictions {
+        predictions.save(path)?;
+    }
+    found.print(args, &file)
+}
+
+/// The network of a checkpoint with the data to evaluate it on.
+fn open(args: &EvalArgs, file: &Path) -> Result<Experiment> {
+    let device = args.machine.set_up()?;
+    let (mut cfg, meta) = args.stored.open(file)?;
+    if let Some(name) = &args.dataset {
+        cfg.data.datasets = vec![name.clone()];
+    }
+    ensure!(
+        args.save_predictions.is_none() || cfg.data.datasets.len() == 1,
+        "--save-predictions writes masks of one data set; choose it with --dataset"
+    );
+    let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
+    let experiment = Experiment::with_datasets(cfg, device, datasets)?;
+    args.stored.fill(&experiment.model, file, meta.as_ref())?;
+    Ok(experiment)
+}
+
+/// What is reported.
+#[derive(Default)]
+struct Found {
+    rows: Vec<(String, SplitReport)>,
+    features: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Found {
+    /// What is asked for of a split besides its metrics.
+    fn add_more(
+        &mut self,
+        args: &EvalArgs,
+        experiment: &Experiment,
+        (position, split): (usize, &str),
+        precision: Precision,
+    ) -> Result<()> {
+        let name = experiment.split_name(position, split);
+        if args.features {
+            let stages = feature_nta(experiment, position, split, precision)?;
+            if !args.json {
+                print_stages(&name, &stages);
+            }
+            self.features.insert(name.clone(), json!(stages));
+        }
+        if args.exchange {
+            let exchanged = evaluate_exchanged(experiment, position, split, precision)?;
+            let rows = EXCHANGED.into_iter().zip(exchanged);
+            self.rows.extend(rows.map(|(label, report)| (format!("{name}, {label}"), report)));
+        }
+        Ok(())
+    }
+
+    fn print(self, args: &EvalArgs, file: &Path) -> Result<()> {
+        if args.json {
+            let mut head = json!({"checkpoint": file.to_string_lossy()});
+            if args.features {
+                head["feature_nta"] = self.features.into();
+            }
+            outln!("{}", reports_json(&head, self.rows)?);
+        } else {
+            outln!("{}", metrics_table(&self.rows));
+        }
+        Ok(())
+    }
+}
+
+fn print_stages(split: &str, stages: &[StageNta]) {
+    outln!("{split}: what answers to the sentence, share on distractors in percent");
+    for StageNta { stage, feature_nta, n_with_distractors, n_undefined } in stages {
+        let share = metric_or_dash(*feature_nta);
+        outln!(
+            "  {stage:20} {share:>6}   ({n_with_distractors} expressions, {n_undefined} without any answer)"
+        );
+    }
+}
