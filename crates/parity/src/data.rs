@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use metrics::{Overlap, SegmentationMetrics};
 use refcoco::letterbox::{Affine, Letterbox, Normalisation};
-use refcoco::{Mask, read_image};
+use refcoco::{Mask, RgbImage, read_image};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -132,6 +132,42 @@ fn binary(path: &Path) -> Result<Mask> {
     Ok(Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source })
 }
 
+fn normalised_image(case: &mut Case, id: i64, letterbox: &Letterbox, image: &RgbImage, tensor: &Tensor) {
+    let side = letterbox.size as i64;
+    let pixels = letterbox.normalised_image(image, &Normalisation::CLIP);
+    let found = Tensor::from_slice(&pixels).view([3, side, side]);
+    // Set A holds these values in [row, column, channel] order under the shape [3, side, side].
+    let (label, expected) = match found == *tensor {
+        true => (format!("tensor {id}.image"), tensor.shallow_clone()),
+        false => (
+            format!("tensor {id}.image, channels last"),
+            tensor.contiguous().view([side, side, 3]).permute([2, 0, 1]),
+        ),
+    };
+    case.compare_with(&label, &found, &expected, Tolerance::Exact);
+}
+
+/// Returns the files it has compared.
+fn warped_mask(
+    folder: &Path,
+    case: &mut Case,
+    key: &str,
+    letterbox: &Letterbox,
+    mask: &Value,
+) -> Result<[String; 2]> {
+    let ann_id = integer(mask, "ann_id")?;
+    let source_name = format!("mask_src/{ann_id}.png");
+    let warped = letterbox.mask(&binary(&folder.join(&source_name))?);
+    let expected_name = text(mask, "warped")?;
+    let expected = grey(&folder.join(expected_name))?;
+    compare_bytes(case, &format!("{key} mask {ann_id}"), &warped, &expected.data);
+    let sum: i64 = warped.iter().map(|&value| i64::from(value)).sum();
+    case.check(&format!("{key} mask {ann_id}: sum"), sum == integer(mask, "sum_u8")?);
+    let nonzero = warped.iter().filter(|&&value| value > 0).count() as i64;
+    case.check(&format!("{key} mask {ann_id}: nonzero"), nonzero == integer(mask, "nonzero")?);
+    Ok([source_name, expected_name.to_owned()])
+}
+
 fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("letterbox.json"))?;
     let mut used = BTreeSet::new();
@@ -156,35 +192,11 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
             );
             used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
             if let Some(tensor) = tensors.get(&format!("{id}.image")) {
-                let found = Tensor::from_slice(&letterbox.normalised_image(&decoded, &Normalisation::CLIP))
-                    .view([3, side_long, side_long]);
-                // Set A holds these values in [row, column, channel] order under the shape [3, side, side].
-                let (label, expected) = match found == *tensor {
-                    true => (format!("tensor {id}.image"), tensor.shallow_clone()),
-                    false => (
-                        format!("tensor {id}.image, channels last"),
-                        tensor.contiguous().view([side_long, side_long, 3]).permute([2, 0, 1]),
-                    ),
-                };
-                case.compare_with(&label, &found, &expected, Tolerance::Exact);
+                normalised_image(case, id, &letterbox, &decoded, tensor);
                 n_tensors += 1;
             }
             for mask in entries(entry, "masks")? {
-                let ann_id = integer(mask, "ann_id")?;
-                let source_name = format!("mask_src/{ann_id}.png");
-                let warped = letterbox.mask(&binary(&folder.join(&source_name))?);
-                let expected_name = text(mask, "warped")?;
-                compare_bytes(
-                    case,
-                    &format!("{key} mask {ann_id}"),
-                    &warped,
-                    &grey(&folder.join(expected_name))?.data,
-                );
-                let sum: i64 = warped.iter().map(|&value| i64::from(value)).sum();
-                case.check(&format!("{key} mask {ann_id}: sum"), sum == integer(mask, "sum_u8")?);
-                let nonzero = warped.iter().filter(|&&value| value > 0).count() as i64;
-                case.check(&format!("{key} mask {ann_id}: nonzero"), nonzero == integer(mask, "nonzero")?);
-                used.extend([source_name, expected_name.to_owned()]);
+                used.extend(warped_mask(folder, case, &key, &letterbox, mask)?);
             }
             if let Some(tensor) = tensors.get(&format!("{id}.mask")) {
                 let mut found = vec![0.0; side * side];

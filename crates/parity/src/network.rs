@@ -133,10 +133,16 @@ pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let step = read_tensor(&mut file, "optimizer/state/0/step")?;
     let expected = case.number("/scalars/optimizer_step")?;
     case.compare_number("optimizer_step", f64::try_from(step)?, expected, Tolerance::Exact);
+    checkpoint_scalars(&file, case)?;
+    encoder_lists(recorded, &folder, case)
+}
+
+/// Epoch, metrics, learning rates and schedule of a training checkpoint.
+fn checkpoint_scalars(file: &WeightFile, case: &mut Case) -> Result<()> {
     let scalars = file.scalars();
     let mut compare = |stored: &str, pointer: &str| -> Result<()> {
         let found = scalars.get(stored).and_then(|value| value.as_f64());
-        let found = found.with_context(|| format!("{} has no number `{stored}`", path.display()))?;
+        let found = found.with_context(|| format!("{} has no number `{stored}`", file.path().display()))?;
         let expected = case.number(pointer)?;
         case.compare_number(stored, found, expected, Tolerance::Exact);
         Ok(())
@@ -158,8 +164,12 @@ pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
         let found = scalars.get(format!("scheduler/milestones/{epoch}").as_str()).and_then(|n| n.as_i64());
         case.check(&format!("milestone {epoch}"), found == Some(1));
     }
+    Ok(())
+}
 
-    let (image, text) = encoder_files(&recorded.model, &folder)?;
+/// Names, types and shapes of the encoders' files.
+fn encoder_lists(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
+    let (image, text) = encoder_files(&recorded.model, folder)?;
     for (key, file) in [("dinov2", image), ("clip", text)] {
         let file = WeightFile::open(&file.with_context(|| format!("checkpoints/ has no {key} file"))?)?;
         let listed = case.json.get(key).and_then(Value::as_object).cloned();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use cli_kit::{errln, outln};
 use command_kit::Live;
@@ -237,19 +237,20 @@ fn run_all(
         errln!("interrupted; the same command goes on with it");
         return Err(interrupted.into());
     }
-    let outcomes = outcomes.into_inner().unwrap_or_default();
+    report_failures(&outcomes.into_inner().unwrap_or_default(), cells.len())
+}
+
+fn report_failures(outcomes: &[(&Cell, Outcome)], n_cells: usize) -> Result<()> {
     let failed: Vec<String> = outcomes
         .iter()
         .filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_)))
         .map(|(cell, _)| cell.name())
         .collect();
-    if !failed.is_empty() {
-        bail!(
-            "{} of {} cells failed: {}; their log.txt says why, and the same command tries them again",
-            failed.len(),
-            cells.len(),
-            failed.join("; ")
-        );
-    }
+    ensure!(
+        failed.is_empty(),
+        "{} of {n_cells} cells failed: {}; their log.txt says why, and the same command tries them again",
+        failed.len(),
+        failed.join("; ")
+    );
     Ok(())
 }

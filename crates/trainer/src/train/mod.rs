@@ -31,7 +31,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory_limit::ensure_fits;
 use crate::official_checkpoint::load_encoders;
 use crate::optim::adam;
-use crate::run_dir::{RunDir, environment};
+use crate::run_dir::{RunDir, RunLock, environment};
 use crate::step::Steps;
 use crate::step_graph::GraphedSteps;
 use crate::tensorboard::EventFile;
@@ -105,6 +105,17 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
 struct Output {
     dir: RunDir,
     events: EventFile,
+}
+
+impl Output {
+    fn open(lock: RunLock, experiment: &Experiment, options: &RunOptions, n_records: usize) -> Result<Self> {
+        let Experiment { cfg, device, processes, .. } = experiment;
+        let matmul = cfg.train.precision.measured_kind(*device)?;
+        let mut environment = environment(*device, &options.shared.data_root, &matmul, cfg.seed)?;
+        environment["processes"] = processes.size().into();
+        let dir = RunDir::open(lock, cfg, &environment, n_records)?;
+        Ok(Self { events: EventFile::create(dir.path())?, dir })
+    }
 }
 
 struct Run<'a> {
@@ -184,14 +195,7 @@ impl<'a> Run<'a> {
             false => None,
         };
         let output = match begun {
-            Some((lock, _)) => {
-                let matmul = cfg.train.precision.measured_kind(experiment.device)?;
-                let mut environment =
-                    environment(experiment.device, &options.shared.data_root, &matmul, cfg.seed)?;
-                environment["processes"] = processes.size().into();
-                let dir = RunDir::open(lock, cfg, &environment, at.n_records)?;
-                Some(Output { events: EventFile::create(dir.path())?, dir })
-            }
+            Some((lock, _)) => Some(Output::open(lock, &experiment, options, at.n_records)?),
             None => None,
         };
         let now = Instant::now();
