@@ -7,7 +7,7 @@ use torch_ext::{Init, ParamPath};
 
 use crate::clip_names::LAYOUTS;
 use crate::guest::{Addition, AtMlp, Guest, Register};
-use crate::spec::{EncoderSpec, Input, SentenceAt, Tokenizer, WordInput};
+use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 
 const NORM_EPS: f64 = 1e-5;
@@ -23,20 +23,20 @@ impl TextFamily for ClipText {
         "clip"
     }
 
-    fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec {
+    fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec<WordInput> {
         EncoderSpec {
             name: self.name(),
             prefix: "txt_backbone",
             width: cfg.width,
             depth: cfg.depth,
             n_heads: cfg.n_heads,
-            input: Input::Words(WordInput {
+            input: WordInput {
                 vocabulary: cfg.vocabulary,
                 context: cfg.context,
                 tokenizer: Tokenizer::Clip,
                 padding: 0,
                 sentence: SentenceAt::LargestId,
-            }),
+            },
             // No file of the text tower alone holds it.
             optional: &["logit_scale"],
             wanted: "a CLIP text encoder (`token_embedding.weight` or `text_model.embeddings.token_embedding.weight`)",
@@ -80,14 +80,14 @@ struct Clip {
     token_embedding: Tensor,
     blocks: Vec<Block>,
     ln_final: LayerNorm,
-    spec: EncoderSpec,
+    spec: EncoderSpec<WordInput>,
 }
 
 impl Clip {
     fn new(
         path: &ParamPath,
         cfg: &TextEncoderConfig,
-        spec: EncoderSpec,
+        spec: EncoderSpec<WordInput>,
         register: &mut Register<'_>,
     ) -> Self {
         let t = cfg.width;
@@ -120,7 +120,7 @@ impl Clip {
 }
 
 impl TextEncoder for Clip {
-    fn spec(&self) -> &EncoderSpec {
+    fn spec(&self) -> &EncoderSpec<WordInput> {
         &self.spec
     }
 
@@ -139,11 +139,6 @@ impl TextEncoder for Clip {
         let words = self.ln_final.forward(words);
         let state = self.at_sentence(&words, ids).matmul(&self.text_projection);
         TextOutput { words, state }
-    }
-
-    fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor {
-        let end = ids.argmax(-1, true).unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
-        words.gather(1, &end, false).squeeze_dim(1)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::dinov2_names::LAYOUTS;
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::image::{ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
 use crate::positions::{PositionRule, resample_positions};
-use crate::spec::{EncoderSpec, Input, PixelInput};
+use crate::spec::{EncoderSpec, PixelInput};
 
 const NORM_EPS: f64 = 1e-6;
 
@@ -23,14 +23,14 @@ impl ImageFamily for Dinov2Registers {
         "dinov2-reg"
     }
 
-    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec {
+    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput> {
         EncoderSpec {
             name: self.name(),
             prefix: "dinov2",
             width: cfg.width,
             depth: cfg.depth,
             n_heads: cfg.n_heads,
-            input: Input::Pixels(PixelInput {
+            input: PixelInput {
                 patch_size: cfg.patch_size,
                 n_special: 1 + cfg.n_registers,
                 // TALENT gives DINOv2 images that are normalised for CLIP (specification, section 2).
@@ -38,7 +38,7 @@ impl ImageFamily for Dinov2Registers {
                 std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
                 // The mean in 8 bits.
                 border: [123, 117, 104],
-            }),
+            },
             optional: &[],
             wanted: "a DINOv2 image encoder (`cls_token` or `embeddings.cls_token`)",
             layouts: LAYOUTS,
@@ -93,14 +93,14 @@ struct Dinov2 {
     patch_size: i64,
     position_rule: PositionRule,
     low_precision_tokens: bool,
-    spec: EncoderSpec,
+    spec: EncoderSpec<PixelInput>,
 }
 
 impl Dinov2 {
     fn new(
         path: &ParamPath,
         cfg: &ImageEncoderConfig,
-        spec: EncoderSpec,
+        spec: EncoderSpec<PixelInput>,
         register: &mut Register<'_>,
     ) -> Self {
         let d = cfg.width;
@@ -147,7 +147,7 @@ impl Dinov2 {
 }
 
 impl ImageEncoder for Dinov2 {
-    fn spec(&self) -> &EncoderSpec {
+    fn spec(&self) -> &EncoderSpec<PixelInput> {
         &self.spec
     }
 

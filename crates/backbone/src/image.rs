@@ -9,7 +9,7 @@ use crate::Stage;
 use crate::dinov2::Dinov2Registers;
 use crate::guest::{Guest, Register};
 use crate::positions::PositionRule;
-use crate::spec::{EncoderSpec, Input};
+use crate::spec::{EncoderSpec, PixelInput};
 
 /// The image encoders there are.
 pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers];
@@ -87,7 +87,7 @@ pub trait ImageFamily: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
 
     /// What is true of it in these sizes.
-    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec;
+    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput>;
 
     /// Registers everything below `path` in the official order.
     fn build(
@@ -109,7 +109,7 @@ pub trait ImageFamily: fmt::Debug + Sync {
 /// An image encoder with its parameters.
 pub trait ImageEncoder: fmt::Debug {
     /// What is true of it alone.
-    fn spec(&self) -> &EncoderSpec;
+    fn spec(&self) -> &EncoderSpec<PixelInput>;
 
     /// The tokens that enter block 0: special ones, then patches, row by row.
     ///
@@ -166,11 +166,7 @@ impl dyn ImageEncoder + '_ {
     ///
     /// - tokens: `[n, special + patches, D]`, result `[n, D, S / patch, S / patch]`
     pub fn map(&self, tokens: &Tensor) -> Tensor {
-        let n_special = match self.spec().input {
-            Input::Pixels(pixels) => pixels.n_special,
-            Input::Words(_) => 0,
-        };
-        let patches = tokens.i((.., n_special.., ..)).transpose(1, 2); // n d p
+        let patches = tokens.i((.., self.spec().input.n_special.., ..)).transpose(1, 2); // n d p
         let side = (patches.size()[2] as f64).sqrt().round() as i64;
         patches.reshape([-1, self.spec().width, side, side])
     }

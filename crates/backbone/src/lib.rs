@@ -21,9 +21,7 @@ pub use image::{
     Features, IMAGE_ENCODERS, ImageDesign, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of,
 };
 pub use positions::{PositionRule, resample_positions};
-pub use spec::{
-    EncoderSpec, IMAGE_ENCODER, Input, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput,
-};
+pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
 pub use text::{TEXT_ENCODERS, TextDesign, TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 
 /// A value on its way through an encoder, for looking inside.

@@ -12,9 +12,9 @@ pub const IMAGE_ENCODER: Group = Group {
 /// Parameters of a text encoder.
 pub const TEXT_ENCODER: Group = Group { name: "text_encoder", ..IMAGE_ENCODER };
 
-/// What is true of one encoder alone.
+/// What is true of one encoder alone. `I` is what it takes: [`PixelInput`] or [`WordInput`].
 #[derive(Debug)]
-pub struct EncoderSpec {
+pub struct EncoderSpec<I> {
     /// What it is called in configs.
     pub name: &'static str,
     /// What the official names of its parameters begin with.
@@ -26,7 +26,7 @@ pub struct EncoderSpec {
     /// Attention heads.
     pub n_heads: i64,
     /// What it takes.
-    pub input: Input,
+    pub input: I,
     /// Parameters, without the prefix, that files of the encoder may lack since nothing computes with them.
     pub optional: &'static [&'static str],
     /// What a file must hold, for errors.
@@ -35,13 +35,12 @@ pub struct EncoderSpec {
     pub layouts: &'static [Layout],
 }
 
-/// What an encoder takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Input {
-    /// An image.
-    Pixels(PixelInput),
-    /// A sentence.
-    Words(WordInput),
+impl<I> EncoderSpec<I> {
+    /// What encoders of all kinds have.
+    pub fn without_input(self) -> EncoderSpec<()> {
+        let Self { name, prefix, width, depth, n_heads, input: _, optional, wanted, layouts } = self;
+        EncoderSpec { name, prefix, width, depth, n_heads, input: (), optional, wanted, layouts }
+    }
 }
 
 /// How an image becomes an image encoder's input.

@@ -8,7 +8,7 @@ use torch_ext::flops::{Cost, Grad};
 use crate::Stage;
 use crate::clip_text::ClipText;
 use crate::guest::{Guest, Register};
-use crate::spec::EncoderSpec;
+use crate::spec::{EncoderSpec, SentenceAt, WordInput};
 
 /// The text encoders there are.
 pub static TEXT_ENCODERS: &[&dyn TextFamily] = &[&ClipText];
@@ -80,7 +80,7 @@ pub trait TextFamily: fmt::Debug + Sync {
     fn name(&self) -> &'static str;
 
     /// What is true of it in these sizes.
-    fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec;
+    fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec<WordInput>;
 
     /// Registers everything below `path` in the official order.
     fn build(
@@ -111,7 +111,7 @@ pub struct TextOutput {
 /// A text encoder with its parameters.
 pub trait TextEncoder: fmt::Debug {
     /// What is true of it alone.
-    fn spec(&self) -> &EncoderSpec;
+    fn spec(&self) -> &EncoderSpec<WordInput>;
 
     /// The words that enter block 0.
     ///
@@ -129,7 +129,13 @@ pub trait TextEncoder: fmt::Debug {
     /// The feature of the word at which the sentence vector is read.
     ///
     /// - words: `[batch, K, T]`; ids: int64 `[batch, K]`; result `[batch, T]`
-    fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor;
+    fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor {
+        let place = match self.spec().input.sentence {
+            SentenceAt::LargestId => ids.argmax(-1, true), // b 1
+        };
+        let place = place.unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
+        words.gather(1, &place, false).squeeze_dim(1)
+    }
 }
 
 impl dyn TextEncoder + '_ {

@@ -1,6 +1,7 @@
 use adapters::{AdapterFusion, Gate, TextAdaptersConfig, VisualAdaptersConfig, WordCrossAttention};
 use backbone::{
-    EncoderSpec, ImageDesign, ImageEncoderConfig, Input, PositionRule, TextDesign, TextEncoderConfig,
+    EncoderSpec, ImageDesign, ImageEncoderConfig, PixelInput, PositionRule, TextDesign, TextEncoderConfig,
+    WordInput,
 };
 use rca::{NECK_ATTENTION_HEADS, NeckConfig, NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,7 @@ impl ImageConfig {
     }
 
     /// What is true of the encoder alone.
-    pub fn spec(&self) -> EncoderSpec {
+    pub fn spec(&self) -> EncoderSpec<PixelInput> {
         self.encoder.spec(&self.sizes())
     }
 }
@@ -135,7 +136,7 @@ impl TextConfig {
     }
 
     /// What is true of the encoder alone.
-    pub fn spec(&self) -> EncoderSpec {
+    pub fn spec(&self) -> EncoderSpec<WordInput> {
         self.encoder.spec(&self.sizes())
     }
 
@@ -285,10 +286,6 @@ impl ModelConfig {
     /// The image encoder's adapters.
     pub fn visual_adapters(&self) -> VisualAdaptersConfig {
         let image = &self.image;
-        let n_special = match image.spec().input {
-            Input::Pixels(pixels) => pixels.n_special,
-            Input::Words(_) => 0,
-        };
         let unit = WordUnitConfig {
             bottleneck: image.adapter_width,
             text_width: self.text.width,
@@ -298,7 +295,7 @@ impl ModelConfig {
         VisualAdaptersConfig {
             blocks: image.adapter_blocks.clone(),
             image_width: image.width,
-            n_special,
+            n_special: image.spec().input.n_special,
             unit,
             fusion: image.fusion,
             gate: image.gate,

@@ -16,7 +16,7 @@ pub mod weights;
 
 pub use adapters::{AdapterFusion, Gate};
 pub use backbone::{
-    EncoderSpec, IMAGE_ENCODER, Input, PixelInput, PositionRule, TEXT_ENCODER, Tokenizer, WordInput,
+    EncoderSpec, IMAGE_ENCODER, PixelInput, PositionRule, TEXT_ENCODER, Tokenizer, WordInput,
 };
 pub use config::{ConfigError, DecoderConfig, HeadConfig, ImageConfig, ModelConfig, TextConfig};
 pub use decoder::{Decoder, DecoderLayer};

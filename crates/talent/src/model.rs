@@ -1,7 +1,5 @@
 use adapters::{TextAdapters, VisualAdapters};
-use backbone::{
-    Features, IMAGE_ENCODER, ImageEncoder, Input, TEXT_ENCODER, TextEncoder, TextOutput, rows_of,
-};
+use backbone::{Features, IMAGE_ENCODER, ImageEncoder, TEXT_ENCODER, TextEncoder, TextOutput, rows_of};
 use rca::{Neck, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
@@ -303,10 +301,7 @@ impl Talent {
     pub(crate) fn forward_head(&self, taps: [Tensor; 3], sentence: Encoded<'_>, mode: Mode) -> TalentOutput {
         let Encoded { ids, words, state, contrast } = sentence;
         let neck = trace_span!("neck").in_scope(|| self.neck.forward(&taps, &state, &words, mode));
-        let padding = match self.text.spec().input {
-            Input::Words(words) => words.padding,
-            Input::Pixels(_) => 0,
-        };
+        let padding = self.text.spec().input.padding;
         let visible = self.cfg.decoder.mask_padding.then(|| ids.ne(padding));
         let decoded = trace_span!("decoder")
             .in_scope(|| self.decoder.forward(&neck.features, &words, visible.as_ref(), mode));

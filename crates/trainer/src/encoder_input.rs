@@ -2,36 +2,31 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::{ClipTokenizer, RgbImage, SampleShape, Tokenizer};
-use talent::{Input, ModelConfig};
+use talent::{ModelConfig, PixelInput};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::EvalTensors;
 
 /// Sizes of a network's inputs, and how its image encoder wants its pixels.
 pub(crate) fn sample_shape(cfg: &ModelConfig) -> SampleShape {
-    let pixels = match cfg.image.spec().input {
-        Input::Pixels(pixels) => Normalisation { mean: pixels.mean, std: pixels.std, border: pixels.border },
-        Input::Words(_) => Normalisation::CLIP,
-    };
+    let PixelInput { mean, std, border, .. } = cfg.image.spec().input;
+    let pixels = Normalisation { mean, std, border };
     SampleShape { input_size: cfg.input_size as usize, word_len: cfg.word_len as usize, pixels }
 }
 
 /// What makes tokens for a network's text encoder.
 pub(crate) fn tokenizer(cfg: &ModelConfig) -> Result<Arc<dyn Tokenizer>> {
-    match cfg.text.spec().input {
-        Input::Words(words) => match words.tokenizer {
-            talent::Tokenizer::Clip => Ok(Arc::new(ClipTokenizer::new()?)),
-        },
-        Input::Pixels(_) => bail!("model.text.encoder ({}) takes pixels", cfg.text.encoder.name()),
+    match cfg.text.spec().input.tokenizer {
+        talent::Tokenizer::Clip => Ok(Arc::new(ClipTokenizer::new()?)),
     }
 }
 
 /// Refuses a text encoder whose vocabulary lacks tokens that its tokenizer makes.
 pub(crate) fn ensure_vocabulary(cfg: &ModelConfig) -> Result<()> {
-    let Input::Words(words) = cfg.text.spec().input else { return Ok(()) };
+    let words = cfg.text.spec().input;
     let (needed, name) = match words.tokenizer {
         talent::Tokenizer::Clip => (refcoco::VOCABULARY, "CLIP's"),
     };

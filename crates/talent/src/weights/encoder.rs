@@ -21,10 +21,10 @@ pub enum Encoder {
 
 impl Encoder {
     /// What is true of it alone.
-    pub fn spec(self, cfg: &ModelConfig) -> EncoderSpec {
+    pub fn spec(self, cfg: &ModelConfig) -> EncoderSpec<()> {
         match self {
-            Self::Image => cfg.image.spec(),
-            Self::Text => cfg.text.spec(),
+            Self::Image => cfg.image.spec().without_input(),
+            Self::Text => cfg.text.spec().without_input(),
         }
     }
 
