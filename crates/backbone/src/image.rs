@@ -6,57 +6,9 @@ use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
 
 use crate::Stage;
-use crate::dinov2::Dinov2Registers;
 use crate::guest::{Guest, Register};
 use crate::positions::PositionRule;
 use crate::spec::{EncoderSpec, PixelInput};
-
-/// The image encoders there are.
-pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers];
-
-/// One of [`IMAGE_ENCODERS`], by its name where it is written down.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageDesign(&'static dyn ImageFamily);
-
-impl ImageDesign {
-    /// The encoder that TALENT was published with.
-    pub const PUBLISHED: Self = Self(&Dinov2Registers);
-}
-
-impl std::ops::Deref for ImageDesign {
-    type Target = dyn ImageFamily;
-
-    fn deref(&self) -> &Self::Target {
-        self.0
-    }
-}
-
-impl PartialEq for ImageDesign {
-    fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for ImageDesign {}
-
-impl From<ImageDesign> for String {
-    fn from(design: ImageDesign) -> Self {
-        design.name().to_owned()
-    }
-}
-
-impl TryFrom<String> for ImageDesign {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        let found = IMAGE_ENCODERS.iter().find(|family| family.name() == name);
-        found.map(|family| Self(*family)).ok_or_else(|| {
-            let known: Vec<&str> = IMAGE_ENCODERS.iter().map(|family| family.name()).collect();
-            format!("there is no image encoder `{name}`; there are {}", known.join(", "))
-        })
-    }
-}
 
 /// Sizes and variants of an image encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

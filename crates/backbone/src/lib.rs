@@ -12,17 +12,17 @@ mod dinov2_names;
 pub mod guest;
 mod image;
 mod positions;
+mod registry;
 mod spec;
 mod text;
 
 pub use clip_text::ClipText;
 pub use dinov2::Dinov2Registers;
-pub use image::{
-    Features, IMAGE_ENCODERS, ImageDesign, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of,
-};
+pub use image::{Features, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
 pub use positions::{PositionRule, resample_positions};
+pub use registry::{IMAGE_ENCODERS, ImageDesign, TEXT_ENCODERS, TextDesign};
 pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
-pub use text::{TEXT_ENCODERS, TextDesign, TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
+pub use text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 
 /// A value on its way through an encoder, for looking inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,56 +6,8 @@ use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
 
 use crate::Stage;
-use crate::clip_text::ClipText;
 use crate::guest::{Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, WordInput};
-
-/// The text encoders there are.
-pub static TEXT_ENCODERS: &[&dyn TextFamily] = &[&ClipText];
-
-/// One of [`TEXT_ENCODERS`], by its name where it is written down.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TextDesign(&'static dyn TextFamily);
-
-impl TextDesign {
-    /// The encoder that TALENT was published with.
-    pub const PUBLISHED: Self = Self(&ClipText);
-}
-
-impl std::ops::Deref for TextDesign {
-    type Target = dyn TextFamily;
-
-    fn deref(&self) -> &Self::Target {
-        self.0
-    }
-}
-
-impl PartialEq for TextDesign {
-    fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for TextDesign {}
-
-impl From<TextDesign> for String {
-    fn from(design: TextDesign) -> Self {
-        design.name().to_owned()
-    }
-}
-
-impl TryFrom<String> for TextDesign {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        let found = TEXT_ENCODERS.iter().find(|family| family.name() == name);
-        found.map(|family| Self(*family)).ok_or_else(|| {
-            let known: Vec<&str> = TEXT_ENCODERS.iter().map(|family| family.name()).collect();
-            format!("there is no text encoder `{name}`; there are {}", known.join(", "))
-        })
-    }
-}
 
 /// Sizes of a text encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,13 +24,15 @@
 
 mod generalized;
 mod list;
+mod metric;
 pub mod nta;
 mod overlap;
 mod report;
 mod segmentation;
 
 pub use generalized::GeneralizedMetrics;
-pub use list::{METRICS, Metric};
+pub use list::METRICS;
+pub use metric::Metric;
 pub use nta::{Activation, NtaMetrics};
 pub use overlap::Overlap;
 pub use report::{Evaluated, GroupReport, MIN_TARGET_PIXELS, SplitReport, has_position_word};

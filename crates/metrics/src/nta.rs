@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::list::Metric;
+use crate::metric::Metric;
 use crate::overlap::Overlap;
 
 pub(crate) const MASS: Metric = Metric {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::list::Metric;
+use crate::metric::Metric;
 use crate::overlap::Overlap;
 
 /// The thresholds of Pr@50 to Pr@90. They are float32 numbers in the official evaluation, so 0.6 and 0.8 lie a

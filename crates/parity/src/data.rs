@@ -14,6 +14,7 @@ use crate::case::{Case, nothing_left, read_tensors};
 use crate::data_text;
 use crate::json::{as_list, entries, integer, number, read_json, text};
 use crate::photos;
+use crate::pictures::{binary, compare_bytes, grey, letterbox_lists, side_of};
 use crate::recorded::list;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
@@ -25,22 +26,6 @@ const PARTS: [&str; 4] = ["decoded", "mask_src", "eval_maps.safetensors", "train
 fn belongs_to_letterbox(entry: &str) -> bool {
     let stem = entry.trim_end_matches(".safetensors");
     ["letterbox", "mask", "tensors"].iter().any(|kind| side_of(stem, kind).is_some())
-}
-
-/// The number in a name such as `letterbox448`.
-fn side_of(name: &str, kind: &str) -> Option<usize> {
-    name.strip_prefix(kind)?.parse().ok()
-}
-
-/// The lists of `letterbox.json` with the side of their square.
-pub(crate) fn letterbox_lists(json: &Value) -> Result<Vec<(usize, &Vec<Value>)>> {
-    let lists = json.as_object().context("letterbox.json is no object")?;
-    let lists = lists.iter().map(|(key, list)| {
-        let side = side_of(key, "letterbox")
-            .with_context(|| format!("letterbox.json has an unknown key `{key}`"))?;
-        Ok((side, as_list(list, key)?))
-    });
-    lists.collect()
 }
 
 /// Every file and folder of `data/`.
@@ -106,30 +91,6 @@ fn affine(folder: &Path, case: &mut Case) -> Result<()> {
         compare_affine(case, &format!("{size} to {w} x {h}"), &found.to_image, entry.get("mat_inv"))?;
     }
     Ok(())
-}
-
-/// Compares bytes; the error is the largest difference in levels.
-pub(crate) fn compare_bytes(case: &mut Case, label: &str, found: &[u8], expected: &[u8]) {
-    if found.len() != expected.len() {
-        case.check(&format!("{label}: {} bytes, {} recorded", found.len(), expected.len()), false);
-        return;
-    }
-    let error = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
-    case.record(Comparison::new(label, f64::from(error), 255.0, Tolerance::Exact));
-}
-
-/// The first channel of a picture.
-pub(crate) fn grey(path: &Path) -> Result<Mask> {
-    let image = read_image(path)?;
-    let data = image.data.chunks_exact(3).map(|pixel| pixel[0]).collect();
-    Ok(Mask { width: image.width, height: image.height, data })
-}
-
-/// A mask that the conversion script wrote: 0 or 255, or 254 and less where parts overlap, which is refused here.
-fn binary(path: &Path) -> Result<Mask> {
-    let source = grey(path)?;
-    ensure!(source.data.iter().all(|value| [0, 255].contains(value)), "{} is not binary", path.display());
-    Ok(Mask { data: source.data.iter().map(|value| value / 255).collect(), ..source })
 }
 
 fn normalised_image(case: &mut Case, id: i64, letterbox: &Letterbox, image: &RgbImage, tensor: &Tensor) {

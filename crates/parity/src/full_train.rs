@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::case::{Case, on_host};
 use crate::formula::Formula;
-use crate::full::{Values, compare_logits, compare_values, observe, outputs, sample_errors, worst};
+use crate::full_values::{Values, compare_logits, compare_values, observe, outputs, sample_errors, worst};
 use crate::json::number;
 use crate::report::{Comparison, Tolerance};
 use crate::training;

@@ -10,9 +10,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::case::Case;
-use crate::data::{compare_bytes, grey, letterbox_lists};
 use crate::data_text::dataset;
 use crate::json::{entries, integer, integers, read_json, text};
+use crate::pictures::{compare_bytes, grey, letterbox_lists};
 use crate::report::{Comparison, Tolerance};
 
 /// JPEG decoders differ: the mean absolute difference to libjpeg-turbo may be one level.

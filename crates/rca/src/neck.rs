@@ -71,7 +71,7 @@ impl Neck {
     /// Operations over an image of `n` patches and a sentence of `word_len` words.
     pub fn cost(cfg: NeckConfig, n: i64, word_len: i64) -> Cost {
         let (d, c) = (cfg.image_width, cfg.width);
-        (conv(n, d, c, 1, BOTH) + SentenceUnit::cost(&cfg, n, word_len)) * 3
+        (conv(n, d, c, 1, BOTH) + SentenceUnit::cost(cfg.fusion, [c, cfg.text_width], n, word_len)) * 3
             + linear(1, cfg.state_width, c, BOTH)
             + conv(n, 3 * c, c, 1, BOTH)
             + conv(n, c + 2, c, 9, BOTH)

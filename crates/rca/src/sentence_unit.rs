@@ -7,7 +7,6 @@ use torch_ext::layers::{BatchNorm, Conv2d, ConvConfig, Linear, Mode, MultiheadAt
 use torch_ext::{Init, ParamPath};
 
 use crate::conv_block::HEAD_NORM_EPS;
-use crate::neck::NeckConfig;
 
 /// The cross-modal unit of one neck level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,13 +63,13 @@ impl SentenceUnit {
         }
     }
 
-    /// Operations over `n` patches and a sentence of `word_len` words.
-    pub(crate) fn cost(cfg: &NeckConfig, n: i64, word_len: i64) -> Cost {
-        let c = cfg.width;
-        match cfg.fusion {
+    /// Operations over `n` patches of width `width` and a sentence of `word_len` words of width `text_width`.
+    pub fn cost(fusion: NeckFusion, [width, text_width]: [i64; 2], n: i64, word_len: i64) -> Cost {
+        let c = width;
+        match fusion {
             NeckFusion::CostVolume => linear(1, c, c, BOTH) + linear(n, c, 1, BOTH) + linear(n, 1, c, BOTH),
             NeckFusion::CrossAttention => {
-                linear(word_len, cfg.text_width, c, BOTH) + cross_attention(n, word_len, c)
+                linear(word_len, text_width, c, BOTH) + cross_attention(n, word_len, c)
             }
             NeckFusion::Multiply => linear(1, c, c, BOTH),
         }

@@ -8,8 +8,8 @@ use crate::image_file::{RgbImage, decode_image_into, read_mask};
 use crate::image_source::{ImageSource, stays_inside};
 use crate::mask::{Mask, segmentation_value};
 use crate::memory_rule::afford_pixels;
+use crate::problem::Problem;
 use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
-use crate::verify::Problem;
 
 /// One data set, indexed: refs by position, images and annotations by number.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod loader;
 mod mask;
 mod memory_rule;
 mod prefetch;
+mod problem;
 mod reader;
 pub mod refshapes;
 mod regular_file;
@@ -46,8 +47,9 @@ pub use loader::{BadSample, Batch, BatchPlan, OnError, RefAt, SampleShape, load_
 pub use mask::Mask;
 pub use memory_rule::check_memory_rule;
 pub use prefetch::Prefetch;
+pub use problem::Problem;
 pub use reader::{Instances, read_grefs, read_instances, read_own, read_refs};
 pub use regular_file::open_regular;
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
-pub use verify::{Problem, Verification, verify};
+pub use verify::{Verification, verify};

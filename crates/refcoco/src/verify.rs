@@ -10,15 +10,7 @@ use crate::dataset::Dataset;
 use crate::descriptor::Descriptor;
 use crate::error::{Error, Result};
 use crate::image_file::is_cut_short;
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
-    /// The record or file at fault, for example `ref_id 17`.
-    pub record: String,
-    /// What is wrong with it.
-    pub what: String,
-}
+use crate::problem::Problem;
 
 /// What was checked, and what was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

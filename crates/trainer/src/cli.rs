@@ -1,6 +1,6 @@
 //! The command line of the `talent` program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -14,7 +14,7 @@ use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
 use crate::checkpoint::EncoderRoot;
-use crate::config::{self, MAX_SEED, Precision, Regime, Source};
+use crate::config::ConfigArgs;
 use crate::data_program::become_data_program;
 use crate::distributed::refuse_several;
 use crate::eval::{EvalArgs, eval};
@@ -65,67 +65,6 @@ enum Command {
     CheckDevice(CheckDeviceArgs),
     /// Say which devices libtorch sees, as JSON
     Devices,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Args)]
-pub(crate) struct ConfigArgs {
-    /// Preset: tiny, testbed, base or large [default: tiny]
-    #[arg(long, conflicts_with = "config")]
-    preset: Option<String>,
-    /// Shipped config, such as refcoco/base, or a TOML file
-    #[arg(long)]
-    config: Option<String>,
-    /// Data set to train and evaluate on, such as refcoco
-    #[arg(long)]
-    dataset: Option<String>,
-    /// Override of a config key
-    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
-    overrides: Vec<String>,
-    /// Seed of everything random
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
-    seed: Option<u64>,
-    /// Precision of matrix products
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// Which parameters train: pet (adapters and head) or full
-    #[arg(long)]
-    regime: Option<Regime>,
-}
-
-impl ConfigArgs {
-    /// Whether a whole config is named, and not only changes of one.
-    fn names_a_config(&self) -> bool {
-        self.preset.is_some() || self.config.is_some()
-    }
-
-    /// As [`ConfigArgs::load`], where no data set is opened.
-    pub(crate) fn load_for_bench(&self) -> Result<config::Config> {
-        self.load(Path::new(DEFAULT_DATA_ROOT))
-    }
-
-    fn load(&self, data_root: &Path) -> Result<config::Config> {
-        self.load_over(None, data_root)
-    }
-
-    /// - base: what is changed where no whole config is named
-    fn load_over(&self, base: Option<config::Config>, data_root: &Path) -> Result<config::Config> {
-        let mut source = Source {
-            base,
-            preset: self.preset.clone(),
-            config: self.config.clone(),
-            dataset: self.dataset.clone(),
-            overrides: self.overrides.clone(),
-            data_root: data_root.to_path_buf(),
-        };
-        source.overrides.extend(self.seed.map(|seed| format!("seed={seed}")));
-        if let Some(precision) = self.precision {
-            source.overrides.push(format!("train.precision={}", serde_json::to_value(precision)?));
-        }
-        if let Some(regime) = self.regime {
-            source.overrides.push(format!("train.regime={}", serde_json::to_value(regime)?));
-        }
-        config::load(&source)
-    }
 }
 
 #[derive(Debug, Args)]

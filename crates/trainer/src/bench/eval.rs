@@ -11,7 +11,7 @@ use tracing::trace_span;
 
 use super::memory::peak_mib;
 use super::{BenchReport, Pace, Timing};
-use crate::cli::ConfigArgs;
+use crate::config::ConfigArgs;
 use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;

@@ -1,9 +1,11 @@
 //! What a run does: everything that may change its result, and nothing that may not.
 
+mod args;
 mod load;
 mod loss;
 mod validate;
 
+pub(crate) use args::ConfigArgs;
 pub use load::{Source, differences, flat, load};
 pub use loss::LossConfig;
 

@@ -1,0 +1,10 @@
+use serde::Serialize;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The record or file at fault, for example `ref_id 17`.
+    pub record: String,
+    /// What is wrong with it.
+    pub what: String,
+}
