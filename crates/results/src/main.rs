@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use cli_kit::{errln, outln};
 use results::{
@@ -60,6 +60,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    let outputs: Vec<&PathBuf> = [&cli.out, &cli.expressions, &cli.report].into_iter().flatten().collect();
+    let different: BTreeSet<&PathBuf> = outputs.iter().copied().collect();
+    ensure!(different.len() == outputs.len(), "--out, --expressions and --report must name different files");
     let Found { runs, plan, problems } = read_runs(&cli.runs)?;
     for LeftOut { run, what } in &problems {
         errln!("left out: {}: {what}", run.display());

@@ -16,6 +16,8 @@ pub struct Run {
     pub row: String,
     /// Its seed.
     pub seed: u64,
+    /// Optimiser steps it was trained for.
+    pub step: u64,
     /// Its resolved configuration.
     pub config: toml::Table,
     /// Reports by split.
@@ -78,14 +80,20 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
     Ok(Found { runs, plan, problems })
 }
 
-/// Runs of one row and one seed are no repetitions: each gets a row of its own, with its folder.
+/// Runs of one row are repetitions if only their seeds differ. Otherwise each gets a row of its own, with its folder.
 fn tell_apart(runs: &mut [Run]) {
-    let mut n: BTreeMap<(String, u64), usize> = BTreeMap::new();
+    let mut of_row: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
     for run in runs.iter() {
-        *n.entry((run.row.clone(), run.seed)).or_default() += 1;
+        of_row.entry(run.row.clone()).or_default().push(run);
     }
-    let doubled: BTreeSet<String> = n.into_iter().filter(|(_, n)| *n > 1).map(|((row, _), _)| row).collect();
-    for run in runs.iter_mut().filter(|run| doubled.contains(&run.row)) {
+    let are_repetitions = |runs: &Vec<&Run>| {
+        let seeds: BTreeSet<u64> = runs.iter().map(|run| run.seed).collect();
+        let alike = |run: &&Run| run.step == runs[0].step && run.without_seed() == runs[0].without_seed();
+        seeds.len() == runs.len() && runs.iter().all(alike)
+    };
+    let mixed: BTreeSet<String> =
+        of_row.into_iter().filter(|(_, runs)| !are_repetitions(runs)).map(|(row, _)| row).collect();
+    for run in runs.iter_mut().filter(|run| mixed.contains(&run.row)) {
         run.row = format!("{} ({})", run.row, run.path.display());
     }
 }
@@ -145,6 +153,16 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         None => config.get("name").and_then(toml::Value::as_str).unwrap_or("unnamed").to_owned(),
     };
     let seed = config.get("seed").and_then(toml::Value::as_integer).ok_or("config.toml: it has no seed")?;
+    let expressions = read_expressions(folder).map_err(said)?;
+    for (split, report) in metrics.splits.iter().filter(|(split, _)| !split.contains(", ")) {
+        let (n, found) = (
+            report.all.segmentation.n_expressions,
+            expressions.iter().filter(|one| one.split == *split).count(),
+        );
+        if n != found {
+            return Err(format!("expressions.jsonl: it holds {found} of the {n} expressions of {split}"));
+        }
+    }
     let is_val = |split: &str| split == "val" || split.ends_with("/val");
     let point = |record: Record| match record {
         Record::Eval(eval) if is_val(&eval.split) => {
@@ -156,17 +174,24 @@ fn read_run(folder: &Path) -> Result<Run, String> {
         path: folder.to_path_buf(),
         row,
         seed: seed as u64,
+        step: metrics.step,
         config,
         splits: metrics.splits,
         trained_values: metrics.trained_values,
         step_seconds: metrics.runtime.median_step_seconds,
         peak_rss_mib: metrics.runtime.peak_rss_mib,
-        expressions: read_expressions(folder).map_err(said)?,
+        expressions,
         val_curve: read_records(folder).map_err(said)?.into_iter().filter_map(point).collect(),
     })
 }
 
 impl Run {
+    fn without_seed(&self) -> toml::Table {
+        let mut config = self.config.clone();
+        config.remove("seed");
+        config
+    }
+
     /// The data sets it trained on; empty if its config names none.
     pub fn datasets(&self) -> Vec<&str> {
         let names = self.config.get("data").and_then(|data| data.get("datasets")?.as_array());

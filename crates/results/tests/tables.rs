@@ -222,3 +222,23 @@ fn runs_of_one_seed_are_no_repetitions() {
     }
     assert!(table.contains("* the best of its column"), "{table}");
 }
+
+#[test]
+fn runs_of_other_configs_are_no_repetitions() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, seed, lr) in [("a", 1, "0.1"), ("b", 2, "0.2")] {
+        let run = root.path().join("study").join(name);
+        write_run(&run, "tiny", seed, &[(5, 5), (10, 0)]);
+        let config = run.join("config.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, format!("{text}[train]\nlr = {lr}\n")).unwrap();
+    }
+    let table = stdout(&results(root.path(), &[]));
+    assert_eq!(table.lines().filter(|line| line.starts_with("tiny (")).count(), 2, "{table}");
+    // Half of the expressions are not the run's.
+    let file = root.path().join("study/a/expressions.jsonl");
+    let half = std::fs::read_to_string(&file).unwrap().lines().next().unwrap().to_owned();
+    std::fs::write(&file, format!("{half}\n")).unwrap();
+    let said = String::from_utf8_lossy(&results(root.path(), &[]).stderr).into_owned();
+    assert!(said.contains("it holds 1 of the 2 expressions of val"), "{said}");
+}

@@ -52,6 +52,11 @@ impl Ablation {
         run.ancestors().take(4).find_map(|folder| read_document(&Self::file(folder)).ok())
     }
 
+    /// What a folder of runs holds; none where there is no file, or one that cannot be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        read_document(&Self::file(folder)).ok()
+    }
+
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {

@@ -49,6 +49,16 @@ impl std::fmt::Display for PredictionLine {
     }
 }
 
+/// Whether masks may be written to a path: nothing is there, or a file of predictions, which is replaced. Anything else is somebody
+/// else's, an annotation file or a picture of the very data set, perhaps.
+pub fn may_hold_predictions(path: &Path) -> bool {
+    if std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) || !path.exists() {
+        return true;
+    }
+    let first = refcoco::read_lines(path).ok().and_then(|mut lines| lines.next()?.ok());
+    first.is_some_and(|(_, line)| serde_json::from_str::<ReadLine>(&line).is_ok())
+}
+
 #[derive(Deserialize)]
 struct ReadLine {
     ref_id: i64,

@@ -1,6 +1,6 @@
 //! The command line of the `talent` program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -264,6 +264,10 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let resume = match &args.resume {
         None => Resume::No,
         Some(path) if path.as_os_str() == "auto" => Resume::Auto,
+        // The folder of a run's checkpoints stands for the run.
+        Some(path) if path.ends_with("checkpoints") && path.is_dir() => Resume::From(
+            path.parent().filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new(".")).into(),
+        ),
         Some(path) => Resume::From(path.clone()),
     };
     let own = match args.config.names_a_config() {

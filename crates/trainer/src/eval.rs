@@ -7,9 +7,9 @@ use clap::Args;
 use cli_kit::outln;
 use command_kit::{ScoreArgs, metric_or_dash, metrics_table, reports_json, score};
 use metrics::SplitReport;
+use run_files::may_hold_predictions;
 use serde_json::json;
 
-use crate::checkpoint::is_same;
 use crate::config::Precision;
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
@@ -20,7 +20,7 @@ use crate::train::stored_checkpoint;
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Score these masks instead of a model's, see `data score --help`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange"], requires = "dataset")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "config", "allow_missing", "encoder_root"], requires = "dataset")]
     predictions: Option<PathBuf>,
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
@@ -71,8 +71,8 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     let file = stored_checkpoint(args.run.as_ref(), args.checkpoint.as_ref())?;
     if let Some(to) = &args.save_predictions {
         ensure!(
-            !is_same(to, &file),
-            "--save-predictions {}: this is what is read; choose another file",
+            may_hold_predictions(to),
+            "--save-predictions {}: there is something else than predictions; choose another file",
             to.display()
         );
     }

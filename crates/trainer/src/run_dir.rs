@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use run_files::{Record, records_file};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Position, hex};
 use crate::config::Config;
 
 /// The right to work in a run's folder. It ends with the process, however that ends.
@@ -64,18 +65,20 @@ pub(crate) struct RunDir {
     lock: RunLock,
     records: File,
     n_records: usize,
+    /// Of the records so far.
+    digest: Sha256,
 }
 
 impl RunDir {
-    /// Prepares the folder, keeping its first `n_records` records.
+    /// Prepares the folder, keeping the records that belong to a position.
     ///
     /// # Errors
     /// When there are fewer, one of them is damaged, or something cannot be written.
-    pub(crate) fn open(lock: RunLock, cfg: &Config, environment: &Value, n_records: usize) -> Result<Self> {
+    pub(crate) fn open(lock: RunLock, cfg: &Config, environment: &Value, at: &Position) -> Result<Self> {
         let path = &lock.path;
         let records = records_file(path);
         // Before anything is touched.
-        let kept = counted_records(&records, n_records)?;
+        let kept = counted_records(&records, at)?;
         let checkpoints = Checkpoints::of(path);
         std::fs::create_dir_all(checkpoints.path())
             .with_context(|| checkpoints.path().display().to_string())?;
@@ -87,7 +90,9 @@ impl RunDir {
         whole_file::write(&records, &kept)?;
         let file =
             OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
-        Ok(Self { lock, records: file, n_records })
+        let mut digest = Sha256::new();
+        kept.split_inclusive(|byte| *byte == b'\n').for_each(|line| digest.update(lasting(line)));
+        Ok(Self { lock, records: file, n_records: at.n_records, digest })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -98,8 +103,10 @@ impl RunDir {
         Checkpoints::of(self.path())
     }
 
-    pub(crate) fn n_records(&self) -> usize {
-        self.n_records
+    /// Notes in a position which records belong to it: all so far.
+    pub(crate) fn count_records(&self, at: &mut Position) {
+        at.n_records = self.n_records;
+        at.records_sha256 = hex(self.digest.clone());
     }
 
     /// Appends one record.
@@ -111,6 +118,7 @@ impl RunDir {
         // A file that was removed can still be written to, in vain.
         ensure!(self.records.metadata().with_context(name)?.nlink() > 0, "{}: it was removed", name());
         self.n_records += 1;
+        self.digest.update(lasting(line.as_bytes()));
         Ok(())
     }
 
@@ -120,9 +128,10 @@ impl RunDir {
     }
 }
 
-/// The bytes of a file's first `n` records. Whatever follows them was written after the last checkpoint, or by a failing
+/// The bytes of the records that belong to a position. Whatever follows them was written after the last checkpoint, or by a failing
 /// machine, and does not count.
-pub(crate) fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
+pub(crate) fn counted_records(path: &Path, at: &Position) -> Result<Vec<u8>> {
+    let n = at.n_records;
     if n == 0 {
         return Ok(Vec::new());
     }
@@ -132,6 +141,7 @@ pub(crate) fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
     let mut bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     let mut end = 0;
     let mut step = 0;
+    let mut digest = Sha256::new();
     for number in 1..=n {
         let Some(length) = bytes[end..].iter().position(|&byte| byte == b'\n') else {
             bail!(
@@ -142,10 +152,22 @@ pub(crate) fn counted_records(path: &Path, n: usize) -> Result<Vec<u8>> {
         };
         check_record(&bytes[end..end + length], &mut step)
             .with_context(|| format!("{}: line {number} is damaged", path.display()))?;
+        digest.update(lasting(&bytes[end..end + length + 1]));
         end += length + 1;
     }
+    ensure!(
+        at.records_sha256.is_empty() || at.records_sha256 == hex(digest),
+        "{}: its first {n} records are not those that the checkpoint was written after; one was changed or lost",
+        path.display()
+    );
     bytes.truncate(end);
     Ok(bytes)
+}
+
+/// A record without what only the clock decides, its end.
+fn lasting(line: &[u8]) -> &[u8] {
+    let end = memchr::memmem::rfind(line, b",\"runtime\":");
+    &line[..end.unwrap_or(line.len())]
 }
 
 /// - step: of the last step's record before this one

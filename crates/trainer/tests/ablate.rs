@@ -88,6 +88,26 @@ fn every_cell_is_trained_once_and_a_failed_one_loses_nothing() {
     let log = String::from_utf8_lossy(&shorter.stderr).into_owned();
     assert!(log.contains("it was trained to step 2, and this ablation ends at step 1"), "{log}");
 
+    // Another ablation is not mixed into the folder.
+    let runs = folder.path().join("runs");
+    let other = talent(&[
+        "ablate",
+        "--axis",
+        "gate",
+        "--dry-run",
+        "--runs-dir",
+        runs.to_str().unwrap(),
+        "--data-root",
+        data_root().to_str().unwrap(),
+    ]);
+    let log = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(log.contains("it holds an ablation with other rows"), "{log}");
+    // Metrics that cannot be read are made again.
+    std::fs::write(runs.join("all/seed-3/metrics.json"), "").unwrap();
+    let list = ablate(folder.path(), &["--dry-run"]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(list.lines().any(|line| line.starts_with("all, seed 3") && line.ends_with("to do")), "{list}");
+
     // Another config under the same name is refused before anything runs.
     let changed = ablate(folder.path(), &["--set", "train.lr=0.5"]);
     let log = String::from_utf8_lossy(&changed.stderr).into_owned();

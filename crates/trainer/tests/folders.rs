@@ -360,3 +360,52 @@ fn a_run_that_goes_on_keeps_its_config_but_for_what_is_said() {
     let error = error_of(&talent(&args));
     assert!(error.contains("best.safetensors: this is a model, and no training state"), "{error}");
 }
+
+#[test]
+fn what_belongs_to_a_run_is_not_taken_over_changed_or_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("a");
+    succeed(&training(&run, 6, &[]));
+    let go_on = || talent(&training(&run, 9, &["--resume", "auto"]));
+
+    let records = run.join("records.jsonl");
+    let whole = std::fs::read_to_string(&records).unwrap();
+    let changed = whole.replacen("\"lr\":", "\"lr\":1", 1);
+    std::fs::write(&records, &changed).unwrap();
+    let error = error_of(&go_on());
+    assert!(error.contains("records.jsonl") && error.contains("one was changed or lost"), "{error}");
+    assert_eq!(std::fs::read_to_string(&records).unwrap(), changed);
+    std::fs::write(&records, &whole).unwrap();
+
+    let config = run.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}\nseed = \"")).unwrap();
+    let error = error_of(&go_on());
+    assert!(error.contains("config.toml: it cannot be read"), "{error}");
+    std::fs::write(&config, &text).unwrap();
+
+    // A lost best model is found anew.
+    std::fs::remove_file(run.join("checkpoints/best.safetensors")).unwrap();
+    let output = go_on();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(steps(&run), (1..=9).collect::<Vec<u64>>());
+    assert!(run.join("checkpoints/best.safetensors").is_file());
+
+    // Masks are not written over what is no file of masks.
+    let (checkpoint, masks) = (run.join("checkpoints/best.safetensors"), root.path().join("masks.jsonl"));
+    let eval = |to: &Path| {
+        let args = ["eval", "--device", "cpu", "--data-root", data_root().to_str().unwrap(), "--checkpoint"];
+        let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        args.extend([
+            checkpoint.display().to_string(),
+            "--save-predictions".into(),
+            to.display().to_string(),
+        ]);
+        talent(&args)
+    };
+    let error = error_of(&eval(&config));
+    assert!(error.contains("something else than predictions"), "{error}");
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    assert!(eval(&masks).status.success() && eval(&masks).status.success());
+}

@@ -76,10 +76,10 @@ impl Cell {
     /// # Errors
     /// When it has been trained further, and a table would mix it up with shorter runs.
     pub(super) fn is_finished(&self, max_steps: Option<u64>) -> Result<bool> {
-        if !Metrics::file(&self.run_dir).is_file() {
-            return Ok(false);
-        }
-        let before = run_files::Cell::read(&self.run_dir)?.and_then(|cell| cell.max_steps);
+        // Without metrics, or with some that cannot be read, training goes on and writes them.
+        let Ok(metrics) = Metrics::read(&self.run_dir) else { return Ok(false) };
+        let cell = run_files::Cell::read(&self.run_dir).ok().flatten();
+        let before = cell.map_or(Some(metrics.step), |cell| cell.max_steps);
         let shown = |steps: Option<u64>| steps.map_or("its end".to_owned(), |steps| format!("step {steps}"));
         ensure!(
             max_steps.is_none_or(|asked| before.is_some_and(|before| before <= asked)),

@@ -118,6 +118,15 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     for cell in &cells {
         cell.check_unchanged()?;
     }
+    if let Some(before) = Ablation::read(&runs_dir) {
+        let lost = before.rows.iter().find(|row| !rows.contains(row));
+        ensure!(
+            lost.is_none(),
+            "{}: it holds an ablation with other rows (`{}`), which its tables would mix up with these; choose another --runs-dir",
+            runs_dir.display(),
+            lost.map_or("", |row| row.name.as_str())
+        );
+    }
     let mut todo = VecDeque::new();
     for cell in &cells {
         let is_finished = cell.is_finished(args.shared.max_steps)?;

@@ -133,6 +133,25 @@ impl AblationPlan {
                 row.name
             );
         }
+        for row in &rows {
+            let folder = folder_name(&row.name);
+            ensure!(
+                folder.len() <= MAX_NAME && folder != "ablation.json",
+                "plan {}: row `{}` cannot be a folder's name; choose a shorter or another one",
+                self.name,
+                row.name
+            );
+            let mut keys = BTreeSet::new();
+            for setting in &row.set {
+                let key = setting.split('=').next().unwrap_or_default().trim();
+                ensure!(keys.insert(key), "plan {}: row `{}` sets `{key}` twice", self.name, row.name);
+            }
+        }
+        ensure!(
+            self.preset.is_none() || self.config.is_none(),
+            "plan {}: it names a preset and a config; one of them would be ignored",
+            self.name
+        );
         let of_rows = rows.iter().flat_map(|row| &row.set);
         for setting in self.set.iter().chain(of_rows) {
             let key = setting.split('=').next().unwrap_or_default().trim();
@@ -256,6 +275,9 @@ impl Axis {
         Ok(vec![Row { name: format!("no {}", self.key), set: off }, Row { name: self.key.clone(), set: on }])
     }
 }
+
+/// Bytes of a folder's name; file systems allow 255.
+const MAX_NAME: usize = 200;
 
 /// A row's name as a folder's.
 pub(crate) fn folder_name(name: &str) -> String {

@@ -135,7 +135,7 @@ pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>, info: (
     Ok(whole_file::write(path, &serialized(&buffers(tensors)?, info)?)?)
 }
 
-pub(super) fn hex(hasher: Sha256) -> String {
+pub(crate) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

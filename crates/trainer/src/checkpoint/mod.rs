@@ -25,7 +25,7 @@ use torch_ext::{Adam, generator};
 use weight_files::WeightFile;
 
 pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders};
-pub(crate) use file::{read_meta, verified_meta, write_tensors};
+pub(crate) use file::{hex, read_meta, verified_meta, write_tensors};
 pub(crate) use folder::{Checkpoints, is_same, set_aside, step_of};
 
 use crate::config::Config;
@@ -44,6 +44,9 @@ pub(crate) struct Position {
     pub(crate) best_miou: Option<f64>,
     /// Lines of `records.jsonl` that belong to this state.
     pub(crate) n_records: usize,
+    /// SHA-256 of these lines up to what only the clock decides; empty in states of before it was kept.
+    #[serde(default)]
+    pub(crate) records_sha256: String,
     /// The loss scaler.
     pub(crate) scaler: LossScaler,
     /// Whether the validation splits are still to be evaluated at this step.
@@ -63,6 +66,7 @@ impl Position {
             batch: 0,
             best_miou: None,
             n_records: 0,
+            records_sha256: String::new(),
             scaler,
             evaluation_due: false,
             bad_samples: BTreeSet::new(),

@@ -50,7 +50,7 @@ impl Run<'_> {
         if self.at.best_miou.is_none_or(|best| miou >= best) {
             self.at.best_miou = Some(miou);
             if let Some(Output { dir, .. }) = &self.output {
-                self.at.n_records = dir.n_records();
+                dir.count_records(&mut self.at);
                 self.writer().save_model(&dir.checkpoints().best(), &self.at)?;
             }
         }

@@ -108,12 +108,12 @@ struct Output {
 }
 
 impl Output {
-    fn open(lock: RunLock, experiment: &Experiment, options: &RunOptions, n_records: usize) -> Result<Self> {
+    fn open(lock: RunLock, experiment: &Experiment, options: &RunOptions, at: &Position) -> Result<Self> {
         let Experiment { cfg, device, processes, .. } = experiment;
         let matmul = cfg.train.precision.measured_kind(*device)?;
         let mut environment = environment(*device, &options.shared.data_root, &matmul, cfg.seed)?;
         environment["processes"] = processes.size().into();
-        let dir = RunDir::open(lock, cfg, &environment, n_records)?;
+        let dir = RunDir::open(lock, cfg, &environment, at)?;
         Ok(Self { events: EventFile::create(dir.path())?, dir })
     }
 }
@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
             false => None,
         };
         let output = match begun {
-            Some((lock, _)) => Some(Output::open(lock, &experiment, options, at.n_records)?),
+            Some((lock, _)) => Some(Output::open(lock, &experiment, options, &at)?),
             None => None,
         };
         let now = Instant::now();
@@ -335,7 +335,7 @@ impl<'a> Run<'a> {
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
         // The state says how many records there are, so they must be there first.
         dir.sync_records()?;
-        self.at.n_records = dir.n_records();
+        dir.count_records(&mut self.at);
         let checkpoints = dir.checkpoints();
         self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, &self.at)?;
         checkpoints.keep(self.options.keep_checkpoints)?;

@@ -144,7 +144,7 @@ pub(super) fn begin(
             if own.hold(&path) {
                 refuse_stray(&path, &meta, &options.run_dir, options.allow_config_change)?;
                 // Before anything is set aside.
-                counted_records(&records_file(&options.run_dir), meta.position.n_records)?;
+                counted_records(&records_file(&options.run_dir), &meta.position)?;
             }
             refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
             checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
@@ -160,6 +160,7 @@ pub(super) fn begin(
             } else {
                 // Another run's records and best model stay with it.
                 (at.n_records, at.best_miou) = (0, None);
+                at.records_sha256.clear();
             }
         }
         None => {}
@@ -169,8 +170,20 @@ pub(super) fn begin(
 
 /// A state in a run's folder is another run's if its config is not the folder's.
 fn refuse_stray(state: &Path, meta: &Meta, run: &Path, allowed: bool) -> Result<()> {
-    let text = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
-    let Ok(own) = toml::from_str::<Config>(&text) else { return Ok(()) };
+    let file = run.join("config.toml");
+    let own = match std::fs::read_to_string(&file) {
+        Ok(text) => toml::from_str::<Config>(&text).map_err(|error| error.message().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error.to_string()),
+    };
+    let own = match own {
+        Ok(own) => own,
+        Err(_) if allowed => return Ok(()),
+        Err(what) => bail!(
+            "{}: it cannot be read ({what}); mend it, or remove it, and the state's own config takes its place",
+            file.display()
+        ),
+    };
     let mut changed = differences(&own, &meta.config)?;
     changed.retain(|line| !line.starts_with("weights."));
     ensure!(
@@ -183,16 +196,29 @@ fn refuse_stray(state: &Path, meta: &Meta, run: &Path, allowed: bool) -> Result<
     Ok(())
 }
 
-/// A run that goes on from an earlier step has not found its best model yet, if that is of a later one.
+/// A run that goes on from an earlier step has not found its best model yet, if that is of a later one. Where the best model is
+/// lost or damaged, the present one is evaluated again and takes its place.
 fn set_aside_later_best(own: &Checkpoints, at: &mut Position) -> Result<()> {
     let best = own.best();
-    if best.is_file()
-        && let Some(meta) = checkpoint::read_meta(&best)?
-        && meta.position.step > at.step
-    {
-        set_aside(&best)?;
-        at.best_miou = None;
+    if at.best_miou.is_none() && !best.exists() {
+        return Ok(());
     }
+    match checkpoint::read_meta(&best) {
+        Ok(Some(meta)) if meta.position.step <= at.step => return Ok(()),
+        Ok(Some(_)) => set_aside(&best)?,
+        Ok(None) | Err(_) => {
+            errln!(
+                "warning: {}: the best model is not there or cannot be read; the model of step {} is evaluated in its place",
+                best.display(),
+                at.step
+            );
+            at.evaluation_due = true;
+            if best.exists() {
+                std::fs::rename(&best, best.with_extension("damaged"))?;
+            }
+        }
+    }
+    at.best_miou = None;
     Ok(())
 }
 
