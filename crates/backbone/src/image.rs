@@ -1,6 +1,5 @@
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Tensor};
 use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
@@ -11,7 +10,7 @@ use crate::positions::PositionRule;
 use crate::spec::{EncoderSpec, PixelInput};
 
 /// Sizes and variants of an image encoder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEncoderConfig {
     /// Token width D.
     pub width: i64,

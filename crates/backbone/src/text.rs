@@ -1,6 +1,5 @@
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
@@ -10,7 +9,7 @@ use crate::guest::{Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, WordInput};
 
 /// Sizes of a text encoder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextEncoderConfig {
     /// Word width T.
     pub width: i64,

@@ -151,20 +151,27 @@ fn bare_networks(
     Ok(networks)
 }
 
-fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
-    let run = |network: &Talent, pixels: &Tensor| {
-        let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
-        let observe = |stage: Stage, value: &Tensor| {
+/// What a pass returns, and what passes on the way, by the recordings' names.
+fn seen_in<T>(pass: impl FnOnce(&dyn Fn(Stage, &Tensor)) -> T) -> (T, BTreeMap<String, Tensor>) {
+    let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
+    let result = tch::no_grad(|| {
+        pass(&|stage, value| {
             let name = match stage {
                 Stage::Patches => return,
                 Stage::Tokens => "embeddings".to_owned(),
                 Stage::Block(index) => format!("block{index}"),
             };
             seen.borrow_mut().insert(name, value.shallow_clone());
-        };
+        })
+    });
+    (result, seen.take())
+}
+
+fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
+    let run = |network: &Talent, pixels: &Tensor| {
         let image = network.image();
-        let last = tch::no_grad(|| image.normalise(&image.forward(pixels, &[], &nobody, &observe).last));
-        let mut seen = seen.take();
+        let (last, mut seen) =
+            seen_in(|observe| image.normalise(&image.forward(pixels, &[], &nobody, observe).last));
         seen.insert("last_hidden_state".to_owned(), last);
         seen
     };
@@ -208,17 +215,7 @@ fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<(
     let ends = ids.argmax(-1, false);
     case.compare("eot_position", &ends, Tolerance::Exact)?;
     let run = |network: &Talent, ids: &Tensor| {
-        let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
-        let observe = |stage: Stage, value: &Tensor| {
-            let name = match stage {
-                Stage::Patches => return,
-                Stage::Tokens => "embeddings".to_owned(),
-                Stage::Block(index) => format!("block{index}"),
-            };
-            seen.borrow_mut().insert(name, value.shallow_clone());
-        };
-        let out = tch::no_grad(|| network.text().forward(ids, &nobody, &observe));
-        let mut seen = seen.take();
+        let (out, mut seen) = seen_in(|observe| network.text().forward(ids, &nobody, observe));
         seen.insert("pooler_output".to_owned(), network.text().at_sentence(&out.words, ids));
         seen.insert("last_hidden_state".to_owned(), out.words);
         seen.insert("text_embeds".to_owned(), out.state);

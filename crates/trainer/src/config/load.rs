@@ -91,7 +91,9 @@ pub fn load(source: &Source) -> Result<Config> {
         set(&mut chosen, &path, parse_value(value.trim()));
         merge(&mut table, chosen, "").with_context(|| format!("--set {text}"))?;
     }
-    let config: Config = table.try_into().context("config")?;
+    // In one line.
+    let wrong = |error: toml::de::Error| anyhow!("config: {}", error.to_string().trim().replace('\n', " "));
+    let config: Config = table.try_into().map_err(wrong)?;
     config.validate()?;
     Ok(config)
 }
@@ -237,6 +239,8 @@ mod tests {
         assert!(error("train.epochs=many").contains("`train.epochs` must be a integer"));
         assert!(error("model.head.fusion=rca").contains("rca"));
         assert!(error("model.input_size=100").contains("input_size"));
+        let unknown = error("model.image.encoder=bert");
+        assert!(unknown.contains("`bert`; there are dinov2-reg") && !unknown.contains('\n'), "{unknown}");
         assert!(error("seed").contains("key=value"));
         let unknown =
             load(&Source { config: Some("refcocog-u/base".into()), ..Source::default() }).unwrap_err();
