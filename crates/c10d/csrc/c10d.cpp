@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 // Of c10: messages below this level are not printed.
 C10_API extern int FLAGS_caffe2_log_level;
@@ -29,6 +30,19 @@ c10d::ReduceOp operation(int number) {
 void finish(const c10::intrusive_ptr<c10d::Work> &work) {
   // False or an exception where it failed.
   TORCH_CHECK(work->wait(), "a collective operation failed");
+}
+
+// Gloo enters each operation into libtorch's flight recorder, one map for all groups of this process, which libtorch 2.11
+// does without a lock (pytorch/pytorch#179449): groups of several threads would corrupt it. Starting does not wait for other
+// processes. NCCL's may, to connect, so that it must not hold up the others.
+template <typename Start>
+c10::intrusive_ptr<c10d::Work> begin(void *group, Start start) {
+  static std::mutex recorder;
+  auto &backend = *static_cast<GroupHandle *>(group)->backend;
+  std::unique_lock<std::mutex> lock(recorder, std::defer_lock);
+  if (backend.getBackendName() == "gloo")
+    lock.lock();
+  return start(backend);
 }
 
 } // namespace
@@ -78,7 +92,7 @@ char *talent_c10d_all_reduce(void *group, void *xs, int op) {
     std::vector<at::Tensor> list{tensor(xs)};
     c10d::AllreduceOptions options;
     options.reduceOp = operation(op);
-    finish(static_cast<GroupHandle *>(group)->backend->allreduce(list, options));
+    finish(begin(group, [&](auto &backend) { return backend.allreduce(list, options); }));
   });
 }
 
@@ -88,7 +102,7 @@ char *talent_c10d_all_reduce_start(void *group, void *xs, int op, void **work) {
     std::vector<at::Tensor> list{tensor(xs)};
     c10d::AllreduceOptions options;
     options.reduceOp = operation(op);
-    *work = new WorkHandle{static_cast<GroupHandle *>(group)->backend->allreduce(list, options)};
+    *work = new WorkHandle{begin(group, [&](auto &backend) { return backend.allreduce(list, options); })};
   });
 }
 
@@ -104,7 +118,7 @@ char *talent_c10d_broadcast(void *group, void *xs, int64_t root) {
     std::vector<at::Tensor> list{tensor(xs)};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    finish(static_cast<GroupHandle *>(group)->backend->broadcast(list, options));
+    finish(begin(group, [&](auto &backend) { return backend.broadcast(list, options); }));
   });
 }
 
@@ -115,12 +129,16 @@ char *talent_c10d_all_gather(void *group, void *xs, void **results, int64_t n) {
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int64_t i = 0; i < n; ++i)
       outputs[0].push_back(tensor(results[i]));
-    finish(static_cast<GroupHandle *>(group)->backend->allgather(outputs, inputs, c10d::AllgatherOptions()));
+    const c10d::AllgatherOptions options;
+    finish(begin(group, [&](auto &backend) { return backend.allgather(outputs, inputs, options); }));
   });
 }
 
 char *talent_c10d_barrier(void *group) {
-  return guarded([&] { finish(static_cast<GroupHandle *>(group)->backend->barrier(c10d::BarrierOptions())); });
+  return guarded([&] {
+    const c10d::BarrierOptions options;
+    finish(begin(group, [&](auto &backend) { return backend.barrier(options); }));
+  });
 }
 
 void talent_c10d_group_free(void *group) { delete static_cast<GroupHandle *>(group); }
