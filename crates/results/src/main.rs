@@ -83,7 +83,7 @@ fn run(cli: &Cli) -> Result<()> {
         summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, cli.baseline.as_deref())?);
     }
     // The validation split decides on everything, so it comes first.
-    summaries.sort_by_key(|summary| summary.split != "val" && !summary.split.ends_with("/val"));
+    summaries.sort_by_key(|summary| !run_files::is_val(&summary.split));
     if let Some(path) = &cli.report {
         let title = plan
             .as_ref()

@@ -3,7 +3,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use metrics::SplitReport;
-use run_files::{Ablation, Cell, ExpressionLine, Metrics, Record, VERSION, read_expressions, read_records};
+use run_files::{
+    Ablation, Cell, ExpressionLine, Metrics, Record, VERSION, is_val, read_expressions, read_records,
+};
 
 use crate::{Error, io_error};
 
@@ -163,7 +165,6 @@ fn read_run(folder: &Path) -> Result<Run, String> {
             return Err(format!("expressions.jsonl: it holds {found} of the {n} expressions of {split}"));
         }
     }
-    let is_val = |split: &str| split == "val" || split.ends_with("/val");
     let point = |record: Record| match record {
         Record::Eval(eval) if is_val(&eval.split) => {
             Some((eval.step as f64, eval.report.all.segmentation.miou))

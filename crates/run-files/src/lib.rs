@@ -19,7 +19,7 @@ mod records;
 pub use ablation::{Ablation, Cell, Row};
 pub use error::{Error, Result};
 pub use expressions::{ExpressionLine, read_expressions, write_expressions};
-pub use metrics_file::{Metrics, RunTime, VERSION};
+pub use metrics_file::{Metrics, RunTime, VERSION, is_val};
 pub use predictions::{Key, PredictionLine, Predictions, key_of, may_hold_predictions};
 pub use records::{
     EvalRecord, EvalTime, Record, StepRecord, StepTime, UnreadSample, read_records, records_file,

@@ -47,6 +47,11 @@ pub struct RunTime {
     pub open_files_per_1000_steps: Option<f64>,
 }
 
+/// Whether a split's name is that of a validation split: `val`, or `DATASET/val` where a run has several data sets.
+pub fn is_val(split: &str) -> bool {
+    split == "val" || split.ends_with("/val")
+}
+
 impl Metrics {
     /// Where a run's metrics are.
     pub fn file(run: &Path) -> PathBuf {
@@ -67,7 +72,7 @@ impl Metrics {
 
     /// The validation split of the first data set.
     pub fn val(&self) -> Option<&SplitReport> {
-        let of_several = || self.splits.iter().find(|(name, _)| name.ends_with("/val"));
+        let of_several = || self.splits.iter().find(|(name, _)| is_val(name));
         self.splits.get("val").or_else(|| of_several().map(|(_, report)| report))
     }
 }
