@@ -14,6 +14,7 @@ mod full_train;
 mod full_values;
 mod json;
 mod losses;
+mod mask_sum;
 mod modules;
 mod network;
 mod photos;

@@ -12,6 +12,7 @@ use torch_ext::{Adam, AdamConfig, AdamGroup};
 
 use crate::case::{Case, read_tensors};
 use crate::json::read_json;
+use crate::mask_sum;
 use crate::network::{INTERMEDIATE, compare_outputs};
 use crate::recorded::Recorded;
 use crate::report::{Comparison, Tolerance};
@@ -101,8 +102,7 @@ impl Training {
         let n_steps = json.pointer("/scalars/steps").and_then(Value::as_array).context("no steps")?.len();
         let input = |name: &str| inputs.get(name).with_context(|| format!("train_forward lacks `{name}`"));
         let images = images.get("img").context("eval_forward lacks `img`")?.to_kind(kind);
-        // The mask stays float32 in the float64 run, as it did in the recorded one.
-        let (mask, valid) = (input("mask")?, input("tccl_valid")?.to_kind(kind));
+        let (mut mask, valid) = (input("mask")?.shallow_clone(), input("tccl_valid")?.to_kind(kind));
         let network = recorded.network(kind)?;
         let mut adam = optimiser(&network, &recorded.config)?;
         let ids =
@@ -111,7 +111,11 @@ impl Training {
         for _ in 0..n_steps {
             adam.zero_grad()?;
             let out = network.forward(&images, ids, &Pass::TRAIN);
-            let Terms { total, named, partners } = terms(&out, mask, &valid)?;
+            if first.is_none() && kind == Kind::Double {
+                let recorded = json.pointer("/scalars/steps_f64/0/seg").and_then(Value::as_f64);
+                mask = mask_sum::as_summed(&out.logits, &mask, recorded.context("no steps_f64/0/seg")?)?;
+            }
+            let Terms { total, named, partners } = terms(&out, &mask, &valid)?;
             total.backward();
             if first.is_none() {
                 let trainable = network.trainable();

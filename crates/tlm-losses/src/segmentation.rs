@@ -46,11 +46,12 @@ impl Segmentation {
     ///
     /// - logits: `[batch, 1, h, w]`, of the target's size or any other
     /// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
-    ///   precision (at least float32), as in the official code, whatever that of the logits.
+    ///   precision (at least float32) and in the order it lies in memory, as in the official code, whatever the precision of
+    ///   the logits.
     pub fn loss(&self, logits: &Tensor, target: &Tensor) -> SegmentationLoss {
         let _guard = full_precision(logits.device());
         let (logits, target) = (wide(logits), wide(target));
-        let per_sample = |xs: &Tensor| xs.flatten(1, -1).sum_dim_intlist([1].as_slice(), false, None);
+        let per_sample = |xs: &Tensor| xs.sum_dim_intlist([1, 2, 3].as_slice(), false, None);
         let area = per_sample(&target);
         let n_pixels = target.numel() as f64;
         let (held, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
