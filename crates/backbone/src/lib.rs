@@ -20,7 +20,7 @@ pub use clip_text::ClipText;
 pub use dinov2::Dinov2Registers;
 pub use image::{Features, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
 pub use positions::{PositionRule, resample_positions};
-pub use registry::{IMAGE_ENCODERS, ImageDesign, TEXT_ENCODERS, TextDesign};
+pub use registry::{Design, IMAGE_ENCODERS, ImageDesign, Registered, TEXT_ENCODERS, TextDesign};
 pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
 pub use text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 

@@ -42,18 +42,35 @@ pub(crate) struct BenchArgs {
     json: bool,
 }
 
+impl BenchArgs {
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.passes > 0 && self.threads > 0 && self.batch_size > 0,
+            "passes, threads and batch size must be positive"
+        );
+        ensure!(self.passes <= 1_000_000, "--passes must be at most 1,000,000");
+        ensure!((1..=16384).contains(&self.input_size), "--input-size must be 1 to 16384");
+        ensure!(self.threads <= 4096, "--threads must be at most 4096");
+        Ok(())
+    }
+}
+
+/// What was measured.
+struct Measured {
+    /// Samples of a pass.
+    n_samples: usize,
+    /// Median time of a sample in each stage, in milliseconds.
+    stage_ms: Vec<f64>,
+    /// Whole samples per second in each pass.
+    rates: Vec<f64>,
+}
+
 /// The stages of a training sample, and what evaluation does with a predicted map.
 const STAGES: [&str; 8] =
     ["read", "decode", "image", "mask", "mask warp", "tokens", "eval: map back", "eval: measure"];
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
-    ensure!(
-        args.passes > 0 && args.threads > 0 && args.batch_size > 0,
-        "passes, threads and batch size must be positive"
-    );
-    ensure!(args.passes <= 1_000_000, "--passes must be at most 1,000,000");
-    ensure!((1..=16384).contains(&args.input_size), "--input-size must be 1 to 16384");
-    ensure!(args.threads <= 4096, "--threads must be at most 4096");
+    args.check()?;
     let datasets = vec![command_kit::open(&args.dataset, &args.data_root)?];
     let dataset = &datasets[0];
     let usable = (0..dataset.refs.len()).filter(|&index| !dataset.refs[index].expressions.is_empty());
@@ -83,45 +100,68 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
             wholes.push(refs.len() as f64 / started.elapsed().as_secs_f64());
         }
     }
-    let stage_ms: Vec<f64> = (0..STAGES.len())
-        .map(|stage| {
-            median(stages.iter().map(|times| times[stage].as_secs_f64() * 1e3 / refs.len() as f64).collect())
-        })
+    let per_sample = |time: Duration| time.as_secs_f64() * 1e3 / refs.len() as f64;
+    let stage_ms = (0..STAGES.len())
+        .map(|stage| median(stages.iter().map(|times| per_sample(times[stage])).collect()))
         .collect();
-    let rate = median(wholes.clone());
-    let (lowest, highest) =
-        wholes.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), &rate| (low.min(rate), high.max(rate)));
-    let pixels = args.batch_size * 4 * 4 * args.input_size * args.input_size;
+    let measured = Measured { n_samples: refs.len(), stage_ms, rates: wholes };
     if args.json {
+        measured.print_json(args)
+    } else {
+        measured.print(args)
+    }
+    Ok(())
+}
+
+impl Measured {
+    /// Lowest, median and highest rate.
+    fn rates(&self) -> [f64; 3] {
+        let ends = self
+            .rates
+            .iter()
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), &rate| (low.min(rate), high.max(rate)));
+        [ends.0, median(self.rates.clone()), ends.1]
+    }
+
+    fn print_json(&self, args: &BenchArgs) {
         let stages: serde_json::Map<_, _> =
-            STAGES.iter().zip(&stage_ms).map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
+            STAGES.iter().zip(&self.stage_ms).map(|(name, ms)| ((*name).to_owned(), json!(ms))).collect();
+        let [lowest, rate, highest] = self.rates();
         let report = json!({
-            "dataset": args.dataset, "samples": refs.len(), "passes": args.passes, "threads": args.threads,
+            "dataset": args.dataset, "samples": self.n_samples, "passes": args.passes, "threads": args.threads,
             "input_size": args.input_size, "stages_ms": stages,
             "images_per_s": rate, "images_per_s_min": lowest, "images_per_s_max": highest,
-            "batch_bytes": pixels,
+            "batch_bytes": batch_bytes(args),
         });
         outln!("{report}");
-        return Ok(());
     }
-    outln!(
-        "{} refs of {} to {2} x {2}, {3} passes; medians",
-        refs.len(),
-        args.dataset,
-        args.input_size,
-        args.passes
-    );
-    outln!("{:16}{:>10}{:>14}", "stage", "ms", "images/s");
-    for (name, ms) in STAGES.iter().zip(&stage_ms) {
-        outln!("{name:16}{ms:>10.3}{:>14.1}", 1e3 / ms.max(1e-9));
+
+    fn print(&self, args: &BenchArgs) {
+        outln!(
+            "{} refs of {} to {2} x {2}, {3} passes; medians",
+            self.n_samples,
+            args.dataset,
+            args.input_size,
+            args.passes
+        );
+        outln!("{:16}{:>10}{:>14}", "stage", "ms", "images/s");
+        for (name, ms) in STAGES.iter().zip(&self.stage_ms) {
+            outln!("{name:16}{ms:>10.3}{:>14.1}", 1e3 / ms.max(1e-9));
+        }
+        let [lowest, rate, highest] = self.rates();
+        outln!(
+            "whole samples in batches of {}, {} threads: {rate:.1} images/s ({lowest:.1} to {highest:.1})",
+            args.batch_size,
+            args.threads
+        );
+        let mib = batch_bytes(args) as f64 / (1 << 20) as f64;
+        outln!("a batch takes {mib:.1} MiB; three are prepared ahead in training");
     }
-    outln!(
-        "whole samples in batches of {}, {} threads: {rate:.1} images/s ({lowest:.1} to {highest:.1})",
-        args.batch_size,
-        args.threads
-    );
-    outln!("a batch takes {:.1} MiB; three are prepared ahead in training", pixels as f64 / (1 << 20) as f64);
-    Ok(())
+}
+
+/// Images and masks of a batch, in float32.
+fn batch_bytes(args: &BenchArgs) -> usize {
+    args.batch_size * 4 * 4 * args.input_size * args.input_size
 }
 
 /// Time of each stage over all refs, on this thread. `image` is letterboxing and normalisation, `tokens` three

@@ -43,16 +43,30 @@ pub fn bars(path: &Path, panels: &[BarPanel]) -> Result<(), Error> {
 /// The part of a class's width that its bars take.
 const FILLED: f64 = 0.8;
 
+impl BarPanel {
+    /// Name of the class in the middle of whose bars `x` lies, or nothing.
+    fn class_at(&self, x: f64) -> String {
+        let nearest = x.round();
+        let named = (nearest - x).abs() < 1e-6 && nearest >= 0.0;
+        let name = named.then(|| self.classes.get(nearest as usize)).flatten();
+        name.cloned().unwrap_or_default()
+    }
+}
+
+impl Bars {
+    /// Where bars end, or their deviations above them; those that are not finite are not drawn.
+    fn ends(&self) -> impl Iterator<Item = f64> {
+        let deviation = |class: usize| self.deviations.get(class).copied().unwrap_or(0.0);
+        let ends = self.values.iter().enumerate().map(move |(class, value)| value + deviation(class));
+        ends.filter(|value| value.is_finite())
+    }
+}
+
 fn draw(
     area: &DrawingArea<BitMapBackend<'_>, Shift>,
     panel: &BarPanel,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let ends = |bars: &Bars| -> Vec<f64> {
-        let deviation = |class: usize| bars.deviations.get(class).copied().unwrap_or(0.0);
-        bars.values.iter().enumerate().map(|(class, value)| value + deviation(class)).collect()
-    };
-    let finite = panel.series.iter().flat_map(ends).filter(|value| value.is_finite());
-    let highest = finite.fold(panel.from, f64::max);
+    let highest = panel.series.iter().flat_map(Bars::ends).fold(panel.from, f64::max);
     let top = highest + 0.08 * (highest - panel.from);
     let n_classes = panel.classes.len().max(1);
     let mut chart = ChartBuilder::on(area)
@@ -61,27 +75,22 @@ fn draw(
         .x_label_area_size(36)
         .y_label_area_size(52)
         .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, panel.from..top.max(panel.from + 1e-9))?;
-    let class = |x: &f64| {
-        let nearest = x.round();
-        let named = (nearest - x).abs() < 1e-6 && nearest >= 0.0;
-        let name = named.then(|| panel.classes.get(nearest as usize)).flatten();
-        name.cloned().unwrap_or_default()
-    };
     chart
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(RGBColor(240, 240, 240))
         .label_style(("sans-serif", 14))
         .x_labels(2 * n_classes + 1)
-        .x_label_formatter(&class)
+        .x_label_formatter(&|x| panel.class_at(*x))
         .x_desc(&panel.x_label)
         .draw()?;
     let width = FILLED / panel.series.len().max(1) as f64;
+    let left = |index: usize, class: usize| class as f64 - FILLED / 2.0 + index as f64 * width;
     for (index, bars) in panel.series.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let rectangles =
             bars.values.iter().enumerate().filter(|(_, value)| value.is_finite()).map(|(class, &value)| {
-                let left = class as f64 - FILLED / 2.0 + index as f64 * width;
+                let left = left(index, class);
                 Rectangle::new([(left, panel.from), (left + width, value)], colour.filled())
             });
         chart
@@ -90,7 +99,7 @@ fn draw(
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
     }
     for (index, bars) in panel.series.iter().enumerate() {
-        let middle = |class: usize| class as f64 - FILLED / 2.0 + (index as f64 + 0.5) * width;
+        let middle = |class: usize| left(index, class) + 0.5 * width;
         let lines = bars.values.iter().zip(&bars.deviations).enumerate().filter(|(_, (value, deviation))| {
             value.is_finite() && deviation.is_finite() && **deviation > 0.0
         });

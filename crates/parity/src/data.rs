@@ -129,50 +129,64 @@ fn warped_mask(
     Ok([source_name, expected_name.to_owned()])
 }
 
+/// What is recorded of one input size.
+struct RecordedSize<'a> {
+    folder: &'a Path,
+    key: &'a str,
+    side: usize,
+    tensors: &'a BTreeMap<String, Tensor>,
+}
+
+impl RecordedSize<'_> {
+    /// Compares a picture and its masks; returns how many of the recorded tensors it has used.
+    fn compare(&self, entry: &Value, case: &mut Case, used: &mut BTreeSet<String>) -> Result<i32> {
+        let Self { folder, key, side, tensors } = *self;
+        let id = integer(entry, "image_id")?;
+        // Pictures without decoded pixels are compared from the photos.
+        let Some(decoded_name) = entry.get("decoded").and_then(Value::as_str) else { return Ok(0) };
+        let decoded = read_image(&folder.join(decoded_name))?;
+        let letterbox = Letterbox::new(decoded.width, decoded.height, side);
+        let expected = read_image(&folder.join(text(entry, "image")?))?;
+        compare_bytes(
+            case,
+            &format!("{key} {id}"),
+            &letterbox.image(&decoded, Normalisation::CLIP.border),
+            &expected.data,
+        );
+        used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
+        let mut n_tensors = 0;
+        if let Some(tensor) = tensors.get(&format!("{id}.image")) {
+            normalised_image(case, id, &letterbox, &decoded, tensor);
+            n_tensors += 1;
+        }
+        for mask in entries(entry, "masks")? {
+            used.extend(warped_mask(folder, case, key, &letterbox, mask)?);
+        }
+        if let Some(tensor) = tensors.get(&format!("{id}.mask")) {
+            let mut found = vec![0.0; side * side];
+            if let Some(ann_id) = entry.get("tensor_mask_ann_id").and_then(Value::as_i64) {
+                let source = binary(&folder.join(format!("mask_src/{ann_id}.png")))?;
+                letterbox.unit_mask_into(&source, &mut found);
+            }
+            let found = Tensor::from_slice(&found).view([side as i64, side as i64]);
+            case.compare_with(&format!("tensor {id}.mask"), &found, tensor, Tolerance::Exact);
+            n_tensors += 1;
+        }
+        Ok(n_tensors)
+    }
+}
+
 fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("letterbox.json"))?;
     let mut used = BTreeSet::new();
     for (side, list) in letterbox_lists(&json)? {
         let key = format!("letterbox{side}");
-        let side_long = side as i64;
         let tensors = folder.join(format!("tensors{side}.safetensors"));
         let tensors = if tensors.is_file() { read_tensors(&tensors, Device::Cpu)? } else { BTreeMap::new() };
         let mut n_tensors = 0;
         for entry in list {
-            let id = integer(entry, "image_id")?;
-            // Pictures without decoded pixels are compared from the photos.
-            let Some(decoded_name) = entry.get("decoded").and_then(Value::as_str) else { continue };
-            let decoded = read_image(&folder.join(decoded_name))?;
-            let letterbox = Letterbox::new(decoded.width, decoded.height, side);
-            let expected = read_image(&folder.join(text(entry, "image")?))?;
-            compare_bytes(
-                case,
-                &format!("{key} {id}"),
-                &letterbox.image(&decoded, Normalisation::CLIP.border),
-                &expected.data,
-            );
-            used.extend([decoded_name.to_owned(), text(entry, "image")?.to_owned()]);
-            if let Some(tensor) = tensors.get(&format!("{id}.image")) {
-                normalised_image(case, id, &letterbox, &decoded, tensor);
-                n_tensors += 1;
-            }
-            for mask in entries(entry, "masks")? {
-                used.extend(warped_mask(folder, case, &key, &letterbox, mask)?);
-            }
-            if let Some(tensor) = tensors.get(&format!("{id}.mask")) {
-                let mut found = vec![0.0; side * side];
-                if let Some(ann_id) = entry.get("tensor_mask_ann_id").and_then(Value::as_i64) {
-                    let source = binary(&folder.join(format!("mask_src/{ann_id}.png")))?;
-                    letterbox.unit_mask_into(&source, &mut found);
-                }
-                case.compare_with(
-                    &format!("tensor {id}.mask"),
-                    &Tensor::from_slice(&found).view([side_long, side_long]),
-                    tensor,
-                    Tolerance::Exact,
-                );
-                n_tensors += 1;
-            }
+            let recorded = RecordedSize { folder, key: &key, side, tensors: &tensors };
+            n_tensors += recorded.compare(entry, case, &mut used)?;
         }
         case.compare_number(
             &format!("tensors{side} used"),

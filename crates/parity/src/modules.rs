@@ -30,11 +30,7 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
             let adapter = visual_adapter(&network, &place)?;
             module(case, &["x", "text"], |inputs, mode| adapter.forward(&inputs[0], &inputs[1], mode))
         }
-        "module_visual_cost" => {
-            let adapter = visual_adapter(&network, &place)?;
-            let WordUnit::CostVolume(unit) = adapter.unit() else { bail!("the adapter has no cost volume") };
-            module(case, &["x", "text"], |inputs, _| unit.forward(&inputs[0], &inputs[1]))
-        }
+        "module_visual_cost" => word_cost(&network, &place, case),
         "module_text_adapter" => {
             let adapter = network.text_adapters().get(index_below(&place, TEXT_BLOCKS)?);
             let adapter = adapter.context("the block has no adapter")?;
@@ -58,14 +54,7 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
                 swap(&network.text().block(block, &swap(&inputs[0]), &guest))
             })
         }
-        "module_neck_cost" => {
-            let level = place.strip_prefix("neck.fusion").and_then(|level| level.parse::<usize>().ok());
-            let unit = level.and_then(|level| network.neck().units().get(level.wrapping_sub(3)));
-            let Some(SentenceUnit::CostVolume(unit)) = unit else { bail!("`{place}` is no cost volume") };
-            module(case, &["vis", "txt"], |inputs, mode| {
-                unit.forward(&inputs[0], &inputs[1].squeeze_dim(0), mode)
-            })
-        }
+        "module_neck_cost" => sentence_cost(&network, &place, case),
         "module_coordconv" => {
             module(case, &["x"], |inputs, mode| network.neck().coord_conv().forward(&inputs[0], mode))
         }
@@ -78,6 +67,19 @@ pub(crate) fn case(recorded: &Recorded, case: &mut Case) -> Result<()> {
         }),
         _ => bail!("nothing here knows this module"),
     }
+}
+
+fn word_cost(network: &Talent, place: &str, case: &mut Case) -> Result<()> {
+    let adapter = visual_adapter(network, place)?;
+    let WordUnit::CostVolume(unit) = adapter.unit() else { bail!("the adapter has no cost volume") };
+    module(case, &["x", "text"], |inputs, _| unit.forward(&inputs[0], &inputs[1]))
+}
+
+fn sentence_cost(network: &Talent, place: &str, case: &mut Case) -> Result<()> {
+    let level = place.strip_prefix("neck.fusion").and_then(|level| level.parse::<usize>().ok());
+    let unit = level.and_then(|level| network.neck().units().get(level.wrapping_sub(3)));
+    let Some(SentenceUnit::CostVolume(unit)) = unit else { bail!("`{place}` is no cost volume") };
+    module(case, &["vis", "txt"], |inputs, mode| unit.forward(&inputs[0], &inputs[1].squeeze_dim(0), mode))
 }
 
 /// Runs a module in the modes that were recorded and compares its output and the gradients of

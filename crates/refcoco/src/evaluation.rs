@@ -110,32 +110,40 @@ pub fn eval_batches(
     Prefetch::new(jobs, 2, move |queries| load(&datasets[position], &*tokenizer, queries, shape))
 }
 
-fn load(
+struct Letterboxed {
+    image: Arc<RgbImage>,
+    letterbox: Letterbox,
+    /// Normalised, `[3, S, S]`.
+    pixels: Vec<f32>,
+}
+
+/// Each image once, however many expressions share it.
+fn images_of(
     dataset: &Dataset,
-    tokenizer: &dyn Tokenizer,
     queries: &[Query],
-    shape: SampleShape,
-) -> Result<EvalBatch> {
-    // Each image and mask once, however many expressions share it.
-    let mut images: BTreeMap<i64, (Arc<RgbImage>, Letterbox, Vec<f32>)> = BTreeMap::new();
-    let mut masks: BTreeMap<usize, (Arc<Mask>, Arc<Vec<Mask>>)> = BTreeMap::new();
-    let refs = || queries.iter().map(|query| &dataset.refs[query.ref_index]);
-    let image_ids: BTreeSet<i64> = refs().map(|reference| reference.image_id).collect();
-    let ref_indices: BTreeSet<usize> = queries.iter().map(|query| query.ref_index).collect();
-    let loaded: Vec<Result<_>> = image_ids
+    shape: &SampleShape,
+) -> Result<BTreeMap<i64, Letterboxed>> {
+    let ids: BTreeSet<i64> = queries.iter().map(|query| dataset.refs[query.ref_index].image_id).collect();
+    let loaded: Vec<Result<_>> = ids
         .into_par_iter()
         .map(|id| {
             let image = dataset.image(id)?;
             let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
             let pixels = letterbox.normalised_image(&image, &shape.pixels);
-            Ok((id, (Arc::new(image), letterbox, pixels)))
+            Ok((id, Letterboxed { image: Arc::new(image), letterbox, pixels }))
         })
         .collect();
-    for entry in loaded {
-        let (id, image) = entry?;
-        images.insert(id, image);
-    }
-    let decoded: Vec<Result<_>> = ref_indices
+    // The first error in order of ids, whichever thread met one first.
+    loaded.into_iter().collect()
+}
+
+/// A ref's target and distractors.
+type Masks = (Arc<Mask>, Arc<Vec<Mask>>);
+
+/// Each ref's masks once, by its place in the data set.
+fn masks_of(dataset: &Dataset, queries: &[Query]) -> Result<BTreeMap<usize, Masks>> {
+    let indices: BTreeSet<usize> = queries.iter().map(|query| query.ref_index).collect();
+    let decoded: Vec<Result<_>> = indices
         .into_par_iter()
         .map(|index| {
             let reference = &dataset.refs[index];
@@ -143,11 +151,17 @@ fn load(
             Ok((index, (Arc::new(target), Arc::new(distractors))))
         })
         .collect();
-    for entry in decoded {
-        let (index, found) = entry?;
-        masks.insert(index, found);
-    }
+    decoded.into_iter().collect()
+}
 
+fn load(
+    dataset: &Dataset,
+    tokenizer: &dyn Tokenizer,
+    queries: &[Query],
+    shape: SampleShape,
+) -> Result<EvalBatch> {
+    let images = images_of(dataset, queries, &shape)?;
+    let masks = masks_of(dataset, queries)?;
     let mut batch = EvalBatch {
         shape,
         images: Vec::new(),
@@ -162,7 +176,7 @@ fn load(
             let what = format!("ref {}: expression {} is empty", reference.ref_id, query.sent_id);
             return Err(Error::Expression { what });
         }
-        let (image, letterbox, pixels) = &images[&reference.image_id];
+        let Letterboxed { image, letterbox, pixels } = &images[&reference.image_id];
         let (target, distractors) = &masks[&query.ref_index];
         let next = places.len();
         let place = *places.entry(reference.image_id).or_insert_with(|| {

@@ -171,33 +171,39 @@ pub fn load_batch(
         buffers: buffers.clone(),
     };
     for (place, (sample, at)) in samples.into_iter().zip(refs).enumerate() {
-        let sample = match (sample, on_error) {
-            (Ok(sample), _) => sample,
+        match (sample, on_error) {
+            (Ok(sample), _) => batch.admit(sample, place),
             (Err(error), OnError::Stop) => return Err(error),
             (Err(error), OnError::Skip) => {
                 let dataset = &datasets[at.dataset];
                 let name = sample_name(dataset, &dataset.refs[at.index]);
                 batch.bad.push(BadSample { name, error: error.to_string() });
-                continue;
-            }
-        };
-        if place > batch.n {
-            // Good samples move up over bad ones.
-            for (pixels, size) in [(&mut batch.images, 3 * plane), (&mut batch.masks, plane)] {
-                pixels.copy_within(place * size..(place + 1) * size, batch.n * size);
             }
         }
-        batch.n += 1;
-        let [words, positive, negative] = sample.words;
-        batch.words.extend(words);
-        batch.positive_words.extend(positive);
-        batch.negative_words.extend(negative);
-        batch.valid.push(f32::from(u8::from(sample.valid)));
-        batch.refs.push(sample.name);
     }
     batch.images.truncate(batch.n * 3 * plane);
     batch.masks.truncate(batch.n * plane);
     Ok(batch)
+}
+
+impl Batch {
+    /// Appends a sample whose pixels were written at `place`.
+    fn admit(&mut self, sample: Sample, place: usize) {
+        let plane = self.shape.input_size * self.shape.input_size;
+        if place > self.n {
+            // Good samples move up over bad ones.
+            for (pixels, size) in [(&mut self.images, 3 * plane), (&mut self.masks, plane)] {
+                pixels.copy_within(place * size..(place + 1) * size, self.n * size);
+            }
+        }
+        self.n += 1;
+        let [words, positive, negative] = sample.words;
+        self.words.extend(words);
+        self.positive_words.extend(positive);
+        self.negative_words.extend(negative);
+        self.valid.push(f32::from(u8::from(sample.valid)));
+        self.refs.push(sample.name);
+    }
 }
 
 /// `data set name/ref_id`.

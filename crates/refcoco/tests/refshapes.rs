@@ -78,34 +78,39 @@ fn sorted(mut things: Vec<&Thing>, key: impl Fn(&Thing) -> f64) -> Vec<&Thing> {
     things
 }
 
+/// The things that stand in a relation to another one: "the ... to the left of the ...".
+fn related<'a>(words: &[&str], text: &str, scene: &'a [Thing]) -> Vec<&'a Thing> {
+    let end = words.iter().rposition(|word| *word == "the").unwrap();
+    let anchors = described(&words[end + 1..], scene);
+    assert_eq!(anchors.len(), 1, "the reference of `{text}` is ambiguous");
+    let anchor = anchors[0];
+    let front: Vec<&str> =
+        words[1..end].iter().copied().filter(|word| *word != "that" && *word != "is").collect();
+    let relations: [(&[&str], &str); 5] = [
+        (&["to", "the", "left", "of"], "left"),
+        (&["to", "the", "right", "of"], "right"),
+        (&["above"], "above"),
+        (&["below"], "below"),
+        (&["closest", "to"], "closest"),
+    ];
+    let (phrase, relation) = relations.into_iter().find(|(phrase, _)| front.ends_with(phrase)).unwrap();
+    let mut group = described(&front[..front.len() - phrase.len()], scene);
+    group.retain(|thing| thing.ann_id != anchor.ann_id);
+    match relation {
+        "left" => group.into_iter().filter(|thing| thing.x < anchor.x).collect(),
+        "right" => group.into_iter().filter(|thing| thing.x > anchor.x).collect(),
+        "above" => group.into_iter().filter(|thing| thing.y < anchor.y).collect(),
+        "below" => group.into_iter().filter(|thing| thing.y > anchor.y).collect(),
+        _ => sorted(group, |thing| (thing.x - anchor.x).hypot(thing.y - anchor.y))[..1].to_vec(),
+    }
+}
+
 /// The things an expression means. More than one: it is ambiguous.
 fn meant(text: &str, scene: &[Thing]) -> Vec<i64> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let ids = |things: Vec<&Thing>| things.into_iter().map(|thing| thing.ann_id).collect::<Vec<_>>();
     if words[0] == "the" {
-        let end = words.iter().rposition(|word| *word == "the").unwrap();
-        let anchors = described(&words[end + 1..], scene);
-        assert_eq!(anchors.len(), 1, "the reference of `{text}` is ambiguous");
-        let anchor = anchors[0];
-        let front: Vec<&str> =
-            words[1..end].iter().copied().filter(|word| *word != "that" && *word != "is").collect();
-        let relations: [(&[&str], &str); 5] = [
-            (&["to", "the", "left", "of"], "left"),
-            (&["to", "the", "right", "of"], "right"),
-            (&["above"], "above"),
-            (&["below"], "below"),
-            (&["closest", "to"], "closest"),
-        ];
-        let (phrase, relation) = relations.into_iter().find(|(phrase, _)| front.ends_with(phrase)).unwrap();
-        let mut group = described(&front[..front.len() - phrase.len()], scene);
-        group.retain(|thing| thing.ann_id != anchor.ann_id);
-        return ids(match relation {
-            "left" => group.into_iter().filter(|thing| thing.x < anchor.x).collect(),
-            "right" => group.into_iter().filter(|thing| thing.x > anchor.x).collect(),
-            "above" => group.into_iter().filter(|thing| thing.y < anchor.y).collect(),
-            "below" => group.into_iter().filter(|thing| thing.y > anchor.y).collect(),
-            _ => sorted(group, |thing| (thing.x - anchor.x).hypot(thing.y - anchor.y))[..1].to_vec(),
-        });
+        return ids(related(&words, text, scene));
     }
     let pick = |description: &[&str], n: usize, key: &dyn Fn(&Thing) -> f64| {
         let group = sorted(described(description, scene), key);

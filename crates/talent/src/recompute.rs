@@ -10,8 +10,27 @@ use tracing::trace_span;
 use crate::model::{Encoded, Talent, TalentOutput};
 use crate::pass::{Pass, Sentences, Triplet};
 
-/// A block's work, to be done again.
-struct Again {
+/// What the forward pass keeps for the backward pass.
+struct Kept {
+    /// The tokens before the first block, with their graph.
+    embedded: Tensor,
+    /// The first block that is differentiated.
+    first: usize,
+    /// Blocks from there on.
+    blocks: Vec<BlockInput>,
+    /// Detached outputs of the tapped blocks and of the last one, with their block; they hold the head's gradients.
+    seen: Vec<(usize, Tensor)>,
+}
+
+impl Kept {
+    /// The last block's output.
+    fn last(&self) -> &Tensor {
+        &self.seen[self.seen.len() - 1].1
+    }
+}
+
+/// What a block needs to be computed again.
+struct BlockInput {
     block: usize,
     /// The tokens that enter it.
     tokens: Tensor,
@@ -49,21 +68,42 @@ impl Talent {
         let words = sentence.words.shallow_clone();
 
         let span = trace_span!("vision blocks").entered();
+        let kept = self.keep_block_inputs(images, &words)?;
+        let levels = self.levels([&kept.seen[0].1, &kept.seen[1].1], kept.last());
+        drop(span);
+        let output = self.forward_head(levels, sentence, Mode::Train);
+        let total = loss(&output);
+        drop((output, guard));
+
+        let _span = trace_span!("backward").entered();
+        total.backward();
+        drop(total);
+        let after = generator::state(device)?;
+        self.backward_by_blocks(kept, &words, products)?;
+        generator::set_state(device, &after)?;
+        let by_text =
+            [weighted(&text.state, &given.state.grad()), weighted(&text.words, &given.words.grad())];
+        differentiate(by_text);
+        Ok(())
+    }
+
+    /// Forward pass of the image encoder without a graph.
+    fn keep_block_inputs(&self, images: &Tensor, words: &Tensor) -> Result<Kept, ShimError> {
         let n_blocks = self.image().n_blocks();
         let embedded = self.image().embed(images, &unobserved);
         let first = if embedded.requires_grad() { 0 } else { self.first_trained_block().unwrap_or(n_blocks) };
         let adapters = self.visual_adapters();
         let mut tokens = embedded.detach();
-        let (mut work, mut seen) = (Vec::new(), Vec::<(usize, Tensor)>::new());
+        let (mut blocks, mut seen) = (Vec::new(), Vec::<(usize, Tensor)>::new());
         let tap_of = |seen: &[(usize, Tensor)], block: usize| {
             seen.last().filter(|(tapped, _)| *tapped == block).map(|(_, tokens)| tokens.shallow_clone())
         };
-        let guest = adapters.guest(&words, None, Mode::Train, &|_, _| {});
+        let guest = adapters.guest(words, None, Mode::Train, &|_, _| {});
         for index in 0..n_blocks {
             if index >= first {
                 let tapped = index.checked_sub(1).and_then(|before| tap_of(&seen, before));
-                let random = generator::state(device)?;
-                work.push(Again { block: index, tokens: tokens.shallow_clone(), tapped, random });
+                let random = generator::state(images.device())?;
+                blocks.push(BlockInput { block: index, tokens: tokens.shallow_clone(), tapped, random });
             }
             tokens = tch::no_grad(|| self.image().block(index, &tokens, &guest));
             let is_last = index + 1 == n_blocks;
@@ -71,20 +111,17 @@ impl Talent {
                 seen.push((index, tokens.detach().set_requires_grad(index >= first)));
             }
         }
-        let last = seen[seen.len() - 1].1.shallow_clone();
-        let levels = self.levels([&seen[0].1, &seen[1].1], &last);
-        drop(span);
-        let output = self.forward_head(levels, sentence, Mode::Train);
-        let total = loss(&output);
-        drop((output, tokens, guard));
+        Ok(Kept { embedded, first, blocks, seen })
+    }
 
-        let _span = trace_span!("backward").entered();
-        total.backward();
-        drop(total);
-        let after = generator::state(device)?;
-        let mut by_output = last.grad();
-        let guest = adapters.guest(&words, None, Mode::Recompute, &|_, _| {});
-        for Again { block, tokens, tapped, random } in work.into_iter().rev() {
+    /// Computes blocks again from the last to the first, and differentiates each by itself.
+    fn backward_by_blocks(&self, kept: Kept, words: &Tensor, products: Kind) -> Result<(), ShimError> {
+        let mut by_output = kept.last().grad();
+        let Kept { embedded, first, blocks, .. } = kept;
+        let device = embedded.device();
+        let adapters = self.visual_adapters();
+        let guest = adapters.guest(words, None, Mode::Recompute, &|_, _| {});
+        for BlockInput { block, tokens, tapped, random } in blocks.into_iter().rev() {
             let tokens = tokens.set_requires_grad(block > first || embedded.requires_grad());
             generator::set_state(device, &random)?;
             let guard = Autocast::enable(device, products)?;
@@ -95,16 +132,12 @@ impl Talent {
             differentiate([weighted(&output, &by_output), by_tap]);
             by_output = tokens.grad();
         }
-        generator::set_state(device, &after)?;
-        let by_text =
-            [weighted(&text.state, &given.state.grad()), weighted(&text.words, &given.words.grad())];
         differentiate([weighted(&embedded, &by_output)]);
-        differentiate(by_text);
         Ok(())
     }
 }
 
-/// The same values without their past.
+/// Detaches `xs`, keeping `requires_grad`.
 fn cut(xs: &Tensor) -> Tensor {
     xs.detach().set_requires_grad(xs.requires_grad())
 }

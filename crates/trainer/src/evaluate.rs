@@ -2,7 +2,7 @@
 //! (bicubic, corners aligned), warped back to the original image, cut at the threshold.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, anyhow};
 use command_kit::Progress;
@@ -81,22 +81,7 @@ pub(crate) fn evaluate_queries(
             }
             Ok::<_, anyhow::Error>(done)
         });
-        let predicted = (|| {
-            for batch in batches {
-                // Several processes stop together, or some would wait for the others in vain.
-                if processes.size() == 1 {
-                    experiment.interrupt.check()?;
-                }
-                let batch = batch?;
-                let tensors = EvalTensors::new(&batch, experiment.device)?;
-                let maps = probabilities(experiment, &tensors, precision)?;
-                // Fails only if measuring did, which joining it reports.
-                if sender.send((batch, maps)).is_err() {
-                    break;
-                }
-            }
-            Ok::<_, anyhow::Error>(())
-        })();
+        let predicted = predict_batches(experiment, batches, precision, &sender);
         drop(sender);
         let done =
             measuring.join().map_err(|panic| anyhow!("measuring the predictions: {}", message(&*panic)));
@@ -106,6 +91,29 @@ pub(crate) fn evaluate_queries(
         processes.check(&experiment.interrupt)?;
     }
     Ok(joined(processes.gather(done)?).into_iter().map(|(_, evaluated)| evaluated).collect())
+}
+
+/// Sends each batch with its probability maps, until nobody listens.
+fn predict_batches(
+    experiment: &Experiment,
+    batches: impl Iterator<Item = refcoco::Result<EvalBatch>>,
+    precision: Precision,
+    sender: &SyncSender<(EvalBatch, Download)>,
+) -> Result<()> {
+    for batch in batches {
+        // Several processes stop together, or some would wait for the others in vain.
+        if experiment.processes.size() == 1 {
+            experiment.interrupt.check()?;
+        }
+        let batch = batch?;
+        let tensors = EvalTensors::new(&batch, experiment.device)?;
+        let maps = probabilities(experiment, &tensors, precision)?;
+        // Fails only if measuring did, which joining it reports.
+        if sender.send((batch, maps)).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What several processes have of a whole, in order of its places.

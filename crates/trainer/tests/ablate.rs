@@ -79,6 +79,12 @@ fn every_cell_is_trained_once_and_a_failed_one_loses_nothing() {
     };
     assert_ne!(first_step("all", 3)["loss"], first_step("all", 4)["loss"]);
     assert_ne!(first_step("all", 3)["loss"], first_step("baseline", 3)["loss"]);
+}
+
+#[test]
+fn finished_cells_serve_the_ablation_that_made_them_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    ablate(folder.path(), &[]);
 
     // Cells that were cut short are not finished for a longer ablation, and mix with no shorter one.
     let list = ablate(folder.path(), &["--dry-run", "--max-steps", "3"]);

@@ -1,7 +1,7 @@
 //! Encoders for the testbed: made, kept, and left alone by parameter-efficient tuning.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -17,13 +17,31 @@ fn tensors(file: &Path) -> BTreeMap<String, Vec<u8>> {
     file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
 }
 
-#[test]
-fn encoders_are_made_once_and_stay_frozen() {
-    let folder = tempfile::tempdir().unwrap();
-    let (image, text) = (folder.path().join("image.safetensors"), folder.path().join("text.safetensors"));
-    let run = folder.path().join("run");
-    let weights = [format!("weights.image={}", image.display()), format!("weights.text={}", text.display())];
-    let call = |command: &[&str], extra: &[&str]| {
+/// Encoders of the miniature, and the commands that use them.
+struct Trial {
+    folder: tempfile::TempDir,
+}
+
+impl Trial {
+    /// Makes the encoders.
+    fn new() -> Self {
+        let trial = Self { folder: tempfile::tempdir().unwrap() };
+        trial.call(&["pretrain"], &[]);
+        trial
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn encoder(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.safetensors"))
+    }
+
+    /// Standard error of a command that ends well.
+    fn call(&self, command: &[&str], extra: &[&str]) -> String {
+        let weights =
+            ["image", "text"].map(|name| format!("weights.{name}={}", self.encoder(name).display()));
         let mut args = command.to_vec();
         args.extend(["--preset", "testbed", "--device", "cpu", "--threads", "1"]);
         args.extend(["--data-root", data_root().to_str().unwrap(), "--set"]);
@@ -36,28 +54,48 @@ fn encoders_are_made_once_and_stay_frozen() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{error}");
         error
-    };
-    call(&["pretrain"], &[]);
-    let report: Value =
-        serde_json::from_str(&std::fs::read_to_string(folder.path().join("pretrain.json")).unwrap()).unwrap();
+    }
+
+    /// Trains three steps into a folder and returns the tensors of the last model.
+    fn train(&self, run: &str, extra: &[&str]) -> BTreeMap<String, Vec<u8>> {
+        let run = self.path(run);
+        let command = ["train", "--run-dir", run.to_str().unwrap(), "--max-steps", "3"];
+        self.call(&[&command, extra].concat(), &[]);
+        tensors(&run.join("checkpoints/last.safetensors"))
+    }
+
+    fn eval(&self, run: &str, extra: &[&str]) -> std::process::Output {
+        let (run, root) = (self.path(run), data_root());
+        let args = ["eval", "--run", run.to_str().unwrap(), "--json", "--data-root", root.to_str().unwrap()];
+        talent(&[&args, extra].concat())
+    }
+}
+
+#[test]
+fn encoders_are_made_once() {
+    let trial = Trial::new();
+    let report = std::fs::read_to_string(trial.path("pretrain.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
     for (encoder, name) in
         [("image", "object_patch_category"), ("image", "patch_category"), ("text", "colour")]
     {
         let accuracy = report["held_out"][encoder][name].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&accuracy), "{report}");
     }
-    let made = tensors(&image);
-    let again = call(&["pretrain"], &[]);
+    let made = tensors(&trial.encoder("image"));
+    let again = trial.call(&["pretrain"], &[]);
     assert!(again.contains("are there already"), "{again}");
     // Two makings give the same encoders; another seed gives others.
-    call(&["pretrain", "--force"], &[]);
-    assert_eq!(tensors(&image), made);
-    call(&["pretrain", "--seed", "5"], &[]);
-    assert_ne!(tensors(&image), made);
+    trial.call(&["pretrain", "--force"], &[]);
+    assert_eq!(tensors(&trial.encoder("image")), made);
+    trial.call(&["pretrain", "--seed", "5"], &[]);
+    assert_ne!(tensors(&trial.encoder("image")), made);
+}
 
-    let run_dir = run.to_str().unwrap();
-    call(&["train", "--run-dir", run_dir, "--max-steps", "3"], &[]);
-    let (after, encoder) = (tensors(&run.join("checkpoints/last.safetensors")), tensors(&image));
+#[test]
+fn encoders_stay_frozen_and_are_stored_once() {
+    let trial = Trial::new();
+    let (after, encoder) = (trial.train("run", &[]), tensors(&trial.encoder("image")));
     assert!(
         after.contains_key("dinov2.blocks.0.ls_gate.gamma")
             || after.keys().any(|name| name.contains(".adapter."))
@@ -65,65 +103,50 @@ fn encoders_are_made_once_and_stay_frozen() {
     for name in encoder.keys() {
         assert!(!after.contains_key(&format!("dinov2.{name}")), "{name} is stored a second time");
     }
-    let whole = folder.path().join("whole");
-    let whole_dir = whole.to_str().unwrap();
-    call(&["train", "--run-dir", whole_dir, "--max-steps", "3", "--embed-encoders"], &[]);
-    let embedded = tensors(&whole.join("checkpoints/last.safetensors"));
+    let embedded = trial.train("whole", &["--embed-encoders"]);
     for (name, bytes) in &encoder {
         assert!(embedded[&format!("dinov2.{name}")] == *bytes, "{name} has changed");
     }
     assert!(after.iter().all(|(name, bytes)| embedded[name] == *bytes));
+    // From scratch everything is trained.
+    let full = trial.train("full", &["--regime", "full"]);
+    assert!(full["dinov2.blocks.0.mlp.fc1.weight"] != encoder["blocks.0.mlp.fc1.weight"]);
+}
 
-    // The checkpoint finds its encoders, moved ones too, and no others.
-    let eval = |extra: &[&str]| {
-        let root = data_root().to_str().unwrap();
-        let mut args = vec!["eval", "--run", run_dir, "--json", "--data-root", root];
-        args.extend(extra);
-        talent(&args)
-    };
+#[test]
+fn a_checkpoint_finds_its_encoders_and_no_others() {
+    let trial = Trial::new();
+    trial.train("run", &[]);
     let splits = |output: &std::process::Output| {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["splits"].clone()
     };
-    let before = splits(&eval(&[]));
-    let moved = folder.path().join("moved");
-    std::fs::create_dir(&moved).unwrap();
-    std::fs::rename(&image, moved.join(image.file_name().unwrap())).unwrap();
     let message = |output: std::process::Output| String::from_utf8(output.stderr).unwrap();
-    assert!(message(eval(&[])).contains("--encoder-root"));
-    let text = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    for file in text.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
-        std::fs::copy(&file, moved.join(file.file_name().unwrap())).unwrap();
-    }
-    let root = ["--encoder-root", moved.to_str().unwrap()];
-    assert_eq!(splits(&eval(&root)), before);
+    let before = splits(&trial.eval("run", &[]));
+
+    let (image, moved) = (trial.encoder("image"), trial.path("moved"));
     let other = moved.join(image.file_name().unwrap());
+    std::fs::create_dir(&moved).unwrap();
+    std::fs::rename(&image, &other).unwrap();
+    std::fs::copy(trial.encoder("text"), moved.join("text.safetensors")).unwrap();
+    assert!(message(trial.eval("run", &[])).contains("--encoder-root"));
+    let root = ["--encoder-root", moved.to_str().unwrap()];
+    assert_eq!(splits(&trial.eval("run", &root)), before);
+
     let mut bytes = std::fs::read(&other).unwrap();
     std::fs::copy(&other, &image).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&other, bytes).unwrap();
-    assert!(message(eval(&root)).contains("SHA-256"));
-    // The same from scratch trains everything.
-    let full = folder.path().join("full");
-    call(&["train", "--regime", "full", "--run-dir", full.to_str().unwrap(), "--max-steps", "3"], &[]);
-    let after = tensors(&full.join("checkpoints/last.safetensors"));
-    assert!(after["dinov2.blocks.0.mlp.fc1.weight"] != encoder["blocks.0.mlp.fc1.weight"]);
+    assert!(message(trial.eval("run", &root)).contains("SHA-256"));
+}
 
-    let features = talent(&[
-        "eval",
-        "--run",
-        run_dir,
-        "--features",
-        "--json",
-        "--data-root",
-        data_root().to_str().unwrap(),
-    ]);
+#[test]
+fn features_are_measured_stage_by_stage() {
+    let trial = Trial::new();
+    trial.train("run", &[]);
+    let features = trial.eval("run", &["--features"]);
     let report: Value = serde_json::from_slice(&features.stdout).unwrap();
-    let stages: Vec<&str> = report["feature_nta"]["val"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|stage| stage["stage"].as_str().unwrap())
-        .collect();
+    let stages = report["feature_nta"]["val"].as_array().unwrap().iter();
+    let stages: Vec<&str> = stages.map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["adapter in block 1", "neck level 3", "neck level 4", "neck level 5"]);
 }

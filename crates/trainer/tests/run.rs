@@ -81,62 +81,46 @@ fn a_run_leaves_everything_it_promises() {
     for term in ["seg", "cpcl", "tccl", "total"] {
         assert!(steps[0]["loss"][term].as_f64().unwrap().is_finite());
     }
+}
 
-    let again = train_in(data_root(), &run, &["--max-steps", "3", "--seed", "4"]);
+#[test]
+fn a_finished_run_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--max-steps", "2"]);
+    let again = train_in(data_root(), &run, &["--max-steps", "2"]);
     assert!(
         !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("already holds a run")
     );
     let before = std::fs::read_to_string(run.join("records.jsonl")).unwrap();
-    let finished = train(&run, &["--max-steps", "3", "--seed", "4", "--resume", "auto"]);
+    let finished = train(&run, &["--max-steps", "2", "--resume", "auto"]);
     assert!(String::from_utf8_lossy(&finished.stderr).contains("is finished"));
     assert_eq!(std::fs::read_to_string(run.join("records.jsonl")).unwrap(), before);
+}
 
-    let eval = talent(&[
-        "eval",
-        "--run",
-        run.to_str().unwrap(),
-        "--split",
-        "val,testB",
-        "--json",
-        // As many as the run: sums over probabilities depend on it in their last digits.
-        "--threads",
-        "1",
-        "--data-root",
-        data_root().to_str().unwrap(),
-    ]);
-    let report: Value = serde_json::from_slice(&eval.stdout).unwrap();
-    assert_eq!(report["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
-    assert!(report["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
+#[test]
+fn evaluations_repeat_the_run_and_score_its_predictions_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--max-steps", "3", "--seed", "4"]);
+    let (run_path, root) = (run.to_str().unwrap(), data_root().to_str().unwrap());
+    // As many threads as the run: sums over probabilities depend on it in their last digits.
+    let of_run = ["eval", "--run", run_path, "--threads", "1", "--data-root", root];
+    let report = |output: &std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let own = report(&talent(&[&of_run[..], &["--split", "val,testB", "--json"]].concat()));
+    assert_eq!(own["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
+    assert!(own["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
 
     // Predicted masks score as the model does, those the run left and those of an evaluation.
     let saved = run.join("saved.jsonl");
-    let (saved_path, run_path, root) =
-        (saved.to_str().unwrap(), run.to_str().unwrap(), data_root().to_str().unwrap());
-    talent(&[
-        "eval",
-        "--run",
-        run_path,
-        "--save-predictions",
-        saved_path,
-        "--threads",
-        "1",
-        "--data-root",
-        root,
-    ]);
+    let saved_path = saved.to_str().unwrap();
+    talent(&[&of_run[..], &["--save-predictions", saved_path]].concat());
     assert_eq!(std::fs::read(&saved).unwrap(), std::fs::read(run.join("predictions.jsonl")).unwrap());
-    let scored = talent(&[
-        "eval",
-        "--predictions",
-        saved_path,
-        "--dataset",
-        "refshapes",
-        "--json",
-        "--data-root",
-        root,
-    ]);
-    let scored: Value = serde_json::from_slice(&scored.stdout).unwrap();
+    let of_file =
+        ["eval", "--predictions", saved_path, "--dataset", "refshapes", "--json", "--data-root", root];
+    let scored = report(&talent(&of_file));
     for key in ["mIoU", "oIoU", "identity_error", "n_expressions"] {
-        assert_eq!(scored["splits"]["val"][key], report["splits"]["val"][key], "{key}");
+        assert_eq!(scored["splits"]["val"][key], own["splits"]["val"][key], "{key}");
     }
 }
 

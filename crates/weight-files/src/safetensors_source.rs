@@ -25,6 +25,27 @@ pub(crate) struct SafetensorsSource {
     metadata: Vec<(String, String)>,
 }
 
+/// First byte, end, name and kind of a tensor; bytes count from the end of the header.
+type Placed = (u64, u64, String, TensorInfo);
+
+/// Sorts tensors by place, and refuses any that do not fill the data, one behind the other.
+fn check_ranges(path: &Path, placed: &mut [Placed], data_len: u64) -> Result<(), Error> {
+    placed.sort_by_key(|&(start, end, ..)| (start, end));
+    let mut expected = 0;
+    for (start, end, name, _) in &*placed {
+        if *start != expected {
+            let what = format!("tensor `{name}`: its byte range leaves a gap or overlaps");
+            return Err(Error::malformed(path, what));
+        }
+        expected = *end;
+    }
+    if expected != data_len {
+        let what = format!("the header describes {expected} bytes of tensors, the file holds {data_len}");
+        return Err(Error::malformed(path, what));
+    }
+    Ok(())
+}
+
 impl SafetensorsSource {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let io = |error| Error::io(path, error);
@@ -48,7 +69,7 @@ impl SafetensorsSource {
             .map_err(|error| Error::malformed(path, format!("not a safetensors header: {error}")))?;
 
         let mut metadata = Vec::new();
-        let mut placed: Vec<(u64, u64, String, TensorInfo)> = Vec::new();
+        let mut placed: Vec<Placed> = Vec::new();
         for (name, entry) in entries {
             if name == "__metadata__" {
                 let pairs: IndexMap<String, String> = serde_json::from_str(entry.get())
@@ -67,22 +88,7 @@ impl SafetensorsSource {
             }
             placed.push((start, end, name, info));
         }
-        placed.sort_by_key(|&(start, end, ..)| (start, end));
-        let data_len = file_len - 8 - header_len;
-        let mut expected = 0;
-        for (start, end, name, _) in &placed {
-            if *start != expected {
-                return Err(Error::malformed(
-                    path,
-                    format!("tensor `{name}`: its byte range leaves a gap or overlaps"),
-                ));
-            }
-            expected = *end;
-        }
-        if expected != data_len {
-            let what = format!("the header describes {expected} bytes of tensors, the file holds {data_len}");
-            return Err(Error::malformed(path, what));
-        }
+        check_ranges(path, &mut placed, file_len - 8 - header_len)?;
         let offsets = placed.iter().map(|(start, ..)| 8 + header_len + start).collect();
         let tensors = placed.into_iter().map(|(_, _, name, info)| (name, info)).collect();
         Ok(Self { path: path.to_path_buf(), file, tensors, offsets, metadata })

@@ -68,6 +68,41 @@ pub(crate) struct AblateArgs {
 }
 
 pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
+    let plan = plan_of(args)?;
+    let rows = plan.rows()?;
+    ensure!(
+        (1..=MAX_PROCESSES).contains(&args.nproc),
+        "--nproc {}: it must be 1 to {MAX_PROCESSES}",
+        args.nproc
+    );
+    ensure!(args.jobs != Some(0), "--jobs must be positive");
+    let runs_dir =
+        args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
+    let cells = cells_of(&plan, &rows, args, &runs_dir)?;
+    for cell in &cells {
+        cell.check_unchanged()?;
+    }
+    check_rows_before(&runs_dir, &rows)?;
+    let mut todo = VecDeque::new();
+    for cell in &cells {
+        let is_finished = cell.is_finished(args.shared.max_steps)?;
+        if args.dry_run {
+            outln!("{:40} {}", cell.name(), if is_finished { "finished" } else { "to do" });
+        }
+        if !is_finished {
+            todo.push_back(cell);
+        }
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    prepare(&cells, args)?;
+    write_plan(&runs_dir, &plan, &rows)?;
+    run_all(&plan, args, (&cells, todo), &runs_dir)
+}
+
+/// The plan, with what the command line says in its place.
+fn plan_of(args: &AblateArgs) -> Result<AblationPlan> {
     let mut plan = match args.axis.as_slice() {
         [] => AblationPlan::load(args.plan.as_deref().unwrap_or("quick"))?,
         axes => AblationPlan::of_axes(axes, args.mode.unwrap_or_default())?,
@@ -83,19 +118,14 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     if !args.seeds.is_empty() {
         plan.seeds.clone_from(&args.seeds);
     }
-    let rows = plan.rows()?;
-    ensure!(
-        (1..=MAX_PROCESSES).contains(&args.nproc),
-        "--nproc {}: it must be 1 to {MAX_PROCESSES}",
-        args.nproc
-    );
-    ensure!(args.jobs != Some(0), "--jobs must be positive");
-    let runs_dir =
-        args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
-    // Seeds outermost: whenever it is interrupted, the seeds that are done have all their rows.
+    Ok(plan)
+}
+
+/// Every row with every seed. Seeds are outermost: whenever it is interrupted, the seeds that are done have all their rows.
+fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Path) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for &seed in &plan.seeds {
-        for row in &rows {
+        for row in rows {
             let overrides = [plan.set.clone(), row.set.clone()].concat();
             let source = Source {
                 base: None,
@@ -115,34 +145,20 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
             });
         }
     }
-    for cell in &cells {
-        cell.check_unchanged()?;
-    }
-    if let Some(before) = Ablation::read(&runs_dir) {
-        let lost = before.rows.iter().find(|row| !rows.contains(row));
-        ensure!(
-            lost.is_none(),
-            "{}: it holds an ablation with other rows (`{}`), which its tables would mix up with these; choose another --runs-dir",
-            runs_dir.display(),
-            lost.map_or("", |row| row.name.as_str())
-        );
-    }
-    let mut todo = VecDeque::new();
-    for cell in &cells {
-        let is_finished = cell.is_finished(args.shared.max_steps)?;
-        if args.dry_run {
-            outln!("{:40} {}", cell.name(), if is_finished { "finished" } else { "to do" });
-        }
-        if !is_finished {
-            todo.push_back(cell);
-        }
-    }
-    if args.dry_run {
-        return Ok(());
-    }
-    prepare(&cells, args)?;
-    write_plan(&runs_dir, &plan, &rows)?;
-    run_all(&plan, args, (&cells, todo), &runs_dir)
+    Ok(cells)
+}
+
+/// Refuses a folder whose ablation has rows that this one lacks.
+fn check_rows_before(runs_dir: &Path, rows: &[Row]) -> Result<()> {
+    let before = Ablation::read(runs_dir);
+    let lost = before.iter().flat_map(|before| &before.rows).find(|row| !rows.contains(row));
+    ensure!(
+        lost.is_none(),
+        "{}: it holds an ablation with other rows (`{}`), which its tables would mix up with these; choose another --runs-dir",
+        runs_dir.display(),
+        lost.map_or("", |row| row.name.as_str())
+    );
+    Ok(())
 }
 
 /// Makes what cells share, before several of them want it at once: generated data, and encoders that can be made.
@@ -183,6 +199,44 @@ fn write_plan(runs_dir: &Path, plan: &AblationPlan, rows: &[Row]) -> Result<()> 
 /// Of a cell, on one machine.
 const MAX_PROCESSES: usize = 256;
 
+/// What cells run on.
+#[derive(Clone, Copy)]
+struct Machines {
+    n_cuda: usize,
+    /// Whether each cell gets a device of its own.
+    on_all_devices: bool,
+    /// Cells at once.
+    jobs: usize,
+}
+
+impl Machines {
+    fn new(args: &AblateArgs, n_cells: usize) -> Self {
+        let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+        let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
+        let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
+        Self { n_cuda, on_all_devices, jobs: jobs.min(n_cells.max(1)) }
+    }
+
+    fn worker<'a>(
+        &self,
+        index: usize,
+        plan: &'a AblationPlan,
+        args: &'a AblateArgs,
+        interrupt: &'a Interrupt,
+    ) -> Worker<'a> {
+        let device = if self.on_all_devices && args.nproc == 1 {
+            format!("cuda:{}", index % self.n_cuda)
+        } else {
+            args.machine.device.clone()
+        };
+        // Cells at once share the cores.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let n_processes = self.jobs * args.nproc;
+        let threads = args.machine.threads.or((n_processes > 1).then(|| (cores / n_processes).max(1)));
+        Worker { plan, args, device, first_device: index * args.nproc, threads, interrupt }
+    }
+}
+
 /// - cells: all, and those that are not finished
 fn run_all(
     plan: &AblationPlan,
@@ -190,10 +244,7 @@ fn run_all(
     (cells, todo): (&[Cell], VecDeque<&Cell>),
     runs_dir: &Path,
 ) -> Result<()> {
-    let n_cuda = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
-    let on_all_devices = args.machine.device == "auto" && n_cuda > 1;
-    let jobs = args.jobs.unwrap_or(if on_all_devices { (n_cuda / args.nproc).max(1) } else { 1 });
-    let jobs = jobs.min(cells.len().max(1));
+    let machines = Machines::new(args, cells.len());
     let n_todo = todo.len();
     errln!(
         "{}: {} cells ({} rows, {} seeds), {} of them finished already",
@@ -209,21 +260,10 @@ fn run_all(
     let queue = Mutex::new(todo);
     let outcomes: Mutex<Vec<(&Cell, Outcome)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for worker in 0..jobs {
+        for worker in 0..machines.jobs {
             let (queue, outcomes, live, interrupt) = (&queue, &outcomes, &live, &interrupt);
             scope.spawn(move || {
-                let first_device = worker * args.nproc;
-                let device = if on_all_devices && args.nproc == 1 {
-                    format!("cuda:{}", worker % n_cuda)
-                } else {
-                    args.machine.device.clone()
-                };
-                // Cells at once share the cores.
-                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                let n_processes = jobs * args.nproc;
-                let threads =
-                    args.machine.threads.or((n_processes > 1).then(|| (cores / n_processes).max(1)));
-                let on = Worker { plan, args, device, first_device, threads, interrupt };
+                let on = machines.worker(worker, plan, args, interrupt);
                 let take = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
                 while let (Ok(()), Some(cell)) = (interrupt.check(), take()) {
                     let outcome = cell.run(&on);

@@ -116,35 +116,47 @@ impl AblationPlan {
         if !self.axis.is_empty() {
             rows.extend(self.rows_of_axes()?);
         }
-        ensure!(!rows.is_empty(), "plan {}: it has neither rows nor axes", self.name);
+        self.check_rows(&rows)?;
+        self.check_settings(&rows)?;
+        let unique: BTreeSet<u64> = self.seeds.iter().copied().collect();
         ensure!(!self.seeds.is_empty(), "plan {}: it has no seeds", self.name);
+        ensure!(unique.len() == self.seeds.len(), "plan {}: a seed occurs twice", self.name);
+        Ok(rows)
+    }
+
+    /// Rows have names that differ, each the name of a folder; the baseline is one of them.
+    fn check_rows(&self, rows: &[Row]) -> Result<()> {
+        ensure!(!rows.is_empty(), "plan {}: it has neither rows nor axes", self.name);
         let mut seen = BTreeSet::new();
-        for row in &rows {
-            ensure!(
-                !folder_name(&row.name).is_empty(),
-                "plan {}: row `{}` needs a letter or digit",
-                self.name,
-                row.name
-            );
-            ensure!(
-                seen.insert(folder_name(&row.name)),
-                "plan {}: two rows are called `{}`",
-                self.name,
-                row.name
-            );
-        }
-        for row in &rows {
+        for row in rows {
             let folder = folder_name(&row.name);
+            ensure!(!folder.is_empty(), "plan {}: row `{}` needs a letter or digit", self.name, row.name);
             ensure!(
                 folder.len() <= MAX_NAME && folder != "ablation.json",
                 "plan {}: row `{}` cannot be a folder's name; choose a shorter or another one",
                 self.name,
                 row.name
             );
+            ensure!(seen.insert(folder), "plan {}: two rows are called `{}`", self.name, row.name);
+        }
+        let baseline = self.baseline.as_ref();
+        ensure!(
+            baseline.is_none_or(|name| rows.iter().any(|row| row.name == *name)),
+            "plan {}: the baseline `{}` is none of its rows",
+            self.name,
+            baseline.cloned().unwrap_or_default()
+        );
+        Ok(())
+    }
+
+    /// No row sets a key twice, and nothing is set that has no effect.
+    fn check_settings(&self, rows: &[Row]) -> Result<()> {
+        let key_of = |setting: &str| setting.split('=').next().unwrap_or_default().trim().to_owned();
+        for row in rows {
             let mut keys = BTreeSet::new();
-            for setting in &row.set {
-                let key = setting.split('=').next().unwrap_or_default().trim();
-                ensure!(keys.insert(key), "plan {}: row `{}` sets `{key}` twice", self.name, row.name);
+            for key in row.set.iter().map(|setting| key_of(setting)) {
+                let message = format!("plan {}: row `{}` sets `{key}` twice", self.name, row.name);
+                ensure!(keys.insert(key), message);
             }
         }
         ensure!(
@@ -154,9 +166,8 @@ impl AblationPlan {
         );
         let of_rows = rows.iter().flat_map(|row| &row.set);
         for setting in self.set.iter().chain(of_rows) {
-            let key = setting.split('=').next().unwrap_or_default().trim();
             ensure!(
-                key != "seed",
+                key_of(setting) != "seed",
                 "plan {}: `{setting}` does nothing: every row is trained with each of the seeds; choose them with `seeds` \
                  in a plan or --seeds",
                 self.name
@@ -167,16 +178,7 @@ impl AblationPlan {
             "plan {}: the axis `name` changes nothing about training",
             self.name
         );
-        let unique: BTreeSet<u64> = self.seeds.iter().copied().collect();
-        ensure!(unique.len() == self.seeds.len(), "plan {}: a seed occurs twice", self.name);
-        let baseline = self.baseline.as_ref();
-        ensure!(
-            baseline.is_none_or(|name| rows.iter().any(|row| row.name == *name)),
-            "plan {}: the baseline `{}` is none of its rows",
-            self.name,
-            baseline.cloned().unwrap_or_default()
-        );
-        Ok(rows)
+        Ok(())
     }
 
     fn rows_of_axes(&self) -> Result<Vec<Row>> {

@@ -152,6 +152,14 @@ fn steps_of<'a>(
     Steps { recompute: options.shared.recompute, buckets, ..Steps::plain(model, cfg, *device, processes) }
 }
 
+fn graphed(experiment: &Experiment, options: &RunOptions) -> Result<Option<GraphedSteps>> {
+    if !options.cuda_graphs {
+        return Ok(None);
+    }
+    errln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
+    Ok(Some(GraphedSteps::prepare(&steps_of(experiment, options, None))?))
+}
+
 /// All parameters and buffers.
 fn tensors(model: &Talent) -> impl Iterator<Item = Tensor> + use<> {
     model.store().entries().into_iter().map(|(_, entry)| entry.tensor)
@@ -187,13 +195,7 @@ impl<'a> Run<'a> {
             false => None,
         };
         // Refused before anything is written.
-        let graphed = match options.cuda_graphs {
-            true => {
-                errln!("warning: --cuda-graphs is experimental, see docs/gpu.md");
-                Some(GraphedSteps::prepare(&steps_of(&experiment, options, None))?)
-            }
-            false => None,
-        };
+        let graphed = graphed(&experiment, options)?;
         let output = match begun {
             Some((lock, _)) => Some(Output::open(lock, &experiment, options, &at)?),
             None => None,
