@@ -1,23 +1,32 @@
 use std::path::Path;
 
 use anyhow::Result;
-use refcoco::{Dataset, refshapes};
+use cli_kit::errln;
+use refcoco::{Dataset, Descriptor, refshapes};
 
 use crate::progress::Progress;
 
-/// Where data sets are looked for unless told otherwise.
+/// Default folder of the data sets.
 pub const DEFAULT_DATA_ROOT: &str = "datasets";
 
-/// Opens a data set. One that is generated, such as RefShapes, is generated first if it is not there.
+/// Opens a data set. A data set that can be generated, such as RefShapes, is generated first if it is missing.
 ///
 /// # Errors
 /// As [`Dataset::open`], and when a generated file cannot be written.
 pub fn open(name: &str, data_root: &Path) -> Result<Dataset> {
+    tell_override(name, data_root);
     ensure_generated(name, data_root)?;
     Ok(Dataset::open(name, data_root)?)
 }
 
-/// Generates a data set that can be generated, such as RefShapes, where it is not there.
+/// Prints a line if a descriptor of the data root is used in place of a built-in one.
+pub fn tell_override(name: &str, data_root: &Path) {
+    if let Some(file) = Descriptor::override_of(name, data_root) {
+        errln!("{name}: {} is used in place of the built-in descriptor", file.display());
+    }
+}
+
+/// Generates a data set if it can be generated, such as RefShapes, and is missing.
 ///
 /// # Errors
 /// When a file cannot be written.

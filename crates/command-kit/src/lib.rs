@@ -1,10 +1,10 @@
-//! What the project's commands share. Programs depend on this and not on one another.
+//! Code that the project's commands share. Programs depend on this crate and not on one another.
 //!
 //! - [`parse`] and [`conclude`] begin and end a program; [`as_errors`] turns panics into errors;
-//! - [`Progress`] and [`Live`] show how far long work is;
+//! - [`Progress`] and [`Live`] show the progress of long work;
 //! - [`metrics_table`] shows metrics on a terminal;
-//! - [`open`] finds data sets, and generates those that can be;
-//! - [`score`](score()) measures masks that some program wrote to a file.
+//! - [`open`] opens data sets, and generates those that can be generated;
+//! - [`score`](score()) computes metrics of predicted masks in a file.
 
 mod data_root;
 mod metrics_table;
@@ -13,7 +13,7 @@ mod program;
 mod progress;
 mod score;
 
-pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open};
+pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open, tell_override};
 pub use metrics_table::{metric_or_dash, metrics_table};
 pub use panics::{as_errors, message};
 pub use program::{conclude, one_line, parse};

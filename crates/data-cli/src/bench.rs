@@ -1,4 +1,4 @@
-//! How fast training samples are made, stage by stage.
+//! Benchmark of the preparation of training samples, stage by stage.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(crate) struct BenchArgs {
     /// Folder of the data sets
     #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
-    /// Threads of the whole pipeline; stages are timed on one
+    /// Threads of the whole pipeline; single stages are timed on one thread
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Side of the letterboxed square
@@ -31,10 +31,10 @@ pub(crate) struct BenchArgs {
     /// Refs per batch
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
-    /// Passes over the refs, besides a first one to warm up
+    /// Timed passes over the refs, after one pass to warm up
     #[arg(long, default_value_t = 5)]
     passes: usize,
-    /// Refs to use at most
+    /// Largest number of refs to use
     #[arg(long, default_value_t = 500)]
     max_refs: usize,
     /// Print one JSON document
@@ -55,9 +55,9 @@ impl BenchArgs {
     }
 }
 
-/// What was measured.
+/// Measured times and rates.
 struct Measured {
-    /// Samples of a pass.
+    /// Number of samples in a pass.
     n_samples: usize,
     /// Median time of a sample in each stage, in milliseconds.
     stage_ms: Vec<f64>,
@@ -65,7 +65,7 @@ struct Measured {
     rates: Vec<f64>,
 }
 
-/// The stages of a training sample, and what evaluation does with a predicted map.
+/// The stages of preparing a training sample and, last, of evaluating a predicted map.
 const STAGES: [&str; 8] =
     ["read", "decode", "image", "mask", "mask warp", "tokens", "eval: map back", "eval: measure"];
 
@@ -159,13 +159,13 @@ impl Measured {
     }
 }
 
-/// Images and masks of a batch, in float32.
+/// Bytes of a batch's images and masks in float32.
 fn batch_bytes(args: &BenchArgs) -> usize {
     args.batch_size * 4 * 4 * args.input_size * args.input_size
 }
 
-/// Time of each stage over all refs, on this thread. `image` is letterboxing and normalisation, `tokens` three
-/// expressions as a training sample needs them.
+/// Time of each stage over all refs, on this thread. `image` is letterboxing and normalisation. `tokens` is three expressions,
+/// as a training sample needs.
 fn stage_times(
     dataset: &Dataset,
     tokenizer: &ClipTokenizer,
@@ -200,7 +200,7 @@ fn stage_times(
             tokenizer.encode_padded(expressions.negative.as_deref().unwrap_or_default(), shape.word_len)?;
         }
         lap(5);
-        // The target's own mask stands in for a prediction.
+        // The target's mask serves as a prediction.
         let map = letterbox.map_to_image(&mask_out);
         lap(6);
         std::hint::black_box(Overlap::of_probabilities(&map, 0.35, &mask.data));

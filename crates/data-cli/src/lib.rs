@@ -1,4 +1,4 @@
-//! The `data` commands. They need no libtorch, so they are a small program of their own, which `talent data` becomes.
+//! The `data` commands. They need no libtorch, so they are a separate small program, which `talent data` executes.
 
 mod bench;
 mod import;
@@ -32,9 +32,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Which data sets are there
+    /// List the data sets and whether they are complete
     List(ListArgs),
-    /// What a data set holds, per split
+    /// Show statistics of a data set, per split
     Stats(StatsArgs),
     /// Check every ref, mask and image of a data set
     Verify(VerifyArgs),
@@ -42,11 +42,11 @@ enum Command {
     Show(ShowArgs),
     /// Generate RefShapes
     Synth(SynthArgs),
-    /// Convert Hugging Face parquet files into a folder of own data
+    /// Convert Hugging Face Parquet files into a data set folder with refs.jsonl
     Import(ImportArgs),
-    /// Metrics of a file of predicted masks
+    /// Compute metrics of a file of predicted masks
     Score(ScoreArgs),
-    /// Time the making of training samples, stage by stage
+    /// Time the preparation of training samples, stage by stage
     Bench(BenchArgs),
 }
 
@@ -67,7 +67,7 @@ struct SynthArgs {
 /// - args: what follows `data` on the command line
 ///
 /// # Errors
-/// What the command fails with.
+/// Returns the error of the command.
 pub fn run(args: &[OsString]) -> Result<()> {
     refcoco::check_memory_rule()?;
     let cli: Cli = parse(std::iter::once("data".into()).chain(args.iter().cloned()));

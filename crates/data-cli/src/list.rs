@@ -18,27 +18,37 @@ pub(crate) struct ListArgs {
 
 /// One data set below the data root, or missing there.
 struct Entry {
-    descriptor: Descriptor,
-    /// complete, partial, present (nothing published to compare with), broken or missing.
+    name: String,
+    about: String,
+    /// State: complete, partial, present (nothing published to compare with), broken or missing.
     state: &'static str,
     detail: String,
 }
 
 pub(crate) fn list(args: &ListArgs) -> Result<()> {
+    let described = Descriptor::described_below(&args.data_root)?;
+    let is_described = |name: &str| described.iter().any(|(known, _)| known == name);
     let mut descriptors = Descriptor::all()?;
     let own = Descriptor::own_below(&args.data_root)?;
     descriptors.extend(own.into_iter().filter(|own| own.format == refcoco::AnnotationFormat::Own));
-    let entries: Vec<Entry> =
+    descriptors.retain(|descriptor| !is_described(&descriptor.name));
+    let mut entries: Vec<Entry> =
         descriptors.into_iter().map(|descriptor| entry(descriptor, &args.data_root)).collect();
-    if args.json {
-        let rows = entries.iter().map(|Entry { descriptor, state, detail }| {
-            json!({"name": descriptor.name, "state": state, "detail": detail})
+    for (name, descriptor) in described {
+        entries.push(match descriptor {
+            Ok(descriptor) => entry(Descriptor { name, ..descriptor }, &args.data_root),
+            Err(error) => Entry { name, about: String::new(), state: "broken", detail: error.to_string() },
         });
+    }
+    if args.json {
+        let rows = entries
+            .iter()
+            .map(|Entry { name, state, detail, .. }| json!({"name": name, "state": state, "detail": detail}));
         outln!("{}", json!({"data_root": args.data_root, "datasets": rows.collect::<Vec<_>>()}));
     } else {
-        for Entry { descriptor, state, detail } in &entries {
-            let detail = if detail.is_empty() { &descriptor.about } else { detail };
-            outln!("{:17} {state:9} {detail}", descriptor.name);
+        for Entry { name, about, state, detail } in &entries {
+            let detail = if detail.is_empty() { about } else { detail };
+            outln!("{name:17} {state:9} {detail}");
         }
     }
     Ok(())
@@ -47,17 +57,18 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
 fn entry(descriptor: Descriptor, data_root: &std::path::Path) -> Entry {
     let present = data_root.join(&descriptor.folder).join(&descriptor.refs).is_file();
     if !present {
-        return Entry { descriptor, state: "missing", detail: String::new() };
+        let Descriptor { name, about, .. } = descriptor;
+        return Entry { name, about, state: "missing", detail: String::new() };
     }
     let (state, detail) = match Dataset::open_described(descriptor.clone(), data_root) {
-        Ok(dataset) => judge(&dataset),
+        Ok(dataset) => completeness(&dataset),
         Err(error) => ("broken", error.to_string()),
     };
-    Entry { descriptor, state, detail }
+    Entry { name: descriptor.name, about: descriptor.about, state, detail }
 }
 
-/// Whether a data set has the refs its descriptor expects and the images its refs are in.
-fn judge(dataset: &Dataset) -> (&'static str, String) {
+/// State and details of a data set: whether it has the refs its descriptor expects, and the images its refs are in.
+fn completeness(dataset: &Dataset) -> (&'static str, String) {
     let counts = dataset.ref_counts();
     let count = |split: &str| counts.get(split).copied().unwrap_or(0);
     let shown: Vec<String> =
@@ -66,6 +77,10 @@ fn judge(dataset: &Dataset) -> (&'static str, String) {
     let missing = dataset.missing_images().len();
     if missing > 0 {
         detail.push_str(&format!("; {missing} images are missing"));
+    }
+    let val = &dataset.descriptor.val;
+    if count(val) == 0 {
+        detail.push_str(&format!("; there is no split `{val}`"));
     }
     let expected = &dataset.descriptor.expected_refs;
     let all_refs = expected.iter().all(|(split, &n)| count(split) == n);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use command_kit::as_errors;
 
-/// The system's allocator gives large blocks back at once, and every sample would fault its pages in anew.
+/// The system's allocator returns large blocks to the kernel at once, so every sample would page-fault them in again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

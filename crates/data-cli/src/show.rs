@@ -64,7 +64,7 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     Ok(())
 }
 
-/// What a ref's targets are, in words.
+/// Describes the targets of a ref.
 fn targets(dataset: &Dataset, reference: &Ref) -> String {
     let described = reference.ann_ids.iter().map(|ann_id| {
         let annotation = dataset.instances.annotations.get(ann_id);

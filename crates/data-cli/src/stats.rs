@@ -51,10 +51,11 @@ fn rows(stats: &DatasetStats) -> impl Iterator<Item = (&str, &SplitStats)> {
 
 fn table(stats: &DatasetStats) -> String {
     let mut lines = vec![format!(
-        "{:8} {:>7} {:>11} {:>7} {:>8} {:>11} {:>15} {:>16} {:>28}",
+        "{:8} {:>7} {:>11} {:>8} {:>7} {:>8} {:>11} {:>15} {:>16} {:>28}",
         "split",
         "refs",
         "expressions",
+        "cut at K",
         "images",
         "words",
         "words/expr.",
@@ -66,9 +67,10 @@ fn table(stats: &DatasetStats) -> String {
         let share = 100.0 * split.refs_with_distractor as f64 / split.refs.max(1) as f64;
         let [low, _, median, _, high] = split.target_percent;
         lines.push(format!(
-            "{name:8} {:>7} {:>11} {:>7} {:>8} {:>11.2} {share:>13.1} % {:>16.2} {low:>14.2} {median:>6.2} {high:>7.2}",
+            "{name:8} {:>7} {:>11} {:>8} {:>7} {:>8} {:>11.2} {share:>13.1} % {:>16.2} {low:>14.2} {median:>6.2} {high:>7.2}",
             split.refs,
             split.expressions,
+            split.expressions_cut,
             split.images,
             split.words,
             split.words as f64 / split.expressions.max(1) as f64,
@@ -84,7 +86,7 @@ fn table(stats: &DatasetStats) -> String {
     lines.join("\n")
 }
 
-/// The most words that have a bar of their own.
+/// Most words that are shown as single bars.
 const MAX_WORDS: usize = 15;
 
 fn panels(stats: &DatasetStats) -> Vec<BarPanel> {

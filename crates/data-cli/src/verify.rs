@@ -19,7 +19,7 @@ pub(crate) struct VerifyArgs {
     /// Folder of the data sets
     #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
-    /// Take a set that is not complete for an error
+    /// Treat an incomplete data set as an error
     #[arg(long)]
     strict_counts: bool,
     /// Print one JSON document
@@ -27,15 +27,15 @@ pub(crate) struct VerifyArgs {
     json: bool,
 }
 
-/// What training on several data sets together uses.
+/// Report on training on several data sets together.
 #[derive(Debug, Serialize)]
 struct MixReport {
     datasets: Vec<String>,
-    /// Refs to train on.
+    /// Number of refs to train on.
     refs: usize,
-    /// Train refs left out because an evaluation split of one of the sets has their picture, by data set.
+    /// For each data set, training refs left out because an evaluation split of one of the sets has their picture.
     left_out: Vec<usize>,
-    /// Pictures of the mix that an evaluation split has all the same.
+    /// Pictures of the mix that are nevertheless in an evaluation split.
     leaked: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
     }
     let mix = match args.dataset.len() {
         1 => None,
-        // What is wrong with single records is reported already; a mix needs sound data sets.
+        // Errors in single records are reported already, and a mix needs data sets without errors.
         _ if n_errors > 0 => None,
         _ => Some(verify_mix(args)?),
     };
@@ -74,6 +74,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
 
 fn verify_one(args: &VerifyArgs, name: &str) -> Result<Verification> {
     let descriptor = Descriptor::find(name, &args.data_root)?;
+    command_kit::tell_override(name, &args.data_root);
     let expected = descriptor.expected_refs.clone();
     command_kit::ensure_generated(name, &args.data_root)?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
@@ -95,7 +96,7 @@ fn verify_mix(args: &VerifyArgs) -> Result<MixReport> {
     let opened = args.dataset.iter().map(|name| Ok(Dataset::open(name, &args.data_root)?));
     let datasets = opened.collect::<Result<Vec<_>>>()?;
     let mix = training_mix(&datasets, false)?;
-    let leaked = leaked_images(&datasets, &mix).into_iter().map(|(name, ..)| name).collect();
+    let leaked = leaked_images(&datasets, &mix).into_iter().collect();
     let report =
         MixReport { datasets: args.dataset.clone(), refs: mix.refs.len(), left_out: mix.n_leaking, leaked };
     if !args.json {

@@ -1,4 +1,4 @@
-//! What one file may cost: files that are no files, and small files that claim to be large.
+//! Limits of memory and time for one file: paths that are not regular files, and small files that claim to be large.
 #![allow(missing_docs)]
 
 use std::io::Write;
@@ -33,7 +33,7 @@ fn png(width: u32, height: u32, profile: usize) -> Vec<u8> {
     file
 }
 
-/// A folder of own data with one picture, whose file the caller writes, and one mask.
+/// A data set folder with one picture, whose file the caller writes, and one mask.
 fn data(root: &Path, mask: serde_json::Value) -> (PathBuf, PathBuf) {
     let line =
         json!({"image": "a.png", "mask": mask, "expressions": ["it"], "category": "c", "split": "val"});
@@ -42,7 +42,7 @@ fn data(root: &Path, mask: serde_json::Value) -> (PathBuf, PathBuf) {
     (refs, root.join("a.png"))
 }
 
-/// Runs a command with at most so much address space; it must end in time.
+/// Runs a command with at most `mib` MiB of address space; it must end in time.
 fn within(mib: u64, args: &[&str]) -> Output {
     let started = Instant::now();
     let limit = format!("ulimit -v {}; exec \"$0\" \"$@\"", mib << 10);
@@ -76,7 +76,7 @@ fn a_picture_that_is_no_regular_file_is_named() {
     std::os::unix::fs::symlink("/dev/zero", &picture).unwrap();
     let text = said(&within(8000, &["verify", "--dataset", refs.to_str().unwrap()]));
     assert!(text.contains("not a regular file"), "{text}");
-    // A link to a file is a file.
+    // A symlink to a regular file is accepted.
     std::fs::remove_file(&picture).unwrap();
     std::fs::write(root.path().join("b.png"), png(8, 6, 0)).unwrap();
     std::os::unix::fs::symlink("b.png", &picture).unwrap();
@@ -86,7 +86,7 @@ fn a_picture_that_is_no_regular_file_is_named() {
 
 #[test]
 fn small_files_do_not_take_gigabytes() {
-    // A program of this kind maps about 300 MiB before it reads anything.
+    // Limit of address space in MiB. The program maps about 300 MiB before it reads anything.
     const RULE: u64 = 1024 + 600;
     let root = tempfile::tempdir().unwrap();
     let (refs, picture) = data(root.path(), json!([[1, 1, 3, 1, 3, 3]]));
@@ -155,7 +155,7 @@ fn predictions_without_an_end_are_refused() {
     assert!(Command::new("mkfifo").arg(&masks).status().unwrap().success());
     assert!(score(masks.to_str().unwrap()).contains("not a regular file"));
     std::fs::remove_file(&masks).unwrap();
-    // It takes no room on the disk, and is one line.
+    // A sparse file: it takes no space on the disk, and is one line.
     std::fs::File::create(&masks).unwrap().set_len(40 << 30).unwrap();
     let text = score(masks.to_str().unwrap());
     assert!(text.contains("line 1") && text.contains("TALENT_MAX_IMAGE_MIB"), "{text}");

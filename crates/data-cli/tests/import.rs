@@ -1,4 +1,4 @@
-//! `data import` on the two public parquet forms.
+//! `data import` on the two public Parquet layouts.
 #![allow(missing_docs)]
 
 use std::ffi::OsString;
@@ -28,7 +28,7 @@ fn pictures_inside_the_file_are_written_once_each() {
     assert_eq!(dataset.splits(), ["testA"]);
     assert_eq!((dataset.refs.len(), dataset.instances.images.len()), (3, 2));
     assert_eq!(dataset.refs[0].expressions[1].sent, "the red one");
-    // A corner at 20.5, 20.25 rounds as the COCO tools round it.
+    // A corner at 20.5, 20.25 is rounded as the COCO tools round it.
     assert_eq!(dataset.target(&dataset.refs[0]).unwrap().area(), 17 * 16);
     assert_eq!(dataset.target(&dataset.refs[2]).unwrap().area(), 30 * 20);
     let picture = dataset.image(dataset.refs[2].image_id).unwrap();

@@ -8,7 +8,7 @@ fn data(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_talent-data")).args(args).output().unwrap()
 }
 
-/// Own data whose names and expressions mean something to a terminal.
+/// A data set whose names and expressions contain terminal control characters.
 fn hostile_data(root: &Path) -> PathBuf {
     let folder = root.join("esc\u{1b}[2J");
     std::fs::create_dir(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! `eval --predictions`: metrics of masks that some program wrote.
+//! `eval --predictions`: metrics of predicted masks in a file.
 #![allow(missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use refcoco::{Dataset, Mask};
 use serde_json::{Value, json};
 
-/// The project's example of own data: two balls and a box in one picture, a ball in another.
+/// The project's example data set: two balls and a box in one picture, a ball in another.
 fn data_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets")
 }
@@ -35,7 +35,8 @@ fn by_hand_on_the_example() {
     let mut both = red.clone();
     both.unite(&blue);
     let empty = Mask::zeros(160, 112);
-    // Refs 1 to 4 with expressions 1 and 2, 3, 4, 5: right, both balls, the wrong ball, half the answer, rightly nothing.
+    // Refs 1 to 4 with expressions 1 and 2, 3, 4, 5. Predictions: correct, both balls, the wrong ball, half the mask, correctly
+    // empty.
     let mut half = bx.clone();
     for pixel in half.data.iter_mut().take(112 * 160 / 2) {
         *pixel = 0;
@@ -61,7 +62,7 @@ fn by_hand_on_the_example() {
     near(number("identity_error"), 100.0 / 3.0);
     near(number("N-acc"), 100.0);
     near(number("gIoU"), 100.0 * (ious.iter().sum::<f64>() + 1.0) / 5.0);
-    // The thresholds are strict and IoU never quite reaches 1: Pr@50 counts what lies above.
+    // Thresholds are strict, and the IoU never quite reaches 1: Pr@50 counts IoU > 0.5.
     near(number("Pr@50"), 100.0 * ious.iter().filter(|iou| **iou > 0.5).count() as f64 / 5.0);
 
     for (broken, message) in [

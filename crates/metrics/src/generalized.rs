@@ -5,34 +5,34 @@ use crate::overlap::Overlap;
 /// Metrics of generalised referring segmentation (gRefCOCO), where an expression may have no target or several. All in
 /// percent.
 ///
-/// As the benchmark's paper (GRES, arXiv 2306.00968, section 3) defines them:
+/// Defined in the benchmark's paper (GRES, arXiv 2306.00968, section 3):
 ///
-/// - gIoU: the mean over expressions of the IoU, which is 1 for an expression without target that is answered with an
-///   empty mask, and 0 for one that is not;
-/// - cIoU: all intersections over all unions; a rightly empty answer adds nothing to either;
-/// - N-acc: of the expressions without target, the share that gets an empty mask;
-/// - T-acc: of the expressions with a target, the share that does not.
+/// - gIoU: the mean over expressions of the IoU. For an expression without a target, the IoU is 1 if the predicted mask is
+///   empty, otherwise 0;
+/// - cIoU: all intersections over all unions; a correct empty mask adds nothing to either;
+/// - N-acc: share of the expressions without a target that get an empty mask;
+/// - T-acc: share of the expressions with a target that get a mask that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GeneralizedMetrics {
-    /// Mean IoU, expressions without target included.
+    /// Mean IoU over expressions, including those without a target.
     #[serde(rename = "gIoU")]
     pub giou: f64,
-    /// Cumulative IoU.
+    /// Cumulative IoU: all intersections over all unions.
     #[serde(rename = "cIoU")]
     pub ciou: f64,
-    /// Accuracy on expressions without target; none if there are none.
+    /// Accuracy on expressions without a target; `None` if there are none.
     #[serde(rename = "N-acc")]
     pub n_acc: Option<f64>,
-    /// Accuracy of telling that there is a target; none if no expression has one.
+    /// Accuracy on expressions with a target of predicting that there is one; `None` if no expression has one.
     #[serde(rename = "T-acc")]
     pub t_acc: Option<f64>,
-    /// Expressions without target.
+    /// Number of expressions without a target.
     pub n_without_target: usize,
 }
 
 impl GeneralizedMetrics {
-    /// The metrics of these overlaps. A prediction of fewer than `min_pixels` pixels stands for "no target" and counts
-    /// as empty; the benchmark uses 50 for models that have no other way of saying so.
+    /// Computes the metrics of these overlaps. A prediction of fewer than `min_pixels` pixels means "no target" and counts as
+    /// empty. The benchmark uses 50 for models that cannot predict "no target" in another way.
     pub fn from_overlaps(overlaps: &[Overlap], min_pixels: u64) -> Self {
         let answered: Vec<Overlap> = overlaps
             .iter()
@@ -72,8 +72,8 @@ mod tests {
         let overlaps = [
             overlap(50, 100, 50), // 0.5
             overlap(9, 9, 100),   // too small to count: IoU 0 of 100 pixels
-            overlap(0, 0, 0),     // rightly empty: 1
-            overlap(0, 9, 0),     // too small to count, so rightly empty: 1
+            overlap(0, 0, 0),     // correct empty mask: 1
+            overlap(0, 9, 0),     // too small to count, so a correct empty mask: 1
             overlap(0, 100, 0),   // 0
         ];
         let metrics = GeneralizedMetrics::from_overlaps(&overlaps, 10);

@@ -2,13 +2,13 @@
 //!
 //! Two different numbers are called "IoU" in the literature. They are never mixed here:
 //!
-//! - **mIoU**: the mean over expressions of each expression's IoU. What TALENT's paper and code report.
+//! - **mIoU**: the mean over expressions of each expression's IoU. TALENT's paper and code report it.
 //! - **oIoU** (overall or cumulative IoU): all intersections over all unions. Large objects dominate it.
 //!
 //! gRefCOCO, where an expression may have no target, calls its own variants gIoU and cIoU: [`GeneralizedMetrics`].
 //!
-//! [`nta`] measures what a prediction covers of the objects that were not referred to; [`SplitReport`] holds all of it, and
-//! [`METRICS`] lists its numbers for whoever shows them.
+//! [`nta`] measures how much a prediction covers objects that were not referred to. [`SplitReport`] holds all metrics, and
+//! [`METRICS`] lists them for tables and plots.
 //!
 //! ```
 //! use metrics::{Overlap, SegmentationMetrics};
@@ -37,3 +37,8 @@ pub use nta::{Activation, NtaMetrics};
 pub use overlap::Overlap;
 pub use report::{Evaluated, GroupReport, MIN_TARGET_PIXELS, SplitReport, has_position_word};
 pub use segmentation::{PRECISION_THRESHOLDS, SegmentationMetrics};
+
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

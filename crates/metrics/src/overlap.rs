@@ -1,19 +1,19 @@
 use serde::{Deserialize, Serialize};
 
-/// How one prediction and its target overlap, in pixels.
+/// Overlap of one prediction and its target, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
-    /// Pixels in both.
+    /// Number of pixels in both.
     pub intersection: u64,
-    /// Pixels of the prediction.
+    /// Number of pixels of the prediction.
     pub prediction: u64,
-    /// Pixels of the target.
+    /// Number of pixels of the target.
     pub target: u64,
 }
 
 impl Overlap {
-    /// Counts a probability map against a mask of the same size: foreground is what exceeds the threshold, target
-    /// is whatever is not zero.
+    /// Counts the overlap of a probability map and a mask of the same size. A pixel is predicted if its probability exceeds the
+    /// threshold, and is in the target if the mask is not zero.
     ///
     /// # Panics
     /// When the sizes differ.
@@ -23,7 +23,7 @@ impl Overlap {
         Self::of(pairs)
     }
 
-    /// Counts a mask against a mask of the same size; whatever is not zero is foreground.
+    /// Counts the overlap of two masks of the same size. Every pixel that is not zero is foreground.
     ///
     /// # Panics
     /// When the sizes differ.
@@ -42,7 +42,7 @@ impl Overlap {
         overlap
     }
 
-    /// Pixels in either.
+    /// Number of pixels in the union.
     pub fn union(&self) -> u64 {
         self.prediction + self.target - self.intersection
     }

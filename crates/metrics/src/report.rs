@@ -1,4 +1,4 @@
-//! Everything that is reported about a set of evaluated expressions.
+//! The report on a set of evaluated expressions.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,21 @@ use crate::generalized::GeneralizedMetrics;
 use crate::nta::{Activation, NtaMetrics};
 use crate::segmentation::SegmentationMetrics;
 
-/// One evaluated expression; serialised flat.
+/// One evaluated expression; serialised as one flat object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
-    /// Number of the ref.
+    /// Id of the ref.
     pub ref_id: i64,
-    /// Number of the expression.
+    /// Id of the expression.
     pub sent_id: i64,
     /// Whether the expression holds a [position word](has_position_word).
     pub has_position_word: bool,
-    /// What the prediction covers.
+    /// Overlap of the prediction with the target and the distractors.
     #[serde(flatten)]
     pub activation: Activation,
 }
 
-/// Metrics of one set of expressions; serialised flat, so names stand beside each other.
+/// Metrics of one set of expressions; serialised as one flat object.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GroupReport {
     /// mIoU, oIoU, Pr@X.
@@ -43,30 +43,30 @@ impl GroupReport {
     }
 }
 
-/// Metrics of a split, whole and by group.
+/// Metrics of a split, over all expressions and by group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SplitReport {
-    /// Over all its expressions.
+    /// Metrics over all expressions.
     #[serde(flatten)]
     pub all: GroupReport,
-    /// gRefCOCO's metrics, where some expression has no target.
+    /// gRefCOCO's metrics; `None` if every expression has a target.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub generalized: Option<GeneralizedMetrics>,
-    /// By group; groups without expressions are left out:
+    /// Metrics by group. Groups without expressions are left out:
     ///
     /// - `with distractors`
     /// - `distractors 0`, `distractors 1`, `distractors 2`, `distractors 3+`
-    /// - `area small`, `area medium`, `area large`: the target's pixels, below 32 x 32, below 96 x 96, and the rest, as
-    ///   COCO divides them
+    /// - `area small`, `area medium`, `area large`: area of the target in pixels, below 32 x 32, below 96 x 96, and the rest,
+    ///   the size classes of COCO
     /// - `position words`, `no position words`
     pub groups: BTreeMap<String, GroupReport>,
 }
 
-/// Below how many pixels a prediction stands for "no target" in gRefCOCO's metrics.
+/// A prediction with fewer pixels than this means "no target" in gRefCOCO's metrics.
 pub const MIN_TARGET_PIXELS: u64 = 50;
 
 impl SplitReport {
-    /// The report on these expressions.
+    /// Computes the report on these expressions.
     pub fn new(expressions: &[Evaluated]) -> Self {
         let everything: Vec<&Evaluated> = expressions.iter().collect();
         let overlaps: Vec<_> = expressions.iter().map(|one| one.activation.overlap).collect();
@@ -103,7 +103,7 @@ fn group_names(one: &Evaluated) -> impl Iterator<Item = &'static str> {
     (n_distractors > 0).then_some("with distractors").into_iter().chain([distractors, area, position])
 }
 
-/// Words that place an object in the image or beside another one.
+/// Words that locate an object in the image or relative to another one.
 const POSITION_WORDS: [&str; 43] = [
     "left",
     "right",

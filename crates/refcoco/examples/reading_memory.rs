@@ -1,7 +1,7 @@
 //! Time and peak memory of opening annotation files of RefCOCO's size: 20,000 images, 200,000 annotations, 50,000 refs,
 //! 142,000 sentences. `cargo run --release --package refcoco --example reading_memory`
 //!
-//! The files are made first, by this program; a second process then opens them, so that its peak is that of reading.
+//! This program first writes the files. A second process then opens them, so that its peak memory is that of reading.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -56,7 +56,7 @@ fn open(root: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A memory figure of this process, in bytes.
+/// A memory figure of this process from `/proc/self/status`, in bytes.
 fn memory(key: &str) -> Result<u64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such figure")?;
@@ -68,7 +68,7 @@ fn file_name(image: i64) -> String {
     format!("COCO_train2014_{image:012}.jpg")
 }
 
-/// Records with COCO's fields and one or two polygons of 10 to 60 corners.
+/// Writes records with COCO's fields and one or two polygons of 10 to 60 corners.
 fn instances(path: &Path, rng: &mut ChaCha8Rng) -> Result<(), Box<dyn Error>> {
     let mut file = BufWriter::new(File::create(path)?);
     write!(file, "{{\"info\": {{}}, \"images\": [")?;

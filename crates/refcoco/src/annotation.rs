@@ -3,63 +3,63 @@ use serde::Serialize;
 /// One referring expression.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Expression {
-    /// Its number, unique in its refs file.
+    /// Id of the expression, unique in its refs file.
     pub sent_id: i64,
-    /// The normalised text, which models are trained on.
+    /// Normalised text, which models are trained on.
     pub sent: String,
-    /// The text as typed.
+    /// Text as typed.
     pub raw: String,
 }
 
-/// What expressions refer to: one annotated object in RefCOCO and its kin, none or several in gRefCOCO.
+/// A referent and its expressions: one annotated object in RefCOCO and similar sets; none, one or several in gRefCOCO.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ref {
-    /// Its number, unique in its refs file.
+    /// Id of the ref, unique in its refs file.
     pub ref_id: i64,
-    /// The target objects' annotations in `instances.json`.
+    /// Ids of the target objects' annotations in `instances.json`.
     pub ann_ids: Vec<i64>,
-    /// The image's record in `instances.json`.
+    /// Id of the image in `instances.json`.
     pub image_id: i64,
-    /// The target objects' categories, as the file has them: one each, or each once.
+    /// Category ids of the target objects, as in the file: one per object, or each category once.
     pub category_ids: Vec<i64>,
-    /// `train`, `val`, `test`, `testA`, `testB`, or whatever the file says.
+    /// `train`, `val`, `test`, `testA`, `testB`, or another name from the file.
     pub split: String,
-    /// May be empty in a damaged file; such a ref is never sampled.
+    /// Expressions; may be empty in a damaged file. A ref without expressions is never sampled.
     pub expressions: Vec<Expression>,
 }
 
 impl Ref {
-    /// Whether some object is a target of both.
+    /// Whether the two refs have a target in common.
     pub fn shares_target(&self, other: &Self) -> bool {
         self.ann_ids.iter().any(|id| other.ann_ids.contains(id))
     }
 }
 
-/// An image's record.
+/// Record of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRecord {
-    /// Its number.
+    /// Id of the image.
     pub id: i64,
-    /// The file's name inside the image folder.
+    /// File name inside the image folder.
     pub file_name: String,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
 }
 
 /// An annotated object.
 #[derive(Debug, Clone)]
 pub struct Annotation {
-    /// Its number.
+    /// Id of the annotation.
     pub id: i64,
-    /// The image it is in.
+    /// Id of the image.
     pub image_id: i64,
-    /// Its category.
+    /// Id of the category.
     pub category_id: i64,
     /// Whether it marks a crowd rather than one object.
     pub is_crowd: bool,
-    /// The segmentation as it stands in the file; decoded when a mask is asked for. In own data it may be text: the
-    /// path of a PNG file.
+    /// Segmentation as in the file, decoded when a mask is requested. In own data it may be a JSON string: the path of a PNG
+    /// file.
     pub segmentation: Box<serde_json::value::RawValue>,
 }

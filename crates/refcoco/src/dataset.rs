@@ -1,20 +1,23 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crate::annotation::{Annotation, ImageRecord, Ref};
 use crate::descriptor::{AnnotationFormat, Descriptor};
-use crate::error::{Error, MaskError, Result};
-use crate::image_file::{RgbImage, decode_image_into, read_mask};
-use crate::image_source::{ImageSource, stays_inside};
+use crate::error::{Error, MaskError, Result, Turned};
+use crate::file_spelling::stays_inside;
+use crate::image_file::{RgbImage, decode_image_into, turned_on_its_side};
+use crate::image_source::ImageSource;
 use crate::mask::{Mask, segmentation_value};
+use crate::mask_file::read_mask;
 use crate::memory_rule::afford_pixels;
 use crate::problem::Problem;
 use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
 
-/// One data set, indexed: refs by position, images and annotations by number.
+/// One data set, indexed: refs by position, images and annotations by id.
 #[derive(Debug)]
 pub struct Dataset {
-    /// What and where it is.
+    /// Name, format and location of the data set.
     pub descriptor: Descriptor,
     /// All refs, in the order of the file.
     pub refs: Vec<Ref>,
@@ -25,13 +28,30 @@ pub struct Dataset {
     images: ImageSource,
     refs_path: PathBuf,
     instances_path: PathBuf,
+    /// Annotations whose mask could not be read when it was asked for as a distractor's.
+    left_out: Mutex<BTreeSet<i64>>,
 }
 
 impl Dataset {
-    /// Opens the data set of this name below a data root; see [`Descriptor::find`] for names.
+    /// Opens a data set below a data root by name; see [`Descriptor::find`] for names.
     ///
     /// # Errors
     /// Names the missing file or folder, or the ref whose annotation or image does not exist.
+    ///
+    /// ```
+    /// # fn main() -> refcoco::Result<()> {
+    /// # let root = std::env::temp_dir().join(format!("refcoco-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&root).unwrap();
+    /// # let few = refcoco::refshapes::Settings { train_images: 2, val_images: 1, test_a_images: 1, test_b_images: 1, ..Default::default() };
+    /// # refcoco::refshapes::generate(&few, &root, |_| {})?;
+    /// let dataset = refcoco::Dataset::open("refshapes", &root)?;
+    /// let reference = &dataset.refs[dataset.split("val")?[0]];
+    /// let mask = dataset.target(reference)?;
+    /// println!("{:?} asks for {} pixels", reference.expressions[0].sent, mask.area());
+    /// # std::fs::remove_dir_all(&root).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(name: &str, data_root: &Path) -> Result<Self> {
         Self::open_described(Descriptor::find(name, data_root)?, data_root)
     }
@@ -49,7 +69,7 @@ impl Dataset {
         }
     }
 
-    /// Opens a data set whose refs may point at nothing, and says which do.
+    /// Opens a data set even if refs point to missing or inconsistent records, and lists these refs.
     pub(crate) fn open_leniently(descriptor: Descriptor, data_root: &Path) -> Result<(Self, Vec<Problem>)> {
         let dataset = Self::read(descriptor, data_root)?;
         let problems = dataset.dangling().map(|(record, what)| Problem { record, what }).collect();
@@ -67,7 +87,7 @@ impl Dataset {
         };
         let refs_path = folder.join(&descriptor.refs);
         let own = descriptor.format == AnnotationFormat::Own;
-        // Own data has everything in one file.
+        // Own data has refs and annotations in one file.
         let instances_path = if own { refs_path.clone() } else { folder.join("instances.json") };
         for path in [&refs_path, &instances_path] {
             if !path.is_file() {
@@ -76,7 +96,7 @@ impl Dataset {
             }
         }
         let images = match own {
-            true => ImageSource::Folder(refs_path.parent().unwrap_or(Path::new("")).to_path_buf()),
+            true => ImageSource::folder(refs_path.parent().unwrap_or(Path::new(""))),
             false => ImageSource::find(data_root, &descriptor.images)
                 .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??,
         };
@@ -102,15 +122,19 @@ impl Dataset {
             images,
             refs_path,
             instances_path,
+            left_out: Mutex::default(),
         })
     }
 
-    /// Refs whose annotations or image do not exist or do not fit: record, and what is wrong.
+    /// Refs whose annotations or image are missing or inconsistent, as pairs of record and problem.
     fn dangling(&self) -> impl Iterator<Item = (String, String)> {
         self.refs.iter().filter_map(|reference| {
             let Ref { ref_id, ann_ids, image_id, .. } = reference;
             let wrong = |ann_id: &i64| match self.instances.annotations.get(ann_id) {
-                None => Some(format!("its annotation {ann_id} has no record")),
+                None => Some(match self.instances.unusable.annotations.get(ann_id) {
+                    Some(why) => format!("its annotation {ann_id} cannot be used: {why}"),
+                    None => format!("its annotation {ann_id} has no record"),
+                }),
                 Some(annotation) if annotation.image_id != *image_id => Some(format!(
                     "it names image {image_id}, but its annotation {ann_id} is in image {}",
                     annotation.image_id
@@ -119,13 +143,16 @@ impl Dataset {
             };
             let what = ann_ids.iter().find_map(wrong).or_else(|| {
                 let known = self.instances.images.contains_key(image_id);
-                (!known).then(|| format!("its image {image_id} has no record"))
+                (!known).then(|| match self.instances.unusable.images.get(image_id) {
+                    Some(why) => format!("its image {image_id} cannot be used: {why}"),
+                    None => format!("its image {image_id} has no record"),
+                })
             })?;
             Some((format!("ref_id {ref_id}"), what))
         })
     }
 
-    /// Names of the splits there are, in the order of their first ref.
+    /// Names of the splits, in the order of their first ref.
     pub fn splits(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for reference in &self.refs {
@@ -136,7 +163,7 @@ impl Dataset {
         names
     }
 
-    /// Refs per split.
+    /// Number of refs per split.
     pub fn ref_counts(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();
         for reference in &self.refs {
@@ -145,10 +172,10 @@ impl Dataset {
         counts
     }
 
-    /// Positions of a split's refs.
+    /// Indices of a split's refs in [`Dataset::refs`].
     ///
     /// # Errors
-    /// [`Error::UnknownSplit`] when it has none.
+    /// [`Error::UnknownSplit`] when the split does not exist.
     pub fn split(&self, name: &str) -> Result<Vec<usize>> {
         let refs: Vec<usize> = (0..self.refs.len()).filter(|&index| self.refs[index].split == name).collect();
         if refs.is_empty() {
@@ -161,7 +188,7 @@ impl Dataset {
         Ok(refs)
     }
 
-    /// Positions of all refs in an image, in the order of the file.
+    /// Indices of all refs in an image, in the order of the file.
     pub fn refs_in_image(&self, image_id: i64) -> &[usize] {
         self.refs_by_image.get(&image_id).map_or(&[], Vec::as_slice)
     }
@@ -173,7 +200,7 @@ impl Dataset {
     /// The record of an image.
     ///
     /// # Errors
-    /// When there is none of this number.
+    /// When no image has this id.
     pub fn image_record(&self, image_id: i64) -> Result<&ImageRecord> {
         self.instances.images.get(&image_id).ok_or_else(|| self.unknown(format!("image {image_id}")))
     }
@@ -182,10 +209,10 @@ impl Dataset {
         Error::Record { path: self.instances_path.clone(), record, what: "there is no such record".into() }
     }
 
-    /// Where an image's file is. In an archive, the archive's path with the file's name behind it.
+    /// Path of an image's file. In an archive: the archive's path joined with the file's name.
     ///
     /// # Errors
-    /// When its name would leave the image folder.
+    /// When the file's name would leave the image folder.
     pub fn image_path(&self, image: &ImageRecord) -> Result<PathBuf> {
         Ok(self.images.path(self.image_name(image)?))
     }
@@ -201,7 +228,7 @@ impl Dataset {
         Ok(&image.file_name)
     }
 
-    /// Images that refs are in and whose file does not exist, by number.
+    /// Ids of the images that refs are in but whose file does not exist.
     pub fn missing_images(&self) -> Vec<i64> {
         let there = |id: &i64| {
             let record = self.instances.images.get(id);
@@ -210,7 +237,7 @@ impl Dataset {
         self.refs_by_image.keys().copied().filter(|id| !there(id)).collect()
     }
 
-    /// An image file's bytes.
+    /// Reads the bytes of an image's file.
     ///
     /// # Errors
     /// When there is no such image, or its file cannot be read.
@@ -219,29 +246,43 @@ impl Dataset {
         self.images.read(self.image_name(record)?)
     }
 
+    /// Length of an image's file in bytes; `None` if it cannot be found.
+    pub(crate) fn image_len(&self, image_id: i64) -> Option<u64> {
+        let record = self.instances.images.get(&image_id)?;
+        self.images.len(self.image_name(record).ok()?)
+    }
+
     /// Decodes an image and checks its size against the record.
     ///
     /// # Errors
-    /// Names the file: missing, undecodable, of another size.
+    /// When the file is missing, cannot be decoded, or has another size. The error names the file.
     pub fn image(&self, image_id: i64) -> Result<RgbImage> {
         self.decode_image_file(image_id, &self.image_bytes(image_id)?, Vec::new())
     }
 
-    /// [`Dataset::image`] from bytes that were read already, into memory that is no longer needed.
+    /// [`Dataset::image`] from bytes that were read already, into a reused buffer.
     pub(crate) fn decode_image_file(&self, image_id: i64, bytes: &[u8], memory: Vec<u8>) -> Result<RgbImage> {
         let record = self.image_record(image_id)?;
         let path = self.image_path(record)?;
-        let image =
-            decode_image_into(bytes, memory).map_err(|what| Error::Image { path: path.clone(), what })?;
+        let image = decode_image_into(bytes, memory).map_err(|what| match file_kind::mistaken(bytes) {
+            Some(what) => Error::Mistaken { path: path.clone(), what },
+            None => Error::Image { path: path.clone(), what },
+        })?;
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
-            return Err(Error::ImageSize { path, found, expected });
+            let turned = turned_on_its_side(bytes) && found == (expected.1, expected.0);
+            return Err(Error::ImageSize { path, found, expected, turned: Turned(turned) });
         }
         Ok(image)
     }
 
-    /// The other non-crowd objects of the targets' categories in a ref's image, by annotation number: what a model
-    /// that only understands the category would confuse the targets with. None for a ref without target.
+    /// Ids of the annotations that [`Dataset::distractor_masks`] has left out so far, because their mask cannot be read.
+    pub fn left_out_distractors(&self) -> BTreeSet<i64> {
+        self.left_out.lock().map(|left_out| left_out.clone()).unwrap_or_default()
+    }
+
+    /// Annotation ids of a ref's distractors: the other non-crowd objects in its image with a category of its targets. A model
+    /// that understands only the category would confuse them with the targets. Empty for a ref without a target.
     pub fn distractors(&self, reference: &Ref) -> Vec<i64> {
         let categories: Vec<i64> = reference
             .ann_ids
@@ -258,18 +299,30 @@ impl Dataset {
             .collect()
     }
 
-    /// The masks of a ref's [distractors](Self::distractors).
+    /// The masks of a ref's [distractors](Self::distractors), but for those that cannot be read: a bad record that no expression
+    /// asks for must not end an evaluation ([`Dataset::left_out_distractors`]).
     ///
     /// # Errors
-    /// As [`Dataset::mask`].
+    /// When the masks together take too much memory.
     pub fn distractor_masks(&self, reference: &Ref) -> Result<Vec<Mask>> {
         let distractors = self.distractors(reference);
         self.afford_masks(self.image_record(reference.image_id)?, distractors.len())?;
-        distractors.into_iter().map(|ann_id| self.mask(ann_id)).collect()
+        let mut masks = Vec::with_capacity(distractors.len());
+        for ann_id in distractors {
+            match self.mask(ann_id) {
+                Ok(mask) => masks.push(mask),
+                Err(_) => {
+                    if let Ok(mut left_out) = self.left_out.lock() {
+                        left_out.insert(ann_id);
+                    }
+                }
+            }
+        }
+        Ok(masks)
     }
 
     /// # Errors
-    /// When so many masks of an image take more memory than they may.
+    /// When `n` masks of an image would take more memory than the limit.
     fn afford_masks(&self, image: &ImageRecord, n: usize) -> Result<()> {
         afford_pixels(image.width as u64, image.height as u64, n as u64).map_err(|what| Error::Record {
             path: self.instances_path.clone(),
@@ -278,12 +331,12 @@ impl Dataset {
         })
     }
 
-    /// Numbers of all annotations in an image, in ascending order.
+    /// Ids of all annotations in an image, in ascending order.
     pub fn annotations_in_image(&self, image_id: i64) -> &[i64] {
         self.annotations_by_image.get(&image_id).map_or(&[], Vec::as_slice)
     }
 
-    /// What a ref's expressions ask for: the union of its targets' masks, empty if it has none.
+    /// Target mask of a ref: the union of its targets' masks, empty if it has none.
     ///
     /// # Errors
     /// As [`Dataset::mask`], and when its image has no record.
@@ -300,7 +353,7 @@ impl Dataset {
         Ok(union)
     }
 
-    /// The mask of an annotation in its image's pixels: the union of its parts.
+    /// Mask of an annotation in its image's pixels: the union of its parts.
     ///
     /// # Errors
     /// [`Error::Segmentation`] names the annotation.
@@ -311,7 +364,7 @@ impl Dataset {
         }
     }
 
-    /// The parts of an annotation, one mask each. They may overlap.
+    /// Parts of an annotation, one mask each. They may overlap.
     ///
     /// # Errors
     /// [`Error::Segmentation`] names the annotation.
@@ -322,8 +375,8 @@ impl Dataset {
         }
     }
 
-    /// The mask file that own data names in place of a segmentation.
-    fn mask_file(&self, ann_id: i64) -> Result<Option<PathBuf>> {
+    /// Path of the mask file, where own data names one in place of a segmentation.
+    pub(crate) fn mask_file(&self, ann_id: i64) -> Result<Option<PathBuf>> {
         let text = self.annotation(ann_id)?.segmentation.get();
         if self.descriptor.format != AnnotationFormat::Own || !text.starts_with('"') {
             return Ok(None);
@@ -343,7 +396,7 @@ impl Dataset {
         let image = self.image_record(self.annotation(ann_id)?.image_id)?;
         let (found, expected) = ((mask.height, mask.width), (image.height, image.width));
         if found != expected {
-            return Err(self.bad_mask(ann_id, MaskError::Size { found, expected }));
+            return Err(self.bad_mask(ann_id, self.wrong_size(image, found)));
         }
         Ok(mask)
     }
@@ -358,7 +411,23 @@ impl Dataset {
         let value = segmentation_value(annotation.segmentation.get());
         value
             .and_then(|value| decode(image.width, image.height, &value))
+            .map_err(|error| match error {
+                MaskError::Size { found, .. } => self.wrong_size(image, found),
+                other => other,
+            })
             .map_err(|source| self.bad_mask(ann_id, source))
+    }
+
+    /// Whether an image's file has an EXIF orientation that exchanges its sides, as phones write it.
+    pub(crate) fn is_turned(&self, image: &ImageRecord) -> bool {
+        let bytes = self.image_name(image).and_then(|name| self.images.read(name));
+        bytes.is_ok_and(|bytes| turned_on_its_side(&bytes))
+    }
+
+    /// - found: height and width of the mask
+    fn wrong_size(&self, image: &ImageRecord, found: (usize, usize)) -> MaskError {
+        let turned = Turned(found == (image.width, image.height) && self.is_turned(image));
+        MaskError::Size { found, expected: (image.height, image.width), turned }
     }
 
     fn bad_mask(&self, ann_id: i64, source: MaskError) -> Error {

@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result, io_error, or_mistaken};
+use crate::regular_file::read_regular;
 
-/// How a data set's annotation files are laid out.
+/// Format of a data set's annotation files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnnotationFormat {
-    /// `refs(...).p` with `instances.json`, as the REFER tools have them: one target per ref.
+    /// `refs(...).p` with `instances.json`, the layout of the REFER tools: one target per ref.
     #[default]
     Refer,
     /// `grefs(...).json` with `instances.json`: none, one or several targets per ref.
@@ -18,35 +19,35 @@ pub enum AnnotationFormat {
     Own,
 }
 
-/// Which data set, where its files lie below the data root, and what it should hold: one `descriptors/*.toml`.
+/// Describes a data set: its name, its files below the data root, and its expected contents. One `descriptors/*.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Descriptor {
-    /// The name used on the command line.
+    /// Name used on the command line.
     pub name: String,
-    /// What the data set is, in one line.
+    /// Description in one line.
     pub about: String,
-    /// How its annotation files are laid out.
+    /// Format of the annotation files.
     #[serde(default)]
     pub format: AnnotationFormat,
     /// Folder of the annotations below the data root.
     pub folder: String,
-    /// The refs file in that folder.
+    /// Name of the refs file in that folder.
     pub refs: String,
-    /// Image folders or zip archives below the data root, the first that exists is used. Own data needs none: its
-    /// images lie beside its JSONL file.
+    /// Image folders or zip archives below the data root; the first that exists is used. Own data needs none: its images lie
+    /// beside its JSONL file.
     #[serde(default)]
     pub images: Vec<String>,
     /// Whether an image may be in several splits, by design of the data set.
     #[serde(default)]
     pub splits_share_images: bool,
-    /// Words per expression that the official configuration uses (start and end tokens included).
+    /// Token ids per expression in the official configuration (start and end tokens included).
     pub word_len: usize,
-    /// The split models are selected on.
+    /// Split used for model selection.
     pub val: String,
-    /// The splits that are reported besides.
+    /// Other splits that are reported.
     pub test: Vec<String>,
-    /// Refs per split in the published files; empty if the set is generated.
+    /// Number of refs per split in the published files; empty if the set is generated.
     #[serde(default)]
     pub expected_refs: BTreeMap<String, usize>,
 }
@@ -80,15 +81,15 @@ impl Descriptor {
         })
     }
 
-    /// The data sets this crate knows.
+    /// Lists the built-in data sets.
     ///
     /// # Errors
-    /// Never with the descriptors as shipped; a test holds them to it.
+    /// Never with the bundled descriptors, which a test checks.
     pub fn all() -> Result<Vec<Self>> {
         BUILT_IN.iter().map(|text| Self::parse(text)).collect()
     }
 
-    /// The data set of this name that this crate knows.
+    /// Finds a built-in data set by name.
     ///
     /// # Errors
     /// [`Error::UnknownDataset`] lists the known ones.
@@ -96,26 +97,27 @@ impl Descriptor {
         Self::find(name, Path::new(""))
     }
 
-    /// The data set of this name: one that this crate knows, or the user's own.
+    /// Finds a data set by name, built in or the user's own. For own data:
     ///
     /// - a name that ends in `.jsonl` is the path of a JSONL file
-    /// - `DATA_ROOT/NAME.toml` is a descriptor
+    /// - `DATA_ROOT/NAME.toml` is a descriptor; it wins over a built-in one ([`Descriptor::override_of`])
     /// - `DATA_ROOT/NAME/refs.jsonl` needs no descriptor
     ///
     /// # Errors
     /// [`Error::UnknownDataset`] lists the known ones; [`Error::Descriptor`] when `NAME.toml` is malformed.
     pub fn find(name: &str, data_root: &Path) -> Result<Self> {
+        if let Some(described) = Self::file_of(name, data_root) {
+            let text = String::from_utf8_lossy(&read_regular(&described)?).into_owned();
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            return Self::parse_named(text, &described.display().to_string())
+                .map_err(|error| or_mistaken(&described, error));
+        }
         let all = Self::all()?;
         if let Some(known) = all.iter().find(|descriptor| descriptor.name == name) {
             return Ok(known.clone());
         }
         if name.ends_with(".jsonl") {
             return Ok(Self::own(name, "", name));
-        }
-        let described = data_root.join(format!("{name}.toml"));
-        if described.is_file() {
-            let text = std::fs::read_to_string(&described).map_err(io_error(&described))?;
-            return Self::parse_named(&text, &described.display().to_string());
         }
         if data_root.join(name).join(OWN_FILE).is_file() {
             return Ok(Self::own(name, name, OWN_FILE));
@@ -124,22 +126,37 @@ impl Descriptor {
         Err(Error::UnknownDataset { name: name.to_owned(), known })
     }
 
-    /// Own data below a data root, by name: folders with a `refs.jsonl`. Known data sets are not among them.
+    /// `DATA_ROOT/NAME.toml`, if it exists.
+    fn file_of(name: &str, data_root: &Path) -> Option<PathBuf> {
+        let is_name = !name.is_empty() && !name.contains(['/', '\\']) && data_root != Path::new("");
+        is_name.then(|| data_root.join(format!("{name}.toml"))).filter(|path| path.is_file())
+    }
+
+    /// The file below a data root that is used in place of the built-in descriptor of this name.
+    pub fn override_of(name: &str, data_root: &Path) -> Option<PathBuf> {
+        let is_built_in = Self::named(name).is_ok();
+        Self::file_of(name, data_root).filter(|_| is_built_in)
+    }
+
+    /// Lists the data sets that a `NAME.toml` below a data root describes, sorted by name; each may be malformed.
+    ///
+    /// # Errors
+    /// When the data root exists and cannot be read.
+    pub fn described_below(data_root: &Path) -> Result<Vec<(String, Result<Self>)>> {
+        let names = names_below(data_root)?;
+        let names = names.iter().filter_map(|name| name.strip_suffix(".toml"));
+        Ok(names.map(|name| (name.to_owned(), Self::find(name, data_root))).collect())
+    }
+
+    /// Lists the user's own data sets below a data root, sorted by name: folders with a `refs.jsonl`. Built-in data sets are
+    /// not included.
     ///
     /// # Errors
     /// When the data root exists and cannot be read.
     pub fn own_below(data_root: &Path) -> Result<Vec<Self>> {
-        let entries = match std::fs::read_dir(data_root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(io_error(data_root)(error)),
-        };
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| data_root.join(name).join(OWN_FILE).is_file())
-            .collect();
-        names.sort();
-        names.into_iter().map(|name| Self::find(&name, data_root)).collect()
+        let names = names_below(data_root)?;
+        let own = names.into_iter().filter(|name| data_root.join(name).join(OWN_FILE).is_file());
+        own.map(|name| Self::find(&name, data_root)).collect()
     }
 
     fn own(name: &str, folder: &str, refs: &str) -> Self {
@@ -159,7 +176,20 @@ impl Descriptor {
     }
 }
 
-/// The file that makes a folder below the data root a data set.
+/// Names of the entries of a folder, sorted; none if there is no such folder.
+fn names_below(folder: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error(folder)(error)),
+    };
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// A folder below the data root with this file is an own data set.
 const OWN_FILE: &str = "refs.jsonl";
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// What can be wrong with a data set, naming the file and record at fault.
+/// An error in a data set. Names the file and record at fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -9,15 +9,23 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A refs file is no readable pickle.
+    /// Something else stands in the place of a file: a git-lfs pointer, a web page, nothing.
+    #[error("{}: {what}", path.display())]
+    Mistaken {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        what: &'static str,
+    },
+    /// A refs file is not a readable pickle.
     #[error("{}: {source}", path.display())]
     Pickle {
         /// The file.
         path: PathBuf,
-        /// The reader's reason.
+        /// The pickle reader's error.
         source: safe_pickle::Error,
     },
     /// A JSON file is malformed; the message holds line and column.
@@ -25,10 +33,10 @@ pub enum Error {
     Json {
         /// The file.
         path: PathBuf,
-        /// The parser's reason.
+        /// The JSON parser's error.
         source: serde_json::Error,
     },
-    /// A record lacks a field or holds one of another type.
+    /// A record is invalid, for example lacks a field or has one of the wrong type.
     #[error("{}: {record}: {what}", path.display())]
     Record {
         /// The file.
@@ -43,11 +51,11 @@ pub enum Error {
     Image {
         /// The file.
         path: PathBuf,
-        /// The decoder's reason.
+        /// The decoder's error message.
         what: String,
     },
     /// An image's size differs from its record, so its masks would not fit.
-    #[error("{}: the image is {}x{} but its record says {}x{}", path.display(), found.0, found.1, expected.0, expected.1)]
+    #[error("{}: the image is {}x{}{turned} but its record says {}x{}", path.display(), found.0, found.1, expected.0, expected.1)]
     ImageSize {
         /// The file.
         path: PathBuf,
@@ -55,21 +63,23 @@ pub enum Error {
         found: (usize, usize),
         /// Width and height of the annotation record.
         expected: (usize, usize),
+        /// Whether the EXIF orientation explains the difference.
+        turned: Turned,
     },
     /// A segmentation cannot be turned into a mask.
     #[error("{}: annotation {ann_id}: {source}", path.display())]
     Segmentation {
-        /// The file that holds it.
+        /// The annotation file.
         path: PathBuf,
-        /// The annotation.
+        /// Id of the annotation.
         ann_id: i64,
         /// What is wrong with it.
         source: MaskError,
     },
-    /// An environment variable holds something else than it should.
+    /// An environment variable has an invalid value.
     #[error("environment: {what}")]
     Environment {
-        /// Which, and what is expected.
+        /// Name of the variable, and the value expected.
         what: String,
     },
     /// An expression cannot be used.
@@ -85,17 +95,17 @@ pub enum Error {
     UnknownDataset {
         /// The name given.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
-    /// A data set has no such split, or nothing in it.
+    /// A data set has no such split, or the split is empty.
     #[error("data set `{dataset}` has no split `{split}`; it has {known}")]
     UnknownSplit {
         /// The data set.
         dataset: String,
-        /// The split asked for.
+        /// The requested split.
         split: String,
-        /// The splits there are.
+        /// The splits that the data set has.
         known: String,
     },
     /// The files of a data set are not where they should be.
@@ -103,56 +113,79 @@ pub enum Error {
     Layout {
         /// The data set.
         dataset: String,
-        /// The missing thing.
+        /// The missing file or folder.
         what: String,
-        /// Where it was looked for.
+        /// The data root that was searched.
         root: PathBuf,
-        /// What to do.
+        /// How to fix it.
         advice: String,
     },
     /// A data set descriptor is malformed.
     #[error("data set descriptor {name}: {what}")]
     Descriptor {
-        /// The descriptor.
+        /// Name or path of the descriptor.
         name: String,
         /// What is wrong.
         what: String,
     },
-    /// RefShapes was asked for with impossible settings.
+    /// The settings for RefShapes are invalid, or an image cannot be encoded.
     #[error("refshapes: {0}")]
     RefShapes(String),
-    /// A loader thread ended without delivering its batch.
+    /// A loader thread panicked.
     #[error("a data loader thread failed: {0}")]
     Loader(String),
 }
 
-/// Why a segmentation is no mask.
+/// Whether a size differs from another one because an image is turned by its EXIF orientation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turned(pub bool);
+
+impl std::fmt::Display for Turned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            true => f.write_str(" (turned by its EXIF orientation, for which the annotation was not made)"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Why a segmentation cannot be converted to a mask.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MaskError {
-    /// A polygon with fewer than three points, an odd number of coordinates or coordinates that are no numbers.
+    /// A polygon has fewer than three points, an odd number of coordinates, or coordinates that are not numbers.
     #[error("malformed polygon: {0}")]
     Polygon(String),
-    /// Run lengths that do not describe a mask of their size.
+    /// RLE that does not describe a mask of its size.
     #[error("malformed RLE: {0}")]
     Rle(String),
-    /// A mask of another size than its image.
-    #[error("the mask is {}x{} but the image is {}x{} (height x width)", found.0, found.1, expected.0, expected.1)]
+    /// A mask has another size than its image.
+    #[error("the mask is {}x{} but the image is {}x{} (height x width){turned}", found.0, found.1, expected.0, expected.1)]
     Size {
         /// Height and width of the mask.
         found: (usize, usize),
         /// Height and width of the image.
         expected: (usize, usize),
+        /// Whether the EXIF orientation of the image explains the difference.
+        turned: Turned,
     },
-    /// Decoding it would take more memory than one file may cost.
+    /// Decoding it would take more memory than the limit for one file.
     #[error("{0}")]
     Memory(String),
-    /// Neither polygons nor RLE.
+    /// The segmentation is neither polygons nor RLE.
     #[error("a segmentation must be a list of polygons or an RLE object, found {0}")]
     Kind(String),
 }
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What stands in the place of a file, if that is known: the error of a reader that could not read it becomes this one.
+pub(crate) fn or_mistaken(path: &std::path::Path, error: Error) -> Error {
+    match file_kind::mistaken_file(path) {
+        Some(what) => Error::Mistaken { path: path.to_path_buf(), what },
+        None => error,
+    }
+}
 
 pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();

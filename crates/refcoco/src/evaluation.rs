@@ -1,4 +1,4 @@
-//! What is evaluated: every expression of every ref of a split, each on its own.
+//! Evaluation data: every expression of every ref of a split is one query.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::tokenizer::Tokenizer;
 /// One expression to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Position of the ref whose objects are the target.
+    /// Index of the ref whose objects are the target.
     pub ref_index: usize,
-    /// The expression's number.
+    /// Id of the expression.
     pub sent_id: i64,
-    /// The text the model gets.
+    /// Text that the model receives.
     pub text: String,
 }
 
-/// Every expression of every ref of a split.
+/// Lists the queries of a split: every expression of every ref.
 ///
 /// # Errors
-/// When there is no such split.
+/// When the split does not exist.
 pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
     let refs = dataset.split(split)?;
     let of_ref = |ref_index: usize| {
@@ -42,12 +42,12 @@ pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
     Ok(refs.into_iter().flat_map(of_ref).collect())
 }
 
-/// Pairs of queries that show whether a model listens: the expressions of refs that share image and category with
-/// another ref, once as they are and once exchanged for one of that other ref. The target stays, so a model that
-/// follows the words must fail on the exchanged ones.
+/// Pairs of queries that test whether a model uses the text. The first list has the expressions of refs that share image and
+/// category with another ref. The second replaces each of them by an expression of that other ref and keeps the target, so a
+/// model that follows the text must fail on it.
 ///
 /// # Errors
-/// When there is no such split.
+/// When the split does not exist.
 pub fn exchanged_queries(dataset: &Dataset, split: &str) -> Result<(Vec<Query>, Vec<Query>)> {
     let (mut own, mut exchanged) = (Vec::new(), Vec::new());
     for query in queries(dataset, split)? {
@@ -67,37 +67,39 @@ pub fn exchanged_queries(dataset: &Dataset, split: &str) -> Result<(Vec<Query>, 
     Ok((own, exchanged))
 }
 
-/// One expression, ready to be evaluated.
+/// One query with all that is needed to score it.
 #[derive(Debug, Clone)]
 pub struct EvalItem {
-    /// What was asked for.
+    /// The query.
     pub query: Query,
-    /// The original image.
+    /// Original image.
     pub image: Arc<RgbImage>,
-    /// The target in the original image: the union of the ref's objects.
+    /// Target mask in the original image: the union of the ref's objects.
     pub target: Arc<Mask>,
-    /// The other non-crowd objects of the target's category, see [`Dataset::distractors`].
+    /// Masks of the other non-crowd objects of the target's category, see [`Dataset::distractors`].
     pub distractors: Arc<Vec<Mask>>,
-    /// The geometry between image and network input.
+    /// Geometry between the original image and the network input.
     pub letterbox: Letterbox,
 }
 
-/// A batch of expressions as plain row-major buffers.
+/// A batch of queries as plain row-major buffers.
 #[derive(Debug, Clone)]
 pub struct EvalBatch {
-    /// Sizes.
+    /// Tensor sizes and pixel normalisation.
     pub shape: SampleShape,
-    /// The m different images, normalised, `[m, 3, S, S]`, in the order in which they are first asked about.
+    /// The m distinct images, normalised, `[m, 3, S, S]`, in order of first use.
     pub images: Vec<f32>,
-    /// Which of them each expression is about, `[n]`.
+    /// Index into `images` for each query, `[n]`.
     pub image_of: Vec<usize>,
-    /// Token ids, `[n, K]`.
+    /// Token ids of the expressions, `[n, K]`.
     pub words: Vec<i64>,
-    /// The n expressions.
+    /// The n queries.
     pub items: Vec<EvalItem>,
 }
 
-/// Starts preparing batches of at most `batch_size` queries on all cores; they come in order.
+/// Starts prefetching batches of at most `batch_size` queries on all cores. They arrive in order.
+///
+/// - position: index of the data set in `datasets`
 pub fn eval_batches(
     datasets: Arc<Vec<Dataset>>,
     position: usize,
@@ -117,7 +119,7 @@ struct Letterboxed {
     pixels: Vec<f32>,
 }
 
-/// Each image once, however many expressions share it.
+/// Loads each image of the queries once, by image id.
 fn images_of(
     dataset: &Dataset,
     queries: &[Query],
@@ -133,14 +135,14 @@ fn images_of(
             Ok((id, Letterboxed { image: Arc::new(image), letterbox, pixels }))
         })
         .collect();
-    // The first error in order of ids, whichever thread met one first.
+    // Returns the error of the lowest image id, so that it does not depend on the threads.
     loaded.into_iter().collect()
 }
 
 /// A ref's target and distractors.
 type Masks = (Arc<Mask>, Arc<Vec<Mask>>);
 
-/// Each ref's masks once, by its place in the data set.
+/// Decodes the masks of each ref once, by index of the ref.
 fn masks_of(dataset: &Dataset, queries: &[Query]) -> Result<BTreeMap<usize, Masks>> {
     let indices: BTreeSet<usize> = queries.iter().map(|query| query.ref_index).collect();
     let decoded: Vec<Result<_>> = indices

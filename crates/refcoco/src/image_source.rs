@@ -1,202 +1,183 @@
-//! Where a data set's images come from: a folder, or a zip archive read in place.
+//! Where a data set's images come from: folders, and zip archives that are read in place.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use flate2::read::DeflateDecoder;
-
+use crate::archive::Archive;
 use crate::error::{Error, Result, io_error};
-use crate::regular_file::{open_regular, read_regular};
-
-/// Whether a name from an annotation file stays below the folder it is looked up in.
-pub(crate) fn stays_inside(name: &str) -> bool {
-    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
-}
+use crate::file_spelling::{photo_spellings, spellings};
+use crate::regular_file::read_regular;
 
 /// Images by file name.
 #[derive(Debug)]
-pub(crate) enum ImageSource {
+pub(crate) struct ImageSource {
+    places: Vec<Place>,
+    /// Whether names may be spelled otherwise than COCO has them.
+    photos: bool,
+}
+
+#[derive(Debug)]
+enum Place {
     Folder(PathBuf),
-    Archive(Archive),
+    /// Opened when no place before it has an image.
+    Archive(PathBuf, OnceLock<Result<Archive, String>>),
+}
+
+/// An image that was found.
+enum Found<'a> {
+    File(PathBuf),
+    Entry(&'a Archive, &'a str),
 }
 
 impl ImageSource {
-    /// The first of these places that exists; a name ending in `.zip` is an archive.
+    /// A folder of own data, where names are what they are but for their spelling.
+    pub(crate) fn folder(path: &Path) -> Self {
+        Self { places: vec![Place::Folder(path.to_path_buf())], photos: false }
+    }
+
+    /// Those of these places that exist, in order; a name that ends in `.zip` is an archive. `None` if there is none.
+    ///
+    /// # Errors
+    /// When the only place is an archive that cannot be read.
     pub(crate) fn find(data_root: &Path, places: &[String]) -> Option<Result<Self>> {
-        places.iter().map(|place| data_root.join(place)).find_map(|path| {
+        let place = |name: &String| {
+            let path = data_root.join(name);
             let is_archive = path.extension().is_some_and(|extension| extension == "zip");
             match is_archive {
-                true => path.is_file().then(|| Archive::open(&path).map(Self::Archive)),
-                false => path.is_dir().then(|| Ok(Self::Folder(path))),
-            }
-        })
-    }
-
-    /// What to call an image in messages: its path, or its path inside the archive.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        match self {
-            Self::Folder(folder) => folder.join(name),
-            Self::Archive(archive) => archive.path.join(name),
-        }
-    }
-
-    /// Whether there is such an image.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Folder(folder) => folder.join(name).is_file(),
-            Self::Archive(archive) => archive.entries.contains_key(name),
-        }
-    }
-
-    /// The image file's bytes.
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
-        match self {
-            Self::Folder(folder) => read_regular(&folder.join(name)),
-            Self::Archive(archive) => archive.read(name),
-        }
-    }
-}
-
-/// A zip archive whose entries many threads read at once.
-#[derive(Debug)]
-pub(crate) struct Archive {
-    path: PathBuf,
-    file: File,
-    entries: BTreeMap<String, Entry>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    header_at: u64,
-    stored: u64,
-    size: u64,
-    deflated: bool,
-    /// CRC-32 of the unpacked bytes.
-    crc32: u32,
-}
-
-/// No photo is larger; a larger claim is a lie that would cost memory.
-const MAX_IMAGE_FILE: u64 = 1 << 28;
-
-/// What a byte of deflated data can stand for at most, about.
-const MAX_DEFLATE_RATIO: u64 = 1032;
-
-impl Archive {
-    fn open(path: &Path) -> Result<Self> {
-        let broken = |what: String| Error::Image { path: path.to_path_buf(), what };
-        let file = open_regular(path)?;
-        let again = file.try_clone().map_err(io_error(path))?;
-        let archive = zip::ZipArchive::new(std::io::BufReader::new(again))
-            .map_err(|error| broken(format!("not a readable zip archive: {error}")))?;
-        let mut entries = BTreeMap::new();
-        for index in 0..archive.len() {
-            let entry = archive.by_index_data(index).map_err(|error| broken(error.to_string()))?;
-            // Names are looked up without the folders in front of them, such as `train2014/`.
-            let Some(name) = entry.enclosed_name() else { continue };
-            let Some(name) = name.file_name().map(|name| name.to_string_lossy().into_owned()) else {
-                continue;
-            };
-            let deflated = match entry.compression() {
-                zip::CompressionMethod::Stored => false,
-                zip::CompressionMethod::Deflated => true,
-                _ => continue,
-            };
-            let entry = Entry {
-                header_at: entry.header_start(),
-                stored: entry.compressed_size(),
-                size: entry.size(),
-                deflated,
-                crc32: entry.crc32(),
-            };
-            entries.insert(name, entry);
-        }
-        Ok(Self { path: path.to_path_buf(), file, entries })
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let path = self.path.join(name);
-        let broken = |what: &str| Error::Image { path: path.clone(), what: what.to_owned() };
-        let entry = self.entries.get(name).ok_or_else(|| broken("the archive has no such file"))?;
-        if entry.size > MAX_IMAGE_FILE || entry.stored > MAX_IMAGE_FILE {
-            return Err(broken("the archive claims an impossible size"));
-        }
-        let checked = |bytes: Vec<u8>| match crc32fast::hash(&bytes) == entry.crc32 {
-            true => Ok(bytes),
-            false => {
-                Err(broken("the archive is damaged here: its bytes do not have the CRC-32 that it names"))
+                true => path.is_file().then(|| Place::Archive(path, OnceLock::new())),
+                false => path.is_dir().then(|| Place::Folder(path)),
             }
         };
-        // The local header's name and extra field may differ in length from the directory's.
-        let mut header = [0; 30];
-        self.file.read_exact_at(&mut header, entry.header_at).map_err(io_error(&self.path))?;
-        if header[..4] != *b"PK\x03\x04" {
-            return Err(broken("the archive is damaged here"));
+        let places: Vec<Place> = places.iter().filter_map(place).collect();
+        if let [Place::Archive(path, _)] = &places[..]
+            && let Err(error) = Archive::open(path)
+        {
+            return Some(Err(error));
         }
-        let length = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
-        let data_at = entry.header_at + 30 + length(26) + length(28);
-        let file_len = self.file.metadata().map_err(io_error(&self.path))?.len();
-        if data_at.checked_add(entry.stored).is_none_or(|end| end > file_len) {
-            return Err(broken("the archive ends before this file does"));
+        (!places.is_empty()).then_some(Ok(Self { places, photos: true }))
+    }
+
+    fn names(&self, name: &str) -> Vec<String> {
+        if self.photos { photo_spellings(name) } else { spellings(name) }
+    }
+
+    /// The first spelling in the first place that has one.
+    fn locate(&self, name: &str) -> Option<Found<'_>> {
+        let names = self.names(name);
+        self.places.iter().find_map(|place| place.locate(&names))
+    }
+
+    /// Path of an image, or where it would be if it were there. In an archive: the archive's path joined with the path inside.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        match self.locate(name) {
+            Some(Found::File(path)) => path,
+            Some(Found::Entry(archive, name)) => archive.path.join(name),
+            None => self.places.first().map_or_else(PathBuf::new, |place| place.path().join(name)),
         }
-        let mut stored = vec![0; entry.stored as usize];
-        self.file.read_exact_at(&mut stored, data_at).map_err(io_error(&self.path))?;
-        if !entry.deflated {
-            return checked(stored);
+    }
+
+    /// Whether the image exists.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.locate(name).is_some()
+    }
+
+    /// Length of an image's file in bytes, unpacked; `None` if it does not exist.
+    pub(crate) fn len(&self, name: &str) -> Option<u64> {
+        match self.locate(name)? {
+            Found::File(path) => Some(std::fs::metadata(path).ok()?.len()),
+            Found::Entry(archive, name) => archive.size(name),
         }
-        let mut bytes = Vec::with_capacity(entry.size.min(entry.stored * MAX_DEFLATE_RATIO) as usize);
-        DeflateDecoder::new(stored.as_slice())
-            .take(entry.size)
-            .read_to_end(&mut bytes)
-            .map_err(|_| broken("the archive is damaged here"))?;
-        checked(bytes)
+    }
+
+    /// The bytes of an image's file.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        match self.locate(name) {
+            Some(Found::File(path)) => read_regular(&path),
+            Some(Found::Entry(archive, name)) => archive.read(name),
+            None => Err(self.missing(name)),
+        }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let path = self.path(name);
+        let broken = self.places.iter().find_map(|place| match place {
+            Place::Archive(_, opened) => opened.get()?.as_ref().err(),
+            Place::Folder(_) => None,
+        });
+        if let Some(what) = broken {
+            return Error::Image { path, what: format!("not found, and an archive cannot be read: {what}") };
+        }
+        // In the system's own words where there is nothing to add.
+        if !self.photos
+            && let Err(error) = std::fs::metadata(&path)
+        {
+            return io_error(&path)(error);
+        }
+        let places: Vec<String> =
+            self.places.iter().map(|place| place.path().display().to_string()).collect();
+        let names = self.names(name);
+        let others = match &names[1..] {
+            [] => String::new(),
+            others => format!(", also as {}", others.join(", ")),
+        };
+        Error::Image { path, what: format!("No such file; looked in {}{others}", places.join(", ")) }
     }
 }
 
-/// For fuzzing: reads all that an archive holds.
-#[cfg(fuzzing)]
-pub fn read_whole_archive(path: &Path) {
-    let Ok(archive) = Archive::open(path) else { return };
-    for name in archive.entries.keys() {
-        let _ = archive.read(name);
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Archive(path, _) => path,
+        }
+    }
+
+    fn locate(&self, names: &[String]) -> Option<Found<'_>> {
+        match self {
+            Self::Folder(folder) => {
+                let paths = names.iter().map(|name| folder.join(name));
+                paths.into_iter().find(|path| path.exists()).map(Found::File)
+            }
+            Self::Archive(path, opened) => {
+                let archive = opened.get_or_init(|| Archive::open(path).map_err(|error| error.to_string()));
+                let archive = archive.as_ref().ok()?;
+                names.iter().find_map(|name| archive.locate(name)).map(|name| Found::Entry(archive, name))
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Write;
 
     #[test]
-    fn entries_are_found_by_their_own_name() {
+    fn every_place_is_looked_in() {
         let root = tempfile::tempdir().unwrap();
         let mut zip = zip::ZipWriter::new(File::create(root.path().join("train2014.zip")).unwrap());
         let options =
             zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        zip.start_file("train2014/a.jpg", options).unwrap();
-        zip.write_all(b"first").unwrap();
-        zip.start_file("train2014/b.jpg", options).unwrap();
-        zip.write_all(b"second").unwrap();
+        zip.start_file("train2014/COCO_train2014_000000000001.jpg", options).unwrap();
+        zip.write_all(b"zipped").unwrap();
         zip.finish().unwrap();
-        let places = ["train2014".to_owned(), "train2014.zip".to_owned()];
+        // An empty folder, and one with COCO 2017's names.
+        std::fs::create_dir_all(root.path().join("train2014")).unwrap();
+        std::fs::create_dir_all(root.path().join("train2017")).unwrap();
+        std::fs::write(root.path().join("train2017/000000000002.jpg"), b"later").unwrap();
+        let places = ["train2014", "train2014.zip", "train2017", "nowhere"].map(str::to_owned);
         let source = ImageSource::find(root.path(), &places).unwrap().unwrap();
-        assert_eq!(source.read("b.jpg").unwrap(), b"second");
-        assert_eq!(source.read("a.jpg").unwrap(), b"first");
-        let error = source.read("c.jpg").unwrap_err().to_string();
-        assert!(error.contains("train2014.zip/c.jpg"), "{error}");
-        // One bit of the stored bytes.
-        let path = root.path().join("train2014.zip");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = memchr::memmem::find(&bytes, b"second").unwrap();
-        bytes[at] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-        let error = source.read("b.jpg").unwrap_err().to_string();
-        assert!(error.contains("CRC-32") && source.read("a.jpg").is_ok(), "{error}");
-        // A folder that is there as well comes first, as the places are listed.
-        std::fs::create_dir(root.path().join("train2014")).unwrap();
-        assert!(matches!(ImageSource::find(root.path(), &places), Some(Ok(ImageSource::Folder(_)))));
+        assert_eq!(source.read("COCO_train2014_000000000001.jpg").unwrap(), b"zipped");
+        assert_eq!(source.read("COCO_train2014_000000000002.jpg").unwrap(), b"later");
+        assert!(source.has("train2014/COCO_train2014_000000000002.jpg"));
+        let error = source.read("COCO_train2014_000000000003.jpg").unwrap_err().to_string();
+        assert!(
+            error.contains("train2014.zip")
+                && error.contains("train2017")
+                && error.contains("000000000003.jpg"),
+            "{error}"
+        );
+        assert!(ImageSource::find(root.path(), &["nowhere".to_owned()]).is_none());
         std::fs::write(root.path().join("broken.zip"), b"PK\x03\x04 not really").unwrap();
         assert!(ImageSource::find(root.path(), &["broken.zip".to_owned()]).unwrap().is_err());
     }

@@ -1,28 +1,33 @@
-//! Data for referring image segmentation: the RefCOCO family read from its original files, and RefShapes, a
-//! synthetic set in the same layout. No framework is involved: samples are plain buffers with their shapes.
+//! Data for referring image segmentation: the RefCOCO family read from its original files, and RefShapes, a synthetic set in
+//! the same layout. No deep learning framework is needed: samples are plain buffers with their shapes.
 //!
-//! - [`Dataset`] reads `refs(...).p`, gRefCOCO's `grefs(...).json`, `instances.json`, own JSONL data and the images,
-//!   with errors that name file and record;
-//! - [`Mask`] decodes polygons and run lengths as the COCO tools do;
+//! - [`Dataset`] reads `refs(...).p`, gRefCOCO's `grefs(...).json`, `instances.json`, JSONL files of the user's own data, and
+//!   the images; errors name the file and the record;
+//! - [`Mask`] decodes COCO polygons and RLE as the COCO tools do;
 //! - [`letterbox`] holds the geometry and the warps of the reference data path (OpenCV 4 arithmetic);
-//! - [`Tokenizer`] is what makes token ids; [`ClipTokenizer`] is CLIP's, with the reference's text cleaning;
+//! - [`Tokenizer`] turns text into token ids; [`ClipTokenizer`] is CLIP's, with the reference's text cleaning;
 //! - [`sampler`] and [`training_batches`] give training batches whose order depends on the seed alone;
-//! - [`verify`] checks a whole data set and lists all that is wrong;
-//! - [`refshapes`] makes the synthetic set.
+//! - [`verify`] checks a whole data set and lists every problem;
+//! - [`refshapes`] generates the synthetic set.
 
 mod annotation;
+mod archive;
 mod buffers;
 mod dataset;
 mod descriptor;
 mod error;
 pub mod evaluation;
+mod file_spelling;
+mod findings;
 mod image_file;
 mod image_source;
 mod jsonl;
 pub mod letterbox;
 mod loader;
 mod mask;
+mod mask_file;
 mod memory_rule;
+mod picture_key;
 mod prefetch;
 mod problem;
 mod reader;
@@ -35,21 +40,27 @@ pub mod training_mix;
 mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
-pub use buffers::Buffers;
+#[cfg(fuzzing)]
+pub use archive::read_whole_archive;
+pub use buffers::{Buffers, Pixels};
 pub use dataset::Dataset;
 pub use descriptor::{AnnotationFormat, Descriptor};
-pub use error::{Error, MaskError, Result};
+pub use error::{Error, MaskError, Result, Turned};
+pub use findings::Findings;
 pub use image_file::{RgbImage, decode_image, image_size, read_image, read_image_to_work_on};
-#[cfg(fuzzing)]
-pub use image_source::read_whole_archive;
-pub use jsonl::read_lines;
+pub use jsonl::{Lines, read_lines};
 pub use loader::{BadSample, Batch, BatchPlan, OnError, RefAt, SampleShape, load_batch, training_batches};
 pub use mask::Mask;
 pub use memory_rule::check_memory_rule;
 pub use prefetch::Prefetch;
 pub use problem::Problem;
-pub use reader::{Instances, read_grefs, read_instances, read_own, read_refs};
+pub use reader::{Instances, Unusable, read_grefs, read_instances, read_own, read_refs};
 pub use regular_file::open_regular;
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
 pub use verify::{Verification, verify};
+
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! Training batches, prepared ahead on all cores and delivered in a fixed order.
+//! Training batches, prefetched on all cores and delivered in a fixed order.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::Ref;
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, Pixels};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::letterbox::{Letterbox, Normalisation};
@@ -15,99 +15,91 @@ use crate::prefetch::Prefetch;
 use crate::sampler::draw_expressions;
 use crate::tokenizer::Tokenizer;
 
-/// Sizes of a batch's tensors, and how pixels are normalised.
+/// Tensor sizes of a batch, and the pixel normalisation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleShape {
     /// Side of the letterboxed square in pixels.
     pub input_size: usize,
-    /// Ids per expression.
+    /// Token ids per expression, K.
     pub word_len: usize,
-    /// How the encoder wants its pixels.
+    /// Pixel normalisation that the image encoder expects.
     pub pixels: Normalisation,
 }
 
-/// One training batch of `n` samples as plain row-major buffers.
+/// One training batch of `n` samples as plain row-major buffers. Fields can be moved out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Samples.
+    /// Number of samples.
     pub n: usize,
-    /// Sizes.
+    /// Tensor sizes and pixel normalisation.
     pub shape: SampleShape,
     /// Normalised images, `[n, 3, S, S]`.
-    pub images: Vec<f32>,
-    /// Target masks in 0..=1 with fractional borders, `[n, 1, S, S]`.
-    pub masks: Vec<f32>,
+    pub images: Pixels,
+    /// Target masks, `[n, 1, S, S]`: values in 0..=1, fractional at boundaries.
+    pub masks: Pixels,
     /// Token ids of the expressions, `[n, K]`.
     pub words: Vec<i64>,
-    /// Token ids of the positives, `[n, K]`.
+    /// Token ids of the positive expressions, `[n, K]`.
     pub positive_words: Vec<i64>,
-    /// Token ids of the negatives, `[n, K]`, all padding where there is none.
+    /// Token ids of the negative expressions, `[n, K]`; all padding where there is none.
     pub negative_words: Vec<i64>,
-    /// 1 where there is a negative, otherwise 0, `[n]`.
+    /// 1 where the sample has a negative expression, otherwise 0, `[n]`.
     pub valid: Vec<f32>,
-    /// Which refs these are, as `data set name/ref_id`, `[n]`.
+    /// Names of the refs, as `data set name/ref_id`, `[n]`.
     pub refs: Vec<String>,
-    /// Samples left out because they could not be read; n does not count them.
+    /// Samples left out because they could not be read. Not counted in `n`.
     pub bad: Vec<BadSample>,
-    /// Where the pixels' memory goes when the batch is dropped.
-    pub buffers: Buffers,
 }
 
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.buffers.give_back([std::mem::take(&mut self.images), std::mem::take(&mut self.masks)]);
-    }
-}
-
-/// A ref of one of several data sets trained on together.
+/// Identifies a ref among those of several data sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefAt {
-    /// Position of the data set.
+    /// Index of the data set.
     pub dataset: usize,
-    /// Position of the ref in it.
+    /// Index of the ref in the data set.
     pub index: usize,
 }
 
-/// What happens to a batch with a sample that cannot be read.
+/// What to do about a sample that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// It is the batch's error.
+    /// The batch fails with the sample's error.
     #[default]
     Stop,
-    /// The sample is left out, see [`Batch::bad`].
+    /// The sample is left out of the batch and listed in [`Batch::bad`].
     Skip,
 }
 
 /// A sample that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSample {
-    /// `data set name/ref_id`.
+    /// Name of the ref, as `data set name/ref_id`.
     pub name: String,
-    /// Why; names the file or annotation.
+    /// Error message; names the file or annotation.
     pub error: String,
 }
 
-/// What a batch is made of.
+/// The batches of an epoch, and how to prepare them.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
     /// The refs of each batch, in order.
     pub batches: Vec<Vec<RefAt>>,
-    /// Seed of the expression choice.
+    /// Seed for drawing the expressions.
     pub seed: u64,
-    /// Epoch, from 0.
+    /// Epoch, counted from 0.
     pub epoch: u64,
-    /// Sizes.
+    /// Tensor sizes and pixel normalisation.
     pub shape: SampleShape,
-    /// Batches prepared ahead at most.
+    /// Maximum number of prefetched batches.
     pub prefetch: usize,
-    /// What happens to a batch with a sample that cannot be read.
+    /// What to do about a sample that cannot be read.
     pub on_error: OnError,
-    /// Where batches take the memory of their pixels from.
+    /// Pool that the pixel buffers are taken from.
     pub buffers: Buffers,
 }
 
-/// Starts preparing the batches of a plan on all cores; they come in the plan's order.
+/// Starts prefetching the batches of a plan on all cores. They arrive in the plan's order.
 pub fn training_batches(
     datasets: Arc<Vec<Dataset>>,
     tokenizer: Arc<dyn Tokenizer>,
@@ -120,11 +112,12 @@ pub fn training_batches(
 }
 
 thread_local! {
-    /// Memory of the image that this thread decoded last. Fresh memory of that size costs page faults for every image.
+    /// Decoding buffer, reused for every image of this thread. A new allocation of that size would cause page faults every
+    /// time.
     static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a sample holds besides its pixels.
+/// One sample without its pixels.
 struct Sample {
     words: [Vec<i64>; 3],
     valid: bool,
@@ -133,10 +126,10 @@ struct Sample {
 
 /// Prepares one batch on all cores.
 ///
-/// - buffers: where it takes the memory of its pixels from, and gives it back to when it is dropped
+/// - buffers: pool of pixel buffers; they return to it when the batch is dropped
 ///
 /// # Errors
-/// The first sample's error, in the order of `refs`: it names the file or annotation. None if bad samples are skipped.
+/// The error of the first bad sample, in the order of `refs`; it names the file or annotation. None with [`OnError::Skip`].
 pub fn load_batch(
     datasets: &[Dataset],
     tokenizer: &dyn Tokenizer,
@@ -148,7 +141,7 @@ pub fn load_batch(
 ) -> Result<Batch> {
     let plane = shape.input_size * shape.input_size;
     let (mut images, mut masks) = (buffers.take(refs.len() * 3 * plane), buffers.take(refs.len() * plane));
-    // Every sample is written where it belongs; plane is 0 only for an impossible shape.
+    // Each sample is written to its own chunk. `plane` is 0 only for an invalid shape.
     let places = images.par_chunks_mut((3 * plane).max(1)).zip(masks.par_chunks_mut(plane.max(1)));
     let samples: Vec<Result<Sample>> = refs
         .par_iter()
@@ -168,11 +161,10 @@ pub fn load_batch(
         valid: Vec::new(),
         refs: Vec::new(),
         bad: Vec::new(),
-        buffers: buffers.clone(),
     };
     for (place, (sample, at)) in samples.into_iter().zip(refs).enumerate() {
         match (sample, on_error) {
-            (Ok(sample), _) => batch.admit(sample, place),
+            (Ok(sample), _) => batch.push_sample(sample, place),
             (Err(error), OnError::Stop) => return Err(error),
             (Err(error), OnError::Skip) => {
                 let dataset = &datasets[at.dataset];
@@ -187,11 +179,11 @@ pub fn load_batch(
 }
 
 impl Batch {
-    /// Appends a sample whose pixels were written at `place`.
-    fn admit(&mut self, sample: Sample, place: usize) {
+    /// Appends a sample whose pixels are in chunk `place`.
+    fn push_sample(&mut self, sample: Sample, place: usize) {
         let plane = self.shape.input_size * self.shape.input_size;
         if place > self.n {
-            // Good samples move up over bad ones.
+            // Moves the pixels forward, over those of bad samples.
             for (pixels, size) in [(&mut self.images, 3 * plane), (&mut self.masks, plane)] {
                 pixels.copy_within(place * size..(place + 1) * size, self.n * size);
             }

@@ -1,19 +1,19 @@
-//! What one file may cost: reading it takes at most three times its own size and 1 GiB, whatever it claims to hold.
+//! Memory limit for reading one file: three times the file's size plus 1 GiB, whatever sizes the file claims.
 //!
-//! `TALENT_MAX_IMAGE_MIB` sets another number of MiB in the place of 1 GiB, for pictures and masks that are larger.
+//! `TALENT_MAX_IMAGE_MIB` replaces the 1 GiB by another number of MiB, for larger images and masks.
 
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// The environment variable.
+/// Environment variable with the limit in MiB.
 pub(crate) const VARIABLE: &str = "TALENT_MAX_IMAGE_MIB";
 
-/// Bytes that a segmentation's text may have for each byte that decoding it may cost: a number of two characters takes 32
-/// bytes, twice while a list grows.
+/// Memory per byte of a segmentation's JSON text, in bytes. A number of two characters takes 32 bytes when parsed, and twice
+/// that while its list grows.
 const TEXT_COST: u64 = 32;
 
-/// Bytes that decoding one picture, mask or segmentation may take.
+/// Memory limit for decoding one image, mask or segmentation, in bytes.
 fn limit() -> Result<u64, String> {
     static LIMIT: OnceLock<Result<u64, String>> = OnceLock::new();
     LIMIT
@@ -33,16 +33,16 @@ fn parse(given: Option<String>) -> Result<u64, String> {
     Ok(mib.saturating_mul(1 << 20))
 }
 
-/// Checks the environment variable, so that a program can do so before it works.
+/// Checks `TALENT_MAX_IMAGE_MIB`, so that a program can report a mistake when it starts.
 ///
 /// # Errors
-/// When it is no number.
+/// When it is not a whole number, 1 or more.
 pub fn check_memory_rule() -> Result<()> {
     limit().map(|_| ()).map_err(|what| Error::Environment { what })
 }
 
 /// # Errors
-/// When a picture or mask of this size costs more than it may.
+/// When an image or mask of this size would take more memory than the limit.
 pub(crate) fn afford_pixels(width: u64, height: u64, bytes_per_pixel: u64) -> Result<(), String> {
     let limit = limit()?;
     let bytes = width.checked_mul(height).and_then(|n| n.checked_mul(bytes_per_pixel));
@@ -56,16 +56,16 @@ pub(crate) fn afford_pixels(width: u64, height: u64, bytes_per_pixel: u64) -> Re
     ))
 }
 
-/// Copies of a line that reading it may take, the room a growing one has in front of it included.
+/// Copies of a line that are in memory while it is read, with the spare capacity of a growing buffer.
 const LINE_COST: u64 = 4;
 
-/// Bytes that one line of a file may have.
+/// Maximum length of one line of a file, in bytes.
 pub(crate) fn line_limit() -> Result<u64> {
     limit().map(|limit| limit / LINE_COST).map_err(|what| Error::Environment { what })
 }
 
 /// # Errors
-/// When a segmentation's text is so long that reading it costs more than it may.
+/// When parsing a segmentation's text of this length would take more memory than the limit.
 pub(crate) fn afford_text(length: usize) -> Result<(), String> {
     let limit = limit()?;
     if length as u64 <= limit / TEXT_COST {

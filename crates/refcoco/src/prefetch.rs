@@ -3,8 +3,8 @@ use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 
-/// Prepares values ahead in a thread of its own and delivers them in order. At most `depth` finished values wait;
-/// one more may be in the making. The first error is delivered and ends it. Dropping it ends its thread.
+/// Prefetches values in a worker thread and delivers them in order. At most `depth` finished values wait; one more may be in
+/// progress. The first error is delivered and ends the iteration. Dropping it stops and joins the worker thread.
 #[derive(Debug)]
 pub struct Prefetch<T> {
     receiver: Option<Receiver<Result<T>>>,
@@ -12,7 +12,7 @@ pub struct Prefetch<T> {
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Starts on the jobs, in order. `load` may use all cores itself.
+    /// Starts the worker thread on the jobs, in order. `load` may itself use all cores.
     pub fn new<J: Send + 'static>(
         jobs: Vec<J>,
         depth: usize,
@@ -49,7 +49,7 @@ impl<T> Iterator for Prefetch<T> {
 
 impl<T> Drop for Prefetch<T> {
     fn drop(&mut self) {
-        // Sending fails once the receiver is gone, so the thread ends after the job it is at.
+        // Sending fails once the receiver is gone, so the thread ends after its current job.
         self.receiver = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

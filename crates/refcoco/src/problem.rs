@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-/// One thing that is wrong.
+/// One problem found in a data set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// The record or file at fault, for example `ref_id 17`.

@@ -1,4 +1,4 @@
-//! Files that have an end: a pipe would be waited for, and a device read for ever.
+//! Opens regular files only. Opening a pipe can block, and reading a device may never end.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::error::{Result, io_error};
 
-/// Opens a file to read, if it is a regular one.
+/// Opens a regular file for reading.
 ///
 /// # Errors
-/// Names the file, when it cannot be opened or is a pipe, a device or a folder.
+/// When the file cannot be opened, or is a pipe, a device or a folder. The error names the file.
 pub fn open_regular(path: &Path) -> Result<File> {
-    // Opening a pipe already waits for its other end.
+    // Checked before opening, because opening a pipe blocks until its other end is opened.
     let found = std::fs::metadata(path).map_err(io_error(path))?;
     match found.is_file() {
         true => File::open(path).map_err(io_error(path)),
@@ -19,7 +19,7 @@ pub fn open_regular(path: &Path) -> Result<File> {
     }
 }
 
-/// All bytes of a regular file.
+/// Reads all bytes of a regular file.
 pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>> {
     let mut file = open_regular(path)?;
     let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |found| found.len() as usize + 1));

@@ -1,5 +1,5 @@
-//! Which refs a step trains on, and which of their expressions: fixed by the seed, the epoch and the position
-//! alone, so neither threads nor interruptions change them.
+//! Draws the order of the refs and the expressions of each sample. Both depend only on the seed, the epoch and the ref, so
+//! neither the number of threads nor resuming a run changes them.
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -11,15 +11,15 @@ use crate::dataset::Dataset;
 /// The expressions of one training sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expressions {
-    /// A random expression of the ref.
+    /// Random expression of the ref.
     pub anchor: String,
-    /// Another expression of the same ref, or the same with a full stop if it is the only one.
+    /// Another expression of the same ref. If there is no other: the anchor with a full stop appended.
     pub positive: String,
-    /// An expression of another object in the same image, if there is one.
+    /// Expression of another object in the same image, if there is one.
     pub negative: Option<String>,
 }
 
-/// A generator for one purpose. Streams with different labels are independent of each other.
+/// Seeded RNG for one purpose. Streams with different labels are independent of each other.
 pub fn stream(seed: u64, label: [u64; 3]) -> ChaCha8Rng {
     let mut key = [0; 32];
     for (chunk, value) in key.chunks_exact_mut(8).zip([seed, label[0], label[1], label[2]]) {
@@ -28,7 +28,7 @@ pub fn stream(seed: u64, label: [u64; 3]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// The order in which an epoch (counted from 0) visits `n` refs.
+/// Random order in which an epoch (counted from 0) visits `n` refs.
 pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(&mut stream(seed, [0, epoch, 0]));
@@ -37,8 +37,8 @@ pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
 
 /// Draws the expressions of a ref for one epoch; `None` if it has no expression.
 ///
-/// Unlike the official code on merged data (quirk Q19 of the specification), a negative never describes the same
-/// object: refs that share a target are passed over.
+/// Unlike the official code on merged data (quirk Q19), a negative never describes the same object: refs that share a target
+/// are skipped.
 pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u64) -> Option<Expressions> {
     let mut rng = stream(seed, [1, epoch, reference.ref_id as u64]);
     let own = &reference.expressions;

@@ -5,53 +5,55 @@ use serde::Serialize;
 
 use crate::dataset::Dataset;
 use crate::error::Result;
+use crate::tokenizer::ClipTokenizer;
 
-/// What a split holds.
+/// Statistics of one split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SplitStats {
-    /// Refs; in RefCOCO and its kin, referents.
+    /// Number of refs. In the REFER data sets (RefCOCO and others), a ref is one referred object.
     pub refs: usize,
-    /// Refs without target.
+    /// Number of refs without a target.
     pub refs_without_target: usize,
-    /// Refs with more than one target.
+    /// Number of refs with more than one target.
     pub refs_with_several_targets: usize,
-    /// Expressions of all refs.
+    /// Number of expressions, over all refs.
     pub expressions: usize,
-    /// Different images.
+    /// Number of expressions with more tokens (CLIP's) than the data set's word length, which are cut.
+    pub expressions_cut: usize,
+    /// Number of distinct images.
     pub images: usize,
-    /// White-space separated words of all expressions.
+    /// Number of words (separated by white space), over all expressions.
     pub words: usize,
-    /// Expressions by their number of words, from 0; the last entry is the longest expression's.
+    /// Number of expressions of 0, 1, 2, ... words, up to the longest expression.
     pub expressions_by_words: Vec<usize>,
-    /// Refs with at least one other non-crowd object of their targets' categories in the image.
+    /// Number of refs with a distractor: another non-crowd object in the image, of a category of the ref's targets.
     pub refs_with_distractor: usize,
-    /// Refs by the number of such objects: 0, 1, 2, and 3 or more.
+    /// Number of refs with 0, 1, 2, and 3 or more distractors.
     pub refs_by_distractors: [usize; 4],
-    /// Mean number of such objects per ref.
+    /// Mean number of distractors per ref.
     pub mean_distractors: f64,
-    /// Share of the image that the targets cover, in percent: its 10th, 25th, 50th, 75th and 90th percentile over the
-    /// refs with a target.
+    /// Area of the targets in percent of the image: 10th, 25th, 50th, 75th and 90th percentile over the refs with a target.
     pub target_percent: [f64; 5],
-    /// Median of the same.
+    /// Median area of the targets in percent of the image, over the refs with a target.
     pub median_target_percent: f64,
-    /// Refs with a target by that share: below 1, 2, 5, 10, 20, 50 percent, and the rest.
+    /// Number of refs with a target, by the area of the targets: below 1, 2, 5, 10, 20, 50 percent of the image, and the rest.
     pub refs_by_target_percent: [usize; 7],
 }
 
-/// Upper bounds of the first six classes of [`SplitStats::refs_by_target_percent`].
+/// Upper bounds of the first six classes of [`SplitStats::refs_by_target_percent`], in percent of the image.
 pub const TARGET_PERCENT_BOUNDS: [f64; 6] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
 
-/// [`SplitStats`] of every split and of all of them together.
+/// [`SplitStats`] of every split and of the whole data set.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DatasetStats {
-    /// By split name.
+    /// Statistics by split name.
     pub splits: BTreeMap<String, SplitStats>,
-    /// All refs.
+    /// Statistics over all refs.
     pub total: SplitStats,
 }
 
 impl Dataset {
-    /// Counts what the data set holds. Decodes every target's mask, in parallel.
+    /// Computes the statistics of the data set. Decodes every target's mask, in parallel.
     ///
     /// # Errors
     /// The first mask that cannot be decoded.
@@ -69,17 +71,18 @@ impl Dataset {
                 Ok(RefFacts { n_distractors, percent: Some(percent) })
             })
             .collect::<Result<_>>()?;
+        let tokenizer = ClipTokenizer::new()?;
         let of = |chosen: &dyn Fn(&str) -> bool| {
             let indices: Vec<usize> =
                 (0..self.refs.len()).filter(|&index| chosen(&self.refs[index].split)).collect();
-            self.summarise(&indices, &facts)
+            self.summarise(&indices, &facts, &tokenizer)
         };
         let splits =
             self.splits().into_iter().map(|name| (name.to_owned(), of(&|split| split == name))).collect();
         Ok(DatasetStats { splits, total: of(&|_| true) })
     }
 
-    fn summarise(&self, indices: &[usize], facts: &[RefFacts]) -> SplitStats {
+    fn summarise(&self, indices: &[usize], facts: &[RefFacts], tokenizer: &ClipTokenizer) -> SplitStats {
         let refs = || indices.iter().map(|&index| &self.refs[index]);
         let words: Vec<usize> = refs()
             .flat_map(|reference| &reference.expressions)
@@ -89,13 +92,14 @@ impl Dataset {
         let mut percents: Vec<f64> = indices.iter().filter_map(|&index| facts[index].percent).collect();
         percents.sort_by(f64::total_cmp);
         let target_percent = [0.1, 0.25, 0.5, 0.75, 0.9]
-            .map(|share| percents.get(rank(percents.len(), share)).map_or(0.0, |&x| x));
+            .map(|share| percents.get(quantile_index(percents.len(), share)).map_or(0.0, |&x| x));
         let class = |percent: f64| TARGET_PERCENT_BOUNDS.partition_point(|&bound| bound <= percent);
         SplitStats {
             refs: indices.len(),
             refs_without_target: refs().filter(|reference| reference.ann_ids.is_empty()).count(),
             refs_with_several_targets: refs().filter(|reference| reference.ann_ids.len() > 1).count(),
             expressions: words.len(),
+            expressions_cut: self.findings(indices, tokenizer, self.descriptor.word_len, 0).cut_expressions,
             images: refs().map(|reference| reference.image_id).collect::<BTreeSet<_>>().len(),
             words: words.iter().sum(),
             expressions_by_words: histogram(&words),
@@ -109,8 +113,8 @@ impl Dataset {
     }
 }
 
-/// Position of a quantile in a sorted list of `n`.
-fn rank(n: usize, share: f64) -> usize {
+/// Index of a quantile in a sorted list of `n` values.
+fn quantile_index(n: usize, share: f64) -> usize {
     ((n as f64 * share) as usize).min(n.saturating_sub(1))
 }
 
@@ -133,6 +137,6 @@ fn histogram(values: &[usize]) -> Vec<usize> {
 
 struct RefFacts {
     n_distractors: usize,
-    /// None without target.
+    /// Area of the targets in percent of the image; `None` without a target.
     percent: Option<f64>,
 }

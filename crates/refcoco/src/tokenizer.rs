@@ -9,31 +9,31 @@ use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inn
 
 use crate::error::{Error, Result};
 
-/// Start token.
+/// Id of CLIP's start token.
 pub const START: i64 = 49_406;
-/// End token, the largest id.
+/// Id of CLIP's end token, the largest id.
 pub const END: i64 = 49_407;
-/// Size of the vocabulary.
+/// Size of CLIP's vocabulary.
 pub const VOCABULARY: i64 = 49_408;
 
-/// Makes token ids of expressions.
+/// Converts expressions to token ids.
 pub trait Tokenizer: std::fmt::Debug + Send + Sync {
     /// Size of the vocabulary.
     fn vocabulary(&self) -> i64;
 
-    /// The end token.
+    /// Id of the end token.
     fn end(&self) -> i64;
 
-    /// What fills an expression up.
+    /// Id that short expressions are padded with.
     fn padding(&self) -> i64;
 
-    /// Ids of an expression with start and end token, not cut.
+    /// Token ids of an expression with start and end token, not truncated.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
     fn encode(&self, text: &str) -> Result<Vec<i64>>;
 
-    /// Ids filled up to exactly `word_len`; a longer expression is cut and its last id becomes the end token.
+    /// Token ids, padded to exactly `word_len`. A longer expression is truncated and its last id becomes the end token.
     ///
     /// # Errors
     /// When `word_len` is below 2 or the tokenizer refuses the text.
@@ -56,17 +56,17 @@ const N_MERGES: usize = 49_152 - 256 - 2;
 const PATTERN: &str =
     r"(?i)<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// CLIP's byte-pair tokenizer, on the `tokenizers` crate, with the reference's text cleaning in front.
+/// CLIP's byte-pair tokenizer, built on the `tokenizers` crate. Text is first cleaned as in the reference.
 #[derive(Debug)]
 pub struct ClipTokenizer {
     inner: Inner,
 }
 
 impl ClipTokenizer {
-    /// The tokenizer with CLIP's published merges.
+    /// Creates the tokenizer with CLIP's published merges.
     ///
     /// # Errors
-    /// Never with the merges as shipped; a test holds them to it.
+    /// Never with the bundled merges, which a test checks.
     pub fn new() -> Result<Self> {
         let fail = |what: String| Error::Expression { what: format!("CLIP tokenizer: {what}") };
         let mut text = String::new();
@@ -124,8 +124,8 @@ impl Tokenizer for ClipTokenizer {
     }
 }
 
-/// The reference's cleaning: terminal escape codes dropped, mojibake repaired, HTML entities resolved twice, white
-/// space collapsed, lower case.
+/// Cleans text as the reference does: drops terminal escape codes, repairs mojibake, unescapes HTML entities twice, collapses
+/// white space, converts to lower case.
 fn clean(text: &str) -> String {
     let plain = without_terminal_escapes(text);
     let repaired = plsfix::fix_text(&plain, None);
@@ -134,7 +134,7 @@ fn clean(text: &str) -> String {
     twice.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// Drops sequences such as `ESC [31m`, which `plsfix` leaves in place.
+/// Drops terminal escape codes, for example `ESC [31m`, because `plsfix` keeps them.
 fn without_terminal_escapes(text: &str) -> std::borrow::Cow<'_, str> {
     const START: &str = "\x1b[";
     if !text.contains(START) {

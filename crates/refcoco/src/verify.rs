@@ -1,4 +1,4 @@
-//! Checks a whole data set and lists everything that is wrong with it.
+//! Checks a whole data set and lists every problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,37 +7,41 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::dataset::Dataset;
-use crate::descriptor::Descriptor;
+use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, Result};
 use crate::image_file::is_cut_short;
+use crate::mask::{Mask, polygons_of};
+use crate::mask_file::is_jpeg_file;
+use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
+use crate::tokenizer::ClipTokenizer;
 
-/// What was checked, and what was found.
+/// Counts of what was checked, and the problems found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verification {
-    /// Refs checked.
+    /// Number of refs checked.
     pub refs: usize,
-    /// Images that refs are in; all were decoded.
+    /// Number of images that refs are in; all were decoded.
     pub images: usize,
-    /// Annotations in these images; all were turned into masks.
+    /// Number of annotations in these images; all were converted to masks.
     pub masks: usize,
-    /// Those of them that refs point at.
+    /// Number of annotations that are targets of refs.
     pub targets: usize,
-    /// Refs per split.
+    /// Number of refs per split.
     pub splits: BTreeMap<String, usize>,
-    /// Whether every split holds what the published files hold; `None` if nothing is published.
+    /// Whether the refs per split match the published counts; `None` if none are published.
     pub complete: Option<bool>,
-    /// What makes the set unusable, at least in part.
+    /// Problems that make the data set unusable, at least in part.
     pub errors: Vec<Problem>,
-    /// What a user should know.
+    /// Lesser problems that a user should know about.
     pub warnings: Vec<Problem>,
 }
 
-/// Checks every ref, annotation, mask and image of a data set, in parallel. `progress` is called with the number of
-/// images done and of all images, from any thread.
+/// Checks every ref, annotation, mask and image of a data set, in parallel. `progress` is called from any thread with the
+/// number of images done and the total.
 ///
 /// # Errors
-/// When the files cannot be read at all; anything wrong with single records is part of the result.
+/// When the files cannot be read at all. Problems of single records are part of the result.
 pub fn verify(
     descriptor: Descriptor,
     data_root: &Path,
@@ -47,7 +51,11 @@ pub fn verify(
     let mut warnings = Vec::new();
     refs(&dataset, &mut errors, &mut warnings);
     annotations(&dataset, &mut errors);
+    let unusable = dataset.instances.unusable.iter();
+    warnings
+        .extend(unusable.map(|(record, why)| Problem { record, what: format!("it cannot be used: {why}") }));
     splits(&dataset, &mut errors, &mut warnings);
+    cut_expressions(&dataset, &mut warnings)?;
 
     let images: BTreeSet<i64> = dataset.refs.iter().map(|reference| reference.image_id).collect();
     let known: Vec<i64> =
@@ -67,13 +75,15 @@ pub fn verify(
     }
     let targets: BTreeSet<i64> =
         dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
-    // What points at nothing is listed already.
+    // Annotations without an image record are listed as errors already.
     let masks: Vec<i64> = images.iter().flat_map(|&id| dataset.annotations_in_image(id)).copied().collect();
     let masks: Vec<i64> = masks.into_iter().filter(|id| has_image(&dataset, *id)).collect();
-    let found: Vec<(i64, Problem)> = masks.par_iter().filter_map(|&id| mask(&dataset, id)).collect();
-    for (id, problem) in found {
-        // An object that no ref asks for can only spoil the count of distractors.
-        if targets.contains(&id) { &mut errors } else { &mut warnings }.push(problem);
+    let found: Vec<(i64, Option<Problem>, Option<Problem>)> =
+        masks.par_iter().map(|&id| mask(&dataset, id)).collect();
+    for (id, problem, odd) in found {
+        // A bad mask of an object that no ref asks for only costs a distractor.
+        if targets.contains(&id) { &mut errors } else { &mut warnings }.extend(problem);
+        warnings.extend(odd);
     }
     errors.sort();
     warnings.sort();
@@ -121,7 +131,7 @@ fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem
     }
 }
 
-/// Annotations whose image has no record.
+/// Reports annotations whose image has no record.
 fn annotations(dataset: &Dataset, errors: &mut Vec<Problem>) {
     for annotation in dataset.instances.annotations.values() {
         if !has_image(dataset, annotation.id) {
@@ -158,6 +168,12 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
             what: format!("it is in more than one split: {splits}"),
         }));
     }
+    same_pictures(dataset, errors);
+    let val = &dataset.descriptor.val;
+    if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == *val) {
+        let what = format!("there is no split `{val}`, so no model can be selected on this data set");
+        warnings.push(Problem { record: "splits".into(), what });
+    }
     let known: Vec<&String> = [&dataset.descriptor.val].into_iter().chain(&dataset.descriptor.test).collect();
     for split in dataset.splits() {
         if split != "train" && !known.iter().any(|known| *known == split) {
@@ -165,6 +181,80 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
             warnings.push(Problem { record: format!("split `{split}`"), what });
         }
     }
+}
+
+/// Expressions that CLIP's tokenizer gives more tokens than the data set's word length.
+fn cut_expressions(dataset: &Dataset, warnings: &mut Vec<Problem>) -> Result<()> {
+    let (tokenizer, word_len) = (ClipTokenizer::new()?, dataset.descriptor.word_len);
+    let all: Vec<usize> = (0..dataset.refs.len()).collect();
+    let n = dataset.findings(&all, &tokenizer, word_len, 0).cut_expressions;
+    if n > 0 {
+        let what = format!("{n} have more than {word_len} tokens and are cut");
+        warnings.push(Problem { record: "expressions".into(), what });
+    }
+    Ok(())
+}
+
+/// Own data: one picture under two names, in several splits.
+fn same_pictures(dataset: &Dataset, errors: &mut Vec<Problem>) {
+    if dataset.descriptor.format != AnnotationFormat::Own || dataset.descriptor.splits_share_images {
+        return;
+    }
+    let mut splits_of: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
+    for reference in &dataset.refs {
+        splits_of.entry(reference.image_id).or_default().insert(&reference.split);
+    }
+    let keys = picture_keys(std::slice::from_ref(dataset)).pop().unwrap_or_default();
+    let mut first: BTreeMap<PictureKey, i64> = BTreeMap::new();
+    let name = |id: &i64| {
+        dataset.instances.images.get(id).map_or_else(|| id.to_string(), |record| record.file_name.clone())
+    };
+    for (id, keys) in &keys {
+        for key in keys {
+            let other = *first.entry(key.clone()).or_insert(*id);
+            if other != *id && splits_of.get(&other) != splits_of.get(id) {
+                let what = format!("it is the same picture as `{}`, which is in another split", name(&other));
+                errors.push(Problem { record: format!("image `{}`", name(id)), what });
+            }
+        }
+    }
+}
+
+/// What is likely a mistake about a mask that can be used.
+fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask) -> Option<String> {
+    let annotation = dataset.instances.annotations.get(&ann_id)?;
+    let image = dataset.instances.images.get(&annotation.image_id)?;
+    if let Some(path) = dataset.mask_file(ann_id).ok()? {
+        if is_jpeg_file(&path) {
+            return Some(format!(
+                "its mask {} is a JPEG, whose edges are blurred: pixels of at least one half count; save masks as PNG",
+                path.display()
+            ));
+        }
+    } else if dataset.descriptor.format == AnnotationFormat::Own && dataset.is_turned(image) {
+        let reach = reach_of(annotation.segmentation.get());
+        let beyond =
+            reach.is_some_and(|[x, y]| x > image.width as f64 + 1.0 || y > image.height as f64 + 1.0);
+        let what = match beyond {
+            true => {
+                "its polygon reaches beyond the picture, which its EXIF orientation turns: it was drawn on the picture \
+                 before it was turned"
+            }
+            false => {
+                "its picture is turned by its EXIF orientation; polygons must be those of the turned picture"
+            }
+        };
+        return Some(what.to_owned());
+    }
+    let covers_all = mask.area() == mask.width * mask.height && !annotation.is_crowd;
+    covers_all.then(|| "its mask covers the whole picture".to_owned())
+}
+
+/// Largest x and y of a segmentation's polygons.
+fn reach_of(segmentation: &str) -> Option<[f64; 2]> {
+    let polygons = polygons_of(segmentation).ok()?;
+    let points = polygons.iter().flat_map(|polygon| polygon.as_chunks::<2>().0);
+    points.copied().reduce(|[x, y], [a, b]| [x.max(a), y.max(b)])
 }
 
 fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
@@ -180,12 +270,13 @@ fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
     }
 }
 
-fn mask(dataset: &Dataset, ann_id: i64) -> Option<(i64, Problem)> {
-    let what = match dataset.mask(ann_id) {
-        Err(Error::Segmentation { source, .. }) => source.to_string(),
-        Err(error) => error.to_string(),
-        Ok(mask) if mask.area() == 0 => "its mask is empty".into(),
-        Ok(_) => return None,
-    };
-    Some((ann_id, Problem { record: format!("annotation {ann_id}"), what }))
+/// The annotation, what makes its mask unusable, and what is odd about a usable one.
+fn mask(dataset: &Dataset, ann_id: i64) -> (i64, Option<Problem>, Option<Problem>) {
+    let problem = |what: String| Some(Problem { record: format!("annotation {ann_id}"), what });
+    match dataset.mask(ann_id) {
+        Err(Error::Segmentation { source, .. }) => (ann_id, problem(source.to_string()), None),
+        Err(error) => (ann_id, problem(error.to_string()), None),
+        Ok(mask) if mask.area() == 0 => (ann_id, problem("its mask is empty".into()), None),
+        Ok(mask) => (ann_id, None, odd_mask(dataset, ann_id, &mask).and_then(problem)),
+    }
 }

@@ -50,7 +50,7 @@ fn none_one_and_several_targets() {
     let areas: Vec<usize> =
         dataset.refs.iter().map(|reference| dataset.target(reference).unwrap().area()).collect();
     assert_eq!(areas, [0, 4, 8, 4]);
-    // The crowd is nobody's distractor, and a ref's own targets are not.
+    // Neither the crowd nor a ref's own targets are distractors.
     let distractors: Vec<Vec<i64>> =
         dataset.refs.iter().map(|reference| dataset.distractors(reference)).collect();
     assert_eq!(distractors, [vec![], vec![1, 3], vec![3], vec![1, 2]]);
@@ -88,8 +88,9 @@ fn mistakes_name_the_ref() {
         (json!([reference(5, json!([1, 1]), false, "x")]), "ref_id 5: `ann_id` names an annotation twice"),
         (json!([reference(5, json!([1]), true, "x")]), "ref_id 5: `no_target` is true"),
         (json!([reference(5, json!([1]), false, "x"), reference(5, json!([2]), false, "y")]), "occurs twice"),
-        (json!([{"ref_id": 1}]), "ref number 0: missing field `image_id`"),
-        (json!([reference(5, json!("1"), false, "x")]), "ref number 0: "),
+        (json!([{"ref_id": 1}]), "ref_id 1: missing field `image_id`"),
+        (json!([{"image_id": 1}]), "ref number 0: missing field `ref_id`"),
+        (json!([reference(5, json!("one"), false, "x")]), "ref_id 5: \"one\" is no whole number"),
         (json!({"refs": []}), "invalid type"),
     ] {
         write(root.path(), &refs);

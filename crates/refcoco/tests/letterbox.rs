@@ -1,5 +1,5 @@
-//! The letterbox warps on noise, byte by byte. That these bytes are OpenCV 4's was shown on recorded photos, which are not
-//! part of the project (`talent parity --data-root`); here they are guarded.
+//! Regression test: letterbox warps of noise, compared byte for byte by fingerprint. That these bytes agree with OpenCV 4 was
+//! shown on recorded photos, which are not part of the project (`talent parity --data-root`).
 
 use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::{Mask, RgbImage};
@@ -25,7 +25,7 @@ fn fingerprint(bytes: &[u8]) -> u64 {
         .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
-/// Width, height, side of the square; fingerprints of picture and mask.
+/// Width, height, side of the square, fingerprints of image and mask.
 const EXPECTED: [(usize, usize, usize, u64, u64); 6] = [
     (64, 48, 112, 0x2BBC_F843_41DF_B950, 0x0C5A_4D5D_64E1_3C13),
     (37, 91, 112, 0x8636_E6AC_CA4C_55C2, 0xAE32_35AD_6DC2_813A),
@@ -49,7 +49,7 @@ fn noise_is_warped_to_the_last_bit() {
     assert_eq!(found, EXPECTED, "{found:#x?}");
 }
 
-/// The recipe once more, slowly: one output value of the bicubic warp from its sixteen taps.
+/// Recomputes output values of the bicubic warp from their sixteen taps, without the optimisations.
 #[test]
 fn a_pixel_by_the_recipe() {
     let (width, height, side) = (37, 91, 112);
@@ -81,7 +81,7 @@ fn a_pixel_by_the_recipe() {
                 sum += f64::from(wy * wx) * f64::from(value);
             }
         }
-        // The weights are rounded to 1/32768, which can tip a value over.
+        // The weights are rounded to 1/32768, which can change the rounded result by one.
         let found = f64::from(warped[(y * side + x) * 3]);
         assert!((found - sum.clamp(0.0, 255.0)).abs() <= 0.6, "{x}, {y}: {found} is not {sum}");
     }

@@ -1,4 +1,4 @@
-//! Own data: a JSONL file and what it names.
+//! Own data: a JSONL file with its images and masks.
 #![allow(missing_docs)]
 
 use std::path::Path;
@@ -29,7 +29,7 @@ fn the_documented_example_reads_as_documented() {
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
 }
 
-/// A folder with one 8 x 6 picture, its mask, and a JSONL file of these lines.
+/// A folder with one 8 x 6 image, its mask, and a JSONL file of these lines.
 fn folder(lines: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let mine = root.path().join("mine");
@@ -60,10 +60,10 @@ fn every_kind_of_mask() {
     assert_eq!(dataset.refs[4].ref_id, 70);
     assert_eq!(dataset.refs[4].expressions[0].sent_id, 700);
     assert_eq!(dataset.refs[1].split, "val");
-    // Objects of unknown category are nobody's distractors.
+    // Objects without a category are never distractors.
     assert!(dataset.refs.iter().all(|reference| dataset.distractors(reference).is_empty()));
     assert_eq!(dataset.instances.annotations.len(), 5);
-    // By the path of the file, too.
+    // The data set also opens by the path of its file.
     let by_path =
         Dataset::open(&root.path().join("mine/refs.jsonl").to_string_lossy(), Path::new(".")).unwrap();
     assert_eq!(by_path.refs, dataset.refs);

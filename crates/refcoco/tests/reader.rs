@@ -1,4 +1,4 @@
-//! A data set in the REFER layout, written by hand, and everything that can be wrong with it.
+//! Reads a small data set in the REFER layout, written by hand, intact and with every kind of error.
 
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,7 @@ fn the_number_of_threads_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let datasets = [sound(root.path())];
     let tokenizer = ClipTokenizer::new().unwrap();
-    // Twice as many samples as threads, so that threads use their memory again.
+    // Twice as many samples as threads, so that threads reuse their decoding buffers.
     let refs: Vec<RefAt> = (0..12).map(|index| RefAt { dataset: 0, index: [2, 0][index % 2] }).collect();
     let shape = SampleShape { input_size: 24, word_len: 9, pixels: Normalisation::CLIP };
     let with = |threads: usize| {
@@ -142,7 +142,7 @@ fn a_mix_leaves_out_images_that_are_evaluated_on() {
     let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = sound(roots[0].path());
     assert_eq!(training_mix(&[sound(roots[1].path())], false).unwrap().refs.len(), 2);
-    // A second set that holds image 7 out.
+    // A second data set, with image 7 in an evaluation split.
     write_dataset(roots[1].path(), |kind, text| {
         if kind == "instances" {
             text.replace("9, \"file", "99, \"file").replace("\"image_id\": 9", "\"image_id\": 99")

@@ -1,5 +1,5 @@
-//! RefShapes holds what it promises. Expressions are judged by an interpreter of their meaning that shares no code
-//! with the generator: it knows only the words, the annotated attributes and the masks.
+//! Checks RefShapes. An interpreter judges the meaning of expressions. It shares no code with the generator: it knows only the
+//! words, the annotated attributes and the masks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -105,7 +105,7 @@ fn related<'a>(words: &[&str], text: &str, scene: &'a [Thing]) -> Vec<&'a Thing>
     }
 }
 
-/// The things an expression means. More than one: it is ambiguous.
+/// Ids of the things that an expression refers to. More than one means that it is ambiguous.
 fn meant(text: &str, scene: &[Thing]) -> Vec<i64> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let ids = |things: Vec<&Thing>| things.into_iter().map(|thing| thing.ann_id).collect::<Vec<_>>();

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, read_document, write_document};
 
-/// `ablation.json`: what an ablation compares.
+/// `ablation.json`: the rows and seeds that an ablation compares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ablation {
-    /// Its name.
+    /// Name of the ablation.
     pub name: String,
     /// The row that the others are compared with.
     pub baseline: String,
-    /// Its rows, in order.
+    /// Rows of the ablation, in order.
     pub rows: Vec<Row>,
     /// Seeds of every row.
     #[serde(default)]
@@ -19,24 +19,24 @@ pub struct Ablation {
     /// Preset of every run.
     #[serde(default)]
     pub preset: Option<String>,
-    /// Config of every run, in place of a preset.
+    /// Config of every run, instead of a preset.
     #[serde(default)]
     pub config: Option<String>,
-    /// Data set of every run, in place of the config's.
+    /// Data set of every run, instead of the config's.
     #[serde(default)]
     pub dataset: Option<String>,
-    /// Overrides of every run.
+    /// Config overrides of every run.
     #[serde(default)]
     pub set: Vec<String>,
 }
 
-/// One setting.
+/// One row of an ablation: a setting that is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// Its name in tables.
+    /// Name in tables.
     pub name: String,
-    /// Its overrides.
+    /// Config overrides of this row.
     #[serde(default)]
     pub set: Vec<String>,
 }
@@ -46,17 +46,19 @@ impl Ablation {
         folder.join("ablation.json")
     }
 
-    /// The ablation that a run belongs to: the file lies beside the run's or in one of the three folders above. None where there
-    /// is none that can be read.
+    /// The ablation that a run belongs to. Its file is in the run's folder or in one of the three folders above. `None` if
+    /// there is no file that can be read.
     pub fn of(run: &Path) -> Option<Self> {
         run.ancestors().take(4).find_map(|folder| read_document(&Self::file(folder)).ok())
     }
 
-    /// What a folder of runs holds; none where there is no file, or one that cannot be read.
+    /// Reads the ablation of a folder of runs; `None` if the file is missing or cannot be read.
     pub fn read(folder: &Path) -> Option<Self> {
         read_document(&Self::file(folder)).ok()
     }
 
+    /// Writes `ablation.json` into a folder of runs.
+    ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
@@ -64,21 +66,21 @@ impl Ablation {
     }
 }
 
-/// `cell.json`: which row and seed of an ablation a run is.
+/// `cell.json`: the row and seed of an ablation that a run trains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
-    /// The ablation's name.
+    /// Name of the ablation.
     #[serde(default)]
     pub ablation: String,
-    /// The row.
+    /// Name of the row.
     pub row: String,
-    /// The seed.
+    /// Seed of the run.
     #[serde(default)]
     pub seed: u64,
-    /// All overrides.
+    /// All config overrides of the run.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Steps after which it was to end; none for its epochs.
+    /// Number of steps after which the run was to end; `None` if after its epochs.
     #[serde(default)]
     pub max_steps: Option<u64>,
 }
@@ -88,15 +90,17 @@ impl Cell {
         run.join("cell.json")
     }
 
-    /// None for a run that is not part of an ablation.
+    /// Reads the cell of a run; `None` for a run that is not part of an ablation.
     ///
     /// # Errors
-    /// When the file is there and cannot be read, or is none of ours.
+    /// When the file exists and cannot be read, or is malformed.
     pub fn read(run: &Path) -> Result<Option<Self>> {
         let file = Self::file(run);
         if file.exists() { read_document(&file).map(Some) } else { Ok(None) }
     }
 
+    /// Writes `cell.json` into a run's folder.
+    ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, run: &Path) -> Result<()> {

@@ -4,40 +4,40 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refuses.
+    /// The system cannot open or read a file.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Its reason.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// A document is not what it should be.
+    /// A JSON document is malformed.
     #[error("{}: {source}", path.display())]
     Document {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Where and why it is malformed.
         source: serde_json::Error,
     },
-    /// A line is not what it should be.
+    /// A line is malformed.
     #[error("{}: line {number}: {what}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Number of the line, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         what: String,
     },
-    /// An expression has no line.
+    /// The file has no line for an expression.
     #[error("{}: no line has ref_id {ref_id}, sent_id {sent_id}", path.display())]
     Unanswered {
         /// The file.
         path: PathBuf,
-        /// The expression's ref.
+        /// `ref_id` of the expression.
         ref_id: i64,
-        /// The expression.
+        /// `sent_id` of the expression.
         sent_id: i64,
     },
     /// A file of lines or a data set cannot be read.
@@ -51,7 +51,7 @@ pub enum Error {
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The bytes of a regular file: a pipe would be waited for.
+/// Reads a regular file. Other files are refused: reading a pipe would block.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut file = refcoco::open_regular(path)?;

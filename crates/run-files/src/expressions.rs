@@ -7,17 +7,17 @@ use crate::error::{Error, Result};
 
 const FILE: &str = "expressions.jsonl";
 
-/// A line of `expressions.jsonl`: what the final evaluation measured of an expression.
+/// A line of `expressions.jsonl`: the final evaluation's measurements of one expression.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExpressionLine {
-    /// The split.
+    /// Split of the expression.
     pub split: String,
-    /// What was measured.
+    /// Measurements of the expression.
     #[serde(flatten)]
     pub evaluated: Evaluated,
 }
 
-/// Writes the expressions of some splits.
+/// Writes `expressions.jsonl` for the given splits.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -34,10 +34,10 @@ pub fn write_expressions(run: &Path, splits: Vec<(String, Vec<Evaluated>)>) -> R
     Ok(whole_file::write(&path, text.as_bytes())?)
 }
 
-/// A run's expressions.
+/// Reads a run's `expressions.jsonl`.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is none of ours.
+/// When the file cannot be read, or a line is malformed.
 pub fn read_expressions(run: &Path) -> Result<Vec<ExpressionLine>> {
     let path = run.join(FILE);
     let parse = |line: refcoco::Result<(usize, String)>| {

@@ -1,12 +1,12 @@
-//! What a run leaves in its folder, as types. Whoever writes these files and whoever reads them does it through this crate.
+//! Types of the files that a run writes into its folder. All code that writes or reads these files uses this crate.
 //!
 //! | file | type |
 //! |---|---|
-//! | `records.jsonl` | [`Record`], a line a step or evaluation |
+//! | `records.jsonl` | [`Record`], one line per step or evaluation |
 //! | `metrics.json` | [`Metrics`], the final table |
-//! | `expressions.jsonl` | [`ExpressionLine`], a line an expression |
-//! | `predictions.jsonl` | [`PredictionLine`], a line an expression; read with [`Predictions`] |
-//! | `cell.json` | [`Cell`], where the run is one of an ablation |
+//! | `expressions.jsonl` | [`ExpressionLine`], one line per expression |
+//! | `predictions.jsonl` | [`PredictionLine`], one line per expression; read with [`Predictions`] |
+//! | `cell.json` | [`Cell`], if the run is part of an ablation |
 //! | `ablation.json` (in the folder of an ablation's runs) | [`Ablation`] |
 
 mod ablation;

@@ -1,4 +1,4 @@
-//! Predicted masks in a file: JSONL, a line an expression.
+//! Predicted masks in a JSONL file, one line per expression.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
-/// `ref_id` and `sent_id`.
+/// `ref_id` and `sent_id` of an expression.
 pub type Key = (i64, i64);
 
-/// What a predicted mask of a query is kept under.
+/// The key of a query's predicted mask.
 pub fn key_of(dataset: &Dataset, query: &Query) -> Key {
     (dataset.refs[query.ref_index].ref_id, query.sent_id)
 }
 
 /// A line of `predictions.jsonl`: `{"ref_id": 1, "sent_id": 2, "segmentation": {"size": [h, w], "counts": "..."}}` with COCO's
-/// compressed run lengths.
+/// compressed RLE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PredictionLine {
     ref_id: i64,
@@ -35,7 +35,7 @@ struct RunLengths {
 }
 
 impl PredictionLine {
-    /// A mask for an expression.
+    /// The line for an expression's mask.
     pub fn new((ref_id, sent_id): Key, mask: &Mask) -> Self {
         let segmentation = RunLengths { size: [mask.height, mask.width], counts: mask.to_rle_string() };
         Self { ref_id, sent_id, segmentation }
@@ -43,42 +43,96 @@ impl PredictionLine {
 }
 
 impl std::fmt::Display for PredictionLine {
-    /// The line, without its end.
+    /// Writes the line, without a line break.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| std::fmt::Error)?)
     }
 }
 
-/// Whether masks may be written to a path: nothing is there, or a file of predictions, which is replaced. Anything else is somebody
-/// else's, an annotation file or a picture of the very data set, perhaps.
+/// Whether masks may be written to a path: it does not exist, is empty, or is a file of predictions, which is replaced. Any
+/// other file is kept: it might be an annotation file or a picture of the data set.
 pub fn may_hold_predictions(path: &Path) -> bool {
     if std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) || !path.exists() {
         return true;
     }
     let first = refcoco::read_lines(path).ok().and_then(|mut lines| lines.next()?.ok());
-    first.is_some_and(|(_, line)| serde_json::from_str::<ReadLine>(&line).is_ok())
+    first.is_some_and(|(_, line)| parse_line(&line).is_ok())
 }
 
 #[derive(Deserialize)]
 struct ReadLine {
-    ref_id: i64,
-    sent_id: i64,
+    ref_id: Number,
+    sent_id: Number,
     segmentation: Box<RawValue>,
 }
 
-/// A file of predicted masks. They are decoded as they are asked for.
+/// A whole number, also as a float or as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Int(i64),
+    Float(f64),
+    Text(String),
+}
+
+impl Number {
+    fn whole(self) -> Option<i64> {
+        let of_float = |value: f64| (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64);
+        match self {
+            Self::Int(value) => Some(value),
+            Self::Float(value) => of_float(value),
+            Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+}
+
+/// A line as it is read: its expression and its segmentation.
+fn parse_line(line: &str) -> std::result::Result<(Key, Box<RawValue>), String> {
+    let ReadLine { ref_id, sent_id, segmentation } = serde_json::from_str(line).map_err(|error| {
+        let text = error.to_string();
+        let is_coco = text.contains("missing field")
+            && line.contains("\"image_id\"")
+            && line.contains("\"category_id\"");
+        match is_coco {
+            true => {
+                format!("{text}: these are COCO results; a line needs `ref_id`, `sent_id` and `segmentation`")
+            }
+            false => text,
+        }
+    })?;
+    let whole = |name: &str, number: Number| number.whole().ok_or(format!("`{name}` must be a whole number"));
+    Ok(((whole("ref_id", ref_id)?, whole("sent_id", sent_id)?), segmentation))
+}
+
+/// A file of predicted masks, which are decoded on demand.
 #[derive(Debug)]
 pub struct Predictions {
     path: PathBuf,
-    /// The number of each line, and its segmentation as it stands there.
+    /// Line number, and segmentation as raw JSON.
     lines: BTreeMap<Key, (usize, Box<RawValue>)>,
+}
+
+/// Whether a segmentation says "nothing found": null, an empty list, or a list of empty polygons.
+fn finds_nothing(segmentation: &str) -> bool {
+    fn is_empty(value: &serde_json::Value, depth: usize) -> bool {
+        match value {
+            serde_json::Value::Null => depth == 0,
+            serde_json::Value::Array(items) => {
+                depth < 4 && items.iter().all(|item| is_empty(item, depth + 1))
+            }
+            _ => false,
+        }
+    }
+    // Real masks are long, and begin with something else.
+    segmentation.len() < 64 && serde_json::from_str(segmentation).is_ok_and(|value| is_empty(&value, 0))
 }
 
 impl Predictions {
     /// Reads the masks of expressions of a data set.
     ///
     /// # Errors
-    /// Names the file and line that is malformed, or whose expression the data set lacks or another line has.
+    /// When a line is malformed, or its expression is not in the data set or has another line; the message names the file and
+    /// line.
     pub fn read(path: &Path, dataset: &Dataset) -> Result<Self> {
         let known: BTreeSet<Key> = dataset
             .refs
@@ -89,8 +143,7 @@ impl Predictions {
         for line in refcoco::read_lines(path)? {
             let (number, line) = line?;
             let fail = |what: String| Error::Line { path: path.to_path_buf(), number, what };
-            let ReadLine { ref_id, sent_id, segmentation } =
-                serde_json::from_str(&line).map_err(|error| fail(error.to_string()))?;
+            let ((ref_id, sent_id), segmentation) = parse_line(&line).map_err(fail)?;
             if !known.contains(&(ref_id, sent_id)) {
                 let name = &dataset.descriptor.name;
                 return Err(fail(format!(
@@ -114,10 +167,14 @@ impl Predictions {
     /// The mask for an expression, in the pixels of its image.
     ///
     /// # Errors
-    /// Names the file, and the line whose mask is malformed or of another size, or the expression that no line answers.
+    /// When the mask is malformed or of another size, or when no line has the expression; the message names the file, and the
+    /// line or the expression.
     pub fn mask(&self, key: Key, width: usize, height: usize) -> Result<Mask> {
         let unanswered = || Error::Unanswered { path: self.path.clone(), ref_id: key.0, sent_id: key.1 };
         let (number, segmentation) = self.lines.get(&key).ok_or_else(unanswered)?;
+        if finds_nothing(segmentation.get()) {
+            return Ok(Mask::zeros(width, height));
+        }
         Mask::from_json(width, height, segmentation.get()).map_err(|error| Error::Line {
             path: self.path.clone(),
             number: *number,

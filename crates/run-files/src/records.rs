@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A line of `records.jsonl`. Clock, rate and memory are only inside `runtime`: two runs of one seed differ there alone.
+/// A line of `records.jsonl`. Time, rate and memory are only in `runtime`, and two runs of one seed differ only there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// An optimiser step.
     Step(StepRecord),
-    /// An evaluation on the way.
+    /// An evaluation during training.
     Eval(EvalRecord),
     /// An evaluation of the best model, at the end.
     Final(EvalRecord),
 }
 
 impl Record {
-    /// The optimiser steps done by then.
+    /// Number of optimiser steps done so far.
     pub fn step(&self) -> u64 {
         match self {
             Self::Step(record) => record.step,
@@ -31,20 +31,20 @@ impl Record {
 /// An optimiser step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Its number, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// Its epoch, from 0.
+    /// Number of the epoch, from 0.
     pub epoch: u64,
     /// Learning rate of the head.
     pub lr: f64,
-    /// Loss terms by name, `total` among them; none for what is not finite.
+    /// Loss terms by name, including `total`; `None` for values that are not finite.
     pub loss: BTreeMap<String, Option<f64>>,
-    /// Whether the update was left out, as float16 does where a gradient overflows.
+    /// Whether the update was skipped, as with float16 when a gradient overflows.
     pub skipped: bool,
-    /// Samples that could not be read.
+    /// Samples of the batch that could not be read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad_samples: Vec<UnreadSample>,
-    /// What it took.
+    /// Time and memory of the step.
     #[serde(default)]
     pub runtime: StepTime,
 }
@@ -52,61 +52,61 @@ pub struct StepRecord {
 /// A sample that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadSample {
-    /// `data set name/ref_id`.
+    /// Name of the sample: `data set name/ref_id`.
     #[serde(rename = "ref")]
     pub name: String,
-    /// Why; names the file or annotation.
+    /// Reason, which names the file or annotation.
     pub error: String,
 }
 
-/// What a step took.
+/// Time and memory of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StepTime {
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: Option<f64>,
-    /// Samples of all processes a second.
+    /// Samples per second, over all ranks.
     pub samples_per_s: Option<f64>,
-    /// Resident memory behind it, in MiB.
+    /// Resident memory after the step, in MiB.
     pub rss_mib: Option<f64>,
-    /// Open files, sockets and the like behind it.
+    /// Number of open file descriptors after the step: files, sockets and others.
     pub open_files: Option<usize>,
 }
 
 /// An evaluation of one split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
-    /// Optimiser steps done.
+    /// Number of optimiser steps done.
     pub step: u64,
-    /// Epochs finished.
+    /// Number of epochs finished.
     pub epoch: u64,
-    /// The split.
+    /// Name of the split.
     pub split: String,
-    /// What was found.
+    /// Metrics of the split.
     #[serde(flatten)]
     pub report: SplitReport,
-    /// What it took.
+    /// Time of the evaluation.
     #[serde(default)]
     pub runtime: EvalTime,
 }
 
-/// What an evaluation took.
+/// Time of an evaluation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EvalTime {
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: Option<f64>,
 }
 
-/// Where a run's records are.
+/// Path of a run's `records.jsonl`.
 pub fn records_file(run: &Path) -> PathBuf {
     run.join("records.jsonl")
 }
 
-/// A run's records. A part of a line at the end does not count: the run may have been ended while it wrote.
+/// Reads a run's records. An incomplete last line is ignored: the run may have been ended while it wrote.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is none of ours.
+/// When the file cannot be read, or a line is malformed.
 pub fn read_records(run: &Path) -> Result<Vec<Record>> {
     let path = records_file(run);
     let bytes = crate::error::read_bytes(&path)?;

@@ -4,26 +4,34 @@ use crate::error::Error;
 use crate::text::{unescape_string_literal, unescape_unicode_line};
 use crate::value::{Document, Id, Node, Parts};
 
-/// Reads one pickle of plain data. Bytes behind its STOP opcode are ignored, as Python does.
+/// Reads one pickle of plain data. Bytes after its STOP opcode are ignored, as in Python.
 ///
 /// # Errors
-/// See [`Error`]: anything but plain data, truncated data, an unknown opcode or protocol, a broken stack.
+/// See [`Error`]: anything but plain data, truncated data, an unknown opcode or protocol, an invalid stack operation.
 pub fn parse(data: &[u8]) -> Result<Document, Error> {
     parse_with(data, None)
 }
 
-/// Reads one pickle that may also hold objects of the classes (or results of the functions) whose full names
-/// `accept` admits, and persistent ids. Nothing is called or looked up: such an object is kept as the name and
-/// arguments that the file gives ([`Value::object`](crate::Value::object)), for the caller to interpret.
+/// Reads one pickle that may also hold persistent ids, and objects of the classes (or results of the functions) whose full
+/// names `accept` allows. Nothing is called or looked up: an object is kept as the name and arguments that the file gives
+/// ([`Value::object`](crate::Value::object)), for the caller to interpret.
 ///
 /// # Errors
-/// As [`parse`]; a name that is not admitted is [`Error::Forbidden`].
+/// As [`parse`]; a name that is not allowed is [`Error::Forbidden`].
+///
+/// ```
+/// // collections.OrderedDict()
+/// let pickle = b"\x80\x02ccollections\nOrderedDict\n)R.";
+/// assert!(safe_pickle::parse(pickle).is_err());
+/// let document = safe_pickle::parse_objects(pickle, &|name| name == "collections.OrderedDict").unwrap();
+/// assert_eq!(document.root().object().unwrap().class(), "collections.OrderedDict");
+/// ```
 pub fn parse_objects(data: &[u8], accept: &dyn Fn(&str) -> bool) -> Result<Document, Error> {
     parse_with(data, Some(accept))
 }
 
-/// Bytes that a pickle's values may take besides twice its own size.
-const ALLOWANCE: usize = 512 << 20;
+/// Memory that a pickle's values may take, in addition to twice its own size, in bytes.
+const EXTRA_MEMORY: usize = 512 << 20;
 
 fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Document, Error> {
     if data.is_empty() {
@@ -34,7 +42,7 @@ fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Docu
         accept,
         position: 0,
         opcode_at: 0,
-        most_nodes: (ALLOWANCE + 2 * data.len()) / size_of::<Node>(),
+        max_nodes: (EXTRA_MEMORY + 2 * data.len()) / size_of::<Node>(),
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -45,15 +53,15 @@ fn parse_with(data: &[u8], accept: Option<&dyn Fn(&str) -> bool>) -> Result<Docu
 
 struct Machine<'a> {
     data: &'a [u8],
-    /// Which names objects may have; without it there are no objects at all.
+    /// Whether an object may have this name; `None` refuses all objects.
     accept: Option<&'a dyn Fn(&str) -> bool>,
     position: usize,
     opcode_at: usize,
     nodes: Vec<Node>,
-    /// There are no more than this, so that values of one byte each do not take many times the file's size.
-    most_nodes: usize,
+    /// Maximum number of nodes, so that values of one byte each do not take many times the file's size.
+    max_nodes: usize,
     stack: Vec<Id>,
-    /// Heights of the stack at the open MARKs.
+    /// Heights of the stack at the open MARKs, innermost last.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
 }
@@ -78,7 +86,7 @@ impl<'a> Machine<'a> {
                     self.take(8)?;
                 }
                 b'(' => {
-                    self.afford(self.marks.len())?;
+                    self.check_limit(self.marks.len())?;
                     self.marks.push(self.stack.len());
                 }
                 b'0' => {
@@ -89,7 +97,7 @@ impl<'a> Machine<'a> {
                 }
                 b'2' => {
                     let top = self.top()?;
-                    self.afford(self.stack.len() / 4)?;
+                    self.check_limit(self.stack.len() / 4)?;
                     self.stack.push(top);
                 }
                 b'N' => self.push(Node::None)?,
@@ -280,7 +288,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Two lines, module and name.
+    /// Reads two lines, module and name, as `module.name`.
     fn dotted_line_name(&mut self) -> Result<String, Error> {
         let module = String::from_utf8_lossy(self.line()?).into_owned();
         let name = String::from_utf8_lossy(self.line()?).into_owned();
@@ -303,7 +311,7 @@ impl<'a> Machine<'a> {
         Error::Forbidden { name, offset: self.opcode_at }
     }
 
-    /// The next `n` bytes. A length beyond the data fails before anything is allocated for it.
+    /// Takes the next `n` bytes. A length beyond the data fails before anything is allocated for it.
     fn take(&mut self, n: u64) -> Result<&'a [u8], Error> {
         let end = usize::try_from(n).ok().and_then(|n| self.position.checked_add(n));
         match end.and_then(|end| self.data.get(self.position..end)) {
@@ -329,7 +337,7 @@ impl<'a> Machine<'a> {
         Ok(u64::from(u32::from_le_bytes(self.array()?)))
     }
 
-    /// The rest of the line, without its newline.
+    /// Takes the rest of the line, without its newline.
     fn line(&mut self) -> Result<&'a [u8], Error> {
         let rest = &self.data[self.position..];
         let n = rest
@@ -340,9 +348,9 @@ impl<'a> Machine<'a> {
         Ok(rest[..n].strip_suffix(b"\r").unwrap_or(&rest[..n]))
     }
 
-    /// Whether there may be one more, of values, of MARKs, or of what the memo holds.
-    fn afford(&self, n: usize) -> Result<(), Error> {
-        match n < self.most_nodes {
+    /// Checks that one more value, MARK or memo entry is allowed when there are already `n`.
+    fn check_limit(&self, n: usize) -> Result<(), Error> {
+        match n < self.max_nodes {
             true => Ok(()),
             false => Err(self.malformed("its values would take far more memory than the file's size")),
         }
@@ -350,13 +358,13 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, node: Node) -> Result<(), Error> {
         let id = Id::try_from(self.nodes.len()).map_err(|_| self.malformed("more than 2^32 values"))?;
-        self.afford(self.nodes.len())?;
+        self.check_limit(self.nodes.len())?;
         self.nodes.push(node);
         self.stack.push(id);
         Ok(())
     }
 
-    /// The stack height below which the innermost MARK protects values.
+    /// Stack height at the innermost MARK; values below it must not be popped.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -408,7 +416,7 @@ impl<'a> Machine<'a> {
 
     fn memo_put(&mut self, index: u64) -> Result<(), Error> {
         let top = self.top()?;
-        self.afford(self.memo.len())?;
+        self.check_limit(self.memo.len())?;
         self.memo.insert(index, top);
         Ok(())
     }
@@ -433,7 +441,7 @@ impl<'a> Machine<'a> {
         self.push(node)
     }
 
-    /// A little-endian two's-complement integer of `n` bytes.
+    /// Reads a little-endian two's-complement integer of `n` bytes.
     fn long(&mut self, n: u64) -> Result<(), Error> {
         let bytes = self.take(n)?;
         let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
@@ -459,7 +467,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Bytes(bytes.into()))
     }
 
-    /// A Python 2 `str`: text if it is UTF-8, bytes otherwise (Python 3 would refuse the latter).
+    /// Pushes a Python 2 `str`: as text if it is UTF-8, otherwise as bytes (Python 3 would refuse the latter).
     fn python2_string(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.push(match std::str::from_utf8(bytes) {
             Ok(text) => Node::Str(text.into()),

@@ -1,4 +1,4 @@
-//! The text forms that protocol 0 uses: Python literals on a line of their own.
+//! Text encodings of protocol 0: Python literals, each on its own line.
 
 /// Decodes the escapes of a Python string literal (without quotes). `None` if an escape is broken.
 pub(crate) fn unescape_string_literal(line: &[u8]) -> Option<Vec<u8>> {

@@ -16,11 +16,11 @@ pub(crate) enum Node {
     /// The name of a class or function.
     Global(Box<str>),
     Object(Box<Parts>),
-    /// An id that the file's container resolves.
+    /// A persistent id, which the file's container resolves.
     Persistent(Id),
 }
 
-/// What a file says of an object.
+/// An object as the file describes it.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     pub(crate) class: Id,
@@ -30,7 +30,7 @@ pub(crate) struct Parts {
     pub(crate) pairs: Vec<(Id, Id)>,
 }
 
-/// All values of one pickle. Dropping it is a flat loop, however deep the nesting.
+/// All values of one pickle. Dropping it takes no recursion, however deep the nesting.
 #[derive(Debug)]
 pub struct Document {
     pub(crate) nodes: Vec<Node>,
@@ -38,7 +38,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// The value the pickle leaves behind.
+    /// The top-level value of the pickle.
     pub fn root(&self) -> Value<'_> {
         Value { document: self, id: self.root }
     }
@@ -46,7 +46,7 @@ impl Document {
 
 /// One value of a [`Document`]. Accessors return `None` when the value is of another type.
 ///
-/// A pickle may hold a list that contains itself: code that walks values recursively has to bound its depth.
+/// A pickle may hold a list that contains itself, so recursive code must limit its depth.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
     document: &'a Document,
@@ -137,7 +137,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What the file's container is asked to put here.
+    /// The id of a persistent object, which the file's container resolves.
     pub fn persistent_id(self) -> Option<Value<'a>> {
         match self.node() {
             Node::Persistent(id) => Some(self.at(*id)),
@@ -160,8 +160,8 @@ impl<'a> Value<'a> {
         matches!(self.node(), Node::List(_))
     }
 
-    /// The pairs of a dictionary, in the order they were set; a later pair overrides an earlier equal key. An
-    /// object has the pairs that were set on it, as an `OrderedDict` has.
+    /// The pairs of a dictionary, in the order they were set; a later pair overrides an earlier equal key. For an object: the
+    /// pairs that were set on it, as on an `OrderedDict`.
     pub fn pairs(self) -> Option<impl ExactSizeIterator<Item = (Value<'a>, Value<'a>)>> {
         let pairs = self.raw_pairs()?;
         Some(pairs.iter().map(move |&(key, value)| (self.at(key), self.at(value))))
@@ -182,7 +182,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// An object that was described but never made: a name and what it would be made from.
+/// An object as the file describes it: class name, arguments and state. It is never created.
 #[derive(Clone, Copy, Debug)]
 pub struct Object<'a> {
     value: Value<'a>,
@@ -190,12 +190,12 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Full name of the class, or of the function that makes it.
+    /// Full name of its class, or of the function that creates it.
     pub fn class(self) -> &'a str {
         self.value.at(self.parts.class).as_global().unwrap_or_default()
     }
 
-    /// Positional arguments, a tuple.
+    /// Positional arguments of the call, a tuple.
     pub fn args(self) -> Value<'a> {
         self.value.at(self.parts.args)
     }

@@ -22,12 +22,12 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// An empty pickle.
+    /// Starts an empty pickle.
     pub fn new() -> Self {
         Self { bytes: vec![0x80, 2] }
     }
 
-    /// A list whose items `fill` writes.
+    /// Writes a list; `fill` writes its items.
     pub fn list(&mut self, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.bytes.extend(b"](");
         fill(self);
@@ -35,7 +35,7 @@ impl Writer {
         self
     }
 
-    /// A dictionary; `fill` writes [`key`](Self::key)s, each followed by its value.
+    /// Writes a dictionary; `fill` writes [`key`](Self::key)s, each followed by its value.
     pub fn dict(&mut self, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.bytes.extend(b"}(");
         fill(self);
@@ -43,12 +43,12 @@ impl Writer {
         self
     }
 
-    /// A dictionary's next key.
+    /// Writes the next key of a dictionary.
     pub fn key(&mut self, key: &str) -> &mut Self {
         self.text(key)
     }
 
-    /// A text value.
+    /// Writes a text value.
     pub fn text(&mut self, text: &str) -> &mut Self {
         self.bytes.push(b'X');
         self.bytes.extend((text.len() as u32).to_le_bytes());
@@ -56,7 +56,7 @@ impl Writer {
         self
     }
 
-    /// An integer value.
+    /// Writes an integer value.
     pub fn int(&mut self, value: i64) -> &mut Self {
         match i32::try_from(value) {
             Ok(value) => {
@@ -71,7 +71,7 @@ impl Writer {
         self
     }
 
-    /// The finished pickle.
+    /// Returns the finished pickle.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.push(b'.');
         self.bytes

@@ -3,15 +3,15 @@ use std::path::{Path, PathBuf};
 /// Why a weight file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Its reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The pickle inside the file is broken, or names something that is no tensor container.
+    /// The pickle inside the file is broken, or names a class or function that does not belong to tensors or their containers.
     #[error("{}: {source}", path.display())]
     Pickle {
         /// The file.
@@ -19,7 +19,7 @@ pub enum Error {
         /// What is wrong.
         source: safe_pickle::Error,
     },
-    /// The file is not what it should be.
+    /// The contents of the file are invalid.
     #[error("{}: {what}", path.display())]
     Malformed {
         /// The file.

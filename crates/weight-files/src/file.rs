@@ -10,15 +10,15 @@ use crate::safetensors_source::SafetensorsSource;
 use crate::tensor::{Scalar, TensorInfo};
 use crate::torch_source::TorchSource;
 
-/// One weight file, or several that belong together.
+/// A weight file, or the shards that make up one.
 ///
-/// Names of nested dictionaries are joined by `/`: `state_dict/module.neck.txt_proj.bias`. A TorchScript archive's
-/// modules are joined by `.`, as in a state dictionary.
+/// Names of nested dictionaries are joined by `/`: `state_dict/module.neck.txt_proj.bias`. The module names of a TorchScript
+/// archive are joined by `.`, as in a state dict.
 #[derive(Debug)]
 pub struct WeightFile {
     path: PathBuf,
     sources: Vec<Source>,
-    /// Which source holds a tensor, in file order.
+    /// Index of the source that holds a tensor, by name, in file order.
     tensors: IndexMap<String, usize>,
     config: Option<Json>,
 }
@@ -32,16 +32,19 @@ enum Source {
 impl Source {
     fn open(path: &Path) -> Result<Self, Error> {
         use std::io::Read;
-        // A pipe would be waited for.
+        // Opening a pipe would block.
         if !std::fs::metadata(path).map_err(|error| Error::io(path, error))?.is_file() {
             return Err(Error::malformed(path, "this is not a regular file"));
         }
         let mut start = [0_u8; 8];
         let mut file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
         let n = file.read(&mut start).map_err(|error| Error::io(path, error))?;
+        if let Some(what) = file_kind::mistaken_file(path) {
+            return Err(Error::malformed(path, what));
+        }
         match &start[..n] {
             [b'P', b'K', 3 | 5, 4 | 6, ..] => TorchSource::open(path).map(Self::Torch),
-            // A pickle, either protocol 2 as torch.save wrote it before version 1.6, or of another kind.
+            // A pickle: protocol 2, as `torch.save` wrote it before version 1.6, or another kind.
             [0x80, protocol, ..] if (1..=5).contains(protocol) && n == 8 && start[7] != 0 => {
                 Err(Error::malformed(
                     path,
@@ -62,12 +65,12 @@ impl Source {
 }
 
 impl WeightFile {
-    /// Opens a weight file; a folder with `model.safetensors`, `model.safetensors.index.json` or
-    /// `pytorch_model.bin` (or its index), looked for in this order; or such an index file. Only names, types and
-    /// shapes are read.
+    /// Opens a weight file, an index file of shards, or a folder. In a folder, the first of these is used: `model.safetensors`,
+    /// `model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json`. Only names, types and shapes are
+    /// read.
     ///
     /// # Errors
-    /// When a file is missing, broken, or holds an object that is no tensor container.
+    /// When a file is missing or broken, or holds an object that is not a tensor or a container of tensors.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
         let mut opened = Self { path: file.clone(), sources: vec![], tensors: IndexMap::new(), config: None };
@@ -82,8 +85,12 @@ impl WeightFile {
 
     fn open_shards(&mut self, index: &Path) -> Result<(), Error> {
         let text = std::fs::read_to_string(index).map_err(|error| Error::io(index, error))?;
+        if let Some(what) = file_kind::mistaken(text.as_bytes()) {
+            return Err(Error::malformed(index, what));
+        }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let Index { weight_map: map } =
-            serde_json::from_str(&text).map_err(|error| Error::malformed(index, error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| Error::malformed(index, error.to_string()))?;
         let map = map.ok_or_else(|| Error::malformed(index, "the index has no `weight_map`"))?;
         let mut shards: Vec<&str> = Vec::new();
         for (name, shard) in &map {
@@ -126,12 +133,12 @@ impl WeightFile {
         Ok(())
     }
 
-    /// The file opened: within a folder, the one that was chosen.
+    /// Path of the opened file; for a folder, the file chosen in it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `config.json` beside the weights (or `NAME.config.json` beside `NAME.safetensors`), if there is one.
+    /// Contents of `config.json` beside the weights (or `NAME.config.json` beside `NAME.safetensors`), if there is one.
     pub fn config(&self) -> Option<&Json> {
         self.config.as_ref()
     }
@@ -150,7 +157,7 @@ impl WeightFile {
         }
     }
 
-    /// Numbers and texts beside the tensors; empty for safetensors.
+    /// Numbers, booleans and texts stored beside the tensors, by name; empty for safetensors.
     pub fn scalars(&self) -> BTreeMap<&str, &Scalar> {
         let torch = self.sources.iter().filter_map(|source| match source {
             Source::Torch(source) => Some(source.scalars()),
@@ -176,7 +183,7 @@ impl WeightFile {
         safetensors.flatten()
     }
 
-    /// The entries of a tensor, row-major, little-endian.
+    /// Reads the elements of a tensor, row-major, little-endian.
     ///
     /// # Errors
     /// When there is no such tensor, or the file cannot be read.
@@ -191,16 +198,16 @@ impl WeightFile {
     }
 }
 
-/// An index file of shards.
+/// The index file of a sharded checkpoint.
 #[derive(Deserialize)]
 struct Index {
     weight_map: Option<IndexMap<String, String>>,
 }
 
-/// A `config.json` is a few kilobytes; as a JSON value it may take sixty times its size.
+/// Size limit of a `config.json`, in bytes. Real ones are a few kilobytes; a parsed JSON value may take sixty times its size.
 const MAX_CONFIG: u64 = 16 << 20;
 
-/// The weights in a folder, safetensors preferred, as the `transformers` library does.
+/// Finds the weights in a folder. Safetensors are preferred, as in the `transformers` library.
 fn weights_in(folder: &Path) -> Result<PathBuf, Error> {
     let names = [
         "model.safetensors",
@@ -216,7 +223,7 @@ fn config_of(file: &Path) -> Result<Option<Json>, Error> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let own = file.with_file_name(format!("{stem}.config.json"));
     let folder_wide = file.with_file_name("config.json");
-    // A folder's `config.json` belongs to the file of a download, not to whatever else lies there.
+    // A folder's `config.json` belongs to the weights that were downloaded with it, not to other files in the folder.
     let is_download = stem.starts_with("model") || stem.starts_with("pytorch_model");
     if own.is_file() {
         read_json(&own).map(Some)

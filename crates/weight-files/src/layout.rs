@@ -1,103 +1,115 @@
-//! Naming schemes: how the tensors of a file become those of an encoder.
+//! Naming schemes: map the tensors of a file to the parameters of an encoder.
 
 use crate::error::Error;
 use crate::file::WeightFile;
 use crate::settings::Settings;
+use crate::wrapping::{family, wrappers};
 
-/// How a stored tensor becomes an official one.
+/// How a stored tensor is converted to a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// As it is.
+    /// Copied unchanged.
     Copy,
-    /// The `index`th of three equal stacks of rows: queries, keys and values in this order.
+    /// The `index`th of three equal blocks of rows: query, key and value weights, in this order.
     Third(usize),
-    /// Rows and columns exchanged.
+    /// Transposed.
     Transpose,
+    /// Rows of a position table, `[1, n, D]`. A table without the class token's row fills the rows behind the first, which becomes
+    /// 0: timm adds that row to the class token itself.
+    Positions,
 }
 
-/// Where a stored tensor goes.
+/// Maps a stored tensor to a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its name in the file.
+    /// Name of the tensor in the file.
     pub source: String,
-    /// The official name it fills, without the encoder's prefix.
+    /// Official name of the parameter, without the encoder's prefix.
     pub target: String,
-    /// How.
+    /// How the tensor is converted.
     pub step: Step,
 }
 
-/// What `config.json` says and no tensor reveals.
+/// Facts about an encoder that are in `config.json` but not in its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EncoderFacts {
-    /// Attention heads.
+    /// Number of attention heads.
     pub n_heads: Option<i64>,
 }
 
 /// How to fill an encoder from a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderPlan {
-    /// The naming scheme, for reports.
+    /// Name of the naming scheme, for reports.
     pub layout: &'static str,
-    /// Tensors to use.
+    /// What training programs have put in front of all names, such as `teacher/backbone.`; usually empty.
+    pub wrapping: String,
+    /// Tensors to load.
     pub parts: Vec<Part>,
-    /// Tensors that belong to something else and are known to: the image tower of a CLIP file, for one.
+    /// Tensors known to belong to something else, for example to the image tower of a CLIP file.
     pub ignored: Vec<String>,
-    /// Tensors that nothing is known about.
+    /// Tensors that are not recognised.
     pub unexpected: Vec<String>,
-    /// What the configuration beside the weights says; all open if there is none.
+    /// Facts from the configuration beside the weights; all `None` if there is none.
     pub facts: EncoderFacts,
 }
 
 /// A naming scheme that an encoder is published in.
 #[derive(Debug)]
 pub struct Layout {
-    /// Its name in reports.
+    /// Name for reports.
     pub name: &'static str,
-    /// What may stand in front of all names; the first is taken with which the file holds the mark.
+    /// Prefixes that tensor names may have. The first one with which the file holds [`mark`](Layout::mark) is used.
     pub prefixes: &'static [&'static str],
-    /// A tensor, without the prefix, that files of this layout hold and those of others do not.
+    /// Name, without the prefix, of a tensor that files of this layout have and files of other layouts do not.
     pub mark: &'static str,
-    /// Where a tensor goes, by its name without the prefix.
+    /// Maps a tensor to a parameter, by its name without the prefix.
     pub target: fn(&str) -> Option<(String, Step)>,
-    /// The same for tensors that stand beside what has the prefix, by their whole name.
+    /// Maps a tensor that does not have the prefix to a parameter, by its full name.
     pub beside: fn(&str) -> Option<(String, Step)>,
-    /// Whether a tensor, by its whole name, is known to belong to something else.
+    /// Whether a tensor, by its full name, is known to belong to something else.
     pub elsewhere: fn(&str) -> bool,
-    /// Reads the configuration beside the weights; an error if the file's network computes something else than ours.
+    /// Reads the configuration beside the weights. An error if the file's network computes something different from ours.
     pub facts: fn(&Settings<'_>) -> Result<EncoderFacts, String>,
-    /// A target that must be among the tensors, and what to say if it is not.
+    /// A target that must be present, and the error message if it is not.
     pub needs: Option<(&'static str, &'static str)>,
 }
 
-/// [`Layout::beside`] of a layout in which everything has the prefix.
+/// [`Layout::beside`] for a layout in which every tensor has the prefix.
 pub fn nothing_beside(_: &str) -> Option<(String, Step)> {
     None
 }
 
-/// [`Layout::target`] of a layout with the official names.
+/// [`Layout::target`] for a layout with the official names.
 pub fn as_named(name: &str) -> Option<(String, Step)> {
     Some((name.to_owned(), Step::Copy))
 }
 
-/// [`Layout::facts`] of a layout without a configuration.
+/// [`Layout::facts`] for a layout without a configuration.
 pub fn no_facts(_: &Settings<'_>) -> Result<EncoderFacts, String> {
     Ok(EncoderFacts::default())
 }
 
-/// Finds out which of an encoder's naming schemes a file uses, and which of its tensors are which of the encoder's.
+/// Detects which of the naming schemes a file uses, and maps its tensors to the encoder's parameters.
 ///
-/// - wanted: what the encoder is, for the error
+/// - wanted: name of the encoder, for the error message
 ///
 /// # Errors
-/// When the file uses none of the schemes, or holds an encoder that computes something else than ours.
+/// When the file uses none of the schemes, lacks a required tensor, or holds an encoder that computes something different from
+/// ours.
 pub fn encoder_plan(file: &WeightFile, wanted: &str, layouts: &[Layout]) -> Result<EncoderPlan, Error> {
-    let found = layouts.iter().find_map(|layout| {
-        let has_mark = |prefix: &&&str| file.info(&format!("{prefix}{}", layout.mark)).is_some();
-        layout.prefixes.iter().find(has_mark).map(|prefix| (layout, *prefix))
+    let wrappers = wrappers(file);
+    let found = wrappers.iter().find_map(|wrapping| {
+        layouts.iter().find_map(|layout| {
+            let has_mark =
+                |prefix: &&&str| file.info(&format!("{wrapping}{prefix}{}", layout.mark)).is_some();
+            layout.prefixes.iter().find(has_mark).map(|prefix| (wrapping, layout, *prefix))
+        })
     });
-    let Some((layout, prefix)) = found else {
+    let Some((wrapping, layout, prefix)) = found else {
         let first: Vec<&str> = file.tensors().map(|(name, _)| name).take(3).collect();
-        let what = format!("no sign of {wanted}; it begins with {}", first.join(", "));
+        let family = family(file).map_or_else(String::new, |what| format!("; the names look like {what}"));
+        let what = format!("no sign of {wanted}; it begins with {}{family}", first.join(", "));
         return Err(Error::malformed(file.path(), what));
     };
     let facts = match file.config() {
@@ -105,17 +117,25 @@ pub fn encoder_plan(file: &WeightFile, wanted: &str, layouts: &[Layout]) -> Resu
         None => Ok(EncoderFacts::default()),
     };
     let facts = facts.map_err(|what| Error::malformed(file.path(), what))?;
-    let mut plan =
-        EncoderPlan { layout: layout.name, parts: vec![], ignored: vec![], unexpected: vec![], facts };
-    for (name, _) in file.tensors() {
-        if (layout.elsewhere)(name) {
-            plan.ignored.push(name.to_owned());
+    let mut plan = EncoderPlan {
+        layout: layout.name,
+        wrapping: wrapping.clone(),
+        parts: vec![],
+        ignored: vec![],
+        unexpected: vec![],
+        facts,
+    };
+    for (stored, _) in file.tensors() {
+        // What stands beside the wrapped network belongs to the training program: other networks, heads, optimisers.
+        let Some(name) = stored.strip_prefix(wrapping.as_str()).filter(|name| !(layout.elsewhere)(name))
+        else {
+            plan.ignored.push(stored.to_owned());
             continue;
-        }
-        let behind = || name.strip_prefix(prefix).and_then(layout.target);
-        match (layout.beside)(name).or_else(behind) {
-            Some((target, step)) => plan.parts.push(Part { source: name.to_owned(), target, step }),
-            None => plan.unexpected.push(name.to_owned()),
+        };
+        let after_prefix = || name.strip_prefix(prefix).and_then(layout.target);
+        match (layout.beside)(name).or_else(after_prefix) {
+            Some((target, step)) => plan.parts.push(Part { source: stored.to_owned(), target, step }),
+            None => plan.unexpected.push(stored.to_owned()),
         }
     }
     if let Some((target, what)) = layout.needs

@@ -1,13 +1,12 @@
-//! Weight files as people have them on disk, opened without running anything in them:
+//! Reads weight files in their usual formats, without executing anything in them:
 //!
 //! - PyTorch's zip containers (`.pth`, `.pt`, `pytorch_model.bin`), plain or nested dictionaries;
-//! - TorchScript archives, of which only the tensors are read;
-//! - safetensors, one file or sharded with an index, and folders as Hugging Face downloads give them.
+//! - TorchScript archives (tensors only);
+//! - safetensors, one file or sharded with an index, and folders as downloaded from Hugging Face.
 //!
-//! [`WeightFile`] lists the tensors in file order and reads them one at a time, so memory stays at one tensor
-//! above what the caller keeps. Pickled objects other than tensors and their containers are refused by name.
-//! [`encoder_plan`] says which tensors of a file are which of an encoder's, whichever of the naming schemes ([`Layout`]) the
-//! file uses that the encoder is published in.
+//! [`WeightFile`] lists the tensors in file order and reads them one at a time, so it adds at most one tensor to the memory
+//! that the caller uses. Pickled objects other than tensors and their containers are refused by name. [`encoder_plan`] detects
+//! the naming scheme ([`Layout`]) of an encoder's weights and maps the tensors of the file to the encoder's parameters.
 
 mod error;
 mod file;
@@ -16,6 +15,7 @@ mod safetensors_source;
 mod settings;
 mod tensor;
 mod torch_source;
+mod wrapping;
 
 pub use error::Error;
 pub use file::WeightFile;
@@ -24,3 +24,9 @@ pub use layout::{
 };
 pub use settings::Settings;
 pub use tensor::{Element, Scalar, TensorInfo};
+pub use wrapping::{family, wrapping};
+
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

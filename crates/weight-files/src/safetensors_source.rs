@@ -1,5 +1,5 @@
-//! Reading safetensors tensor by tensor. The `safetensors` crate wants the whole file in memory or mapped; a
-//! mapped file that shrinks kills the process.
+//! Reads safetensors tensor by tensor. The `safetensors` crate needs the whole file in memory or memory-mapped, and a mapped
+//! file that shrinks kills the process.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::tensor::{Element, TensorInfo};
 
-/// The format's own bound on headers.
+/// Maximum size of a header in the format, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
 
 #[derive(Debug)]
@@ -20,15 +20,15 @@ pub(crate) struct SafetensorsSource {
     path: PathBuf,
     file: File,
     tensors: IndexMap<String, TensorInfo>,
-    /// First byte of each tensor in the file, in the order of `tensors`.
+    /// Offset of each tensor in the file, in the order of `tensors`.
     offsets: Vec<u64>,
     metadata: Vec<(String, String)>,
 }
 
-/// First byte, end, name and kind of a tensor; bytes count from the end of the header.
+/// Start, end, name and info of a tensor. Offsets count from the end of the header.
 type Placed = (u64, u64, String, TensorInfo);
 
-/// Sorts tensors by place, and refuses any that do not fill the data, one behind the other.
+/// Sorts tensors by offset, and refuses gaps and overlaps: the tensors must fill the data.
 fn check_ranges(path: &Path, placed: &mut [Placed], data_len: u64) -> Result<(), Error> {
     placed.sort_by_key(|&(start, end, ..)| (start, end));
     let mut expected = 0;
@@ -64,7 +64,7 @@ impl SafetensorsSource {
         }
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header).map_err(io)?;
-        // Entry by entry: a JSON value of a whole header could take many times its size.
+        // Parsed entry by entry: a JSON value of a whole header could take many times its size.
         let entries: IndexMap<String, &RawValue> = serde_json::from_slice(&header)
             .map_err(|error| Error::malformed(path, format!("not a safetensors header: {error}")))?;
 
@@ -122,7 +122,7 @@ impl SafetensorsSource {
     }
 }
 
-/// A tensor's entry in the header.
+/// Header entry of a tensor.
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,

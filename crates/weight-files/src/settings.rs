@@ -1,12 +1,12 @@
-//! The `config.json` of the `transformers` library beside an encoder's weights.
+//! Reads settings from the `config.json` of the `transformers` library beside an encoder's weights.
 
 use serde_json::Value as Json;
 
-/// Settings of one network. What equals the library's default may be left out of the file.
+/// Settings of one network. A setting that equals the library's default may be missing in the file.
 #[derive(Debug)]
 pub struct Settings<'a> {
     config: &'a Json,
-    /// Where settings are looked for, in this order.
+    /// Objects in which settings are looked up, in this order.
     places: Vec<&'a Json>,
 }
 
@@ -15,7 +15,8 @@ impl<'a> Settings<'a> {
         Self { config, places: vec![config] }
     }
 
-    /// The settings of a part of the network that has objects of its own in the file; the first key that is there wins.
+    /// Settings of a part of the network that has nested objects in the file, by the keys of these objects. Earlier keys take
+    /// precedence, and the whole file comes last.
     pub fn of_part(&self, keys: &[&str]) -> Self {
         let nested = keys.iter().filter_map(|key| self.config.get(key));
         Self { config: self.config, places: nested.chain([self.config]).collect() }
@@ -25,13 +26,13 @@ impl<'a> Settings<'a> {
         self.places.iter().find_map(|place| place.get(key)).filter(|value| !value.is_null())
     }
 
-    /// A whole number.
+    /// An integer setting.
     pub fn integer(&self, key: &str) -> Option<i64> {
         self.get(key).and_then(Json::as_i64)
     }
 
     /// # Errors
-    /// When the file is of another kind of model.
+    /// When the file is for another kind of model.
     pub fn expect_model(&self, expected: &[&str]) -> Result<(), String> {
         match self.config.get("model_type").and_then(Json::as_str) {
             Some(found) if !expected.contains(&found) => {
@@ -42,7 +43,7 @@ impl<'a> Settings<'a> {
     }
 
     /// # Errors
-    /// When the setting is there and is another text.
+    /// When the setting is present and is another text.
     pub fn expect_text(&self, key: &str, ours: &str) -> Result<(), String> {
         match self.get(key).and_then(Json::as_str) {
             Some(found) if found != ours => {
@@ -53,7 +54,7 @@ impl<'a> Settings<'a> {
     }
 
     /// # Errors
-    /// When the setting is there and is another number.
+    /// When the setting is present and is another number.
     pub fn expect_number(&self, key: &str, ours: f64) -> Result<(), String> {
         match self.get(key).and_then(Json::as_f64) {
             Some(found) if found != ours => {
@@ -64,7 +65,7 @@ impl<'a> Settings<'a> {
     }
 
     /// # Errors
-    /// When the setting is there and is the other truth value.
+    /// When the setting is present and has the other value.
     pub fn expect_flag(&self, key: &str, ours: bool) -> Result<(), String> {
         match self.get(key).and_then(Json::as_bool) {
             Some(found) if found != ours => {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// The type of a tensor's entries.
+/// Element type (dtype) of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
     /// IEEE half precision.
@@ -39,7 +39,7 @@ impl Element {
         (Self::Bool, "BOOL", "Bool"),
     ];
 
-    /// Bytes per entry.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Self::I8 | Self::U8 | Self::Bool => 1,
@@ -53,7 +53,7 @@ impl Element {
         Self::NAMES.iter().find(|(_, known, _)| *known == name).map(|&(element, ..)| element)
     }
 
-    /// From a class such as `torch.FloatStorage`.
+    /// Parses a storage class, for example `torch.FloatStorage`.
     pub(crate) fn from_storage_class(class: &str) -> Option<Self> {
         let name = class.strip_prefix("torch.")?.strip_suffix("Storage")?;
         Self::NAMES.iter().find(|(_, _, known)| *known == name).map(|&(element, ..)| element)
@@ -67,23 +67,23 @@ impl fmt::Display for Element {
     }
 }
 
-/// Type and shape of a stored tensor.
+/// Element type and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Type of the entries.
+    /// Element type.
     pub element: Element,
-    /// Length along each axis; empty for a single number.
+    /// Length along each axis; empty for a scalar.
     pub shape: Vec<usize>,
 }
 
 impl TensorInfo {
-    /// Bytes of the whole tensor; `None` if that is beyond all bounds.
+    /// Bytes of the whole tensor; `None` on overflow.
     pub(crate) fn byte_len(&self) -> Option<usize> {
         self.shape.iter().try_fold(self.element.size(), |product, &n| product.checked_mul(n))
     }
 }
 
-/// A value beside the tensors, such as an epoch number.
+/// A value stored beside the tensors, for example an epoch number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scalar {
     /// A boolean.

@@ -1,4 +1,4 @@
-//! PyTorch's zip containers: a pickle that describes objects, and one stored (uncompressed) entry per storage.
+//! Reads PyTorch's zip containers: a pickle that describes objects, and one uncompressed entry per storage.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,12 +14,12 @@ use crate::tensor::{Element, Scalar, TensorInfo};
 
 /// Nested dictionaries and modules deeper than this are refused; real files stay below ten.
 const MAX_DEPTH: usize = 64;
-/// A pickle can repeat one value without end; no real file lists more entries than this.
+/// Maximum number of entries, more than in any real file. A pickle can repeat one value without end.
 const MAX_ENTRIES: usize = 4_000_000;
-/// The pickle holds names and shapes, no weights.
+/// Maximum size of the pickle, in bytes. It holds names and shapes, no weights.
 const MAX_PICKLE: u64 = 1 << 30;
 
-/// Functions and classes that make tensors or contain them.
+/// Whether a function or class creates tensors or contains them.
 fn is_tensor_container(name: &str) -> bool {
     const KNOWN: [&str; 7] = [
         "collections.OrderedDict",
@@ -39,14 +39,14 @@ pub(crate) struct TorchSource {
     path: PathBuf,
     archive: ZipArchive<File>,
     tensors: IndexMap<String, TensorInfo>,
-    /// Where each tensor's entries are, in the order of `tensors`.
+    /// Where each tensor's elements are, in the order of `tensors`.
     views: Vec<View>,
     scalars: BTreeMap<String, Scalar>,
-    /// The storage read last: several tensors may share one.
+    /// Name and bytes of the storage read last; several tensors may share one.
     cached: Option<(String, Vec<u8>)>,
 }
 
-/// A tensor as a view of a storage, in entries.
+/// A tensor as a view of a storage; offset and strides in elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     /// Name of the zip entry.
@@ -66,7 +66,7 @@ impl TorchSource {
             .map(str::to_owned)
             .ok_or_else(|| Error::malformed(path, "a zip file without PyTorch's data.pkl"))?;
         let root = pickle_name.trim_end_matches("data.pkl").to_owned();
-        // Files from before PyTorch 2.1 do not say.
+        // Files from before PyTorch 2.1 do not state their byte order.
         let order = read_entry(&mut archive, path, &format!("{root}byteorder"), 16);
         if order.is_ok_and(|order| order != b"little") {
             return Err(Error::malformed(path, "its numbers are not little-endian"));
@@ -109,14 +109,14 @@ impl TorchSource {
             found.ok_or_else(|| Error::NoTensor { path: self.path.clone(), name: name.to_owned() })?;
         let (info, view) = (info.clone(), self.views[index].clone());
         if self.cached.as_ref().is_none_or(|(storage, _)| *storage != view.storage) {
-            // Before reading the next one, so that there are never two in memory.
+            // Freed before the next one is read, so that there are never two in memory.
             self.cached = None;
             let bytes = read_entry(&mut self.archive, &self.path, &view.storage, u64::MAX)?;
             self.cached = Some((view.storage.clone(), bytes));
         }
         let whole = view.offset == 0 && contiguous(&info.shape, &view.strides);
         match &mut self.cached {
-            // A storage of its own, the usual case, is handed over rather than copied.
+            // A tensor that is a whole storage, the usual case, is moved out and not copied.
             cached @ Some(_) if whole && cached.as_ref().map(|(_, bytes)| bytes.len()) == info.byte_len() => {
                 Ok(cached.take().map(|(_, bytes)| bytes).unwrap_or_default())
             }
@@ -130,8 +130,7 @@ impl TorchSource {
 fn read_entry(archive: &mut ZipArchive<File>, path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
     let broken = |what: String| Error::malformed(path, format!("entry `{name}`: {what}"));
     let mut entry = archive.by_name(name).map_err(|error| broken(error.to_string()))?;
-    // Entries are stored as they are, so a size beyond the compressed one, or the whole file's, is a lie that would cost
-    // memory.
+    // Entries are uncompressed. A size above the compressed size or the file's size is false and would waste memory.
     let file_len = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if entry.size() > limit || entry.size() > entry.compressed_size() || entry.size() > file_len {
         return Err(broken(format!("{} bytes are not credible", entry.size())));
@@ -142,7 +141,7 @@ fn read_entry(archive: &mut ZipArchive<File>, path: &Path, name: &str, limit: u6
     Ok(bytes)
 }
 
-/// Collects tensors and scalars of a pickle.
+/// Collects the tensors and scalars of a pickle.
 struct Walk<'a> {
     path: &'a Path,
     root: &'a str,
@@ -215,8 +214,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`, the storage being a persistent id
-    /// `("storage", class, key, device, entries)`. The device is ignored.
+    /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`. The storage is a persistent id: `("storage", class, key,
+    /// device, n)` with the number of elements n. The device is ignored.
     fn tensor(&mut self, object: Object<'_>, name: String) -> Result<(), Error> {
         let parsed = || -> Option<(TensorInfo, View)> {
             let mut args = object.args().items()?;
@@ -234,7 +233,7 @@ impl Walk<'_> {
             consistent.then_some((TensorInfo { element, shape }, View { storage, offset, strides }))
         };
         let (info, view) = parsed().ok_or_else(|| self.malformed(&name, "a tensor of unknown make-up"))?;
-        // The same name twice: the later entry counts, as in Python.
+        // If a name occurs twice, the later entry counts, as in Python.
         let (index, before) = self.tensors.insert_full(name, info);
         match before {
             Some(_) => self.views[index] = view,
@@ -259,7 +258,7 @@ fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     true
 }
 
-/// Checks that every entry of a tensor lies in its storage, and that it claims no more entries than that holds.
+/// Checks that every element of a tensor lies in its storage, and that it claims no more elements than the storage has.
 fn check_bounds(archive: &ZipArchive<File>, info: &TensorInfo, view: &View) -> Result<(), String> {
     let index = archive.index_for_name(&view.storage);
     let entry = index.and_then(|index| archive.by_index_data(index).ok());

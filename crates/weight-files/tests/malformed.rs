@@ -1,4 +1,4 @@
-//! Broken and hostile files end in one clear error.
+//! Broken and hostile files give one clear error.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ fn strided_views_are_gathered() {
 #[test]
 fn tensors_beyond_their_storage_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    // Too many entries, a far stride, a far offset, and one value repeated more often than the file is long.
+    // Too many elements, a stride or an offset beyond the storage, and one value repeated more often than the file is long.
     for (shape, strides, offset) in
         [([2, 4], [4, 1], 0), ([2, 3], [200, 1], 0), ([2, 3], [3, 1], 1), ([9, 9], [0, 0], 0)]
     {
@@ -105,8 +105,8 @@ fn other_files_are_named_for_what_they_are() {
         path
     };
     assert!(message(&folder.path().join("absent.pth")).contains("absent.pth"));
-    assert!(message(&write("empty.safetensors", b"")).contains("too short"));
-    assert!(message(&write("text.pth", b"<!DOCTYPE html> not found")).contains("neither"));
+    assert!(message(&write("empty.safetensors", b"")).contains("empty (0 bytes)"));
+    assert!(message(&write("text.pth", b"<!DOCTYPE html> not found")).contains("web page"));
     assert!(message(&write("old.pth", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")).contains("1.6"));
     let zip = archive(folder.path(), &[("readme.txt", b"hello")]);
     assert!(message(&zip).contains("data.pkl"));

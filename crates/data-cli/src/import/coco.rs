@@ -82,7 +82,7 @@ const CATEGORIES: [(i64, &str); 80] = [
     (90, "toothbrush"),
 ];
 
-/// A category's name; an unknown number is its own name.
+/// A category's name; `category ID` for an unknown id.
 pub(super) fn category(id: i64) -> String {
     let known = CATEGORIES.iter().find(|(number, _)| *number == id);
     known.map_or_else(|| format!("category {id}"), |(_, name)| (*name).to_owned())

@@ -1,4 +1,4 @@
-//! `data import`: Hugging Face parquet files into a folder of own data.
+//! `data import`: converts Hugging Face Parquet files into a data set folder with `refs.jsonl`.
 
 mod coco;
 mod rows;
@@ -20,16 +20,16 @@ use command_kit::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Parquet files, or folders of them: the columns of lmms-lab/RefCOCO (pictures inside) or of jxu124/refcoco
+    /// Parquet files, or folders of them, with the columns of lmms-lab/RefCOCO (pictures included) or of jxu124/refcoco
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
     /// Folder to write, DATA_ROOT/NAME; the data set is then called NAME
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Folder of the pictures, for files that only name them; it is linked to, not copied
+    /// Folder of the pictures, for files that only name them; it is symlinked, not copied
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Split of all rows [default: the rows' own, or what their file is called]
+    /// Split of all rows [default: the rows' split column, or the name of their file]
     #[arg(long)]
     split: Option<String>,
 }
@@ -41,7 +41,8 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     else {
         bail!("--to {}: expected a folder DATA_ROOT/NAME", args.to.display());
     };
-    // Everything is written beside its place and moved there at the end, so that half a data set is never found.
+    // Everything is written into a temporary folder beside the target and moved there at the end, so that an incomplete data
+    // set is never seen.
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let partial = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
@@ -52,7 +53,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         writer.add_file(file).with_context(|| file.display().to_string())?;
     }
     writer.finish()?;
-    // Read as it will be read.
+    // Check that the result can be opened.
     let file = partial.path().join("refs.jsonl");
     let dataset = Dataset::open(&file.to_string_lossy(), Path::new(""))?;
     let (n_refs, n_images) = (dataset.refs.len(), dataset.instances.images.len());
@@ -68,7 +69,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The parquet files named, and those in the folders named, in the order of their names.
+/// The given Parquet files, and those in the given folders, in the order of their names.
 fn parquet_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
     let mut files = Vec::new();
@@ -82,7 +83,7 @@ fn parquet_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
                 let entry = entry.with_context(|| folder.display().to_string())?;
-                // A link is not followed, so that a circle of links ends.
+                // Symlinks are not followed: they may form a cycle.
                 match entry.file_type().with_context(|| entry.path().display().to_string())?.is_dir() {
                     true => folders.push(entry.path()),
                     false => found.push(entry.path()),
@@ -162,7 +163,7 @@ impl<'a> Writer<'a> {
         Ok(writeln!(self.lines, "{line}")?)
     }
 
-    /// Where the picture is, below the folder.
+    /// Writes or finds a picture; returns its path below the folder.
     fn place_picture(&mut self, picture: Picture) -> Result<String> {
         let Some(bytes) = picture.bytes else {
             let images = self
@@ -170,7 +171,7 @@ impl<'a> Writer<'a> {
                 .images
                 .as_ref()
                 .context("the file only names its pictures; say where they are with --images DIR")?;
-            // As the row has it, or without some of the folders in front.
+            // The path in the row, or the path without some of its leading folders.
             let parts: Vec<&str> = picture.name.split('/').filter(|part| !part.is_empty()).collect();
             let found =
                 (0..parts.len()).map(|skip| parts[skip..].join("/")).find(|name| images.join(name).is_file());
@@ -179,7 +180,7 @@ impl<'a> Writer<'a> {
             return Ok(format!("{LINKED}/{name}"));
         };
         let hash = hash_of(&bytes);
-        // Rows of one picture share it, unless their bytes differ after all.
+        // Rows with the same picture share one file, unless their bytes differ.
         let candidates = [shared_name(&picture.name), picture.name.clone()];
         for name in candidates {
             ensure!(
@@ -221,7 +222,8 @@ fn hash_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// REFER names an object's picture `COCO_train2014_000000581857_16.jpg`, the picture itself has no last number.
+/// The name of the picture itself. REFER names an object's picture `COCO_train2014_000000581857_16.jpg`; the picture's name
+/// lacks the last number.
 fn shared_name(name: &str) -> String {
     let digits =
         |text: &str, least: usize| text.len() >= least && text.bytes().all(|byte| byte.is_ascii_digit());

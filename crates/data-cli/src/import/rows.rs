@@ -1,4 +1,4 @@
-//! Rows of the two public parquet forms of RefCOCO.
+//! Rows of the two public Parquet layouts of RefCOCO.
 
 use anyhow::{Context, Result, bail};
 use parquet::file::reader::FileReader;
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::import::coco;
 
-/// One object, as a row has it.
+/// One object, from one row.
 #[derive(Debug)]
 pub(super) struct Object {
     pub(super) picture: Picture,
-    /// A COCO segmentation; none if the row has none.
+    /// A COCO segmentation; `None` if the row has none.
     pub(super) mask: Option<Value>,
     pub(super) expressions: Vec<String>,
     pub(super) category: Option<String>,
@@ -20,14 +20,14 @@ pub(super) struct Object {
     pub(super) sent_ids: Option<Vec<i64>>,
 }
 
-/// A picture: its bytes, or only where it is.
+/// A picture: its bytes, or only its path.
 #[derive(Debug)]
 pub(super) struct Picture {
     pub(super) name: String,
     pub(super) bytes: Option<Vec<u8>>,
 }
 
-/// Which form a file has, told by its columns.
+/// Layout of a file, recognised by its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
     /// `image {bytes, path}`, `answer` (the expressions), `segmentation` (one polygon), `iscrowd`, `file_name`.

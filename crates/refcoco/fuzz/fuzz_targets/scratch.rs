@@ -1,4 +1,4 @@
-//! The readers take files; this one is in memory where the system has such a place.
+//! Writes fuzz input to a scratch file, in memory where `/dev/shm` exists, because the readers take files.
 
 use std::path::PathBuf;
 

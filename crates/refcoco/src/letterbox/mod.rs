@@ -1,7 +1,7 @@
 //! Letterbox geometry and the warps between an image and the square the network sees.
 //!
-//! The reference data path warps with OpenCV 4, whose fixed-point arithmetic decides every pixel: coordinates
-//! rounded to 1/32 pixel, 8-bit weights in units of 1/32768. The same arithmetic is used here.
+//! The reference data path warps with OpenCV 4, whose fixed-point arithmetic decides every pixel: coordinates are rounded to
+//! 1/32 pixel, 8-bit weights are in units of 1/32768. The same arithmetic is used here.
 
 mod rows;
 mod weights;
@@ -11,26 +11,26 @@ use self::weights::{STEPS, cubic_weights, linear_weights};
 use crate::image_file::RgbImage;
 use crate::mask::Mask;
 
-/// How an encoder wants its pixels.
+/// Pixel normalisation of an image encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalisation {
-    /// Mean, RGB, in units of 255.
+    /// Mean of R, G and B, in units of 255.
     pub mean: [f32; 3],
-    /// Standard deviation, RGB, in units of 255.
+    /// Standard deviation of R, G and B, in units of 255.
     pub std: [f32; 3],
-    /// What fills the border of a letterboxed image, RGB.
+    /// Border colour of a letterboxed image, RGB.
     pub border: [u8; 3],
 }
 
 impl Normalisation {
-    /// CLIP's, with the mean colour in 8 bits as the border: TALENT's.
+    /// CLIP's normalisation, which TALENT uses. The border is the mean colour in 8 bits.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         border: [123, 117, 104],
     };
 
-    /// What every 8-bit level becomes in planes R, G and B.
+    /// Normalised value of every 8-bit level, for R, G and B.
     fn levels(&self) -> [[f32; 256]; 3] {
         let of =
             |channel: usize, value: usize| (value as f32 / 255.0 - self.mean[channel]) / self.std[channel];
@@ -43,7 +43,7 @@ impl Normalisation {
 pub struct Affine(pub [[f64; 3]; 2]);
 
 impl Affine {
-    /// The map that takes three points to three others.
+    /// Solves for the map that takes three points to three others.
     fn through(from: [[f64; 2]; 3], to: [[f64; 2]; 3]) -> Self {
         let [p, q, r] = from;
         let det = (q[0] - p[0]) * (r[1] - p[1]) - (r[0] - p[0]) * (q[1] - p[1]);
@@ -65,7 +65,7 @@ impl Affine {
     }
 }
 
-/// The maps between an image and its centred, aspect-preserving place in a square.
+/// Affine maps between an image and its letterbox: centred in a square, aspect ratio kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Letterbox {
     /// Original width.
@@ -74,9 +74,9 @@ pub struct Letterbox {
     pub height: usize,
     /// Side of the square.
     pub size: usize,
-    /// Image to square.
+    /// Map from image to square.
     pub to_input: Affine,
-    /// Square to image; solved on its own, so not the exact inverse.
+    /// Map from square to image. Solved separately, so not the exact inverse.
     pub to_image: Affine,
 }
 
@@ -99,7 +99,7 @@ impl Letterbox {
         }
     }
 
-    /// The image in the square: bicubic, around it the border's colour. RGB, row-major, `size * size * 3` bytes.
+    /// Warps an image into the square: bicubic, surrounded by the border colour. RGB, row-major, `size * size * 3` bytes.
     pub fn image(&self, image: &RgbImage, border: [u8; 3]) -> Vec<u8> {
         let mut out = border.repeat(self.size * self.size);
         self.image_rows(image, border, |y, row| {
@@ -111,14 +111,14 @@ impl Letterbox {
         out
     }
 
-    /// The image in the square, normalised, planes R, G, B: `(value / 255 - mean) / std`.
+    /// Warps an image into the square and normalises it: `(value / 255 - mean) / std` in planes R, G, B.
     pub fn normalised_image(&self, image: &RgbImage, pixels: &Normalisation) -> Vec<f32> {
         let mut out = vec![0.0; 3 * self.size * self.size];
         self.normalised_image_into(image, pixels, &mut out);
         out
     }
 
-    /// [`Letterbox::normalised_image`] into a place of `3 * size * size` values.
+    /// [`Letterbox::normalised_image`] into a buffer of `3 * size * size` values.
     pub fn normalised_image_into(&self, image: &RgbImage, pixels: &Normalisation, out: &mut [f32]) {
         let plane = self.size * self.size;
         let tables = pixels.levels();
@@ -142,21 +142,21 @@ impl Letterbox {
         rows::bicubic_rgb(image, &Axes::of(&self.to_input, self.size), border, emit);
     }
 
-    /// A mask in the square, 0 to 255: bilinear, border 0. `size * size` bytes.
+    /// Warps a mask into the square, 0 to 255: bilinear, border 0. `size * size` bytes.
     pub fn mask(&self, mask: &Mask) -> Vec<u8> {
         let mut out = vec![0; self.size * self.size];
         self.mask_pixels(mask, |index, value| out[index] = value);
         out
     }
 
-    /// [`Letterbox::mask`] divided by 255 into a place of `size * size` values.
+    /// [`Letterbox::mask`] divided by 255, into a buffer of `size * size` values.
     pub fn unit_mask_into(&self, mask: &Mask, out: &mut [f32]) {
         let table: Vec<f32> = (0..=255).map(|value| (f64::from(value) / 255.0) as f32).collect();
         out.fill(0.0);
         self.mask_pixels(mask, |index, value| out[index] = table[usize::from(value)]);
     }
 
-    /// Calls `emit(index, value)` for every target pixel that the foreground reaches; all others are 0.
+    /// Calls `emit(index, value)` for every output pixel that the foreground reaches; all others are 0.
     fn mask_pixels(&self, mask: &Mask, mut emit: impl FnMut(usize, u8)) {
         let Some(bounds) = Bounds::of(mask) else { return };
         let weights = linear_weights();
@@ -165,7 +165,7 @@ impl Letterbox {
             places.iter().copied().enumerate().filter(|(_, place)| span.touch(place.0)).collect()
         };
         let columns = within(&axes.columns, bounds.columns);
-        // Two rows of the mask with a pixel of background on either side, so that no tap lies outside.
+        // Two rows of the mask with a background pixel on either side, so that no tap lies outside.
         let mut taps = [0; 2].map(|_| vec![0; mask.width + 2]);
         for (y, (sy, fy)) in within(&axes.rows, bounds.rows) {
             for (row, sy) in taps.iter_mut().zip([sy, sy + 1]) {
@@ -186,12 +186,12 @@ impl Letterbox {
         }
     }
 
-    /// A map over the square (`size * size` values) back in the original image, `height * width` values:
-    /// bicubic, border 0. Values may leave the input's range a little, as bicubic interpolation does.
+    /// Warps a map over the square (`size * size` values) back to the original image, `height * width` values: bicubic, border
+    /// 0. Values may leave the input's range a little, as bicubic interpolation does.
     pub fn map_to_image(&self, map: &[f32]) -> Vec<f32> {
         let weights = &cubic_weights().float;
         let places = Places::of(&self.to_image);
-        // Enough zeros on every side that no tap of a pixel inside lies outside of them.
+        // Zero padding on every side, wide enough for every tap of a pixel inside the image.
         const PAD: usize = 4;
         let stride = self.size + 2 * PAD;
         let mut padded = vec![0.0; stride * stride];
@@ -200,7 +200,7 @@ impl Letterbox {
         }
         let first_tap = |at: i64| (at - 1).clamp(-(PAD as i64), self.size as i64) + PAD as i64;
         let mut out = vec![0.0; self.width * self.height];
-        // The places of a block of columns only: those of an image a hundred million pixels wide would take gigabytes.
+        // Columns are processed in blocks: the source positions of an image a hundred million pixels wide would take gigabytes.
         const BLOCK: usize = 4096;
         for first in (0..self.width).step_by(BLOCK) {
             let end = self.width.min(first + BLOCK);
@@ -227,18 +227,18 @@ impl Letterbox {
     }
 }
 
-/// The smallest rectangle that holds a mask's foreground.
+/// Bounding box of a mask's foreground.
 struct Bounds {
     columns: Span,
     rows: Span,
 }
 
-/// A range of pixels, ends included.
+/// An inclusive range of pixels.
 #[derive(Clone, Copy)]
 struct Span(i64, i64);
 
 impl Span {
-    /// Whether two pixels from here on reach into it.
+    /// Whether pixel `at` or `at + 1` is in the range.
     fn touch(self, at: i64) -> bool {
         at >= self.0 - 1 && at <= self.1
     }

@@ -1,7 +1,7 @@
-//! Where target pixels lie in the source, and the bicubic warp of pictures, row by row without bounds checks per pixel.
+//! Source positions of output pixels, and the bicubic warp of images, row by row without bounds checks per pixel.
 //!
-//! A letterbox only scales and shifts, so source column and horizontal fraction depend on the target column alone, and
-//! likewise for rows.
+//! A letterbox only scales and shifts. The source column and horizontal fraction therefore depend on the output column alone,
+//! and likewise for rows.
 
 use std::sync::OnceLock;
 
@@ -11,14 +11,14 @@ use super::Affine;
 use super::weights::{STEPS, cubic_weights};
 use crate::image_file::RgbImage;
 
-/// Where a target coordinate lies in the source: pixel, and fraction in 1/32.
+/// Source position of an output coordinate: pixel, and fraction in units of 1/32.
 pub(super) type Place = (i64, usize);
 
-/// The place of each target column and row.
+/// Source positions of output columns and rows: scale and shift per axis.
 pub(super) struct Places([[f64; 2]; 2]);
 
 impl Places {
-    /// Those of a map that neither turns nor shears.
+    /// Source positions of a map without rotation and shear.
     pub(super) fn of(map: &Affine) -> Self {
         let [[m00, m01, m02], [m10, m11, m12]] = map.inverse().0;
         debug_assert!(m01 == 0.0 && m10 == 0.0, "a letterbox only scales and shifts");
@@ -27,7 +27,7 @@ impl Places {
 
     pub(super) fn column(&self, x: usize) -> Place {
         let [scale, shift] = self.0[0];
-        // OpenCV rounds scale and shift of columns apart, and of rows together.
+        // OpenCV rounds scale and shift separately for columns, and their sum for rows.
         place(fixed(shift) + fixed(scale * x as f64))
     }
 
@@ -37,18 +37,18 @@ impl Places {
     }
 }
 
-/// In units of 1/1024.
+/// Rounds to units of 1/1024.
 fn fixed(value: f64) -> i64 {
     (value * 1024.0).round_ties_even() as i64
 }
 
-/// Rounds to 1/32.
+/// Rounds from units of 1/1024 to units of 1/32.
 fn place(at: i64) -> Place {
     let at = (at + 16) >> 5;
     (at >> 5, (at & 31) as usize)
 }
 
-/// The places of all columns and rows of a square the network sees.
+/// Source positions of all columns and rows of the square.
 pub(super) struct Axes {
     pub(super) columns: Vec<Place>,
     pub(super) rows: Vec<Place>,
@@ -64,14 +64,14 @@ impl Axes {
     }
 }
 
-/// Pixels of border colour on either side of a padded row: as many as taps can reach.
+/// Pixels of border colour on either side of a padded row, enough for all taps.
 const PAD: usize = 4;
-/// Values of a pixel: R, G, B and one that is carried along, so that four taps fill a vector register.
+/// Values stored per pixel: R, G, B and one unused, so that four taps fill a vector register.
 pub(super) const WIDE: usize = 4;
-/// Values of four taps in a row.
+/// Values of four consecutive taps.
 const LANES: usize = 4 * WIDE;
 
-/// Per pair of fractions, the 4 x 4 taps' weights, each [`WIDE`] times.
+/// Weights of the 4 x 4 taps for each pair of fractions, each repeated [`WIDE`] times.
 fn spread_weights() -> &'static [[[i32; LANES]; 4]] {
     static WEIGHTS: OnceLock<Vec<[[i32; LANES]; 4]>> = OnceLock::new();
     WEIGHTS.get_or_init(|| {
@@ -86,16 +86,16 @@ fn spread_weights() -> &'static [[[i32; LANES]; 4]] {
     })
 }
 
-/// Which pixels of a source row are kept, and how a row of them lies in memory.
-enum Kept {
-    /// All, with padding on either side.
+/// Which pixels of a source row are copied, and their layout in memory.
+enum RowLayout {
+    /// All pixels, with padding on either side.
     All,
-    /// Four a target column, from this source column on: fewer, where the image is much wider than the square. A row of a
-    /// hundred million pixels is not copied for the 448 places that are looked at.
+    /// Only the four taps of each output column, starting at these source columns. Used where the image is much wider than the
+    /// square: of a row of a hundred million pixels, only the taps of 448 columns are copied.
     Taps(Vec<i64>),
 }
 
-impl Kept {
+impl RowLayout {
     fn of(width: usize, first_taps: &[i64]) -> Self {
         match width > 4 * first_taps.len() {
             true => Self::Taps(first_taps.to_vec()),
@@ -103,7 +103,7 @@ impl Kept {
         }
     }
 
-    /// Pixels of a row.
+    /// Number of pixels stored per row.
     fn len(&self, width: usize) -> usize {
         match self {
             Self::All => width + 2 * PAD,
@@ -111,9 +111,10 @@ impl Kept {
         }
     }
 
-    /// Where a target column's four taps begin in a row, in bytes.
+    /// Byte offset of an output column's first tap in a stored row.
     ///
-    /// - number: of the target column; first: source column of its first tap
+    /// - number: index of the output column
+    /// - first: source column of its first tap
     fn start(&self, number: usize, first: i64) -> usize {
         match self {
             Self::All => (first + PAD as i64) as usize * WIDE,
@@ -121,7 +122,7 @@ impl Kept {
         }
     }
 
-    /// Copies a source row of three bytes a pixel. What lies outside of it stays as it is.
+    /// Copies a source row of three bytes per pixel. Values outside of it are not changed.
     fn copy(&self, source: &[u8], target: &mut [u8]) {
         match self {
             Self::All => {
@@ -145,24 +146,24 @@ impl Kept {
     }
 }
 
-/// Four consecutive source rows, widened to [`WIDE`] values a pixel. Small enough to stay in the first cache, which a padded
-/// copy of the whole image would not.
+/// Four consecutive source rows with [`WIDE`] values per pixel. They fit into the L1 cache; a padded copy of the whole image
+/// would not.
 struct Window<'a> {
     image: &'a RgbImage,
-    kept: Kept,
-    /// The rows, each in the place of its number modulo 4, and which rows these are.
+    layout: RowLayout,
+    /// Row number and values of each row, at index row number modulo 4.
     slots: [(i64, Vec<u8>); 4],
-    /// What lies above and below the image.
+    /// A row of border colour, for rows above and below the image.
     outside: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    fn new(image: &'a RgbImage, kept: Kept, border: [u8; 3]) -> Self {
-        let outside = [border[0], border[1], border[2], 0].repeat(kept.len(image.width));
-        Self { image, kept, slots: [0; 4].map(|_| (-1, outside.clone())), outside }
+    fn new(image: &'a RgbImage, layout: RowLayout, border: [u8; 3]) -> Self {
+        let outside = [border[0], border[1], border[2], 0].repeat(layout.len(image.width));
+        Self { image, layout, slots: [0; 4].map(|_| (-1, outside.clone())), outside }
     }
 
-    /// Rows `first` to `first + 3`.
+    /// Returns rows `first` to `first + 3`.
     fn rows(&mut self, first: i64) -> [&[u8]; 4] {
         let numbers = [first, first + 1, first + 2, first + 3];
         let inside = |row: i64| row >= 0 && row < self.image.height as i64;
@@ -172,7 +173,7 @@ impl<'a> Window<'a> {
                 *held = row;
                 let bytes = self.image.width * 3;
                 let source = &self.image.data[row as usize * bytes..][..bytes];
-                self.kept.copy(source, slot);
+                self.layout.copy(source, slot);
             }
         }
         numbers.map(|row| match inside(row) {
@@ -182,8 +183,8 @@ impl<'a> Window<'a> {
     }
 }
 
-/// One row of the warped image: from `first` on [`WIDE`] values a pixel, of which the fourth means nothing; border colour
-/// before and behind them.
+/// One row of the warped image: pixels from column `first` on, with [`WIDE`] values each. The fourth value is unused. The
+/// columns before and after have the border colour.
 pub(super) struct Row<'a> {
     pub(super) first: usize,
     pub(super) pixels: &'a [u8],
@@ -197,15 +198,15 @@ pub(super) fn bicubic_rgb(
     mut emit: impl FnMut(usize, Row<'_>),
 ) {
     let (width, height) = (image.width, image.height);
-    // Columns whose taps all lie outside keep the border colour; they stand at both ends.
+    // Columns whose taps all lie outside keep the border colour. They are at both ends of a row.
     let reaches = |place: &Place, n: usize| place.0 + 2 >= 0 && place.0 - 1 < n as i64;
     let first = axes.columns.iter().position(|place| reaches(place, width));
     let first = first.unwrap_or(axes.columns.len());
     let inner: Vec<&Place> = axes.columns[first..].iter().take_while(|place| reaches(place, width)).collect();
     let first_taps: Vec<i64> = inner.iter().map(|place| place.0 - 1).collect();
-    let mut window = Window::new(image, Kept::of(width, &first_taps), border);
+    let mut window = Window::new(image, RowLayout::of(width, &first_taps), border);
     let inner: Vec<(usize, usize)> =
-        (0..).zip(inner).map(|(number, place)| (window.kept.start(number, place.0 - 1), place.1)).collect();
+        (0..).zip(inner).map(|(number, place)| (window.layout.start(number, place.0 - 1), place.1)).collect();
     let mut mixed = vec![0; inner.len() * WIDE];
     let weights = spread_weights();
     for (y, place) in axes.rows.iter().enumerate() {
@@ -220,10 +221,12 @@ pub(super) fn bicubic_rgb(
     }
 }
 
-/// One row of output values: for every column the weighted sum of 4 x 4 taps.
+/// Computes one output row: for every column the weighted sum of 4 x 4 taps.
 ///
-/// - taps: the four source rows; columns: first byte of the taps in each row, and fraction; weights: by fraction
-/// - out: [`WIDE`] values a column; the fourth is worked out like the others only to keep the lanes even
+/// - taps: the four source rows
+/// - columns: byte offset of the first tap in each row, and horizontal fraction
+/// - weights: tap weights by horizontal fraction
+/// - out: [`WIDE`] values per column; the fourth is computed only to keep the lanes uniform
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
 fn mix_row(taps: [&[u8]; 4], columns: &[(usize, usize)], weights: &[[[i32; LANES]; 4]], out: &mut [u8]) {
     for (pixel, &(at, fraction)) in out.chunks_exact_mut(WIDE).zip(columns) {
@@ -250,16 +253,19 @@ mod tests {
     #[test]
     fn taps_alone_hold_what_whole_rows_hold() {
         let source: Vec<u8> = (0..9 * 3).collect();
-        // The taps of the first column begin before the row, and those of the last end behind it.
+        // The taps of the first column start before the row, and those of the last end after it.
         let firsts = [-2, 3, 7];
         let border = [200, 201, 202, 0];
-        let [all, taps] = [Kept::All, Kept::Taps(firsts.to_vec())].map(|kept| {
-            let mut row = border.repeat(kept.len(9));
-            kept.copy(&source, &mut row);
-            let starts = (0..).zip(firsts).map(|(number, first)| kept.start(number, first));
+        let [all, taps] = [RowLayout::All, RowLayout::Taps(firsts.to_vec())].map(|layout| {
+            let mut row = border.repeat(layout.len(9));
+            layout.copy(&source, &mut row);
+            let starts = (0..).zip(firsts).map(|(number, first)| layout.start(number, first));
             starts.flat_map(|at| row[at..at + LANES].to_vec()).collect::<Vec<u8>>()
         });
         assert_eq!(all, taps);
-        assert!(matches!(Kept::of(13, &firsts), Kept::Taps(_)) && matches!(Kept::of(12, &firsts), Kept::All));
+        assert!(
+            matches!(RowLayout::of(13, &firsts), RowLayout::Taps(_))
+                && matches!(RowLayout::of(12, &firsts), RowLayout::All)
+        );
     }
 }

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 /// Sub-pixel positions per pixel.
 pub(super) const STEPS: usize = 32;
 
-/// Bicubic weights of every pair of vertical and horizontal fractions, 16 each.
+/// Bicubic weights for every pair of vertical and horizontal fractions, 16 each.
 pub(super) struct CubicWeights {
     pub(super) float: Vec<f32>,
-    /// In units of 1/32768.
+    /// The same weights in units of 1/32768.
     pub(super) fixed: Vec<i32>,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn cubic_weights() -> &'static CubicWeights {
     })
 }
 
-/// Bilinear weights of every pair of fractions, 4 each, in units of 1/32768.
+/// Bilinear weights for every pair of fractions, 4 each, in units of 1/32768.
 pub(super) fn linear_weights() -> &'static [i32] {
     static WEIGHTS: OnceLock<Vec<i32>> = OnceLock::new();
     WEIGHTS.get_or_init(|| {
@@ -41,7 +41,7 @@ pub(super) fn linear_weights() -> &'static [i32] {
     })
 }
 
-/// The K x K weights of every pair of vertical and horizontal fractions.
+/// The K x K weights for every pair of vertical and horizontal fractions.
 fn products<const K: usize>(taps: &[[f32; K]]) -> Vec<f32> {
     let mut table = Vec::with_capacity(STEPS * STEPS * K * K);
     for vertical in taps {
@@ -52,7 +52,7 @@ fn products<const K: usize>(taps: &[[f32; K]]) -> Vec<f32> {
     table
 }
 
-/// Weights in units of 1/32768 that add up exactly: rounding leftovers go to one of the central entries.
+/// Converts weights to units of 1/32768 that add up exactly: the rounding error goes to one of the central entries.
 fn fixed_point<const K: usize>(float: &[f32]) -> Vec<i32> {
     let mut fixed: Vec<i32> =
         float.iter().map(|weight| (weight * 32768.0).round_ties_even() as i32).collect();

@@ -1,19 +1,21 @@
-//! Binary masks from COCO segmentations: polygons, run lengths as a list, run lengths as a string.
+//! Binary masks from COCO segmentations: polygons, RLE as a list of counts, RLE as a compressed string.
 
 mod polygon;
 mod rle;
+mod segmentation;
 
 use serde_json::Value;
 
+use self::segmentation::{Part, parts_of, rle_mask};
 use crate::error::MaskError;
 use crate::memory_rule::{afford_pixels, afford_text};
 
-/// A binary mask in the original image's pixels, row-major, one byte a pixel (0 or 1).
+/// A binary mask in the original image's pixels, row-major, one byte per pixel (0 or 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
     /// `height * width` bytes, 0 or 1.
     pub data: Vec<u8>,
@@ -25,7 +27,7 @@ impl Mask {
         Self { width, height, data: vec![0; width * height] }
     }
 
-    /// The pixels whose probability lies above a threshold.
+    /// Mask of the pixels whose probability is above a threshold.
     ///
     /// - probabilities: `width * height` values, row-major
     pub fn above(width: usize, height: usize, probabilities: &[f32], threshold: f32) -> Self {
@@ -38,7 +40,7 @@ impl Mask {
         self.data.iter().map(|&pixel| usize::from(pixel)).sum()
     }
 
-    /// Adds another mask's foreground.
+    /// Adds another mask's foreground to this one.
     ///
     /// # Panics
     /// When the sizes differ.
@@ -49,7 +51,7 @@ impl Mask {
         }
     }
 
-    /// A mask from column-major runs that alternate background and foreground, as COCO stores them.
+    /// Decodes uncompressed COCO RLE: column-major runs that alternate background and foreground.
     ///
     /// # Errors
     /// When the runs do not add up to `height * width`.
@@ -57,7 +59,7 @@ impl Mask {
         rle::from_counts(width, height, counts)
     }
 
-    /// A mask from COCO's compressed run-length string.
+    /// Decodes COCO's compressed RLE string.
     ///
     /// # Errors
     /// When the string is damaged or its runs do not add up to `height * width`.
@@ -65,18 +67,24 @@ impl Mask {
         rle::from_counts(width, height, &rle::parse_string(text)?)
     }
 
-    /// Column-major runs, background first.
+    /// Encodes as uncompressed RLE: column-major runs, background first.
     pub fn to_counts(&self) -> Vec<u64> {
         rle::to_counts(self)
     }
 
-    /// COCO's compressed run-length string.
+    /// Encodes as COCO's compressed RLE string.
+    ///
+    /// ```
+    /// let mask = refcoco::Mask::from_counts(4, 2, &[2, 3, 3]).unwrap();
+    /// assert_eq!(mask.to_rle_string(), "233");
+    /// assert_eq!(refcoco::Mask::from_rle_string(4, 2, "233").unwrap(), mask);
+    /// ```
     pub fn to_rle_string(&self) -> String {
         rle::write_string(&self.to_counts())
     }
 
-    /// The union of polygons, each a flat `x, y, x, y, ...` list in pixels, rasterised as the COCO tools do
-    /// (five-fold supersampled boundary, even-odd within one polygon).
+    /// Rasterises the union of polygons as the COCO tools do (five-fold supersampled boundary, even-odd within one polygon).
+    /// Each polygon is a flat `x, y, x, y, ...` list in pixels.
     ///
     /// # Errors
     /// When there is no polygon, or one has fewer than three points (a later part may have two and then adds
@@ -85,28 +93,29 @@ impl Mask {
         polygon::rasterise(width, height, polygons)
     }
 
-    /// The parts of a COCO `segmentation` value, one mask each: a polygon list's polygons, or the one run-length mask.
-    /// Parts may overlap; their union is [`Mask::from_segmentation`].
+    /// Decodes the parts of a COCO `segmentation` value, one mask each: polygons or RLE masks. Parts may overlap; their union
+    /// is [`Mask::from_segmentation`].
     ///
     /// # Errors
     /// See [`MaskError`].
     pub fn parts_of_segmentation(width: usize, height: usize, value: &Value) -> Result<Vec<Self>, MaskError> {
         let whole = Self::from_segmentation(width, height, value)?;
-        let Value::Array(parts) = value else { return Ok(vec![whole]) };
+        let parts = parts_of(value)?;
+        if parts.len() < 2 {
+            return Ok(vec![whole]);
+        }
         afford_pixels(width as u64, height as u64, parts.len() as u64)
-            .map_err(|what| MaskError::Memory(format!("{} polygons: {what}", parts.len())))?;
-        let part = |(index, part): (usize, &Value)| {
-            let polygon = polygon_coordinates(part)?;
-            // Two points enclose nothing; the COCO tools let them pass behind the first part.
-            if index > 0 && polygon.len() == 4 {
-                return Ok(Self::zeros(width, height));
-            }
-            Self::from_polygons(width, height, &[polygon])
+            .map_err(|what| MaskError::Memory(format!("{} parts: {what}", parts.len())))?;
+        let part = |(index, part): (usize, Part<'_>)| match part {
+            // Two points enclose nothing; the COCO tools accept them in parts after the first.
+            Part::Polygon(polygon) if index > 0 && polygon.len() == 4 => Ok(Self::zeros(width, height)),
+            Part::Polygon(polygon) => Self::from_polygons(width, height, &[polygon]),
+            Part::Rle(fields) => rle_mask(width, height, fields),
         };
-        parts.iter().enumerate().map(part).collect()
+        parts.into_iter().enumerate().map(part).collect()
     }
 
-    /// Any COCO `segmentation` as JSON text for an image of this size.
+    /// Decodes any COCO `segmentation`, as JSON text, for an image of this size.
     ///
     /// # Errors
     /// See [`MaskError`].
@@ -114,57 +123,49 @@ impl Mask {
         Self::from_segmentation(width, height, &segmentation_value(text)?)
     }
 
-    /// Any COCO `segmentation` value for an image of this size.
+    /// Decodes any COCO `segmentation` value for an image of this size.
     ///
     /// # Errors
     /// See [`MaskError`].
     pub fn from_segmentation(width: usize, height: usize, value: &Value) -> Result<Self, MaskError> {
         afford_pixels(width as u64, height as u64, 1).map_err(MaskError::Memory)?;
-        match value {
-            Value::Array(parts) => {
-                let polygons = parts.iter().map(polygon_coordinates).collect::<Result<Vec<_>, _>>()?;
-                Self::from_polygons(width, height, &polygons)
-            }
-            Value::Object(fields) => {
-                let size = fields.get("size").and_then(Value::as_array).map(Vec::as_slice);
-                let Some([Value::Number(h), Value::Number(w)]) = size else {
-                    return Err(MaskError::Rle("`size` must be [height, width]".into()));
-                };
-                let (Some(h), Some(w)) = (h.as_u64(), w.as_u64()) else {
-                    return Err(MaskError::Rle("`size` must hold two non-negative integers".into()));
-                };
-                if (h, w) != (height as u64, width as u64) {
-                    let found = (h as usize, w as usize);
-                    return Err(MaskError::Size { found, expected: (height, width) });
-                }
-                match fields.get("counts") {
-                    Some(Value::String(text)) => Self::from_rle_string(width, height, text),
-                    Some(Value::Array(counts)) => {
-                        let counts = counts.iter().map(|count| {
-                            count.as_u64().ok_or_else(|| MaskError::Rle(format!("{count} is no run length")))
-                        });
-                        Self::from_counts(width, height, &counts.collect::<Result<Vec<_>, _>>()?)
+        let (mut polygons, mut union) = (Vec::new(), None::<Self>);
+        let parts = parts_of(value)?;
+        for part in parts {
+            match part {
+                Part::Polygon(polygon) => polygons.push(polygon),
+                Part::Rle(fields) => {
+                    let mask = rle_mask(width, height, fields)?;
+                    match &mut union {
+                        Some(union) => union.unite(&mask),
+                        None => union = Some(mask),
                     }
-                    _ => Err(MaskError::Rle("`counts` must be a list or a string".into())),
                 }
             }
-            Value::Null => Err(MaskError::Kind("null".into())),
-            other => Err(MaskError::Kind(other.to_string())),
+        }
+        match union {
+            Some(mask) if polygons.is_empty() => Ok(mask),
+            Some(mut union) => {
+                union.unite(&Self::from_polygons(width, height, &polygons)?);
+                Ok(union)
+            }
+            None => Self::from_polygons(width, height, &polygons),
         }
     }
 }
 
-/// The JSON value of a segmentation's text.
+/// Parses a segmentation's JSON text within the memory limit.
 pub(crate) fn segmentation_value(text: &str) -> Result<Value, MaskError> {
     afford_text(text.len()).map_err(MaskError::Memory)?;
     serde_json::from_str(text).map_err(|error| MaskError::Kind(error.to_string()))
 }
 
-fn polygon_coordinates(part: &Value) -> Result<Vec<f64>, MaskError> {
-    let Value::Array(numbers) = part else {
-        return Err(MaskError::Polygon(format!("{part} is no list of coordinates")));
+/// The polygons among the parts of a segmentation's JSON text.
+pub(crate) fn polygons_of(text: &str) -> Result<Vec<Vec<f64>>, MaskError> {
+    let value = segmentation_value(text)?;
+    let polygon = |part| match part {
+        Part::Polygon(polygon) => Some(polygon),
+        Part::Rle(_) => None,
     };
-    let number =
-        |value: &Value| value.as_f64().ok_or_else(|| MaskError::Polygon(format!("{value} is no coordinate")));
-    numbers.iter().map(number).collect()
+    Ok(parts_of(&value)?.into_iter().filter_map(polygon).collect())
 }

@@ -1,5 +1,5 @@
-//! Polygon filling with the COCO tools' arithmetic, which decides every boundary pixel: vertices rounded to a
-//! five-fold grid, edges walked with one point per grid step, column crossings sorted into run lengths.
+//! Fills polygons with the COCO tools' arithmetic, so that every boundary pixel agrees: vertices are rounded to a five-fold
+//! grid, edges are walked with one point per grid step, and column crossings are sorted into run lengths.
 
 use super::Mask;
 use crate::error::MaskError;
@@ -27,14 +27,14 @@ pub(super) fn rasterise(width: usize, height: usize, polygons: &[Vec<f64>]) -> R
     let mut mask = Mask::zeros(width, height);
     for polygon in polygons {
         let points: Vec<[f64; 2]> = polygon.chunks_exact(2).map(|point| [point[0], point[1]]).collect();
-        fill(&mut mask, &bounded(points, width, height));
+        fill(&mut mask, &clip_if_far(points, width, height));
     }
     Ok(mask)
 }
 
-/// Clips a polygon that reaches far outside the image, so that the walk along its edges stays short. Nearer
-/// polygons are left alone: clipping would move their boundary points.
-fn bounded(points: Vec<[f64; 2]>, width: usize, height: usize) -> Vec<[f64; 2]> {
+/// Clips a polygon that reaches far outside the image, so that walking its edges stays short. Other polygons are unchanged:
+/// clipping would move their boundary points.
+fn clip_if_far(points: Vec<[f64; 2]>, width: usize, height: usize) -> Vec<[f64; 2]> {
     let limits = [8.0 * width as f64 + 64.0, 8.0 * height as f64 + 64.0];
     let far = points.iter().any(|point| (0..2).any(|axis| point[axis].abs() > limits[axis]));
     if !far {
@@ -67,10 +67,9 @@ fn fill(mask: &mut Mask, points: &[[f64; 2]]) {
     let (width, height) = (mask.width as f64, mask.height as f64);
     let grid: Vec<[i64; 2]> =
         points.iter().map(|point| point.map(|value| (SCALE * value + 0.5) as i64)).collect();
-    // Column-major positions where the fill toggles. A place where it toggles twice does not toggle, so there are never more than
-    // pixels that count.
+    // Column-major positions where the fill toggles. Two toggles at one position cancel, so at most one per pixel counts.
     let mut toggles: Vec<usize> = Vec::new();
-    let most = 2 * (mask.data.len() + 512);
+    let max_toggles = 2 * (mask.data.len() + 512);
     let mut before: Option<[i64; 2]> = None;
     for (index, &from) in grid.iter().enumerate() {
         walk_edge(from, grid[(index + 1) % grid.len()], |point| {
@@ -86,8 +85,8 @@ fn fill(mask: &mut Mask, points: &[[f64; 2]]) {
             }
             let row = ((v0.min(v1) as f64 + 0.5) / SCALE - 0.5).clamp(0.0, height).ceil();
             toggles.push(column as usize * mask.height + row as usize);
-            if toggles.len() > most {
-                cancel(&mut toggles);
+            if toggles.len() > max_toggles {
+                cancel_pairs(&mut toggles);
             }
         });
     }
@@ -100,19 +99,19 @@ fn fill(mask: &mut Mask, points: &[[f64; 2]]) {
     }
 }
 
-/// Sorts the toggles, and leaves out those that undo each other.
-fn cancel(toggles: &mut Vec<usize>) {
+/// Sorts the toggles and removes pairs at the same position.
+fn cancel_pairs(toggles: &mut Vec<usize>) {
     toggles.sort_unstable();
     let odd = toggles.chunk_by(|a, b| a == b).filter(|same| same.len() % 2 == 1).map(|same| same[0]);
     *toggles = odd.collect();
 }
 
-/// The grid points from one vertex to the next, both included, one per step along the longer axis.
+/// Visits the grid points from one vertex to the next, both included, one per step along the longer axis.
 fn walk_edge(from: [i64; 2], to: [i64; 2], mut visit: impl FnMut([i64; 2])) {
     let (dx, dy) = ((to[0] - from[0]).abs(), (to[1] - from[1]).abs());
     let (along, across) = if dx >= dy { (0, 1) } else { (1, 0) };
     let n = dx.max(dy);
-    // Rounding is done from the end with the smaller coordinate, so that both directions give the same points.
+    // Rounding starts from the end with the smaller coordinate, so that both directions give the same points.
     let flip = from[along] > to[along];
     let (start, end) = if flip { (to, from) } else { (from, to) };
     let slope = if n == 0 { 0.0 } else { (end[across] - start[across]) as f64 / n as f64 };

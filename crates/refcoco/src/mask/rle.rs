@@ -1,4 +1,4 @@
-//! COCO run lengths: columns from left to right, each from top to bottom, background first.
+//! COCO RLE: columns from left to right, each from top to bottom, background first.
 
 use super::Mask;
 use crate::error::MaskError;
@@ -41,8 +41,9 @@ pub(super) fn to_counts(mask: &Mask) -> Vec<u64> {
     counts
 }
 
-/// Decodes the string form: each run is a signed number in groups of five bits, low group first, offset by 48;
-/// bit 5 says that more groups follow; from the fourth run on, the difference to the run two places before.
+/// Decodes the compressed string. Each run is a signed number in groups of five bits, low group first, one character per group
+/// with offset 48. Bit 5 says that more groups follow. From the fourth run on, the number is the difference to the run two
+/// places before.
 pub(super) fn parse_string(text: &str) -> Result<Vec<u64>, MaskError> {
     let mut counts: Vec<i64> = Vec::new();
     let mut bytes = text.bytes();

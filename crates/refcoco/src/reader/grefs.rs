@@ -1,79 +1,46 @@
 //! `grefs(unc).json`, the refs of gRefCOCO: expressions with none, one or several targets.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt::Formatter;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::annotation::{Expression, Ref};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, or_mistaken};
 use crate::reader::in_one_line;
+use crate::reader::json_text;
+use crate::reader::lenient::{flag, whole, wholes};
 use crate::regular_file::read_regular;
 
 #[derive(Deserialize)]
 struct RawRef {
+    #[serde(deserialize_with = "whole")]
     ref_id: i64,
+    #[serde(deserialize_with = "whole")]
     image_id: i64,
-    ann_id: Ids,
-    category_id: Ids,
+    #[serde(default, deserialize_with = "wholes")]
+    ann_id: Vec<i64>,
+    #[serde(default, deserialize_with = "wholes")]
+    category_id: Vec<i64>,
     split: String,
     sentences: Vec<RawSentence>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     no_target: bool,
 }
 
-/// A number, a list of numbers, or null.
-struct Ids(Vec<i64>);
-
-impl Ids {
-    /// -1 stands for "no object".
-    fn into_objects(self) -> Vec<i64> {
-        self.0.into_iter().filter(|&id| id != -1).collect()
-    }
-}
-
-/// By hand, because an untagged enum keeps a copy of the list that takes eight times as much.
-impl<'de> Deserialize<'de> for Ids {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(IdsVisitor)
-    }
-}
-
-struct IdsVisitor;
-
-impl<'de> Visitor<'de> for IdsVisitor {
-    type Value = Ids;
-
-    fn expecting(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a number, a list of numbers, or null")
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, id: i64) -> Result<Ids, E> {
-        Ok(Ids(vec![id]))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<Ids, E> {
-        i64::try_from(id).map(|id| Ids(vec![id])).map_err(|_| E::custom("a number beyond 2^63"))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Ids, E> {
-        Ok(Ids(Vec::new()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ids, A::Error> {
-        let mut ids = Vec::new();
-        while let Some(id) = list.next_element()? {
-            ids.push(id);
-        }
-        Ok(Ids(ids))
-    }
+/// What a damaged ref still says of itself.
+#[derive(Deserialize)]
+struct OnlyId {
+    #[serde(deserialize_with = "whole")]
+    ref_id: i64,
 }
 
 #[derive(Deserialize)]
 struct RawSentence {
+    #[serde(deserialize_with = "whole")]
     sent_id: i64,
     sent: String,
     #[serde(default)]
@@ -84,18 +51,22 @@ struct RawSentence {
 /// `ann_id` is `[-1]` and `no_target` is true.
 ///
 /// # Errors
-/// Names the file and the ref at fault: malformed JSON (with its position), missing key, wrong type, `no_target` for a
-/// ref that has targets, an annotation named twice, a ref id used twice.
+/// Names the file and the ref at fault: malformed JSON (with its position), missing key, wrong type, `no_target` for a ref that
+/// has targets, an annotation listed twice, a ref id used twice.
 pub fn read_grefs(path: &Path) -> Result<Vec<Ref>> {
     let text = read_regular(path)?;
-    let items: Vec<&RawValue> =
-        serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
+    let mut text = Cow::Borrowed(file_kind::without_mark(&text));
+    if serde_json::from_slice::<IgnoredAny>(&text).is_err() {
+        text = Cow::Owned(json_text(&text));
+    }
+    let items: Vec<&RawValue> = serde_json::from_slice(&text)
+        .map_err(|source| or_mistaken(path, Error::Json { path: path.to_path_buf(), source }))?;
     let mut seen = BTreeSet::new();
     let mut refs = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         let fail = |record: String, what: String| Error::Record { path: path.to_path_buf(), record, what };
         let raw: RawRef = serde_json::from_str(item.get())
-            .map_err(|error| fail(format!("ref number {index}"), in_one_line(&error)))?;
+            .map_err(|error| fail(named(item, index), in_one_line(&error)))?;
         let record = format!("ref_id {}", raw.ref_id);
         if !seen.insert(raw.ref_id) {
             return Err(fail(record, "this ref_id occurs twice".into()));
@@ -105,8 +76,14 @@ pub fn read_grefs(path: &Path) -> Result<Vec<Ref>> {
     Ok(refs)
 }
 
+/// A ref by its id if it has one, otherwise by its place in the file.
+fn named(item: &RawValue, index: usize) -> String {
+    let id = serde_json::from_str::<OnlyId>(item.get());
+    id.map_or_else(|_| format!("ref number {index}"), |OnlyId { ref_id }| format!("ref_id {ref_id}"))
+}
+
 fn convert(raw: RawRef) -> Result<Ref, String> {
-    let (ann_ids, category_ids) = (raw.ann_id.into_objects(), raw.category_id.into_objects());
+    let (ann_ids, category_ids) = (raw.ann_id, raw.category_id);
     if raw.no_target && !ann_ids.is_empty() {
         return Err(format!("`no_target` is true, but `ann_id` names {ann_ids:?}"));
     }

@@ -1,18 +1,24 @@
-//! `instances.json`, the images and annotations of the REFER layout.
+//! `instances.json`: images and annotations in the REFER layout.
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
+use std::fmt::{self, Formatter};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::in_one_line;
+use super::json_text::JsonText;
+use super::lenient::{flag, whole, whole_or_null};
 use crate::annotation::{Annotation, ImageRecord};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error, or_mistaken};
 use crate::regular_file::open_regular;
 
-/// What an `instances.json` holds, by number.
-#[derive(Debug)]
+/// Contents of an `instances.json`, by id.
+#[derive(Debug, Default)]
 pub struct Instances {
     /// Images by id.
     pub images: BTreeMap<i64, ImageRecord>,
@@ -20,66 +26,267 @@ pub struct Instances {
     pub annotations: BTreeMap<i64, Annotation>,
     /// Category names by id.
     pub categories: BTreeMap<i64, String>,
+    /// Records that cannot be used, and why. They do no harm unless a ref needs them.
+    pub unusable: Unusable,
 }
 
-#[derive(Deserialize)]
-struct RawInstances {
-    images: Vec<RawImage>,
-    annotations: Vec<RawAnnotation>,
-    #[serde(default)]
-    categories: Vec<RawCategory>,
+/// Records that lack something or are malformed, and why.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Images by id.
+    pub images: BTreeMap<i64, String>,
+    /// Annotations by id.
+    pub annotations: BTreeMap<i64, String>,
+    /// Records without an id, to which nothing can point.
+    pub without_id: Vec<String>,
+}
+
+impl Unusable {
+    /// All of them: what each is, and why it cannot be used.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &str)> {
+        let images = self.images.iter().map(|(id, what)| (format!("image {id}"), what.as_str()));
+        let annotations =
+            self.annotations.iter().map(|(id, what)| (format!("annotation {id}"), what.as_str()));
+        let without_id = self.without_id.iter().map(|what| ("a record".to_owned(), what.as_str()));
+        images.chain(annotations).chain(without_id)
+    }
 }
 
 #[derive(Deserialize)]
 struct RawImage {
+    #[serde(deserialize_with = "whole")]
     id: i64,
-    file_name: String,
-    width: usize,
-    height: usize,
+    #[serde(default)]
+    file_name: Option<String>,
+    #[serde(default, deserialize_with = "whole_or_null")]
+    width: Option<i64>,
+    #[serde(default, deserialize_with = "whole_or_null")]
+    height: Option<i64>,
 }
 
 #[derive(Deserialize)]
 struct RawAnnotation {
+    #[serde(deserialize_with = "whole")]
     id: i64,
-    image_id: i64,
-    category_id: i64,
+    #[serde(default, deserialize_with = "whole_or_null")]
+    image_id: Option<i64>,
+    #[serde(default, deserialize_with = "whole_or_null")]
+    category_id: Option<i64>,
+    #[serde(default, deserialize_with = "flag")]
+    iscrowd: bool,
     #[serde(default)]
-    iscrowd: u8,
-    segmentation: Box<RawValue>,
+    segmentation: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
 struct RawCategory {
+    #[serde(deserialize_with = "whole")]
     id: i64,
-    name: String,
+    #[serde(default)]
+    name: Option<String>,
 }
 
-/// Reads an `instances.json`. The file is parsed as a stream; segmentations are kept as text until used.
+/// A record's id alone, for messages.
+#[derive(Deserialize)]
+struct OnlyId {
+    #[serde(deserialize_with = "whole")]
+    id: i64,
+}
+
+/// Reads an `instances.json`. The file is parsed as a stream; segmentations stay JSON text until they are used. A record that
+/// lacks something or is malformed is set aside ([`Instances::unusable`]).
 ///
 /// # Errors
-/// Names the file and the record: malformed JSON (with its position), an annotation or image id used twice.
+/// Names the file and the record: malformed JSON (and behind which record), an annotation or image id used twice.
 pub fn read_instances(path: &Path) -> Result<Instances> {
-    let file = open_regular(path)?;
-    let raw: RawInstances = serde_json::from_reader(BufReader::with_capacity(1 << 20, file))
-        .map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
-    let twice = |record: String| Error::Record {
-        path: path.to_path_buf(),
-        record,
-        what: "this id occurs twice".into(),
-    };
-    let mut images = BTreeMap::new();
-    for RawImage { id, file_name, width, height } in raw.images {
-        if images.insert(id, ImageRecord { id, file_name, width, height }).is_some() {
-            return Err(twice(format!("image {id}")));
+    let mut file = open_regular(path)?;
+    match parse(path, BufReader::with_capacity(1 << 20, skip_mark(path, &mut file)?)) {
+        Err(Error::Json { .. } | Error::Record { .. }) if file_kind::mistaken_file(path).is_none() => {}
+        read => return read.map_err(|error| or_mistaken(path, error)),
+    }
+    // Perhaps for a NaN in a field that nobody reads, as Python writes it.
+    file.rewind().map_err(io_error(path))?;
+    parse(path, BufReader::with_capacity(1 << 20, JsonText::new(file)))
+        .map_err(|error| or_mistaken(path, error))
+}
+
+/// The file behind a byte order mark, if it begins with one.
+fn skip_mark<'a>(path: &Path, file: &'a mut File) -> Result<&'a mut File> {
+    let mut start = Vec::new();
+    file.by_ref().take(3).read_to_end(&mut start).map_err(io_error(path))?;
+    if start != file_kind::BYTE_ORDER_MARK {
+        file.rewind().map_err(io_error(path))?;
+    }
+    Ok(file)
+}
+
+fn parse(path: &Path, text: impl Read) -> Result<Instances> {
+    let mut builder = Builder::default();
+    let mut deserializer = serde_json::Deserializer::from_reader(text);
+    let read = deserializer.deserialize_map(Document(&mut builder)).and_then(|()| deserializer.end());
+    if let Some(record) = builder.twice {
+        let what = "this id occurs twice".to_owned();
+        return Err(Error::Record { path: path.to_path_buf(), record, what });
+    }
+    match (read, builder.last) {
+        (Ok(()), _) => Ok(builder.found),
+        (Err(source), None) => Err(Error::Json { path: path.to_path_buf(), source }),
+        (Err(error), Some(last)) => {
+            let what = format!("what follows it is no JSON: {}", in_one_line(&error));
+            Err(Error::Record { path: path.to_path_buf(), record: last, what })
         }
     }
-    let mut annotations = BTreeMap::new();
-    for RawAnnotation { id, image_id, category_id, iscrowd, segmentation } in raw.annotations {
-        let annotation = Annotation { id, image_id, category_id, is_crowd: iscrowd != 0, segmentation };
-        if annotations.insert(id, annotation).is_some() {
-            return Err(twice(format!("annotation {id}")));
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Builder {
+    found: Instances,
+    /// The last record read.
+    last: Option<String>,
+    /// A record whose id has occurred before.
+    twice: Option<String>,
+}
+
+impl Builder {
+    fn image(&mut self, record: &RawValue) {
+        let RawImage { id, file_name, width, height } = match serde_json::from_str(record.get()) {
+            Ok(raw) => raw,
+            Err(error) => return self.set_aside("image", record, &error),
+        };
+        let size = |name: &str, value: Option<i64>| match value {
+            Some(n) => usize::try_from(n).map_err(|_| format!("`{name}` is {n}")),
+            None => Err(format!("`{name}` is missing or null")),
+        };
+        let sizes = size("width", width).and_then(|width| Ok((width, size("height", height)?)));
+        let named = file_name.ok_or_else(|| "`file_name` is missing or null".to_owned());
+        let record = format!("image {id}");
+        let is_new = match named.and_then(|file_name| Ok((file_name, sizes?))) {
+            Ok((file_name, (width, height))) => {
+                let record = ImageRecord { id, file_name, width, height };
+                self.found.images.insert(id, record).is_none()
+            }
+            Err(what) => self.found.unusable.images.insert(id, what).is_none(),
+        };
+        self.finish(record, is_new);
+    }
+
+    fn annotation(&mut self, record: &RawValue) {
+        let RawAnnotation { id, image_id, category_id, iscrowd, segmentation } =
+            match serde_json::from_str(record.get()) {
+                Ok(raw) => raw,
+                Err(error) => return self.set_aside("annotation", record, &error),
+            };
+        let missing = |name: &str| format!("`{name}` is missing or null");
+        let usable = image_id.ok_or_else(|| missing("image_id")).and_then(|image_id| {
+            Ok(Annotation {
+                id,
+                image_id,
+                category_id: category_id.ok_or_else(|| missing("category_id"))?,
+                is_crowd: iscrowd,
+                segmentation: segmentation.ok_or_else(|| missing("segmentation"))?,
+            })
+        });
+        let is_new = match usable {
+            Ok(annotation) => self.found.annotations.insert(id, annotation).is_none(),
+            Err(what) => self.found.unusable.annotations.insert(id, what).is_none(),
+        };
+        self.finish(format!("annotation {id}"), is_new);
+    }
+
+    fn category(&mut self, record: &RawValue) {
+        // Names only serve people.
+        if let Ok(RawCategory { id, name: Some(name) }) = serde_json::from_str(record.get()) {
+            self.found.categories.insert(id, name);
         }
     }
-    let categories = raw.categories.into_iter().map(|category| (category.id, category.name)).collect();
-    Ok(Instances { images, annotations, categories })
+
+    /// A record that is no record of its kind.
+    fn set_aside(&mut self, kind: &str, record: &RawValue, error: &serde_json::Error) {
+        let what = in_one_line(error);
+        match serde_json::from_str::<OnlyId>(record.get()) {
+            Ok(OnlyId { id }) => {
+                let unusable = &mut self.found.unusable;
+                let all = if kind == "image" { &mut unusable.images } else { &mut unusable.annotations };
+                let is_new = all.insert(id, what).is_none();
+                self.finish(format!("{kind} {id}"), is_new);
+            }
+            Err(_) => self.found.unusable.without_id.push(format!("one of the {kind}s: {what}")),
+        }
+    }
+
+    fn finish(&mut self, record: String, is_new: bool) {
+        if !is_new && self.twice.is_none() {
+            self.twice = Some(record.clone());
+        }
+        self.last = Some(record);
+    }
+}
+
+/// The object that the file is.
+struct Document<'a>(&'a mut Builder);
+
+impl<'de> Visitor<'de> for Document<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `images` and `annotations`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (mut images, mut annotations) = (false, false);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "images" => {
+                    images = true;
+                    map.next_value_seed(Records(self.0, Builder::image))?;
+                }
+                "annotations" => {
+                    annotations = true;
+                    map.next_value_seed(Records(self.0, Builder::annotation))?;
+                }
+                "categories" => map.next_value_seed(Records(self.0, Builder::category))?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        for (is_there, key) in [(images, "images"), (annotations, "annotations")] {
+            if !is_there {
+                self.0.last = None;
+                return Err(serde::de::Error::custom(format_args!("there is no list `{key}`")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A list of records, or null for none.
+struct Records<'a>(&'a mut Builder, fn(&mut Builder, &RawValue));
+
+impl<'de> DeserializeSeed<'de> for Records<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Records<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(record) = list.next_element::<Box<RawValue>>()? {
+            (self.1)(self.0, &record);
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! Own data: one JSONL file, an object a line, with paths relative to the file's folder.
+//! The user's own data: one JSONL file with one object per line. Paths are relative to the file's folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
 use crate::error::{Error, Result};
+use crate::file_spelling::{spellings, stays_inside};
 use crate::image_file::image_size;
-use crate::image_source::stays_inside;
 use crate::jsonl::read_lines;
 use crate::reader::{Instances, in_one_line};
 
@@ -26,22 +26,24 @@ struct Line {
     sent_ids: Option<Vec<i64>>,
 }
 
-/// Reads a JSONL file of own data. Each line is one object of an image:
+/// Reads a JSONL file of the user's own data. Each line is one object in an image:
 ///
 /// ```json
 /// {"image": "street.jpg", "mask": "street_car.png", "expressions": ["the red car"], "category": "car", "split": "val"}
 /// ```
 ///
-/// - `image`, and `mask` where it is a PNG: paths below the file's folder; `mask` may also be a polygon, a list of
-///   polygons, a COCO run-length object, or null for expressions that nothing in the image answers to
+/// - `image`: path below the file's folder
+/// - `mask`: path of a PNG below the file's folder, a polygon, a list of polygons, a COCO RLE object, or null for expressions
+///   without a target
 /// - `expressions`: may be empty for an object that only serves as a distractor
-/// - `category`: objects without one have no same-category distractors
-/// - `split`: `train` if left out
-/// - `ref_id`, `sent_ids`: otherwise the line's number, and the expression's number in the file, from 1
+/// - `category`: optional; objects without one have no distractors
+/// - `split`: `train` by default
+/// - `ref_id`: by default the line number
+/// - `sent_ids`: by default the running number of each expression in the file, from 1
 ///
 /// # Errors
-/// Names the file and the line: malformed JSON, missing or unknown key, a path that leaves the folder, an image that is
-/// missing or unreadable, a number used twice. Empty lines are passed over.
+/// Names the file and the line: malformed JSON, missing or unknown key, a path that leaves the folder, an image that is missing
+/// or unreadable, an id used twice. Empty lines are skipped.
 pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     let fail = |number: usize, what: String| at_line(path, number, what);
     let mut lines: Vec<(usize, Line)> = Vec::new();
@@ -69,12 +71,12 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         let sent_ids = line.sent_ids(n_sentences + 1).map_err(|what| fail(*number, what))?;
         n_sentences += line.expressions.len() as i64;
         let ann_id = *number as i64;
-        // A number of its own, so that objects of unknown category have nothing in common.
+        // A unique negative id, so that no two objects without a category share one.
         let category_id = line.category.as_deref().map_or(-ann_id, |name| category_ids[name]);
         let (image_id, _) = image_ids[line.image.as_str()];
         let has_target = line.mask.get() != "null";
         if has_target {
-            let segmentation = as_segmentation(&line.mask).map_err(|what| fail(*number, what))?;
+            let segmentation = line.mask.clone();
             let annotation = Annotation { id: ann_id, image_id, category_id, is_crowd: false, segmentation };
             annotations.insert(ann_id, annotation);
         }
@@ -94,11 +96,11 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         });
     }
     let categories = category_ids.into_iter().map(|(name, id)| (id, name.to_owned())).collect();
-    Ok((refs, Instances { images, annotations, categories }))
+    Ok((refs, Instances { images, annotations, categories, ..Instances::default() }))
 }
 
 impl Line {
-    /// - next: the number of its first expression, unless it numbers them itself
+    /// Ids of the line's expressions: its `sent_ids`, by default the numbers from `next` on.
     fn sent_ids(&self, next: i64) -> Result<Vec<i64>, String> {
         let n = self.expressions.len();
         match &self.sent_ids {
@@ -113,7 +115,9 @@ fn at_line(path: &Path, number: usize, what: String) -> Error {
     Error::Record { path: path.to_path_buf(), record: format!("line {number}"), what }
 }
 
-/// - image_ids: by name, with the first line that names the image
+/// Reads the size of each image from its file's header.
+///
+/// - image_ids: for each image name, its id and the first line that names it
 fn image_records(
     path: &Path,
     image_ids: &BTreeMap<&str, (i64, usize)>,
@@ -124,19 +128,10 @@ fn image_records(
             let what = format!("image `{name}` does not stay inside the file's folder");
             return Err(at_line(path, number, what));
         }
-        let (width, height) = image_size(&folder.join(name))?;
+        let paths: Vec<_> = spellings(name).iter().map(|name| folder.join(name)).collect();
+        let path = paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]);
+        let (width, height) = image_size(path)?;
         Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
     };
     image_ids.par_iter().map(record).collect()
-}
-
-/// A mask as `instances.json` would hold it: a single polygon becomes a list of one.
-fn as_segmentation(mask: &RawValue) -> Result<Box<RawValue>, String> {
-    let flat = mask.get().strip_prefix('[').is_some_and(|rest| {
-        rest.trim_start().starts_with(|first: char| first == '-' || first.is_ascii_digit())
-    });
-    match flat {
-        true => RawValue::from_string(format!("[{}]", mask.get())).map_err(|error| error.to_string()),
-        false => Ok(mask.to_owned()),
-    }
 }

@@ -1,12 +1,13 @@
-//! `refs(...).p`, the refs of the REFER layout.
+//! `refs(...).p`: the refs in the REFER layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use safe_pickle::Value;
 
+use super::pickled::{entry, is_dict, parsed, text, whole};
 use crate::annotation::{Expression, Ref};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, or_mistaken};
 use crate::regular_file::read_regular;
 
 /// Reads a `refs(...).p` pickle of any protocol, in the order of the file. Nothing in it is executed.
@@ -15,18 +16,18 @@ use crate::regular_file::read_regular;
 /// Names the file and the ref at fault: unreadable pickle, wrong type, missing key, ref id used twice.
 pub fn read_refs(path: &Path) -> Result<Vec<Ref>> {
     let data = read_regular(path)?;
-    let document =
-        safe_pickle::parse(&data).map_err(|source| Error::Pickle { path: path.to_path_buf(), source })?;
+    let document = parsed(&data)
+        .map_err(|source| or_mistaken(path, Error::Pickle { path: path.to_path_buf(), source }))?;
     let fail = |record: String, what: String| Error::Record { path: path.to_path_buf(), record, what };
     let root = document.root();
-    let items = root.items().filter(|_| root.is_list());
+    let items = root.items();
     let items = items.ok_or_else(|| {
         fail("top level".into(), format!("must be a list of refs, found a {}", root.type_name()))
     })?;
     let mut refs = Vec::with_capacity(items.len());
     let mut seen = BTreeMap::new();
     for (index, item) in items.enumerate() {
-        let record = match item.get("ref_id").and_then(Value::as_i64) {
+        let record = match entry(item, "ref_id").and_then(whole) {
             Some(ref_id) => format!("ref_id {ref_id}"),
             None => format!("ref number {index}"),
         };
@@ -40,7 +41,7 @@ pub fn read_refs(path: &Path) -> Result<Vec<Ref>> {
 }
 
 fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
-    if item.pairs().is_none() {
+    if !is_dict(item) {
         return Err(format!("a ref must be a dict, found a {}", item.type_name()));
     }
     let sentences = field(item, "sentences")?;
@@ -48,9 +49,9 @@ fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
         .items()
         .ok_or_else(|| format!("`sentences` must be a list, found a {}", sentences.type_name()))?;
     let expressions = sentences.map(|sentence| {
-        let sent = text(sentence, "sent")?;
-        let raw = match sentence.get("raw") {
-            Some(_) => text(sentence, "raw")?,
+        let sent = string(sentence, "sent")?;
+        let raw = match entry(sentence, "raw") {
+            Some(_) => string(sentence, "raw")?,
             None => sent.clone(),
         };
         Ok(Expression { sent_id: int(sentence, "sent_id")?, sent, raw })
@@ -60,24 +61,21 @@ fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
         ann_ids: vec![int(item, "ann_id")?],
         image_id: int(item, "image_id")?,
         category_ids: vec![int(item, "category_id")?],
-        split: text(item, "split")?,
+        split: string(item, "split")?,
         expressions: expressions.collect::<Result<_, String>>()?,
     })
 }
 
 fn field<'a>(item: Value<'a>, key: &str) -> Result<Value<'a>, String> {
-    item.get(key).ok_or_else(|| format!("key `{key}` is missing"))
+    entry(item, key).ok_or_else(|| format!("key `{key}` is missing"))
 }
 
 fn int(item: Value<'_>, key: &str) -> Result<i64, String> {
     let value = field(item, key)?;
-    value.as_i64().ok_or_else(|| format!("`{key}` must be an int, found a {}", value.type_name()))
+    whole(value).ok_or_else(|| format!("`{key}` must be an int, found a {}", value.type_name()))
 }
 
-fn text(item: Value<'_>, key: &str) -> Result<String, String> {
+fn string(item: Value<'_>, key: &str) -> Result<String, String> {
     let value = field(item, key)?;
-    value
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| format!("`{key}` must be text, found a {}", value.type_name()))
+    text(value).ok_or_else(|| format!("`{key}` must be text, found a {}", value.type_name()))
 }

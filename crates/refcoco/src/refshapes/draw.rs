@@ -1,12 +1,12 @@
-//! Paints a scene: graded and cluttered background, textured objects, soft edges, sensor noise.
+//! Paints a scene: gradient background with clutter, textured objects, anti-aliased edges, sensor noise.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::scene::{Object, Scene, Texture, inside};
 
-/// Samples per pixel and axis.
-const FINE: usize = 2;
+/// Supersampling factor per axis, for anti-aliased edges.
+const SUBPIXELS: usize = 2;
 
 /// Paints the scene as RGB bytes, row-major.
 pub(super) fn paint(scene: &Scene, clutter: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
@@ -66,9 +66,9 @@ fn paint_object(object: &Object, scene: &Scene, canvas: &mut [f32], rng: &mut Ch
         for x in columns.clone() {
             let mut colour = [0.0; 3];
             let mut hits = 0.0;
-            for sub in 0..FINE * FINE {
-                let offset = |k: usize| (k as f64 + 0.5) / FINE as f64;
-                let point = [x as f64 + offset(sub % FINE), y as f64 + offset(sub / FINE)];
+            for sub in 0..SUBPIXELS * SUBPIXELS {
+                let offset = |k: usize| (k as f64 + 0.5) / SUBPIXELS as f64;
+                let point = [x as f64 + offset(sub % SUBPIXELS), y as f64 + offset(sub / SUBPIXELS)];
                 if inside(&outlines, point) {
                     let from_centre = [point[0] - object.centre[0], point[1] - object.centre[1]];
                     let paint = if marked(object.texture, from_centre, period) { &mark } else { &base };
@@ -78,7 +78,7 @@ fn paint_object(object: &Object, scene: &Scene, canvas: &mut [f32], rng: &mut Ch
                     }
                 }
             }
-            let share = hits / (FINE * FINE) as f32;
+            let share = hits / (SUBPIXELS * SUBPIXELS) as f32;
             if hits > 0.0 {
                 for channel in 0..3 {
                     let value = &mut canvas[(y * scene.width + x) * 3 + channel];

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::scene::{Colour, Object, Scene, Shape, Size, Texture};
 
-/// The style of an expression, after the data set it imitates.
+/// Style of an expression, after the data set that it imitates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flavour {
@@ -14,7 +14,7 @@ pub enum Flavour {
     Location,
     /// RefCOCO+: appearance only.
     Appearance,
-    /// G-Ref: longer, related to another object.
+    /// G-Ref: longer, relates the object to another one.
     Relational,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Phrase {
     pub(super) flavour: Flavour,
 }
 
-/// A partial description; what is `None` is left open.
+/// A partial description of an object. Attributes that are `None` are not mentioned.
 #[derive(Debug, Clone, Copy, Default)]
 struct Description {
     size: Option<Size>,
@@ -35,7 +35,7 @@ struct Description {
 }
 
 impl Description {
-    /// The description that mentions the attributes chosen by the bits of `choice`.
+    /// Describes an object by the attributes chosen by the bits of `choice`.
     fn of(object: &Object, choice: u8) -> Self {
         let wants = |bit: u8| choice >> bit & 1 == 1;
         Self {
@@ -71,15 +71,15 @@ impl Description {
     }
 }
 
-/// The attribute choices of a description, by number of words; choice 0 says only "one".
+/// Bit sets of attributes for [`Description::of`], mostly by number of words. Choice 0 would say only "one".
 const CHOICES: [u8; 14] = [1, 2, 3, 5, 9, 6, 10, 12, 7, 11, 13, 14, 15, 4];
 
-/// Share of the image's side that must separate two objects for a word of place to be clear.
-const CLEAR: f64 = 0.07;
-/// The same for being the outermost of a group, which is meant to show at a glance.
-const OUTERMOST: f64 = 0.15;
+/// Minimum distance of two objects for a clear location word, as a fraction of the image's side.
+const MIN_GAP: f64 = 0.07;
+/// Minimum distance of the outermost object of a group from the next one, which must be visible at a glance.
+const MIN_OUTERMOST_GAP: f64 = 0.15;
 
-/// Words per expression at most, so that it fits into 17 tokens ("hexagon" takes two).
+/// Maximum number of words per expression, so that it fits into 17 tokens ("hexagon" takes two).
 const MAX_WORDS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ enum Side {
 impl Side {
     const ALL: [Self; 4] = [Self::Left, Self::Right, Self::Top, Self::Bottom];
 
-    /// How far an object lies towards this side, in shares of the image.
+    /// Position of an object along the direction of this side, as a fraction of the image's side.
     fn towards(self, scene: &Scene, object: &Object) -> f64 {
         let [x, y] = [object.seen_at[0] / scene.width as f64, object.seen_at[1] / scene.height as f64];
         match self {
@@ -109,7 +109,7 @@ impl Side {
 pub(super) fn phrases(scene: &Scene, target: usize, n: usize, rng: &mut ChaCha8Rng) -> Vec<Phrase> {
     let mut flavours = vec![Flavour::Location, Flavour::Appearance];
     flavours.shuffle(rng);
-    // Relational expressions are the hardest to learn from; they come first only now and then.
+    // Relational expressions are the hardest to learn from, so they come first only with probability 0.3.
     let relational_at = if rng.random_bool(0.3) { 0 } else { 2 };
     flavours.insert(relational_at, Flavour::Relational);
     let mut phrases: Vec<Phrase> = Vec::new();
@@ -127,7 +127,7 @@ pub(super) fn phrases(scene: &Scene, target: usize, n: usize, rng: &mut ChaCha8R
                 candidates.iter().filter(|text| text.split_whitespace().count() <= MAX_WORDS).collect();
             let Some(&text) = short.choose(rng) else { continue };
             let fresh = phrases.iter().all(|phrase| phrase.text != *text);
-            // One of each flavour first; repeats of a flavour only fill up.
+            // One of each flavour first; a flavour repeats only from round 2 on.
             let first_of_flavour = phrases.iter().all(|phrase| phrase.flavour != flavour);
             if fresh && (first_of_flavour || round >= 2) {
                 phrases.push(Phrase { text: text.clone(), flavour });
@@ -141,7 +141,7 @@ fn fitting<'a>(scene: &'a Scene, description: &Description) -> Vec<&'a Object> {
     scene.objects.iter().filter(|object| description.fits(object)).collect()
 }
 
-/// The `n` shortest descriptions that fit only the target. The longer ones say more than they must, as people do.
+/// The `n` shortest descriptions that fit only the target. The longer ones say more than necessary, as people do.
 fn unique_descriptions(scene: &Scene, target: usize, n: usize) -> Vec<Description> {
     let object = &scene.objects[target];
     let all = CHOICES.iter().map(|&choice| Description::of(object, choice));
@@ -190,10 +190,10 @@ fn location(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
                 .collect();
             depth.sort_by(|a, b| b.0.total_cmp(&a.0));
             let gap = |index: usize| depth[index].0 - depth[index + 1].0;
-            if depth[0].1 && gap(0) > OUTERMOST {
+            if depth[0].1 && gap(0) > MIN_OUTERMOST_GAP {
                 texts.extend(extreme(side, &words));
             }
-            if depth.len() >= 3 && depth[1].1 && gap(0) > CLEAR && gap(1) > CLEAR {
+            if depth.len() >= 3 && depth[1].1 && gap(0) > MIN_GAP && gap(1) > MIN_GAP {
                 match side {
                     Side::Left => texts.push(format!("second {words} from the left")),
                     Side::Right => texts.push(format!("second {words} from the right")),
@@ -238,7 +238,7 @@ fn relational(scene: &Scene, target: usize, rng: &mut ChaCha8Rng) -> Vec<String>
             let (words, reference) = (description.words(rng), anchor_description.words(rng));
             for side in Side::ALL {
                 let beyond = |other: &Object| side.towards(scene, other) - side.towards(scene, anchor_object);
-                if beyond(object) > CLEAR && rivals.iter().all(|rival| beyond(rival) < -CLEAR) {
+                if beyond(object) > MIN_GAP && rivals.iter().all(|rival| beyond(rival) < -MIN_GAP) {
                     let relation = match side {
                         Side::Left => "to the left of",
                         Side::Right => "to the right of",

@@ -1,8 +1,8 @@
 //! RefShapes: synthetic scenes of coloured shapes with referring expressions, written in the REFER layout.
 //!
-//! Scenes hold three to six objects; most objects share their category (shape) with another one, so that an
-//! expression cannot be answered by category alone. Expressions come in the three flavours of the RefCOCO family:
-//! location words allowed (RefCOCO), appearance only (RefCOCO+), longer and relational (G-Ref). None is ambiguous.
+//! Scenes hold three to six objects. Most objects share their category (shape) with another one, so that an expression cannot
+//! be resolved by category alone. Expressions come in the three flavours of the RefCOCO family: location words allowed
+//! (RefCOCO), appearance only (RefCOCO+), longer and relational (G-Ref). No expression is ambiguous.
 
 mod draw;
 mod expression;
@@ -14,35 +14,36 @@ pub use write::{ensure, generate, generate_as};
 
 use crate::error::{Error, Result};
 
-/// What to generate. The same settings always give the same files.
+/// Settings of the generator. The same settings always give the same files.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Fixes everything.
+    /// Seed of the RNG.
     pub seed: u64,
-    /// Images in `train`.
+    /// Number of images in `train`.
     pub train_images: usize,
-    /// Images in `val`.
+    /// Number of images in `val`.
     pub val_images: usize,
-    /// Images in `testA`, made like `train`.
+    /// Number of images in `testA`, made like `train`.
     pub test_a_images: usize,
-    /// Images in `testB`: as many objects as allowed, at least three of one category.
+    /// Number of images in `testB`. Its scenes have `max_objects` objects, at least three of one category.
     pub test_b_images: usize,
-    /// Objects per scene, at least.
+    /// Minimum number of objects per scene.
     pub min_objects: usize,
-    /// Objects per scene, at most.
+    /// Maximum number of objects per scene.
     pub max_objects: usize,
-    /// Colours per scene, at most; fewer make objects harder to tell apart.
+    /// Maximum number of colours per scene; fewer make objects harder to tell apart.
     pub max_colours: usize,
-    /// Largest share of an object that others may hide, 0 to 0.5.
+    /// Largest fraction of an object that others may hide, 0 to 0.5.
     pub occlusion: f64,
-    /// Objects of a scene's main category, at least, outside of `testB`.
+    /// Minimum number of objects of a scene's main category, outside of `testB`.
     pub same_category: usize,
-    /// Objects of a scene's main category, at most, if there are so many objects; in `testB` at least three anyway.
+    /// Maximum number of objects of a scene's main category, limited by the number of objects. In `testB`, values below 3 count
+    /// as 3.
     pub same_category_at_most: usize,
-    /// Strokes and specks in the background.
+    /// Number of strokes and specks in the background.
     pub clutter: usize,
-    /// Factor on the objects' areas.
+    /// Factor on the area of objects.
     pub object_scale: f64,
 }
 
@@ -66,20 +67,20 @@ impl Default for Settings {
     }
 }
 
-/// File names have room for no more.
+/// Maximum number of images, all splits together; file names have no room for more.
 const MAX_IMAGES: usize = 10_000_000;
 
 impl Settings {
-    /// The settings of a generated data set, by its name; none for any other data set.
+    /// Settings of a generated data set by name; `None` for any other data set.
     ///
     /// - `refshapes`: the default
-    /// - `refshapes_nta`: for the study of non-target activation: three to five objects of the main category in every
-    ///   scene, in few colours, so that places and relations must decide
-    /// - `refshapes_pretrain`: scenes that encoders are pretrained on. Another seed draws every scene, so it shares none
+    /// - `refshapes_nta`: for the study of non-target activation. Every scene has three to five objects of the main category in
+    ///   few colours, so that locations and relations must decide
+    /// - `refshapes_pretrain`: scenes for pretraining the encoders. They are drawn from another seed, so no scene is shared
     ///   with the others
     pub fn named(name: &str) -> Option<Self> {
         let default = Self::default();
-        // Objects of a size at which a small encoder can learn their categories.
+        // Objects large enough for a small encoder to learn their categories.
         let large = Self { object_scale: 1.7, clutter: 6, ..default.clone() };
         match name {
             "refshapes" => Some(default),

@@ -1,4 +1,4 @@
-//! A scene: which objects there are and where, and what of each is visible.
+//! Scenes: the objects, their placement, and the visible part of each.
 
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -68,13 +68,13 @@ pub(super) struct Object {
     pub(super) radius: f64,
     /// Rotation in radians.
     pub(super) angle: f64,
-    /// What is visible of it.
+    /// Mask of the visible part.
     pub(super) visible: Mask,
     /// Centroid of the visible part.
     pub(super) seen_at: [f64; 2],
-    /// Visible pixels.
+    /// Number of visible pixels.
     pub(super) area: f64,
-    /// Whether another object hides some of it.
+    /// Whether another object hides part of it.
     pub(super) occluded: bool,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Scene {
 const SIZES: [(usize, usize); 7] =
     [(160, 120), (120, 160), (144, 144), (176, 112), (112, 168), (160, 144), (192, 128)];
 
-/// How many objects to place, and how many of the main category: least and most.
+/// Minimum and maximum number of objects, and of those of the main category.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crowding {
     pub(super) objects: (usize, usize),
@@ -97,7 +97,7 @@ pub(super) struct Crowding {
 }
 
 impl Scene {
-    /// Draws a scene. Placement that does not work out is tried anew, so this always ends with one.
+    /// Draws a scene. Starts again until every object could be placed.
     pub(super) fn random(rng: &mut ChaCha8Rng, settings: &Settings, crowding: Crowding) -> Self {
         loop {
             let &(width, height) = SIZES.choose(rng).unwrap_or(&SIZES[0]);
@@ -109,7 +109,7 @@ impl Scene {
     }
 
     fn place(&mut self, rng: &mut ChaCha8Rng, settings: &Settings, crowding: Crowding) -> bool {
-        // The smaller of two draws: crowded scenes are the rarer ones.
+        // The smaller of two draws, so that crowded scenes are rarer.
         let objects = crowding.objects.0..=crowding.objects.1;
         let n = rng.random_range(objects.clone()).min(rng.random_range(objects));
         let n_colours = rng.random_range(settings.max_colours.min(3)..=settings.max_colours);
@@ -143,10 +143,10 @@ impl Scene {
             });
         }
         self.objects.shuffle(rng);
-        self.work_out_visibility(settings.occlusion)
+        self.compute_visibility(settings.occlusion)
     }
 
-    /// A centre inside the image, with little overlap of the enclosing circles.
+    /// Draws a centre inside the image where the enclosing circles overlap little; `None` after 40 attempts.
     fn free_place(&self, rng: &mut ChaCha8Rng, radius: f64, occlusion: f64) -> Option<[f64; 2]> {
         let (w, h) = (self.width as f64, self.height as f64);
         let inset = radius * 0.95;
@@ -166,8 +166,8 @@ impl Scene {
         None
     }
 
-    /// Fills in what is visible of each object; false if something is hidden too much.
-    fn work_out_visibility(&mut self, occlusion: f64) -> bool {
+    /// Computes the visible part of each object; false if too little of one is visible.
+    fn compute_visibility(&mut self, occlusion: f64) -> bool {
         let mut owner = vec![usize::MAX; self.width * self.height];
         let mut whole = vec![0_usize; self.objects.len()];
         for (index, object) in self.objects.iter().enumerate() {
@@ -211,7 +211,7 @@ fn categories(rng: &mut ChaCha8Rng, n: usize, (at_least, at_most): (usize, usize
 }
 
 impl Object {
-    /// The outlines in pixels; the inside is what an odd number of them surrounds.
+    /// Outlines in pixels, filled by the even-odd rule.
     pub(super) fn outlines(&self) -> Vec<Vec<[f64; 2]>> {
         let (sin, cos) = self.angle.sin_cos();
         let place = |[x, y]: [f64; 2]| {
@@ -253,7 +253,7 @@ impl Object {
     }
 }
 
-/// Whether a point is inside an odd number of outlines.
+/// Whether a point is inside, by the even-odd rule.
 pub(super) fn inside(outlines: &[Vec<[f64; 2]>], [x, y]: [f64; 2]) -> bool {
     let mut odd = false;
     for outline in outlines {

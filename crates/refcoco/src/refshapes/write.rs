@@ -1,4 +1,4 @@
-//! Writes RefShapes to disk: images, `instances.json` and `refs(unc).p`, as the REFER layout has them.
+//! Writes RefShapes to disk in the REFER layout: images, `instances.json` and `refs(unc).p`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use crate::sampler::stream;
 struct Drawn {
     split: &'static str,
     scene: Scene,
-    /// Referents with their expressions.
+    /// Index of each referred object, with its expressions.
     refs: Vec<(usize, Vec<Phrase>)>,
     jpeg: Vec<u8>,
 }
 
-/// [`generate_as`] the data set `refshapes`.
+/// Generates the data set `refshapes`, see [`generate_as`].
 ///
 /// # Errors
 /// As [`generate_as`].
@@ -31,11 +31,11 @@ pub fn generate(settings: &Settings, data_root: &Path, progress: impl Fn(usize) 
     generate_as("refshapes", settings, data_root, progress)
 }
 
-/// Generates a data set into `<data_root>/<name>`, which must not exist yet. The folder appears only when
-/// it is complete; `progress` is called with the number of images made after each one, from any thread.
+/// Generates a data set into `<data_root>/<name>`, which must not exist yet. The folder appears only when it is complete.
+/// `progress` is called from any thread after each image, with the number of images made.
 ///
 /// # Errors
-/// Impossible settings, or a file that cannot be written.
+/// When the settings are invalid or a file cannot be written.
 pub fn generate_as(
     name: &str,
     settings: &Settings,
@@ -49,7 +49,7 @@ pub fn generate_as(
     std::fs::create_dir_all(&images).map_err(io_error(&images))?;
     let result = write_all(settings, &building, &images, progress);
     let result = result.and_then(|()| match std::fs::rename(&building, &target) {
-        // Another process was faster; what it made is the same.
+        // Another process finished first; its files are the same.
         Err(_) if target.join("instances.json").is_file() => Ok(()),
         renamed => renamed.map_err(io_error(&target)),
     });
@@ -59,9 +59,9 @@ pub fn generate_as(
     result.map(|()| target)
 }
 
-/// Generates the data set of this name unless it is there or is not one that is [generated](Settings::named).
-/// `progress` is called with the number of images made and of all images after each one, from any thread; it is not called
-/// if there is nothing to do.
+/// Generates a data set if it does not exist. Does nothing for a name that is not [generated](Settings::named). `progress` is
+/// called from any thread after each image, with the number of images made and the total; it is not called if there is nothing
+/// to do.
 ///
 /// # Errors
 /// As [`generate_as`].
@@ -111,7 +111,7 @@ fn file_name(index: usize) -> String {
     format!("refshapes_{:012}.jpg", image_id(index))
 }
 
-/// Numbers with gaps, as COCO has them.
+/// Ids with gaps, as in COCO.
 fn image_id(index: usize) -> i64 {
     1001 + 3 * index as i64
 }
@@ -196,7 +196,7 @@ fn category_id(shape: Shape) -> i64 {
     1 + Shape::ALL.iter().position(|&other| other == shape).unwrap_or(0) as i64
 }
 
-/// A polygon where one describes the visible part, otherwise run lengths.
+/// A polygon if one outline describes the visible part, otherwise RLE.
 fn segmentation(object: &Object) -> Value {
     let outlines = object.outlines();
     if object.occluded || outlines.len() > 1 {

@@ -1,4 +1,4 @@
-//! The reader takes files; these are in memory where the system has such a place.
+//! Writes fuzz input to a scratch file, in memory where `/dev/shm` exists, because the reader takes files.
 
 use std::path::PathBuf;
 

@@ -1,0 +1,187 @@
+//! Zip archives of pictures, read in place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use flate2::read::DeflateDecoder;
+
+use crate::error::{Error, Result, io_error, or_mistaken};
+use crate::regular_file::open_regular;
+
+/// A zip archive. Many threads can read its entries at once, because reads do not move a shared file position.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    pub(crate) path: PathBuf,
+    file: File,
+    /// By path inside the archive.
+    entries: BTreeMap<String, Entry>,
+    /// Paths by file name without folders.
+    by_base: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    header_at: u64,
+    stored: u64,
+    size: u64,
+    deflated: bool,
+    /// CRC-32 of the unpacked bytes.
+    crc32: u32,
+}
+
+/// Size limit of an entry in bytes, above any photo. An archive that claims more is refused before memory is allocated.
+const MAX_IMAGE_FILE: u64 = 1 << 28;
+
+/// Approximate maximum compression ratio of DEFLATE.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
+impl Archive {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let broken = |what: String| or_mistaken(path, Error::Image { path: path.to_path_buf(), what });
+        let file = open_regular(path)?;
+        let again = file.try_clone().map_err(io_error(path))?;
+        let archive = zip::ZipArchive::new(std::io::BufReader::new(again))
+            .map_err(|error| broken(format!("not a readable zip archive: {error}")))?;
+        let (mut entries, mut by_base) = (BTreeMap::new(), BTreeMap::<String, Vec<String>>::new());
+        for index in 0..archive.len() {
+            let entry = archive.by_index_data(index).map_err(|error| broken(error.to_string()))?;
+            let Some(name) = entry.enclosed_name() else { continue };
+            let Some(base) = name.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+                continue;
+            };
+            let name = name.to_string_lossy().into_owned();
+            let deflated = match entry.compression() {
+                zip::CompressionMethod::Stored => false,
+                zip::CompressionMethod::Deflated => true,
+                _ => continue,
+            };
+            let entry = Entry {
+                header_at: entry.header_start(),
+                stored: entry.compressed_size(),
+                size: entry.size(),
+                deflated,
+                crc32: entry.crc32(),
+            };
+            by_base.entry(base).or_default().push(name.clone());
+            entries.insert(name, entry);
+        }
+        Ok(Self { path: path.to_path_buf(), file, entries, by_base })
+    }
+
+    /// The path inside the archive of a picture: the name itself, or the one path that ends with it, such as
+    /// `train2014/NAME`. Of several the shortest, then the first in order of letters.
+    pub(crate) fn locate(&self, name: &str) -> Option<&str> {
+        if let Some((name, _)) = self.entries.get_key_value(name) {
+            return Some(name);
+        }
+        let base = name.rsplit('/').next().unwrap_or(name);
+        let ends_with_it = |path: &&String| path.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
+        let found = self.by_base.get(base)?.iter().filter(ends_with_it);
+        found.min_by_key(|path| (path.len(), path.as_str())).map(String::as_str)
+    }
+
+    /// Length of an entry in bytes, unpacked.
+    pub(crate) fn size(&self, name: &str) -> Option<u64> {
+        Some(self.entries.get(name)?.size)
+    }
+
+    /// - name: as [`Archive::locate`] gives it
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.path.join(name);
+        let broken = |what: &str| Error::Image { path: path.clone(), what: what.to_owned() };
+        let entry = self.entries.get(name).ok_or_else(|| broken("the archive has no such file"))?;
+        if entry.size > MAX_IMAGE_FILE || entry.stored > MAX_IMAGE_FILE {
+            return Err(broken("the archive claims an impossible size"));
+        }
+        let checked = |bytes: Vec<u8>| match crc32fast::hash(&bytes) == entry.crc32 {
+            true => Ok(bytes),
+            false => {
+                Err(broken("the archive is damaged here: its bytes do not have the CRC-32 that it names"))
+            }
+        };
+        // The local header's name and extra field may differ in length from those in the central directory.
+        let mut header = [0; 30];
+        self.file.read_exact_at(&mut header, entry.header_at).map_err(io_error(&self.path))?;
+        if header[..4] != *b"PK\x03\x04" {
+            return Err(broken("the archive is damaged here"));
+        }
+        let length = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+        let data_at = entry.header_at + 30 + length(26) + length(28);
+        let file_len = self.file.metadata().map_err(io_error(&self.path))?.len();
+        if data_at.checked_add(entry.stored).is_none_or(|end| end > file_len) {
+            return Err(broken("the archive ends before this file does"));
+        }
+        let mut stored = vec![0; entry.stored as usize];
+        self.file.read_exact_at(&mut stored, data_at).map_err(io_error(&self.path))?;
+        if !entry.deflated {
+            return checked(stored);
+        }
+        let mut bytes = Vec::with_capacity(entry.size.min(entry.stored * MAX_DEFLATE_RATIO) as usize);
+        DeflateDecoder::new(stored.as_slice())
+            .take(entry.size)
+            .read_to_end(&mut bytes)
+            .map_err(|_| broken("the archive is damaged here"))?;
+        checked(bytes)
+    }
+}
+
+/// Reads every entry of an archive, for fuzzing.
+#[cfg(fuzzing)]
+pub fn read_whole_archive(path: &Path) {
+    let Ok(archive) = Archive::open(path) else { return };
+    for name in archive.entries.keys() {
+        let _ = archive.read(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn archive(folder: &Path, entries: &[(&str, &[u8])]) -> PathBuf {
+        let path = folder.join("pictures.zip");
+        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
+        let options =
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        for (name, bytes) in entries {
+            zip.start_file(*name, options).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn entries_are_found_by_the_end_of_their_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries: [(&str, &[u8]); 4] =
+            [("top/01/1.jpg", b"a"), ("top/02/1.jpg", b"b"), ("deep/top/01/1.jpg", b"c"), ("x1.jpg", b"d")];
+        let archive = Archive::open(&archive(folder.path(), &entries)).unwrap();
+        assert_eq!(archive.locate("01/1.jpg"), Some("top/01/1.jpg"));
+        assert_eq!(archive.locate("02/1.jpg"), Some("top/02/1.jpg"));
+        assert_eq!(archive.locate("deep/top/01/1.jpg"), Some("deep/top/01/1.jpg"));
+        assert_eq!(archive.locate("1.jpg"), Some("top/01/1.jpg"));
+        assert_eq!(archive.locate("03/1.jpg"), None);
+        assert_eq!(archive.read("top/02/1.jpg").unwrap(), b"b");
+    }
+
+    #[test]
+    fn damaged_bytes_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = archive(folder.path(), &[("a.jpg", b"first"), ("b.jpg", b"second")]);
+        let archive = Archive::open(&path).unwrap();
+        // Flips one bit of the stored bytes.
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = memchr::memmem::find(&bytes, b"second").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = archive.read("b.jpg").unwrap_err().to_string();
+        assert!(error.contains("CRC-32") && archive.read("a.jpg").is_ok(), "{error}");
+        std::fs::write(folder.path().join("broken.zip"), b"PK\x03\x04 not really").unwrap();
+        assert!(Archive::open(&folder.path().join("broken.zip")).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! The forms in which people's tools write a COCO `segmentation`.
+
+use serde_json::Value;
+
+use super::Mask;
+use crate::error::{MaskError, Turned};
+
+/// Lists inside lists beyond this depth are refused.
+const MAX_NESTING: usize = 4;
+
+/// A part of a segmentation.
+#[derive(Debug, PartialEq)]
+pub(super) enum Part<'a> {
+    /// `x, y, x, y, ...` in pixels.
+    Polygon(Vec<f64>),
+    /// A run-length object, `{"size": [height, width], "counts": ...}`.
+    Rle(&'a serde_json::Map<String, Value>),
+}
+
+/// The parts of a segmentation, in order.
+///
+/// - a run-length object, or a list of them (RRSIS-D)
+/// - a list of polygons, `[[x, y, x, y, ...], ...]`, as COCO has it
+/// - a bare polygon, `[x, y, x, y, ...]`
+/// - polygons of point pairs, `[[x, y], [x, y], ...]`, as labelme writes them, or a list of such
+/// - any of these inside one or two further lists
+///
+/// # Errors
+/// When it is none of these. An empty list has no parts.
+pub(super) fn parts_of(value: &Value) -> Result<Vec<Part<'_>>, MaskError> {
+    let mut parts = Vec::new();
+    match value {
+        Value::Array(_) => collect(value, 0, &mut parts)?,
+        Value::Object(fields) => parts.push(Part::Rle(fields)),
+        Value::Null => return Err(MaskError::Kind("null".into())),
+        other => return Err(MaskError::Kind(short(other))),
+    }
+    Ok(parts)
+}
+
+fn collect<'a>(value: &'a Value, depth: usize, parts: &mut Vec<Part<'a>>) -> Result<(), MaskError> {
+    match value {
+        Value::Object(fields) => parts.push(Part::Rle(fields)),
+        Value::Array(items) if items.iter().any(Value::is_number) => {
+            parts.push(Part::Polygon(items.iter().map(coordinate).collect::<Result<_, _>>()?));
+        }
+        Value::Array(items) if is_point_pairs(items) => {
+            let points = items.iter().flat_map(|pair| pair.as_array().into_iter().flatten());
+            parts.push(Part::Polygon(points.map(coordinate).collect::<Result<_, _>>()?));
+        }
+        // An empty polygon encloses nothing, but is a part: COCO's tools refuse a segmentation that begins with one.
+        Value::Array(items) if items.is_empty() && depth > 0 => parts.push(Part::Polygon(Vec::new())),
+        Value::Array(items) if depth < MAX_NESTING => {
+            for item in items {
+                collect(item, depth + 1, parts)?;
+            }
+        }
+        other => {
+            return Err(MaskError::Polygon(format!("{} is no list of coordinates", short(other))));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a list is a polygon of three or more points `[x, y]`. Two-element lists cannot be polygons of their own.
+fn is_point_pairs(items: &[Value]) -> bool {
+    let is_pair = |item: &Value| {
+        item.as_array().is_some_and(|pair| pair.len() == 2 && pair.iter().all(Value::is_number))
+    };
+    items.len() > 1 && items.iter().all(is_pair)
+}
+
+fn coordinate(value: &Value) -> Result<f64, MaskError> {
+    value.as_f64().ok_or_else(|| MaskError::Polygon(format!("{} is no coordinate", short(value))))
+}
+
+/// A value as it stands in a message.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// A run-length object as a mask of this size.
+pub(super) fn rle_mask(
+    width: usize,
+    height: usize,
+    fields: &serde_json::Map<String, Value>,
+) -> Result<Mask, MaskError> {
+    let size = fields.get("size").and_then(Value::as_array).map(Vec::as_slice);
+    let Some([h, w]) = size else {
+        return Err(MaskError::Rle("`size` must be [height, width]".into()));
+    };
+    let (Some(h), Some(w)) = (whole(h), whole(w)) else {
+        return Err(MaskError::Rle("`size` must hold two non-negative integers".into()));
+    };
+    if (h, w) != (height as u64, width as u64) {
+        let found = (h as usize, w as usize);
+        return Err(MaskError::Size { found, expected: (height, width), turned: Turned(false) });
+    }
+    match fields.get("counts") {
+        Some(Value::String(text)) if is_bytes_literal(text) => Err(MaskError::Rle(format!(
+            "`counts` is the text of a Python bytes object ({}): write `rle[\"counts\"].decode(\"ascii\")` to the file",
+            short(&Value::String(text.clone()))
+        ))),
+        Some(Value::String(text)) => Mask::from_rle_string(width, height, text),
+        Some(Value::Array(counts)) => {
+            let count = |count: &Value| {
+                whole(count).ok_or_else(|| MaskError::Rle(format!("{count} is no run length")))
+            };
+            Mask::from_counts(width, height, &counts.iter().map(count).collect::<Result<Vec<_>, _>>()?)
+        }
+        _ => Err(MaskError::Rle("`counts` must be a list or a string".into())),
+    }
+}
+
+/// A whole number, also one that is written as a float.
+fn whole(value: &Value) -> Option<u64> {
+    let float = || value.as_f64().filter(|value| value.fract() == 0.0 && (0.0..9e15).contains(value));
+    value.as_u64().or_else(|| float().map(|value| value as u64))
+}
+
+/// `str(b"...")` in place of the bytes.
+fn is_bytes_literal(text: &str) -> bool {
+    let rest = text.strip_prefix('b').unwrap_or_default();
+    ['\'', '"'].iter().any(|quote| rest.len() >= 2 && rest.starts_with(*quote) && rest.ends_with(*quote))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_polygon_in_every_form() {
+        let flat = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        for form in [
+            json!([1, 2, 3, 4, 5, 6]),
+            json!([[1, 2, 3, 4, 5, 6]]),
+            json!([[[1, 2, 3, 4, 5, 6]]]),
+            json!([[1, 2], [3, 4], [5, 6]]),
+            json!([[[1, 2], [3, 4], [5, 6]]]),
+            json!([[[[1, 2], [3, 4], [5, 6]]]]),
+        ] {
+            assert_eq!(parts_of(&form).unwrap(), [Part::Polygon(flat.clone())], "{form}");
+        }
+        let two = json!([[[1, 2], [3, 4], [5, 6]], [1, 2, 3, 4, 5, 6]]);
+        assert_eq!(parts_of(&two).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn run_lengths_alone_and_in_a_list() {
+        let left = json!({"size": [1, 4], "counts": [0, 1, 3]});
+        let right = json!({"size": [1.0, 4.0], "counts": [3, 1]});
+        let both = json!([left, right]);
+        assert_eq!(Mask::from_segmentation(4, 1, &both).unwrap().data, [1, 0, 0, 1]);
+        assert_eq!(Mask::parts_of_segmentation(4, 1, &both).unwrap().len(), 2);
+        let bytes = json!({"size": [1, 4], "counts": "b'0132'"});
+        let error = Mask::from_segmentation(4, 1, &bytes).unwrap_err().to_string();
+        assert!(error.contains("bytes") && error.contains("decode"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_segmentation_is_refused_in_few_words() {
+        assert!(matches!(parts_of(&json!(null)), Err(MaskError::Kind(_))));
+        assert!(matches!(parts_of(&json!([[1, 2, "a"]])), Err(MaskError::Polygon(_))));
+        assert!(matches!(parts_of(&json!(["a"])), Err(MaskError::Polygon(_))));
+        let deep = json!([[[[[[1, 2, 3, 4, 5, 6]]]]]]);
+        let error = parts_of(&deep).unwrap_err().to_string();
+        assert!(error.len() < 200, "{error}");
+        let long = json!("x".repeat(1000));
+        assert!(parts_of(&long).unwrap_err().to_string().len() < 200);
+    }
+}

@@ -1,0 +1,124 @@
+//! Values of pickles as people's scripts write them: numpy's scalars, `OrderedDict` and tuples beside Python's own. They are
+//! interpreted from their description; nothing of Python or numpy is run.
+
+use safe_pickle::{Document, Error, Value};
+
+/// Names of classes and functions that a refs file may refer to.
+fn is_known(name: &str) -> bool {
+    // numpy 2 has renamed its module.
+    let numpy = ["numpy.core.multiarray.", "numpy._core.multiarray."];
+    let of_numpy = numpy.iter().find_map(|module| name.strip_prefix(module));
+    matches!(of_numpy, Some("scalar"))
+        || ["numpy.dtype", "_codecs.encode", "collections.OrderedDict", "collections.defaultdict"]
+            .contains(&name)
+        || ["builtins.dict", "__builtin__.dict", "builtins.list", "__builtin__.list"].contains(&name)
+}
+
+/// Reads a pickle that may hold such values.
+pub(super) fn parsed(data: &[u8]) -> Result<Document, Error> {
+    safe_pickle::parse_objects(data, &is_known)
+}
+
+/// A whole number: an int, a whole float, or numpy's scalar of either. Text is none: Python keeps the types apart.
+pub(super) fn whole(value: Value<'_>) -> Option<i64> {
+    let of_float = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
+    if let Some(number) = value.as_i64() {
+        return Some(number);
+    }
+    if let Some(number) = value.as_f64() {
+        return of_float(number);
+    }
+    match scalar(value)? {
+        Scalar::Whole(number) => Some(number),
+        Scalar::Float(number) => of_float(number),
+        Scalar::Text(_) => None,
+    }
+}
+
+/// Text: a str, Python 2's byte string, or numpy's scalar of text.
+pub(super) fn text(value: Value<'_>) -> Option<String> {
+    if let Some(text) = value.as_str() {
+        return Some(text.to_owned());
+    }
+    match scalar(value)? {
+        Scalar::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+enum Scalar {
+    Whole(i64),
+    Float(f64),
+    Text(String),
+}
+
+/// `numpy.core.multiarray.scalar(dtype, bytes)`.
+fn scalar(value: Value<'_>) -> Option<Scalar> {
+    let object = value.object().filter(|object| object.class().ends_with("multiarray.scalar"))?;
+    let mut args = object.args().items()?;
+    let dtype = args.next()?.object().filter(|dtype| dtype.class() == "numpy.dtype")?;
+    let kind = dtype.args().items()?.next()?.as_str()?.to_owned();
+    // The state's second entry is the byte order.
+    let big =
+        dtype.state().and_then(|state| state.items()?.nth(1)?.as_str()).is_some_and(|order| order == ">");
+    let mut bytes = bytes(args.next()?)?;
+    if big && !kind.starts_with('U') {
+        bytes.reverse();
+    }
+    let whole = |signed: bool| {
+        let mut wide = [if signed && bytes.last().is_some_and(|top| top & 0x80 != 0) { 0xff } else { 0 }; 8];
+        wide.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+        let number = i64::from_le_bytes(wide);
+        (signed || number >= 0 || bytes.len() < 8).then_some(number)
+    };
+    match kind.trim_start_matches(['<', '>', '|', '=']).chars().next()? {
+        'i' => whole(true).map(Scalar::Whole),
+        'u' => whole(false).map(Scalar::Whole),
+        'f' => match bytes.as_slice() {
+            &[a, b, c, d] => Some(Scalar::Float(f64::from(f32::from_le_bytes([a, b, c, d])))),
+            _ => Some(Scalar::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
+        },
+        'U' => {
+            let code =
+                |unit: &[u8; 4]| if big { u32::from_be_bytes(*unit) } else { u32::from_le_bytes(*unit) };
+            let letters = bytes.as_chunks::<4>().0.iter().map(|unit| char::from_u32(code(unit)));
+            let text: Option<String> = letters.collect();
+            text.map(|text| Scalar::Text(text.trim_end_matches('\0').to_owned()))
+        }
+        'S' => String::from_utf8(bytes).ok().map(|text| Scalar::Text(text.trim_end_matches('\0').to_owned())),
+        _ => None,
+    }
+}
+
+/// Bytes, also as protocols before 3 write them: `_codecs.encode(text, "latin1")`.
+fn bytes(value: Value<'_>) -> Option<Vec<u8>> {
+    if let Some(bytes) = value.as_bytes() {
+        return Some(bytes.to_vec());
+    }
+    if let Some(text) = value.as_str() {
+        // Python 2's byte string that happens to be UTF-8.
+        return Some(text.as_bytes().to_vec());
+    }
+    let object = value.object().filter(|object| object.class() == "_codecs.encode")?;
+    let text = object.args().items()?.next()?.as_str()?;
+    text.chars().map(|letter| u8::try_from(u32::from(letter)).ok()).collect()
+}
+
+/// The value under a key of a dict or `OrderedDict`.
+pub(super) fn entry<'a>(item: Value<'a>, key: &str) -> Option<Value<'a>> {
+    item.get(key).or_else(|| {
+        // Before Python 3.5: OrderedDict([[key, value], ...]).
+        let listed = item.object()?.args().items()?.next()?.items()?;
+        let mut pairs = listed.filter_map(|pair| {
+            let mut pair = pair.items()?;
+            Some((pair.next()?, pair.next()?))
+        });
+        pairs.find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+    })
+}
+
+/// Whether a value is a dict or like one.
+pub(super) fn is_dict(item: Value<'_>) -> bool {
+    item.pairs().is_some_and(|pairs| pairs.len() > 0 || item.object().is_none())
+        || item.object().is_some_and(|object| object.class().starts_with("collections."))
+}
