@@ -1,4 +1,4 @@
-//! Stages of a training sample, on one thread: `cargo bench --package talent-benches --bench data_pipeline`.
+//! Stages of the data pipeline, on one thread: `cargo bench --package talent-benches --bench data_pipeline`.
 #![allow(missing_docs)]
 
 use std::hint::black_box;

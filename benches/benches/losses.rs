@@ -5,7 +5,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation};
 
-// As in the `talent` program.
+// The allocator of the `talent` program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
 //! Modules at the base model's shapes, one image of 448 pixels: `cargo bench --package talent-benches --bench modules`.
-//! Products and attention also as libtorch itself computes them.
+//! Linear layers and attention are also measured with libtorch's own functions.
 #![allow(missing_docs)]
 
 use backbone::unobserved;
@@ -9,13 +9,13 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 use torch_ext::layers::{attention, linear};
 
-// As in the `talent` program.
+// The allocator of the `talent` program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PLACE: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// The base model with two blocks an encoder, the second with an adapter.
+/// The base model with two blocks per encoder, the second with an adapter.
 fn model() -> Talent {
     let mut cfg = ModelConfig::base();
     (cfg.image.depth, cfg.image.taps, cfg.image.adapter_blocks) = (2, [0, 1], vec![1]);
@@ -23,7 +23,7 @@ fn model() -> Talent {
     Talent::seeded(&cfg, Device::Cpu, Kind::Float, 0).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Both precisions of one piece of work without gradients.
+/// Measures `work` without gradients, in fp32 and under bf16 autocast.
 fn forward(criterion: &mut Criterion, name: &str, work: impl Fn() -> Tensor) {
     let mut group = criterion.benchmark_group(name);
     group.sample_size(20);
@@ -63,7 +63,7 @@ fn modules(criterion: &mut Criterion) {
     forward(criterion, "projector", || model.projector().forward(&map, &state, Mode::Eval));
 }
 
-/// Forward and backward pass, here and in libtorch.
+/// Forward and backward pass of linear layers and attention: this project's functions and libtorch's.
 fn products(criterion: &mut Criterion) {
     let leaf = |size: &[i64]| Tensor::randn(size, PLACE).set_requires_grad(true);
     let mut group = criterion.benchmark_group("linear 1029x768 to 3072, forward and backward");

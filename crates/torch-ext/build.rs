@@ -1,23 +1,28 @@
-//! Compiles the C++ shim against the libtorch that torch-sys found, and hands its folder on to dependants.
+//! Compiles the C++ shim against the libtorch that torch-sys found, and passes libtorch's folder on to dependent crates.
 
 use std::path::PathBuf;
 
 use libtorch_build::{link_to, shared_library};
 
-const SOURCES: [&str; 12] = [
-    "csrc/attention.cpp",
+const SOURCES: [&str; 10] = [
     "csrc/custom_gradient.cpp",
-    "csrc/dropout.cpp",
     "csrc/gradient_hooks.cpp",
+    "csrc/layers.cpp",
     "csrc/linear.cpp",
     "csrc/lowered.cpp",
     "csrc/measure.cpp",
-    "csrc/product.cpp",
     "csrc/profile.cpp",
     "csrc/residual.cpp",
     "csrc/talent_torch.cpp",
     "csrc/transfer.cpp",
 ];
+
+/// Sources with the feature `cpu-kernels`.
+const CPU_KERNELS: &[&str] =
+    &["csrc/cpu_attention.cpp", "csrc/cpu_dropout.cpp", "csrc/cpu_linear.cpp", "csrc/product.cpp"];
+
+/// Sources without the feature `cpu-kernels`.
+const NO_CPU_KERNELS: &[&str] = &["csrc/no_cpu_kernels.cpp"];
 
 #[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn main() {
@@ -25,8 +30,7 @@ fn main() {
     // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     let lib = PathBuf::from(lib);
-    println!("cargo:libtorch_lib={}", lib.display());
-    // For other crates' bindings: `guarded.h`.
+    // Include path of `guarded.h` for other crates that bind libtorch.
     println!("cargo:include={}/csrc", env!("CARGO_MANIFEST_DIR"));
     let Some(root) = lib.parent() else { return };
     let mut build = cc::Build::new();
@@ -40,6 +44,10 @@ fn main() {
         let library = shared_library(&build, root, "csrc/cuda_graph.cpp", "libtalent_graphs.so");
         println!("cargo:rustc-env=TALENT_GRAPHS_BUILT={}", library.display());
     }
-    build.files(SOURCES).compile("talent_torch");
+    let has_kernels = std::env::var_os("CARGO_FEATURE_CPU_KERNELS").is_some();
+    build
+        .files(SOURCES)
+        .files(if has_kernels { CPU_KERNELS } else { NO_CPU_KERNELS })
+        .compile("talent_torch");
     link_to(&lib);
 }

@@ -12,7 +12,7 @@ pub(crate) enum Domain {
     Grid,
 }
 
-/// Three densely connected branches over a bottleneck of width r (specification, sections 3 and 4):
+/// Three densely connected branches over a bottleneck of width r (specification, section 3.5 and section 4.6):
 ///
 /// ```text
 /// b1 = 1(r -> r/2)(x)
@@ -43,7 +43,7 @@ impl DenseBranches {
         }
     }
 
-    /// - xs: `[batch, r, length]` or `[batch, r, height, width]`; result alike
+    /// - xs: `[batch, r, length]` or `[batch, r, height, width]`; result of the same shape
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let run = |units: &[Unit; 2], xs: &Tensor| units[1].forward(&units[0].forward(xs, mode), mode);
         let b1 = self.branch1.forward(xs, mode);
@@ -52,7 +52,7 @@ impl DenseBranches {
         Tensor::cat(&[b1, b2, b3], 1)
     }
 
-    /// Operations over `places` positions of a sentence (1 axis) or a grid (2 axes).
+    /// FLOPs over `places` positions of a sentence (1 axis) or a grid (2 axes).
     pub(crate) fn cost(places: i64, r: i64, axes: u32) -> Cost {
         let (half, quarter, narrow) = (r / 2, r / 4, r / 16);
         conv(places, r, half, 1, BOTH)
@@ -81,7 +81,7 @@ impl Unit {
         let at = path / "conv";
         let conv = match domain {
             Domain::Sentence => {
-                // Created in half precision by the official code (specification, 12.2).
+                // Created in half precision by the official code (specification, section 12.2).
                 let init = Init::UniformHalf(1.0 / ((n_in * kernel) as f64).sqrt());
                 Conv::Sentence(Conv1d::new(
                     &at,

@@ -10,10 +10,19 @@ mod text;
 mod visual;
 mod word_unit;
 
+pub use backbone;
+pub use rca;
+pub use torch_ext;
+
 pub use dense::DenseBranches;
 pub use text::{TEXT_ADAPTERS, TextAdapter, TextAdapters, TextAdaptersConfig};
 pub use visual::{Gate, VISUAL_ADAPTERS, VisualAdapter, VisualAdapters, VisualAdaptersConfig};
 pub use word_unit::{AdapterFusion, WordCrossAttention, WordUnit};
+
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 use torch_ext::flops::{BOTH, Cost, Grad, linear};
 

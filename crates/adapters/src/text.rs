@@ -12,7 +12,7 @@ use crate::ends_cost;
 /// Weight of a text adapter's output: a literal constant of the official code (quirk Q3).
 const GATE: f64 = 0.2;
 
-/// Parameters of text adapters.
+/// Parameter group of the text adapters.
 pub const TEXT_ADAPTERS: Group = Group {
     name: "text_adapters",
     part_of: Some("adapters"),
@@ -20,7 +20,7 @@ pub const TEXT_ADAPTERS: Group = Group {
     trains: Trains::Always,
 };
 
-/// Which blocks of a text encoder have an adapter, and how wide it is.
+/// Which blocks of a text encoder have an adapter, and the adapters' widths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextAdaptersConfig {
     /// Blocks (from 0) with an adapter.
@@ -39,12 +39,12 @@ pub struct TextAdapters {
 }
 
 impl TextAdapters {
-    /// None yet.
+    /// Starts without adapters; [`TextAdapters::register`] adds them.
     pub fn new(cfg: TextAdaptersConfig) -> Self {
         Self { cfg, by_block: BTreeMap::new() }
     }
 
-    /// Registers the adapter of a block, if it is to have one, below `adapter`.
+    /// Registers the adapter of a block below `adapter`, if the config lists the block.
     pub fn register(&mut self, block: usize, path: &ParamPath) {
         if self.cfg.blocks.contains(&(block as i64)) {
             let path = path.in_group(TEXT_ADAPTERS) / "adapter";
@@ -53,12 +53,12 @@ impl TextAdapters {
         }
     }
 
-    /// The adapter of a block.
+    /// The adapter of a block, if it has one.
     pub fn get(&self, block: usize) -> Option<&TextAdapter> {
         self.by_block.get(&block)
     }
 
-    /// The guest that the encoder's blocks ask in a pass. An adapter sees the un-normalised residual stream.
+    /// The guest that hooks the adapters into the encoder's blocks. An adapter reads the residual stream before normalisation.
     pub fn guest(&self, mode: Mode) -> impl Fn(AtMlp<'_>) -> Option<Addition> {
         move |at| {
             let update = self.get(at.block)?.forward(at.residual, mode) * GATE;
@@ -66,9 +66,9 @@ impl TextAdapters {
         }
     }
 
-    /// Operations over one sentence of `word_len` tokens.
+    /// FLOPs over one sentence of `word_len` tokens.
     ///
-    /// - grad: what of a block's linear layers has a gradient
+    /// - grad: which gradients a block's linear layers need, by block index
     pub fn cost(cfg: &TextAdaptersConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad) -> Cost {
         let adapter = |&block: &i64| {
             // Position 0 does not take part in the convolutions.
@@ -78,13 +78,13 @@ impl TextAdapters {
         cfg.blocks.iter().map(adapter).sum()
     }
 
-    /// Values of the parameters, at least.
+    /// Lower bound of the number of parameters.
     pub fn least_values(cfg: &TextAdaptersConfig) -> f64 {
         cfg.blocks.len() as f64 * 2.0 * cfg.text_width as f64 * cfg.bottleneck as f64
     }
 }
 
-/// Text adapter (specification, section 3): bottleneck, dense branches over the words, back.
+/// Text adapter (specification, section 3.5): down-projection to the bottleneck, dense branches over the words, up-projection.
 ///
 /// Position 0 is set aside as if it were a class token and ends up doubled (quirk Q4); padding takes part in the
 /// convolutions and in the batch statistics (Q5).
@@ -106,7 +106,7 @@ impl TextAdapter {
         Self { dense, down: linear("D_fc1", width, bottleneck), up: linear("D_fc2", bottleneck, width) }
     }
 
-    /// - words: `[batch, K, T]`, un-normalised; result alike, without an outer skip
+    /// - words: `[batch, K, T]`, not normalised; result of the same shape, without an outer skip connection
     pub fn forward(&self, words: &Tensor, mode: Mode) -> Tensor {
         let narrow = self.down.forward(words).relu(); // b k r
         let parts = narrow.split_with_sizes([1, narrow.size()[1] - 1], 1);

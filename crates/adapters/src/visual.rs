@@ -16,7 +16,7 @@ use crate::word_unit::{AdapterFusion, WordUnit};
 
 const GATE_START: f64 = 0.2;
 
-/// Parameters of visual adapters.
+/// Parameter group of the visual adapters.
 pub const VISUAL_ADAPTERS: Group = Group {
     name: "visual_adapters",
     part_of: Some("adapters"),
@@ -24,10 +24,10 @@ pub const VISUAL_ADAPTERS: Group = Group {
     trains: Trains::Always,
 };
 
-/// Their gates.
+/// Parameter group of the visual adapters' gates.
 const GATES: Group = Group { name: "gates", part_of: None, ..VISUAL_ADAPTERS };
 
-/// What becomes of the adapters' gates.
+/// Whether the adapters' gates train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Gate {
@@ -37,7 +37,7 @@ pub enum Gate {
     Learned,
 }
 
-/// Which blocks of an image encoder have an adapter, and what it is like.
+/// Which blocks of an image encoder have an adapter, and the adapters' sizes and variants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VisualAdaptersConfig {
     /// Blocks (from 0) with an adapter.
@@ -48,9 +48,9 @@ pub struct VisualAdaptersConfig {
     pub n_special: i64,
     /// Sizes of the cross-modal unit.
     pub unit: WordUnitConfig,
-    /// The cross-modal unit.
+    /// Kind of cross-modal unit.
     pub fusion: AdapterFusion,
-    /// The gates.
+    /// Whether the gates are frozen or learned.
     pub gate: Gate,
 }
 
@@ -58,17 +58,17 @@ pub struct VisualAdaptersConfig {
 #[derive(Debug)]
 pub struct VisualAdapters {
     cfg: VisualAdaptersConfig,
-    /// Each with its gate, `[D]`.
+    /// Adapter and gate `[D]` by block index.
     by_block: BTreeMap<usize, (VisualAdapter, Tensor)>,
 }
 
 impl VisualAdapters {
-    /// None yet.
+    /// Starts without adapters; [`VisualAdapters::register`] adds them.
     pub fn new(cfg: VisualAdaptersConfig) -> Self {
         Self { cfg, by_block: BTreeMap::new() }
     }
 
-    /// Registers the adapter of a block, if it is to have one, below `adapter`, and its gate as `ls_gate.gamma`.
+    /// Registers the adapter of a block below `adapter` and its gate as `ls_gate.gamma`, if the config lists the block.
     pub fn register(&mut self, block: usize, path: &ParamPath) {
         if self.cfg.blocks.contains(&(block as i64)) {
             let adapter = VisualAdapter::new(&(path.in_group(VISUAL_ADAPTERS) / "adapter"), &self.cfg);
@@ -82,17 +82,17 @@ impl VisualAdapters {
         }
     }
 
-    /// The adapter of a block.
+    /// The adapter of a block, if it has one.
     pub fn get(&self, block: usize) -> Option<&VisualAdapter> {
         self.by_block.get(&block).map(|(adapter, _)| adapter)
     }
 
-    /// The guest that the encoder's blocks ask in a pass. Up to the first adapter's cross-modal unit every image is computed
-    /// once, however many sentences are about it.
+    /// The guest that hooks the adapters into the encoder's blocks. Each image is encoded once up to the first adapter's
+    /// cross-modal unit, even if several sentences are about it.
     ///
-    /// - words: `[batch, K, T]`; image_of: int64 `[batch]`, the image each sentence is about; without it there is an image a
-    ///   sentence
-    /// - observe: sees the patches that enter a cross-modal unit, `[batch, patches, r]`, with the block
+    /// - words: `[batch, K, T]`
+    /// - image_of: int64 `[batch]`, index of the image that each sentence is about; without it, each sentence has its own image
+    /// - observe: called with the block index and the patches that enter its cross-modal unit, `[batch, patches, r]`
     pub fn guest<'a>(
         &'a self,
         words: &'a Tensor,
@@ -103,7 +103,7 @@ impl VisualAdapters {
         move |at| {
             let (adapter, gate) = self.by_block.get(&at.block)?;
             let _span = trace_span!("adapters").entered();
-            // From the first adapter on there is a row for each sentence.
+            // From the first adapter on, the residual stream has one row per sentence.
             let rows = image_of.filter(|_| at.normalised.size()[0] != words.size()[0]);
             let update = adapter.forward_shared(at.normalised, rows, words, mode, &|patches| {
                 observe(at.block, patches);
@@ -112,9 +112,9 @@ impl VisualAdapters {
         }
     }
 
-    /// Operations over one image of `patches` patches.
+    /// FLOPs over one image of `patches` patches.
     ///
-    /// - grad: what of a block's linear layers has a gradient
+    /// - grad: which gradients a block's linear layers need, by block index
     pub fn cost(cfg: &VisualAdaptersConfig, patches: i64, grad: &dyn Fn(i64) -> Grad) -> Cost {
         let r = cfg.unit.bottleneck;
         let adapter = |&block: &i64| {
@@ -125,17 +125,18 @@ impl VisualAdapters {
         cfg.blocks.iter().map(adapter).sum()
     }
 
-    /// Values of the parameters, at least.
+    /// Lower bound of the number of parameters.
     pub fn least_values(cfg: &VisualAdaptersConfig) -> f64 {
         let ends = 2.0 * cfg.image_width as f64 * cfg.unit.bottleneck as f64;
         cfg.blocks.len() as f64 * (ends + WordUnit::least_values(cfg.fusion, cfg.unit))
     }
 }
 
-/// Visual adapter (specification, section 4): bottleneck, dense branches over the patches, cross-modal unit, back.
+/// Visual adapter (specification, section 4.6): down-projection to the bottleneck, dense branches over the patches, cross-modal
+/// unit, up-projection.
 ///
-/// The special tokens pass the bottleneck only and end up doubled; the patches get their bottleneck values added
-/// before the cross-modal unit and after it (quirk Q11).
+/// The special tokens pass only the bottleneck and end up doubled. The bottleneck values of the patches are added both before
+/// and after the cross-modal unit (quirk Q11).
 #[derive(Debug)]
 pub struct VisualAdapter {
     dense: DenseBranches,
@@ -150,7 +151,7 @@ impl VisualAdapter {
     pub fn new(path: &ParamPath, cfg: &VisualAdaptersConfig) -> Self {
         let r = cfg.unit.bottleneck;
         let linear = |name: &str, n_in: i64, n_out: i64| {
-            // N(0.02): the encoder's constructor re-initialises every linear layer below it (quirk Q2).
+            // N(0.02): the official encoder's constructor initialises the adapters' linear layers again (quirk Q2).
             Linear::new(&(path / name), n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
         };
         Self {
@@ -172,9 +173,10 @@ impl VisualAdapter {
         self.forward_shared(tokens, None, words, mode, &|_| {})
     }
 
-    /// As [`VisualAdapter::forward`]; `observe` sees the patches that enter the cross-modal unit.
+    /// As [`VisualAdapter::forward`], with images shared between sentences.
     ///
-    /// - image_of: int64 `[batch]`, which tokens belong to a sentence; without it there are as many as sentences
+    /// - image_of: int64 `[batch]`, the row of `tokens` for each sentence; without it, each sentence has its own row
+    /// - observe: called with the patches that enter the cross-modal unit
     fn forward_shared(
         &self,
         tokens: &Tensor,

@@ -1,4 +1,4 @@
-//! What the adapters do, with numbers a reader can check by hand.
+//! Tests of the adapters with numbers that can be checked by hand.
 
 use adapters::{
     AdapterFusion, Gate, TextAdapter, TextAdapters, TextAdaptersConfig, VisualAdapter, VisualAdapters,
@@ -35,8 +35,8 @@ fn the_text_adapter_sets_position_0_aside_and_doubles_it() {
     let words = Tensor::randn([2, 6, 64], PLACE);
     let out = adapter.forward(&words, Mode::Eval);
     assert!(largest(&(out.i((.., 0)) - words.i((.., 0)).relu() * 2.0)) < 1e-12);
-    // The other positions get the branches. They see three positions to either side and no further: the third
-    // branch sees two, and reads the second, which sees one.
+    // The other positions get the branches, whose receptive field is three positions to either side: the kernel of the third
+    // branch covers two, and its input from the second branch covers one more.
     let moved = words.copy();
     let _ = moved.i((.., 5)).fill_(3.0);
     let difference = (adapter.forward(&moved, Mode::Eval) - out).abs().amax([0, 2].as_slice(), false);
@@ -66,7 +66,7 @@ fn the_visual_adapter_doubles_special_tokens() {
         let out = adapter.forward(&tokens, &words, Mode::Eval);
         assert_eq!(out.size(), tokens.size());
         assert!(largest(&(out.i((.., ..3)) - tokens.i((.., ..3)).relu() * 2.0)) < 1e-12);
-        // Only the cost volume sees the words.
+        // Only the cost volume reads the words.
         let other = adapter.forward(&tokens, &(words * 2.0), Mode::Eval);
         assert_eq!(largest(&(other - out)) > 0.0, fusion == AdapterFusion::CostVolume);
     }
@@ -130,7 +130,7 @@ fn a_closed_gate_silences_the_adapter() {
         encoder.forward(&images, &[], &guest, &unobserved).last.copy()
     };
     let gate = store.get("blocks.2.ls_gate.gamma").unwrap();
-    // Start values are drawn in float32, so the constant is float32's 0.2.
+    // Initial values are computed in float32, so the constant is float32's 0.2.
     assert_eq!(Vec::<f64>::try_from(gate).unwrap(), [f64::from(0.2_f32); 16]);
     assert!(largest(&(level(1.0) - level(50.0))) > 0.0);
     store.assign("blocks.2.ls_gate.gamma", &Tensor::zeros([16], PLACE)).unwrap();

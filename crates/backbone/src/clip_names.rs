@@ -1,11 +1,12 @@
-//! The names that the tensors of CLIP's text tower have in published files.
+//! Names of the tensors of CLIP's text tower in published files.
 
 use weight_files::{EncoderFacts, Layout, Settings, Step, as_named, no_facts, nothing_beside, numbered};
 
 pub(crate) static LAYOUTS: &[Layout] = &[
     Layout {
         name: "OpenAI's own names",
-        prefixes: &[""],
+        // open_clip's models with a text tower of their own have `text.` in front.
+        prefixes: &["", "text."],
         mark: "token_embedding.weight",
         target: as_named,
         beside: nothing_beside,
@@ -18,7 +19,7 @@ pub(crate) static LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "Hugging Face names",
-        // The text tower alone has no prefix if it was saved bare.
+        // A text tower saved without a surrounding model has no prefix.
         prefixes: &["text_model.", ""],
         mark: "embeddings.token_embedding.weight",
         target: hugging_face,
@@ -37,7 +38,8 @@ pub(crate) static LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// Names are matched from their start: the image tower's layers end like the text tower's.
+/// Whether the text tower does not use a tensor: it belongs to the image tower or holds position ids. The image tower is
+/// matched by prefix, because its layers have the same suffixes as the text tower's.
 fn of_image_tower(name: &str) -> bool {
     name.starts_with("vision_model.")
         || name.starts_with("visual_projection.")
@@ -75,11 +77,11 @@ fn hugging_face(name: &str) -> Option<(String, Step)> {
 
 fn facts(settings: &Settings<'_>) -> Result<EncoderFacts, String> {
     settings.expect_model(&["clip", "clip_text_model"])?;
-    // The full model nests the text tower's settings; in old files the second place wins.
+    // The full model nests the text tower's settings. Old files have both keys; `text_config_dict` takes precedence.
     let settings = settings.of_part(&["text_config_dict", "text_config"]);
     settings.expect_text("hidden_act", "quick_gelu")?;
     settings.expect_number("layer_norm_eps", 1e-5)?;
-    // The library's default.
+    // Hugging Face's default is 8.
     Ok(EncoderFacts { n_heads: settings.integer("num_attention_heads").or(Some(8)) })
 }
 

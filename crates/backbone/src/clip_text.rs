@@ -37,7 +37,7 @@ impl TextFamily for ClipText {
                 padding: 0,
                 sentence: SentenceAt::LargestId,
             },
-            // No file of the text tower alone holds it.
+            // Files with only the text tower lack it.
             optional: &["logit_scale"],
             wanted: "a CLIP text encoder (`token_embedding.weight` or `text_model.embeddings.token_embedding.weight`)",
             layouts: LAYOUTS,
@@ -95,7 +95,7 @@ impl Clip {
             path.parameter("positional_embedding", &[cfg.context, t], Init::Normal(0.01));
         let text_projection =
             path.parameter("text_projection", &[t, cfg.state_width], Init::Normal(1.0 / (t as f64).sqrt()));
-        // Part of the published files; CLIP's own loss uses it.
+        // In the published files, but only CLIP's own loss uses it.
         let _ = path.frozen().parameter("logit_scale", &[], Init::Const((1.0_f64 / 0.07).ln()));
         let blocks = path / "transformer" / "resblocks";
         let mut block = |index: i64| {
@@ -124,7 +124,7 @@ impl TextEncoder for Clip {
         &self.spec
     }
 
-    /// No position is masked beyond causality: padding is processed like words (quirk Q5).
+    /// There is no padding mask, only the causal one: padding is processed like words (quirk Q5).
     fn embed(&self, ids: &Tensor) -> Tensor {
         let positions = self.positional_embedding.narrow(0, 0, ids.size()[1]);
         Tensor::embedding(&self.token_embedding, ids, -1, false, false) + positions
@@ -155,7 +155,7 @@ struct Block {
 impl Block {
     fn new(path: &ParamPath, cfg: &TextEncoderConfig) -> Self {
         let t = cfg.width;
-        // CLIP's own start, which only matters where the encoder is trained from scratch.
+        // CLIP's own initialisation, which only matters if the encoder is trained from scratch.
         let linear = |path: ParamPath, n_in: i64, n_out: i64, deviation: f64| {
             Linear::new(&path, n_in, n_out, Init::Normal(deviation), Init::Const(0.0))
         };

@@ -33,13 +33,14 @@ impl ImageFamily for Dinov2Registers {
             input: PixelInput {
                 patch_size: cfg.patch_size,
                 n_special: 1 + cfg.n_registers,
-                // TALENT gives DINOv2 images that are normalised for CLIP (specification, section 2).
+                // TALENT normalises DINOv2's images with CLIP's constants (specification, section 10).
                 mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
                 std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-                // The mean in 8 bits.
+                // The mean as 8-bit values.
                 border: [123, 117, 104],
             },
-            optional: &[],
+            // Nothing computes with it, and timm leaves it out.
+            optional: &["mask_token"],
             wanted: "a DINOv2 image encoder (`cls_token` or `embeddings.cls_token`)",
             layouts: LAYOUTS,
         }
@@ -88,7 +89,7 @@ struct Dinov2 {
     patch_bias: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    /// The resampled position table, by its side and by how often the table was written to.
+    /// Cache of the resampled position table, by grid side and by the table's number of in-place writes.
     resampled: Remembered<(i64, u64)>,
     patch_size: i64,
     position_rule: PositionRule,
@@ -107,9 +108,9 @@ impl Dinov2 {
         let cls_token = path.parameter("cls_token", &[1, 1, d], Init::Normal(1e-6));
         let pos_embed =
             path.parameter("pos_embed", &[1, 1 + cfg.position_grid * cfg.position_grid, d], Init::Const(0.0));
-        start_positions(&pos_embed, cfg.position_grid);
+        init_positions(&pos_embed, cfg.position_grid);
         let register_tokens = path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6));
-        // Part of the published files; used only when patches are masked, as in DINOv2's own training.
+        // In the published files, but used only when patches are masked, as in DINOv2's own training.
         let _ = path.frozen().parameter("mask_token", &[1, d], Init::Const(0.0));
         let patch = path / "patch_embed" / "proj";
         let fan_in = (3 * cfg.patch_size * cfg.patch_size) as f64;
@@ -136,7 +137,8 @@ impl Dinov2 {
         }
     }
 
-    /// The position table for a grid. A frozen one is resampled once: a GPU takes as long for it as for several blocks.
+    /// The position table resampled to a grid. The result is cached if the table is frozen, because resampling takes a GPU as
+    /// long as several blocks.
     fn positions(&self, side: i64) -> Tensor {
         let resample = || resample_positions(&self.pos_embed, side, self.position_rule);
         match self.pos_embed.requires_grad() {
@@ -151,7 +153,7 @@ impl ImageEncoder for Dinov2 {
         &self.spec
     }
 
-    /// Class, registers, patches; positions are added to all but the registers.
+    /// The order is class, registers, patches. Positions are added to all but the registers.
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor {
         let b = images.size()[0];
         let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), self.patch_size, 0, 1, 1);
@@ -178,18 +180,18 @@ impl ImageEncoder for Dinov2 {
     }
 }
 
-/// Whether tokens are in half precision, and are to stay so.
-fn is_low(tokens: &Tensor) -> bool {
+/// Whether the residual stream is in half precision (bf16 or fp16), in which case it stays in it.
+fn is_half(tokens: &Tensor) -> bool {
     matches!(tokens.kind(), Kind::BFloat16 | Kind::Half)
 }
 
 fn normalised(norm: &LayerNorm, tokens: &Tensor) -> Tensor {
-    if is_low(tokens) { norm.forward_in_dtype(tokens) } else { norm.forward(tokens) }
+    if is_half(tokens) { norm.forward_in_dtype(tokens) } else { norm.forward(tokens) }
 }
 
-/// Fills a position table's grid with sinusoidal codes of half height, so that an encoder trained from scratch can
-/// tell places apart from the first step on. Pretrained weights overwrite them.
-fn start_positions(table: &Tensor, side: i64) {
+/// Initialises a position table's grid with sinusoidal codes times 0.5, so that an encoder trained from scratch can distinguish
+/// positions from the first step on. Pretrained weights overwrite them.
+fn init_positions(table: &Tensor, side: i64) {
     let codes = grid_positions(table.size()[2], side, side, (table.kind(), table.device())) * 0.5;
     tch::no_grad(|| table.i((.., 1.., ..)).copy_(&codes));
 }
@@ -229,7 +231,7 @@ impl Block {
     }
 
     fn forward(&self, tokens: &Tensor, guest: impl Fn(&Tensor, &Tensor) -> Option<Addition>) -> Tensor {
-        let low = is_low(tokens);
+        let low = is_half(tokens);
         let tokens = scaled_sum(tokens, &self.attend(&normalised(&self.norm1, tokens)), &self.ls1, low);
         let normed = normalised(&self.norm2, &tokens);
         let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
@@ -248,7 +250,8 @@ impl Block {
         let (b, n, d) = (tokens.size()[0], tokens.size()[1], tokens.size()[2]);
         let qkv =
             self.qkv.forward(tokens).view([b, n, 3, self.n_heads, d / self.n_heads]).permute([2, 0, 3, 1, 4]); // 3 b h n d
-        // Unbound, not indexed: the gradients are joined by one operation instead of padded with zeros and added.
+        // `unbind` instead of indexing: its backward pass stacks the three gradients in one operation. Indexing would pad each
+        // with zeros and add them.
         let qkv = qkv.unbind(0);
         let mixed = attention(&qkv[0], &qkv[1], &qkv[2], 0.0, false);
         self.proj.forward(&mixed.transpose(1, 2).reshape([b, n, d]))

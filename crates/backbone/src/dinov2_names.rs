@@ -1,13 +1,23 @@
-//! The names that DINOv2's tensors have in published files.
+//! Names of DINOv2's tensors in published files.
 
-use weight_files::{EncoderFacts, Layout, Settings, Step, as_named, no_facts, nothing_beside, numbered};
+use weight_files::{EncoderFacts, Layout, Settings, Step, no_facts, nothing_beside, numbered};
 
 pub(crate) static LAYOUTS: &[Layout] = &[
+    Layout {
+        name: "timm's names",
+        prefixes: &[""],
+        mark: "reg_token",
+        target: timm,
+        beside: nothing_beside,
+        elsewhere: |name| name.starts_with("head."),
+        facts: no_facts,
+        needs: None,
+    },
     Layout {
         name: "DINOv2's own names",
         prefixes: &[""],
         mark: "cls_token",
-        target: as_named,
+        target: own,
         beside: nothing_beside,
         elsewhere: |_| false,
         facts: no_facts,
@@ -25,6 +35,21 @@ pub(crate) static LAYOUTS: &[Layout] = &[
         needs: None,
     },
 ];
+
+/// FSDP training wraps runs of blocks in chunks: `blocks.CHUNK.BLOCK`, with the block's number in the whole network.
+fn own(name: &str) -> Option<(String, Step)> {
+    let chunked = name.strip_prefix("blocks.").and_then(numbered).and_then(|(_, rest)| numbered(rest));
+    let name = chunked.map_or_else(|| name.to_owned(), |(block, rest)| format!("blocks.{block}.{rest}"));
+    Some((name, Step::Copy))
+}
+
+fn timm(name: &str) -> Option<(String, Step)> {
+    Some(match name {
+        "reg_token" => ("register_tokens".to_owned(), Step::Copy),
+        "pos_embed" => ("pos_embed".to_owned(), Step::Positions),
+        other => (other.to_owned(), Step::Copy),
+    })
+}
 
 fn hugging_face(name: &str) -> Option<(String, Step)> {
     let top = match name {
@@ -47,7 +72,8 @@ fn hugging_face(name: &str) -> Option<(String, Step)> {
         "layer_scale2.lambda1" => ("ls2", "gamma"),
         _ => rest.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?,
     };
-    // The second spelling of the attention's parts is the library's own since 5.23, in memory and, if asked, on disk.
+    // The second spelling of the attention's modules is that of Hugging Face's library since 5.23, in memory and optionally on
+    // disk.
     let (module, step) = match module {
         "norm1" | "norm2" | "mlp.fc1" | "mlp.fc2" | "ls1" | "ls2" => (module, Step::Copy),
         "attention.attention.query" | "attention.q_proj" => ("attn.qkv", Step::Third(0)),

@@ -14,7 +14,7 @@ use crate::spec::{EncoderSpec, PixelInput};
 pub struct ImageEncoderConfig {
     /// Token width D.
     pub width: i64,
-    /// Blocks.
+    /// Number of blocks.
     pub depth: i64,
     /// Attention heads.
     pub n_heads: i64,
@@ -26,21 +26,22 @@ pub struct ImageEncoderConfig {
     pub n_registers: i64,
     /// Side of the stored position grid; resampled if the input's grid differs.
     pub position_grid: i64,
-    /// How it is resampled.
+    /// How the position grid is resampled.
     pub position_rule: PositionRule,
-    /// Whether the tokens between the blocks are in mixed precision's dtype, too.
+    /// Whether the tokens between the blocks (the residual stream) have autocast's dtype under mixed precision, instead of
+    /// float32.
     pub low_precision_tokens: bool,
 }
 
-/// Image encoders of one design, in any size.
+/// An image encoder architecture: builds encoders of any size.
 pub trait ImageFamily: fmt::Debug + Sync {
-    /// What it is called in configs.
+    /// Name in configs.
     fn name(&self) -> &'static str;
 
-    /// What is true of it in these sizes.
+    /// Specification of an encoder of these sizes.
     fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput>;
 
-    /// Registers everything below `path` in the official order.
+    /// Builds an encoder and registers its parameters below `path` in the official order.
     fn build(
         &self,
         path: &ParamPath,
@@ -48,35 +49,35 @@ pub trait ImageFamily: fmt::Debug + Sync {
         register: &mut Register<'_>,
     ) -> Box<dyn ImageEncoder>;
 
-    /// Operations of a pass over one image of `side` x `side` patches.
+    /// FLOPs of a pass over one image of `side` x `side` patches.
     ///
-    /// - grad: what of a block's linear layers has a gradient; embedding: whether the patch embedding trains
+    /// - grad: which gradients a block's linear layers need, by block index; embedding: whether the patch embedding trains
     fn cost(&self, cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost;
 
-    /// Values of its parameters, at least. In floating point, since the sizes may be absurd.
+    /// Lower bound of the number of parameters. In floating point, because absurdly large sizes could overflow integers.
     fn least_values(&self, cfg: &ImageEncoderConfig) -> f64;
 }
 
 /// An image encoder with its parameters.
 pub trait ImageEncoder: fmt::Debug {
-    /// What is true of it alone.
+    /// Specification of this encoder.
     fn spec(&self) -> &EncoderSpec<PixelInput>;
 
-    /// The tokens that enter block 0: special ones, then patches, row by row.
+    /// Embeds images as tokens: special tokens, then patches in row-major order. They are the input of block 0.
     ///
     /// - images: `[n, 3, S, S]`, normalised, S a multiple of the patch size; result `[n, special + patches, D]`
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor;
 
-    /// One block (from 0).
+    /// Runs one block (from 0).
     ///
-    /// - tokens: `[n, special + patches, D]`; result alike, with as many rows as the guest's update has
+    /// - tokens: `[n, special + patches, D]`; result of the same shape, or with the batch size of the guest's update
     fn block(&self, index: usize, tokens: &Tensor, guest: &Guest<'_>) -> Tensor;
 
     /// The final normalisation, over the last axis.
     fn normalise(&self, tokens: &Tensor) -> Tensor;
 }
 
-/// What passes of an image encoder are looked at for.
+/// Outputs of an image encoder's forward pass.
 #[derive(Debug)]
 pub struct Features {
     /// Outputs of the tapped blocks, all tokens, not normalised.
@@ -86,9 +87,10 @@ pub struct Features {
 }
 
 impl dyn ImageEncoder + '_ {
-    /// All blocks.
+    /// Forward pass: embedding and all blocks.
     ///
     /// - images: `[n, 3, S, S]`, normalised; taps: blocks (from 0) whose outputs are kept
+    /// - observe: called with the intermediate values
     pub fn forward(
         &self,
         images: &Tensor,
@@ -108,12 +110,12 @@ impl dyn ImageEncoder + '_ {
         Features { taps: kept, last: tokens }
     }
 
-    /// Blocks.
+    /// Number of blocks.
     pub fn n_blocks(&self) -> usize {
         usize::try_from(self.spec().depth).unwrap_or_default()
     }
 
-    /// The patches among tokens as a map.
+    /// The patch tokens as a feature map, without the special tokens.
     ///
     /// - tokens: `[n, special + patches, D]`, result `[n, D, S / patch, S / patch]`
     pub fn map(&self, tokens: &Tensor) -> Tensor {
@@ -123,7 +125,7 @@ impl dyn ImageEncoder + '_ {
     }
 }
 
-/// Rows of a tensor, one for each of `rows`; all as they are without it.
+/// Selects rows of a tensor by index. Returns `xs` itself if there are no indices.
 ///
 /// - rows: int64 `[batch]`
 pub fn rows_of(xs: &Tensor, rows: Option<&Tensor>) -> Tensor {

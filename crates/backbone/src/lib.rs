@@ -16,6 +16,9 @@ mod registry;
 mod spec;
 mod text;
 
+pub use torch_ext;
+pub use weight_files;
+
 pub use clip_text::ClipText;
 pub use dinov2::Dinov2Registers;
 pub use image::{Features, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
@@ -23,6 +26,11 @@ pub use positions::{PositionRule, resample_positions};
 pub use registry::{Design, IMAGE_ENCODERS, ImageDesign, Registered, TEXT_ENCODERS, TextDesign};
 pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
 pub use text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
+
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// A value on its way through an encoder, for looking inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,22 @@
-//! Resampling of the learned position table to another grid.
+//! Resampling of the learned positional embedding (position table) to another grid.
 
 use serde::{Deserialize, Serialize};
 use tch::{IndexOp, Kind, Tensor};
 
-/// How a position table is resampled when the input's grid is not its own.
+/// How a position table is resampled if the input's grid differs from the table's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PositionRule {
-    /// As TALENT runs the encoder, with the defaults of DINOv2's code: bicubic with a = -0.75, driven by the scale
-    /// factor `(side + 0.1) / P`, no antialiasing (specification, section 4.2).
+    /// As in the official TALENT code, which uses the defaults of DINOv2's code: bicubic with a = -0.75, source coordinates
+    /// from the scale factor `(side + 0.1) / P`, no antialiasing (specification, section 4.2).
     Talent,
-    /// As DINOv2's own configuration of the models with registers: bicubic with a = -0.5, driven by the size,
-    /// antialiased.
+    /// As in DINOv2's own configuration of the models with registers: bicubic with a = -0.5, source coordinates from the output
+    /// size, antialiased.
     Dinov2,
 }
 
-/// Resamples a position table to a `side` x `side` grid. The class row stays; a table that fits already is used as it
-/// is. Done in float32 whatever the table's dtype, as DINOv2 does.
+/// Resamples a position table to a `side` x `side` grid. The row of the class token is kept. A table of this size is returned
+/// unchanged. Computed in float32 for every dtype, as in DINOv2.
 ///
 /// - table: `[1, 1 + P * P, D]`, result `[1, 1 + side * side, D]`
 pub fn resample_positions(table: &Tensor, side: i64, rule: PositionRule) -> Tensor {

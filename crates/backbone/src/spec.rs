@@ -1,7 +1,7 @@
 use torch_ext::{Group, OptimizerGroup, Trains};
 use weight_files::Layout;
 
-/// Parameters of an image encoder.
+/// Parameter group of an image encoder.
 pub const IMAGE_ENCODER: Group = Group {
     name: "image_encoder",
     part_of: None,
@@ -9,78 +9,79 @@ pub const IMAGE_ENCODER: Group = Group {
     trains: Trains::WithEncoders,
 };
 
-/// Parameters of a text encoder.
+/// Parameter group of a text encoder.
 pub const TEXT_ENCODER: Group = Group { name: "text_encoder", ..IMAGE_ENCODER };
 
-/// What is true of one encoder alone. `I` is what it takes: [`PixelInput`] or [`WordInput`].
+/// Specification of one encoder: name, sizes, input format and file layouts. `I` is the input format, [`PixelInput`] or
+/// [`WordInput`].
 #[derive(Debug)]
 pub struct EncoderSpec<I> {
-    /// What it is called in configs.
+    /// Name in configs.
     pub name: &'static str,
-    /// What the official names of its parameters begin with.
+    /// Prefix of the official parameter names.
     pub prefix: &'static str,
     /// Width of a token.
     pub width: i64,
-    /// Blocks.
+    /// Number of blocks.
     pub depth: i64,
     /// Attention heads.
     pub n_heads: i64,
-    /// What it takes.
+    /// Input format.
     pub input: I,
-    /// Parameters, without the prefix, that files of the encoder may lack since nothing computes with them.
+    /// Names, without the prefix, of parameters that files of the encoder may lack because nothing computes with them.
     pub optional: &'static [&'static str],
-    /// What a file must hold, for errors.
+    /// What a file must hold, for error messages.
     pub wanted: &'static str,
-    /// The naming schemes it is published in.
+    /// Naming schemes of the encoder's published files.
     pub layouts: &'static [Layout],
 }
 
 impl<I> EncoderSpec<I> {
-    /// What encoders of all kinds have.
+    /// Drops the input format, so that specifications of image and text encoders have one type.
     pub fn without_input(self) -> EncoderSpec<()> {
         let Self { name, prefix, width, depth, n_heads, input: _, optional, wanted, layouts } = self;
         EncoderSpec { name, prefix, width, depth, n_heads, input: (), optional, wanted, layouts }
     }
 }
 
-/// How an image becomes an image encoder's input.
+/// Input format of an image encoder: how images are prepared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PixelInput {
     /// Side of a patch in pixels.
     pub patch_size: i64,
     /// Tokens in front of the patches: class and registers.
     pub n_special: i64,
-    /// Mean of the normalisation, RGB, in units of 255.
+    /// Mean of the normalisation, RGB, for pixel values divided by 255.
     pub mean: [f32; 3],
-    /// Standard deviation of the normalisation, RGB, in units of 255.
+    /// Standard deviation of the normalisation, RGB, for pixel values divided by 255.
     pub std: [f32; 3],
-    /// What fills the border of a letterboxed image, RGB.
+    /// Border colour of a letterboxed image, RGB.
     pub border: [u8; 3],
 }
 
-/// How a sentence becomes a text encoder's input.
+/// Input format of a text encoder: how sentences are prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WordInput {
     /// Tokens in the vocabulary.
     pub vocabulary: i64,
-    /// Tokens in a sentence at most.
+    /// Maximum number of tokens in a sentence.
     pub context: i64,
-    /// What makes tokens of a text.
+    /// Tokenizer that converts text to token ids.
     pub tokenizer: Tokenizer,
-    /// The token that fills a sentence up.
+    /// Id of the padding token.
     pub padding: i64,
-    /// Where the sentence vector is read.
+    /// Position at which the sentence vector is read.
     pub sentence: SentenceAt,
 }
 
-/// What makes tokens of a text.
+/// A tokenizer, which converts text to token ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokenizer {
     /// CLIP's byte-pair tokenizer.
     Clip,
 }
 
-/// Where a text encoder's sentence vector is read.
+/// Position at which a text encoder's sentence vector is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SentenceAt {
     /// At the token with the largest id, CLIP's end token.

@@ -13,27 +13,27 @@ use crate::spec::{EncoderSpec, SentenceAt, WordInput};
 pub struct TextEncoderConfig {
     /// Word width T.
     pub width: i64,
-    /// Blocks.
+    /// Number of blocks.
     pub depth: i64,
     /// Attention heads.
     pub n_heads: i64,
     /// Tokens in the vocabulary.
     pub vocabulary: i64,
-    /// Rows of the position table; at least the words per sentence.
+    /// Rows of the position table; at least the tokens per sentence.
     pub context: i64,
     /// Width T' of the sentence vector.
     pub state_width: i64,
 }
 
-/// Text encoders of one design, in any size.
+/// A text encoder architecture: builds encoders of any size.
 pub trait TextFamily: fmt::Debug + Sync {
-    /// What it is called in configs.
+    /// Name in configs.
     fn name(&self) -> &'static str;
 
-    /// What is true of it in these sizes.
+    /// Specification of an encoder of these sizes.
     fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec<WordInput>;
 
-    /// Registers everything below `path` in the official order.
+    /// Builds an encoder and registers its parameters below `path` in the official order.
     fn build(
         &self,
         path: &ParamPath,
@@ -41,16 +41,17 @@ pub trait TextFamily: fmt::Debug + Sync {
         register: &mut Register<'_>,
     ) -> Box<dyn TextEncoder>;
 
-    /// Operations of a pass over one sentence of `word_len` tokens.
+    /// FLOPs of a pass over one sentence of `word_len` tokens.
     ///
-    /// - grad: what of a block's linear layers has a gradient; state: what of the sentence vector's projection has
+    /// - grad: which gradients a block's linear layers need, by block index
+    /// - state: which gradients the sentence vector's projection needs
     fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost;
 
-    /// Values of its parameters, at least. In floating point, since the sizes may be absurd.
+    /// Lower bound of the number of parameters. In floating point, because absurdly large sizes could overflow integers.
     fn least_values(&self, cfg: &TextEncoderConfig) -> f64;
 }
 
-/// What a text encoder computes.
+/// Outputs of a text encoder.
 #[derive(Debug)]
 pub struct TextOutput {
     /// Word features, `[batch, K, T]`, padding included.
@@ -61,23 +62,23 @@ pub struct TextOutput {
 
 /// A text encoder with its parameters.
 pub trait TextEncoder: fmt::Debug {
-    /// What is true of it alone.
+    /// Specification of this encoder.
     fn spec(&self) -> &EncoderSpec<WordInput>;
 
-    /// The words that enter block 0.
+    /// Embeds token ids with their positions: the input of block 0.
     ///
     /// - ids: int64 `[batch, K]`; result `[batch, K, T]`
     fn embed(&self, ids: &Tensor) -> Tensor;
 
-    /// One block (from 0).
+    /// Runs one block (from 0).
     ///
-    /// - words: `[batch, K, T]`; result alike
+    /// - words: `[batch, K, T]`; result of the same shape
     fn block(&self, index: usize, words: &Tensor, guest: &Guest<'_>) -> Tensor;
 
-    /// What the last block's output becomes.
+    /// Word features and sentence vectors from the last block's output.
     fn finish(&self, words: &Tensor, ids: &Tensor) -> TextOutput;
 
-    /// The feature of the word at which the sentence vector is read.
+    /// Feature of the token at which the sentence vector is read.
     ///
     /// - words: `[batch, K, T]`; ids: int64 `[batch, K]`; result `[batch, T]`
     fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor {
@@ -90,9 +91,9 @@ pub trait TextEncoder: fmt::Debug {
 }
 
 impl dyn TextEncoder + '_ {
-    /// All blocks.
+    /// Forward pass: embedding, all blocks and [`TextEncoder::finish`].
     ///
-    /// - ids: int64 `[batch, K]`
+    /// - ids: int64 `[batch, K]`; observe: called with the intermediate values
     pub fn forward(&self, ids: &Tensor, guest: &Guest<'_>, observe: &dyn Fn(Stage, &Tensor)) -> TextOutput {
         let mut words = self.embed(ids);
         observe(Stage::Tokens, &words);
@@ -103,7 +104,7 @@ impl dyn TextEncoder + '_ {
         self.finish(&words, ids)
     }
 
-    /// Blocks.
+    /// Number of blocks.
     pub fn n_blocks(&self) -> usize {
         usize::try_from(self.spec().depth).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the encoders do, with numbers a reader can check by hand.
+//! Tests of the encoders with numbers that can be checked by hand.
 
 use backbone::guest::{Addition, AtMlp, nobody};
 use backbone::{
@@ -88,7 +88,7 @@ fn a_guest_adds_to_the_blocks_it_answers() {
         Some(Addition { update: at.residual.ones_like(), gate, rows: None })
     };
     assert!(largest(&(encoder.block(1, &tokens, &half) - &plain - 0.5)) < 1e-12);
-    // Two sentences about one image: from here on there is a row for each.
+    // Two sentences about one image: from this block on, each has its own row.
     let rows = Tensor::from_slice(&[0_i64, 0]);
     let two = |at: AtMlp<'_>| {
         let update = Tensor::zeros([2, at.residual.size()[1], 16], PLACE);
@@ -121,7 +121,7 @@ fn positions_are_resampled_by_the_offset_scale() {
     };
     let expected: f64 = (1..=4).map(|column| f64::from(column) * kernel(source - f64::from(column))).sum();
     assert!((f64::try_from(out.i((0, 1 + 2 * 4 + 2, 0))).unwrap() - expected).abs() < 1e-5);
-    // DINOv2's own rule keeps a ramp's symmetry, the offset does not.
+    // DINOv2's own rule keeps a ramp's symmetry; the rule with the offset does not.
     let symmetric = resample_positions(&table, 4, PositionRule::Dinov2);
     let middle = symmetric.i((0, 1..5, 0)).mean(None);
     assert!((f64::try_from(middle).unwrap() - 2.0).abs() < 1e-5);

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <mutex>
 
-// Of c10: messages below this level are not printed.
+// Log level of c10: messages below this level are not printed.
 C10_API extern int FLAGS_caffe2_log_level;
 
 using namespace talent_c10d;
@@ -28,13 +28,14 @@ c10d::ReduceOp operation(int number) {
 }
 
 void finish(const c10::intrusive_ptr<c10d::Work> &work) {
-  // False or an exception where it failed.
+  // A failed operation returns false or throws.
   TORCH_CHECK(work->wait(), "a collective operation failed");
 }
 
-// Gloo enters each operation into libtorch's flight recorder, one map for all groups of this process, which libtorch 2.11
-// does without a lock (pytorch/pytorch#179449): groups of several threads would corrupt it. Starting does not wait for other
-// processes. NCCL's may, to connect, so that it must not hold up the others.
+// Starts an operation. With Gloo it holds a lock: Gloo records each operation in libtorch's flight recorder, one map for all
+// groups of this process, and libtorch 2.11 writes to it without a lock (pytorch/pytorch#179449), so groups of several threads
+// would race and corrupt it. Starting a Gloo operation does not wait for other processes. Starting an NCCL operation may wait
+// for a connection, so it must not hold the lock.
 template <typename Start>
 c10::intrusive_ptr<c10d::Work> begin(void *group, Start start) {
   static std::mutex recorder;
@@ -51,7 +52,7 @@ extern "C" {
 
 char *talent_c10d_store(const char *host, int port, int serves, int64_t timeout_ms, void **result) {
   return guarded([&] {
-    // c10d logs every failed attempt with its stack, besides throwing; the variable is PyTorch's own for this.
+    // Besides throwing, c10d logs every failed attempt with a stack trace. The variable is PyTorch's own log level.
     if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr)
       FLAGS_caffe2_log_level = 3;
     c10d::TCPStoreOptions options;
@@ -72,7 +73,7 @@ char *talent_c10d_store_set(void *store, const char *key, const uint8_t *data, i
   return guarded([&] { static_cast<StoreHandle *>(store)->store->set(key, std::vector<uint8_t>(data, data + n)); });
 }
 
-// Waits until the key is there.
+// Waits until the key exists and returns its value.
 char *talent_c10d_store_get(void *store, const char *key, int64_t timeout_ms, uint8_t **data, int64_t *n) {
   return guarded([&] {
     auto &held = static_cast<StoreHandle *>(store)->store;
@@ -96,7 +97,7 @@ char *talent_c10d_all_reduce(void *group, void *xs, int op) {
   });
 }
 
-// Begins to reduce; `xs` must be left alone until the end.
+// Starts an asynchronous all-reduce. `xs` must not be used until it has ended.
 char *talent_c10d_all_reduce_start(void *group, void *xs, int op, void **work) {
   return guarded([&] {
     std::vector<at::Tensor> list{tensor(xs)};
@@ -106,7 +107,7 @@ char *talent_c10d_all_reduce_start(void *group, void *xs, int op, void **work) {
   });
 }
 
-// On a GPU only the current stream waits.
+// Waits for an asynchronous operation. On a GPU only the current CUDA stream waits, not the host.
 char *talent_c10d_work_wait(void *work) {
   return guarded([&] { finish(static_cast<WorkHandle *>(work)->work); });
 }
@@ -122,7 +123,7 @@ char *talent_c10d_broadcast(void *group, void *xs, int64_t root) {
   });
 }
 
-// `results`: one tensor of the shape of `xs` for each process, in their order.
+// results: one tensor of the shape of `xs` per process, in the order of their ranks.
 char *talent_c10d_all_gather(void *group, void *xs, void **results, int64_t n) {
   return guarded([&] {
     std::vector<at::Tensor> inputs{tensor(xs)};

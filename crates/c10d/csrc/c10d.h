@@ -1,4 +1,4 @@
-// C interface of the binding. Every function that may fail returns nullptr or a malloc'ed message.
+// Handles of the C interface. Every function that can fail returns nullptr on success, otherwise a malloc'ed message.
 #pragma once
 #include "guarded.h"
 

@@ -5,7 +5,8 @@
 
 using namespace talent_c10d;
 
-// address: of this machine's interface, empty for that of its name.
+// interface: name of a network interface. address: address of this machine, used if `interface` is empty. If both are empty,
+// the address of this machine's host name is used.
 extern "C" char *talent_c10d_gloo(void *store, const char *prefix, int rank, int size, int64_t timeout_ms,
                                   const char *interface, const char *address, void **result) {
   return guarded([&] {

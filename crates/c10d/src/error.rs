@@ -4,45 +4,45 @@ impl From<tch::TchError> for Error {
     }
 }
 
-/// Why processes cannot work together, or no longer.
+/// Error of a process group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// What libtorch says, without its stack.
+    /// Message from libtorch, without its stack trace.
     #[error("libtorch: {0}")]
     Libtorch(String),
-    /// The environment does not say how to meet.
+    /// The environment variables of the launcher are incomplete or invalid, or the store cannot be reached.
     #[error("{0}")]
     Rendezvous(String),
-    /// A process did not come.
+    /// A process did not join within the time-out.
     #[error("rank {rank} of {size} did not come to {meeting} within {seconds} s")]
     Absent {
-        /// Who is missing.
+        /// Rank of the missing process.
         rank: usize,
-        /// Of so many.
+        /// Number of processes (world size).
         size: usize,
-        /// Where the others wait, host and port.
+        /// Host and port at which the others wait.
         meeting: String,
-        /// How long they waited.
+        /// Seconds that they waited.
         seconds: u64,
     },
-    /// Two processes are not about to do the same.
+    /// Two processes joined with different settings.
     #[error("rank {rank} differs from rank 0: {what}")]
     Differs {
-        /// Who differs.
+        /// Rank of the process that differs from rank 0.
         rank: usize,
-        /// In what, both values named.
+        /// The settings that differ, with both values.
         what: String,
     },
-    /// The binding was compiled without what is asked for.
+    /// The binding was compiled without the feature of this name.
     #[error("this build has no {0}; build with the feature of that name (`cargo xtask launch --{0}`)")]
     NotBuilt(&'static str),
-    /// Operations in the background have no connections yet.
+    /// A background operation was started before [`connect_beside`](crate::Group::connect_beside).
     #[error("an operation in the background needs connections of its own; call `connect_beside` first")]
     NotConnected,
-    /// This process has left the others.
+    /// This process has left the group.
     #[error("this process has left the others")]
     Left,
-    /// A process was lost on the way.
+    /// A process was lost during an operation. The message names the process at fault.
     #[error("{0}")]
     Lost(String),
 }

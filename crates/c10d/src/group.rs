@@ -13,36 +13,36 @@ use crate::rendezvous::Rendezvous;
 use crate::shim::{RawGroup, RawStore, RawWork};
 use crate::watch::Watch;
 
-/// What processes do with the values that each of them holds.
+/// Operation of an all-reduce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduce {
-    /// Add them.
+    /// Sum of the values.
     Sum,
-    /// Keep the smallest.
+    /// Minimum of the values.
     Min,
-    /// Keep the largest.
+    /// Maximum of the values.
     Max,
 }
 
-/// Processes that work together. All of them call the same operations in the same order, with tensors of the same shape,
-/// dtype and device; an operation returns when all have come to it.
+/// A process group. All processes must call the same collective operations in the same order, with tensors of the same shape,
+/// dtype and device. An operation returns when all processes have called it.
 ///
-/// An operation that fails, or for which somebody does not come in time, fails on every process; [`Group::blame`] then says
-/// who is at fault. After a failure nothing more can be done together.
+/// If an operation fails or a process does not call it in time, it fails on every process. [`Group::blame`] then names the
+/// process at fault. After a failure the group cannot be used any more.
 #[derive(Debug)]
 pub struct Group {
     meeting: Rendezvous,
-    /// One operation follows the other, whichever thread they come from. None once this process has left.
-    engines: Mutex<Option<Engines>>,
+    /// The lock serialises operations of different threads. `None` once this process has left the group.
+    backends: Mutex<Option<Backends>>,
     watch: Watch,
     operations: Arc<AtomicU64>,
     failed: AtomicBool,
     on_device: bool,
-    /// Lives as long as the groups that meet in it.
+    /// Must live as long as the backends, which communicate through it.
     store: RawStore,
 }
 
-/// A reduction under way.
+/// An all-reduce in the background that has not been waited for, see [`Group::start_all_reduce`].
 #[derive(Debug)]
 pub struct PendingReduce {
     xs: Tensor,
@@ -50,17 +50,17 @@ pub struct PendingReduce {
 }
 
 #[derive(Debug)]
-struct Engines {
-    /// For tensors on the CPU.
+struct Backends {
+    /// Gloo, for tensors on the CPU.
     host: RawGroup,
-    /// For tensors on a GPU.
+    /// NCCL, for tensors on a GPU.
     device: Option<RawGroup>,
-    /// For operations that are not waited for, on either.
-    beside: Option<RawGroup>,
+    /// For background operations, on the CPU or a GPU.
+    background: Option<RawGroup>,
 }
 
-impl Engines {
-    fn of(&self, xs: &Tensor) -> &RawGroup {
+impl Backends {
+    fn for_tensor(&self, xs: &Tensor) -> &RawGroup {
         match &self.device {
             Some(group) if xs.device().is_cuda() => group,
             _ => &self.host,
@@ -69,13 +69,13 @@ impl Engines {
 }
 
 impl Group {
-    /// Meets the other processes. For tensors on a GPU NCCL is used, otherwise Gloo, whose interface `GLOO_SOCKET_IFNAME` may
-    /// name.
+    /// Joins the other processes. NCCL is used for tensors on a GPU, Gloo for tensors on the CPU. The environment variable
+    /// `GLOO_SOCKET_IFNAME` can set Gloo's network interface.
     ///
-    /// - about: what must be the same everywhere, by name
+    /// - about: settings by name that must be equal on all processes
     ///
     /// # Errors
-    /// When one does not come in time, or is about to do something else.
+    /// When a process does not join in time, or joins with other settings.
     pub fn join(
         mut meeting: Rendezvous,
         device: Device,
@@ -87,16 +87,16 @@ impl Group {
             Error::Rendezvous(format!("rank {rank} of {size} cannot meet the others at {place}: {error}"))
         })?;
         meeting.port = store.port();
-        compare(&store, &meeting, &place, about)?;
+        compare_settings(&store, &meeting, &place, about)?;
         let operations = Arc::new(AtomicU64::new(0));
         let watch = Watch::start(meeting.clone(), Arc::clone(&operations))?;
-        let engines = Engines {
+        let backends = Backends {
             host: host_group((&store, "gloo"), &meeting)?,
             device: if device.is_cuda() { Some(device_group((&store, "nccl"), &meeting)?) } else { None },
-            beside: None,
+            background: None,
         };
         Ok(Self {
-            engines: Mutex::new(Some(engines)),
+            backends: Mutex::new(Some(backends)),
             watch,
             operations,
             failed: AtomicBool::new(false),
@@ -106,52 +106,52 @@ impl Group {
         })
     }
 
-    /// Number of this process, from 0.
+    /// Rank: number of this process, from 0.
     pub fn rank(&self) -> usize {
         self.meeting.rank
     }
 
-    /// Number of processes.
+    /// World size: number of processes.
     pub fn size(&self) -> usize {
         self.meeting.size
     }
 
-    fn operation<T>(&self, body: impl FnOnce(&Engines) -> Result<T, Error>) -> Result<T, Error> {
-        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(engines) = &*engines else { return Err(Error::Left) };
+    fn operation<T>(&self, body: impl FnOnce(&Backends) -> Result<T, Error>) -> Result<T, Error> {
+        let backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(backends) = &*backends else { return Err(Error::Left) };
         let _span = trace_span!("communication").entered();
         self.operations.fetch_add(1, Ordering::Relaxed);
-        let result = body(engines);
+        let result = body(backends);
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
         result
     }
 
-    /// An operation on a tensor in place, which the engines want whole in memory.
+    /// Runs an in-place operation on a tensor. The backends need contiguous memory, so other tensors are copied.
     fn in_place(
         &self,
         xs: &mut Tensor,
         body: impl FnOnce(&RawGroup, &Tensor) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let whole = tch::no_grad(|| xs.contiguous());
-        self.operation(|engines| body(engines.of(&whole), &whole))?;
+        let contiguous = tch::no_grad(|| xs.contiguous());
+        self.operation(|backends| body(backends.for_tensor(&contiguous), &contiguous))?;
         if !xs.is_contiguous() {
-            tch::no_grad(|| xs.copy_(&whole));
+            tch::no_grad(|| xs.copy_(&contiguous));
         }
         Ok(())
     }
 
-    /// Reduces a tensor over all processes, in place.
+    /// All-reduce of a tensor over all processes, in place.
     ///
     /// # Errors
     /// When a process is lost.
     pub fn all_reduce(&self, xs: &mut Tensor, how: Reduce) -> Result<(), Error> {
-        self.in_place(xs, |group, whole| group.all_reduce(whole, how as std::ffi::c_int))
+        self.in_place(xs, |group, contiguous| group.all_reduce(contiguous, how as std::ffi::c_int))
     }
 
-    /// Prepares [`Group::start_all_reduce`]: operations that are not waited for take connections of their own, since between
-    /// them and the others there is no order.
+    /// Opens the connections for [`Group::start_all_reduce`]. Background operations need separate connections, because their
+    /// order relative to other operations can differ between processes.
     ///
     /// # Errors
     /// When a process is lost.
@@ -160,27 +160,28 @@ impl Group {
             true => device_group((&self.store, "nccl-beside"), &self.meeting)?,
             false => host_group((&self.store, "gloo-beside"), &self.meeting)?,
         };
-        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-        engines.as_mut().ok_or(Error::Left)?.beside = Some(connected);
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        backends.as_mut().ok_or(Error::Left)?.background = Some(connected);
         Ok(())
     }
 
-    /// Begins to reduce a tensor over all processes in the background. These operations must begin in the same order
-    /// everywhere, whatever other operations come between them. [`Group::connect_beside`] comes first.
+    /// Starts an all-reduce in the background. All processes must start their background operations in the same order; other
+    /// operations may be interleaved in any way. Call [`Group::connect_beside`] once before.
     ///
     /// - xs: contiguous, on the group's device
     ///
     /// # Errors
     /// When a process is lost.
     pub fn start_all_reduce(&self, xs: Tensor, how: Reduce) -> Result<PendingReduce, Error> {
-        let work = self.operation(|engines| {
-            let beside = engines.beside.as_ref().ok_or(Error::NotConnected)?;
-            beside.start_all_reduce(&xs, how as std::ffi::c_int)
+        let work = self.operation(|backends| {
+            let background = backends.background.as_ref().ok_or(Error::NotConnected)?;
+            background.start_all_reduce(&xs, how as std::ffi::c_int)
         })?;
         Ok(PendingReduce { xs, work })
     }
 
-    /// Waits for an operation; on a GPU only work that is queued from now on does.
+    /// Waits for a background operation and returns its result. On a GPU the host does not wait: only work queued from now on
+    /// does.
     ///
     /// # Errors
     /// When a process is lost.
@@ -194,26 +195,26 @@ impl Group {
         result.map(|()| xs)
     }
 
-    /// Overwrites a tensor with that of the process `root`, in place.
+    /// Broadcast: overwrites a tensor in place with the tensor of rank `root`.
     ///
     /// # Errors
     /// When a process is lost.
     pub fn broadcast(&self, xs: &mut Tensor, root: usize) -> Result<(), Error> {
-        self.in_place(xs, |group, whole| group.broadcast(whole, root))
+        self.in_place(xs, |group, contiguous| group.broadcast(contiguous, root))
     }
 
-    /// The tensors of all processes, in their order.
+    /// All-gather: returns the tensors of all processes, in the order of their ranks.
     ///
     /// # Errors
     /// When a process is lost.
     pub fn all_gather(&self, xs: &Tensor) -> Result<Vec<Tensor>, Error> {
         let xs = xs.detach().contiguous();
         let all: Vec<Tensor> = (0..self.size()).map(|_| xs.empty_like()).collect();
-        self.operation(|engines| engines.of(&xs).all_gather(&xs, &all))?;
+        self.operation(|backends| backends.for_tensor(&xs).all_gather(&xs, &all))?;
         Ok(all)
     }
 
-    /// The bytes of all processes, in their order; each may have another number of them.
+    /// All-gather of byte strings, in the order of the ranks. Lengths may differ between processes.
     ///
     /// # Errors
     /// When a process is lost.
@@ -235,12 +236,12 @@ impl Group {
         all.into_iter().zip(lengths).map(cut).collect()
     }
 
-    /// Returns when all processes have come here.
+    /// Barrier: returns when all processes have called it.
     ///
     /// # Errors
     /// When a process is lost.
     pub fn barrier(&self) -> Result<(), Error> {
-        self.operation(|engines| engines.host.barrier())
+        self.operation(|backends| backends.host.barrier())
     }
 
     /// Whether an operation has failed.
@@ -248,19 +249,20 @@ impl Group {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Closes the connections, which ends the operations that others wait in.
+    /// Closes the connections. Operations that other processes are waiting in then fail.
     fn leave(&self) {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// After a failure: which process is at fault. Takes a few seconds, in which signs of life are waited for. Leaves the
-    /// others, as they cannot go on either.
+    /// After a failure, leaves the group and finds out which process is at fault. It takes a few seconds, because it waits for
+    /// the heartbeats of the other processes.
     pub fn blame(&self) -> Error {
         self.leave();
         Error::Lost(self.watch.blame())
     }
 
-    /// Tells the others why this process leaves them, and leaves. They see it at their next operation.
+    /// Leaves the group and tells the other processes why. Their next operation fails, and [`Group::blame`] gives them the
+    /// message.
     pub fn tell_failure(&self, message: &str) {
         self.watch.tell(message);
         self.leave();
@@ -282,8 +284,8 @@ impl torch_ext::across::Processes for Group {
     }
 }
 
-/// Everybody tells what it is about to do, and compares the others with rank 0.
-fn compare(
+/// Publishes this process's settings in the store, and compares those of all processes with rank 0.
+fn compare_settings(
     store: &RawStore,
     meeting: &Rendezvous,
     place: &str,
@@ -297,13 +299,13 @@ fn compare(
     for other in 0..size {
         let absent =
             |_| Error::Absent { rank: other, size, meeting: place.to_owned(), seconds: timeout.as_secs() };
-        // First, because with another number of them a process waits for some that do not exist.
+        // Sizes are compared first: a process with a larger world size would wait for ranks that do not exist.
         let theirs = store.get(&format!("size/{other}"), timeout).map_err(absent)?;
         compare_sizes(store, meeting, other, &String::from_utf8_lossy(&theirs))?;
         let found = store.get(&format!("about/{other}"), timeout).map_err(absent)?;
         all.push(serde_json::from_slice(&found).map_err(|error| Error::Rendezvous(error.to_string()))?);
     }
-    // Nobody may leave, and rank 0 takes the store along, before all have read.
+    // No process may leave before all have read the settings, because the store ends with rank 0.
     store.set(&format!("compared/{rank}"), b"")?;
     for other in 0..size {
         let _ = store.get(&format!("compared/{other}"), timeout);
@@ -325,7 +327,7 @@ fn compare(
     Ok(())
 }
 
-/// Refuses another number of processes than this one's, at once.
+/// Fails at once if another process has a different world size.
 fn compare_sizes(store: &RawStore, meeting: &Rendezvous, other: usize, theirs: &str) -> Result<(), Error> {
     let Rendezvous { rank, size, .. } = *meeting;
     if theirs == size.to_string() {
@@ -337,10 +339,10 @@ fn compare_sizes(store: &RawStore, meeting: &Rendezvous, other: usize, theirs: &
     };
     store.set(&format!("compared/{rank}"), b"")?;
     if rank == 0 {
-        // The store ends with this process; those that have come should read it first.
-        for other in 1..size.max(theirs.parse().unwrap_or(0)).min(MAX_FAREWELLS) {
+        // The store ends with this process, so the processes that have joined get time to read it.
+        for other in 1..size.max(theirs.parse().unwrap_or(0)).min(MAX_MISMATCH_READERS) {
             if store.get(&format!("size/{other}"), Duration::from_millis(1)).is_ok() {
-                let _ = store.get(&format!("compared/{other}"), FAREWELL);
+                let _ = store.get(&format!("compared/{other}"), MISMATCH_TIMEOUT);
             }
         }
     }
@@ -350,14 +352,15 @@ fn compare_sizes(store: &RawStore, meeting: &Rendezvous, other: usize, theirs: &
     })
 }
 
-/// How long rank 0 stays for another process to read that it differs, and for how many at most.
-const FAREWELL: Duration = Duration::from_secs(5);
-const MAX_FAREWELLS: usize = 4096;
+/// How long rank 0 waits for another process to read that their world sizes differ.
+const MISMATCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how many processes rank 0 waits at most.
+const MAX_MISMATCH_READERS: usize = 4096;
 
 #[cfg(feature = "gloo")]
 fn host_group(named: (&RawStore, &str), meeting: &Rendezvous) -> Result<RawGroup, Error> {
     let interface = std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default();
-    // What all on one machine meet at is where they can be reached.
+    // If all processes are on one machine, the address of rank 0 is also the address to listen on.
     let local = matches!(meeting.host.as_str(), "127.0.0.1" | "localhost" | "::1");
     let address = if local { meeting.host.as_str() } else { "" };
     RawGroup::gloo(named, (meeting.rank, meeting.size), meeting.timeout, &interface, address)
@@ -373,13 +376,13 @@ fn device_group(named: (&RawStore, &str), meeting: &Rendezvous) -> Result<RawGro
     RawGroup::nccl(&library, named, (meeting.rank, meeting.size), meeting.timeout)
 }
 
-/// The library that joins processes on GPUs, if there is one: the file that `TALENT_NCCL_LIBRARY` names, or else
-/// `libtalent_nccl.so` beside the program, or the one that the feature `nccl` has built.
+/// Path of the shared library for NCCL: the file named by `TALENT_NCCL_LIBRARY`, otherwise `libtalent_nccl.so` beside the
+/// program, otherwise the one built by the feature `nccl`. `None` if there is none.
 pub fn nccl_library() -> Option<PathBuf> {
     library_for_gpus("TALENT_NCCL_LIBRARY", "libtalent_nccl.so", option_env!("TALENT_NCCL_BUILT"))
 }
 
-/// One number of every process, reduced.
+/// All-reduce of one number per process.
 ///
 /// # Errors
 /// When a process is lost.

@@ -1,8 +1,8 @@
-//! PyTorch's own engine for several processes, `c10d`, for users of tch: the key-value store that processes meet in, and the
-//! process groups Gloo (feature `gloo`, on by default; tensors on the CPU) and NCCL (feature `nccl`; tensors on GPUs; a
-//! library that is loaded on demand, see [`nccl_library`]).
+//! Binding of `c10d`, PyTorch's library for distributed processes, for users of tch: the key-value store for the rendezvous,
+//! and the process groups Gloo (feature `gloo`, on by default; tensors on the CPU) and NCCL (feature `nccl`; tensors on GPUs; a
+//! shared library that is loaded on demand, see [`nccl_library`]).
 //!
-//! Started by any launcher that says who is who, see [`Rendezvous::from_environment`]:
+//! Any launcher that sets rank and world size works, see [`Rendezvous::from_environment`]:
 //!
 //! ```no_run
 //! use c10d::{Group, Reduce, Rendezvous};
@@ -18,7 +18,8 @@
 //! # Ok::<(), c10d::Error>(())
 //! ```
 //!
-//! [`torch_ext::across`] has sums over all processes that autograd can differentiate, and batch normalisation on them.
+//! [`torch_ext::across`] has a differentiable all-reduce, and `torch_ext`'s batch normalisation can use a group
+//! (SyncBatchNorm).
 
 mod error;
 mod group;
@@ -26,6 +27,13 @@ mod rendezvous;
 mod shim;
 mod watch;
 
+pub use torch_ext;
+
 pub use error::Error;
 pub use group::{Group, PendingReduce, Reduce, nccl_library, reduce_scalar};
 pub use rendezvous::{DEFAULT_TIMEOUT, Rendezvous, TIMEOUT_VARIABLE};
+
+/// Runs the README's example as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,40 +1,41 @@
-//! Where processes meet, as their launcher says it through the environment.
+//! Rendezvous of the processes: rank, world size and address from the launcher's environment variables.
 
 use std::time::Duration;
 
 use crate::Error;
 
-/// How long processes wait for each other unless [`TIMEOUT_VARIABLE`] says so.
+/// How long processes wait for each other if [`TIMEOUT_VARIABLE`] is not set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
-/// Seconds that processes wait for each other, when they meet and in each operation; more than 24 days count as 24 days.
+/// Environment variable with the seconds that processes wait for each other, at the rendezvous and in each operation. More than
+/// 24 days count as 24 days.
 pub const TIMEOUT_VARIABLE: &str = "TALENT_PROCESS_TIMEOUT";
-/// PyTorch's default.
+/// PyTorch's default port.
 const DEFAULT_PORT: u16 = 29500;
 
-/// One process among several, and where they meet.
+/// Rank and world size of a process, and the address of the rendezvous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendezvous {
-    /// Number of this process, from 0.
+    /// Rank: number of this process, from 0.
     pub rank: usize,
-    /// Number of processes.
+    /// World size: number of processes.
     pub size: usize,
-    /// Number of this process on its machine, from 0: the number of its GPU.
+    /// Local rank: number of this process on its machine, from 0. It is also the number of its GPU.
     pub local_rank: usize,
     /// Host of rank 0.
     pub host: String,
-    /// Port on that host.
+    /// Port of the store on that host.
     pub port: u16,
-    /// How long they wait for each other.
+    /// How long processes wait for each other.
     pub timeout: Duration,
 }
 
 impl Rendezvous {
-    /// From the environment that `cargo xtask launch` and torchrun set (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
-    /// `MASTER_PORT`), Open MPI (`OMPI_COMM_WORLD_*`), or a step of SLURM (`SLURM_PROCID` and others, once `SLURM_STEP_ID` is
-    /// set: a batch script itself is one process). `None` if no launcher says anything.
+    /// Reads the environment variables of `cargo xtask launch` and torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`,
+    /// `MASTER_PORT`), Open MPI (`OMPI_COMM_WORLD_*`), or a SLURM step (`SLURM_PROCID` and others, only if `SLURM_STEP_ID` is
+    /// set: a batch script itself is one process). `None` if no launcher has set any.
     ///
     /// # Errors
-    /// When a launcher says only a part of it, or something impossible.
+    /// When variables are missing or have invalid values.
     pub fn from_environment() -> Result<Option<Self>, Error> {
         Self::from_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -79,7 +80,7 @@ impl Rendezvous {
             };
         let port = match get("MASTER_PORT") {
             Some(text) => text.parse().map_err(|_| bad("MASTER_PORT", &text, "a port"))?,
-            // One process meets nobody, so any free port will do.
+            // A single process has no other to meet, so any free port will do.
             None if size == 1 => 0,
             None => DEFAULT_PORT,
         };
@@ -92,7 +93,7 @@ impl Rendezvous {
     }
 }
 
-/// The first host of SLURM's short form: `gpu[03-04,07],login` is `gpu03` and others.
+/// The first host of a SLURM host list: `gpu03` for `gpu[03-04,07],login`.
 fn first_host(list: &str) -> String {
     let end = list.find([',', '[']).unwrap_or(list.len());
     let (name, rest) = list.split_at(end);
@@ -145,7 +146,7 @@ mod tests {
             ("MASTER_PORT", "1234"),
         ];
         assert_eq!(of(&slurm).unwrap(), Some(expected));
-        // A batch script is no step.
+        // Without `SLURM_STEP_ID` it is a batch script, which is not a step.
         assert_eq!(of(&slurm[1..]).unwrap(), None);
         assert_eq!(of(&[]).unwrap(), None);
         assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap().unwrap().port, 0);

@@ -1,4 +1,4 @@
-//! Declarations of `csrc` and safe wrappers around them. All `unsafe` of this crate is here.
+//! Declarations of the C interface in `csrc` and safe wrappers. All `unsafe` code of this crate is here.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -61,7 +61,7 @@ unsafe extern "C" {
     fn talent_c10d_free(memory: *mut c_void);
 }
 
-/// `talent_c10d_nccl` of `csrc/nccl.cpp`: store, prefix, rank, size, time-out in milliseconds, result.
+/// Type of `talent_c10d_nccl` in `csrc/nccl.cpp`: store, prefix, rank, size, time-out in milliseconds, result.
 type MakeNccl =
     unsafe extern "C" fn(*mut c_void, *const c_char, c_int, c_int, i64, *mut *mut c_void) -> *mut c_char;
 
@@ -78,7 +78,7 @@ fn check(message: *mut c_char) -> Result<(), Error> {
     Err(Error::Libtorch(text.lines().next().unwrap_or_default().to_owned()))
 }
 
-/// libtorch counts some times in 32 bits of milliseconds, so the longest is about 24 days.
+/// Milliseconds, at most about 24 days, because libtorch holds some times in 32 bits.
 fn milliseconds(time: Duration) -> i64 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX).into()
 }
@@ -91,7 +91,7 @@ fn handle(xs: &Tensor) -> *mut C_tensor {
     xs.as_ptr().cast_mut()
 }
 
-/// A key-value store of `c10d`, which guards itself against use from several threads.
+/// Connection to a `c10d` key-value store; on rank 0 it also runs the server. It is thread-safe.
 #[derive(Debug)]
 pub(crate) struct RawStore(*mut c_void);
 
@@ -152,7 +152,7 @@ impl RawStore {
 #[derive(Debug)]
 pub(crate) struct RawGroup(*mut c_void);
 
-// SAFETY: `c10d::Backend` may be used from any thread; `Group` lets one collective follow the other.
+// SAFETY: `c10d::Backend` may be used from any thread; `Group` serialises the collective operations.
 unsafe impl Send for RawGroup {}
 // SAFETY: as above.
 unsafe impl Sync for RawGroup {}
@@ -191,7 +191,9 @@ impl RawGroup {
         Ok(Self(result))
     }
 
-    /// - library: whose `talent_c10d_nccl` makes the group; it is kept until the process ends, since the group's code is in it
+    /// Creates an NCCL process group.
+    ///
+    /// - library: shared library with `talent_c10d_nccl`. It is never unloaded, because the group uses its code
     pub(crate) fn nccl(
         library: &Path,
         (store, prefix): (&RawStore, &str),
@@ -201,8 +203,8 @@ impl RawGroup {
         let failed = |error: libloading::Error| Error::Libtorch(format!("{}: {error}", library.display()));
         let prefix = c_string(prefix)?;
         let mut result = std::ptr::null_mut();
-        // SAFETY: the library is the one that `csrc/nccl.cpp` is built into, whose initialisers do nothing of their own and
-        // whose function has this type; the pointers are valid during the call.
+        // SAFETY: the library is built from `csrc/nccl.cpp`: it has no initialisers with side effects, and its function has
+        // this type; the pointers are valid during the call.
         check(unsafe {
             let library = ManuallyDrop::new(libloading::Library::new(library).map_err(failed)?);
             let make = library.get::<MakeNccl>(b"talent_c10d_nccl\0").map_err(failed)?;
@@ -240,7 +242,7 @@ impl RawGroup {
     }
 }
 
-/// An operation under way.
+/// Owning handle of a running operation.
 #[derive(Debug)]
 pub(crate) struct RawWork(*mut c_void);
 

@@ -1,4 +1,4 @@
-//! Signs of life, so that a failed operation can be put down to the process that caused it.
+//! Heartbeats, to find out which process caused a failed operation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -10,28 +10,28 @@ use crate::Error;
 use crate::rendezvous::Rendezvous;
 use crate::shim::RawStore;
 
-/// Between two signs of life.
+/// Time between two heartbeats.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long an answer of a live store may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to look for what need not be there.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long rank 0, with whom the store ends, waits for others to read it.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a live store may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a key that may not exist.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long rank 0 waits for other processes to read the store, which ends with rank 0.
+const READERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tells the others once a second that this process lives and which operation it is at.
+/// Heartbeat thread: publishes once a second in the store that this process lives, and its number of operations.
 #[derive(Debug)]
 pub(crate) struct Watch {
     meeting: Rendezvous,
-    /// To tell of failures and to ask who is at fault. It is there from the start: a new connection could take longer than
-    /// the others have patience, since libtorch asks the name service for each one's address.
+    /// For reporting failures and reading heartbeats. It is connected at the start: a new connection could take longer than the
+    /// others wait, because libtorch queries the name service for the address of each connection.
     store: Arc<RawStore>,
     pause: Arc<Mutex<Option<Pause>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A time in which this process did nothing at all, not even give signs of life: it was stopped, or its machine slept.
+/// A time in which this process did not run and sent no heartbeats: it was stopped, or its machine was asleep.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
     length: Duration,
@@ -43,19 +43,21 @@ fn key(what: &str, rank: usize) -> String {
 }
 
 impl Watch {
-    /// - operations: how many operations this process has begun
+    /// Connects to the store and starts the heartbeat thread.
+    ///
+    /// - operations: number of operations that this process has started
     pub(crate) fn start(meeting: Rendezvous, operations: Arc<AtomicU64>) -> Result<Self, Error> {
-        // Connections of its own: a store in which another thread waits answers nobody else.
+        // Separate connections: a connection in which one thread waits blocks all others that use it.
         let connect = || RawStore::new(&meeting.host, meeting.port, false, meeting.timeout);
         let (store, for_signs) = (connect()?, connect()?);
         let (stop, stopped) = channel::<()>();
         let rank = meeting.rank;
         let pause = Arc::new(Mutex::new(None));
-        let noted = Arc::clone(&pause);
+        let recorded = Arc::clone(&pause);
         let thread = std::thread::spawn(move || {
             for beat in 0_u64.. {
                 let sign = format!("{beat} {}", operations.load(Ordering::Relaxed));
-                // Once the store is gone there is nobody left to tell.
+                // Without the store, heartbeats cannot reach any other process.
                 if for_signs.set(&key("beat", rank), sign.as_bytes()).is_err() {
                     return;
                 }
@@ -64,38 +66,38 @@ impl Watch {
                     return;
                 }
                 let length = before.elapsed();
-                if length > INTERVAL + PATIENCE
-                    && let Ok(mut noted) = noted.lock()
+                if length > INTERVAL + ANSWER_TIMEOUT
+                    && let Ok(mut recorded) = recorded.lock()
                 {
-                    *noted = Some(Pause { length, ended: Instant::now() });
+                    *recorded = Some(Pause { length, ended: Instant::now() });
                 }
             }
         });
         Ok(Self { meeting, store: Arc::new(store), pause, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Tells the others why this process is about to end, if they can still be told.
+    /// Publishes why this process is about to end. Does nothing if the store cannot be reached.
     pub(crate) fn tell(&self, message: &str) {
         let _ = self.store.set(&key("failure", self.meeting.rank), message.as_bytes());
     }
 
-    /// Rank 0, with whom the store ends, waits until the others have read who is at fault.
+    /// On rank 0, waits until the others have read who is at fault, because the store ends with rank 0.
     pub(crate) fn wait_for_readers(&self) {
         self.wait_for_others(&[]);
     }
 
-    /// A pause of this process that the others may have lost patience in.
+    /// The last pause of this process, if the others may have timed out because of it.
     fn own_pause(&self) -> Option<Pause> {
         let pause = self.pause.lock().ok().and_then(|pause| *pause)?;
-        // An operation that came to an end after it has shown that the others have not.
-        let recent = self.meeting.timeout.saturating_add(FAREWELL + PATIENCE * 4);
+        // Older pauses are ignored: an operation has ended since, which shows that the others did not time out.
+        let recent = self.meeting.timeout.saturating_add(READERS_TIMEOUT + ANSWER_TIMEOUT * 4);
         (pause.ended.elapsed() < recent).then_some(pause)
     }
 
-    /// Who is to blame for an operation that failed here. Takes a few seconds.
+    /// Describes which process caused the failure of an operation. Takes a few seconds.
     pub(crate) fn blame(&self) -> String {
         let rank = self.meeting.rank;
-        let (answer, silent) = match self.ask_in_time() {
+        let (answer, silent) = match self.diagnose_in_time() {
             Some(found) => found,
             None => {
                 ("rank 0 shows no sign of life: the store that it keeps does not answer".to_owned(), vec![0])
@@ -115,34 +117,35 @@ impl Watch {
         answer
     }
 
-    /// [`ask`] in a thread that may be left behind: a store whose process is stopped keeps its connections open and never
-    /// answers, and libtorch waits for it beyond any time-out.
-    fn ask_in_time(&self) -> Option<(String, Vec<usize>)> {
+    /// [`diagnose`] with a time-out, in a thread that may be left behind. The store of a stopped process keeps its connections
+    /// open and never answers, and libtorch waits for it beyond any time-out.
+    fn diagnose_in_time(&self) -> Option<(String, Vec<usize>)> {
         let (store, rank, size) = (Arc::clone(&self.store), self.meeting.rank, self.meeting.size);
         let (send, receive) = channel();
         std::thread::spawn(move || {
-            let _ = send.send(ask(&store, rank, size));
+            let _ = send.send(diagnose(&store, rank, size));
         });
-        receive.recv_timeout(PATIENCE * 3 + INTERVAL * 4 + LOOK * size as u32).ok()
+        receive.recv_timeout(ANSWER_TIMEOUT * 3 + INTERVAL * 4 + LOOKUP_TIMEOUT * size as u32).ok()
     }
 
     fn wait_for_others(&self, silent: &[usize]) {
         if self.meeting.rank != 0 {
             return;
         }
-        let end = Instant::now() + FAREWELL;
+        let end = Instant::now() + READERS_TIMEOUT;
         for other in (1..self.meeting.size).filter(|other| !silent.contains(other)) {
             let left = end.saturating_duration_since(Instant::now());
-            // Whoever does not come to read is none to wait for any longer.
+            // Errors are ignored: a process that does not read in time is not waited for.
             let _ = self.store.get(&key("left", other), left.max(Duration::from_millis(1)));
         }
     }
 }
 
-/// Who gives no signs of life, who has told of a failure, who is behind; and the silent ones by number.
-fn ask(store: &RawStore, rank: usize, size: usize) -> (String, Vec<usize>) {
+/// Finds out which processes have reported a failure, send no heartbeats, or are behind in their operations. Returns a
+/// description, and the ranks without heartbeats.
+fn diagnose(store: &RawStore, rank: usize, size: usize) -> (String, Vec<usize>) {
     let now = |rank: usize| -> Option<(u64, u64)> {
-        let text = String::from_utf8(store.get(&key("beat", rank), PATIENCE).ok()?).ok()?;
+        let text = String::from_utf8(store.get(&key("beat", rank), ANSWER_TIMEOUT).ok()?).ok()?;
         let (beat, operations) = text.split_once(' ')?;
         Some((beat.parse().ok()?, operations.parse().ok()?))
     };
@@ -150,7 +153,7 @@ fn ask(store: &RawStore, rank: usize, size: usize) -> (String, Vec<usize>) {
     let before: Vec<_> = (0..size).map(now).collect();
     std::thread::sleep(INTERVAL * 4);
     let after: Vec<_> = (0..size).map(now).collect();
-    let failure = |other: usize| store.get(&key("failure", other), LOOK).ok();
+    let failure = |other: usize| store.get(&key("failure", other), LOOKUP_TIMEOUT).ok();
     let told = others().find_map(|other| Some((other, failure(other)?)));
     let silent: Vec<usize> = others().filter(|&other| before[other] == after[other]).collect();
     let least = after.iter().flatten().map(|(_, operations)| *operations).min();

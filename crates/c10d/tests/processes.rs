@@ -1,4 +1,4 @@
-//! Threads in the place of processes: each joins a group of its own.
+//! Process groups of threads in one process: each thread joins with its own `Group`.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What each of `size` processes returns.
+/// Runs `work` in `size` threads, each with its own `Group`. Returns the results by rank.
 fn together<T: Send>(size: usize, work: impl Fn(Arc<Group>) -> T + Sync) -> Vec<T> {
     let port = free_port();
     std::thread::scope(|scope| {
@@ -69,10 +69,11 @@ fn operations_by_hand() {
     }
 }
 
-/// Weight, bias, running mean and variance after a training step, output and gradient by the input.
+/// Runs a training step of batch normalisation. Returns the gradients of weight and bias with the running mean and variance,
+/// the output, and the gradient of the input.
 fn normalise(
     xs: &Tensor,
-    by_output: &Tensor,
+    grad_output: &Tensor,
     processes: Option<Arc<dyn Processes>>,
 ) -> (Vec<Tensor>, Tensor, Tensor) {
     let store = Store::new(Device::Cpu, Kind::Double);
@@ -80,7 +81,7 @@ fn normalise(
     let norm = BatchNorm::new(&store.root(), 3, 1e-5);
     let leaf = xs.copy().set_requires_grad(true);
     let output = norm.forward(&leaf, Mode::Train);
-    (&output * by_output).sum(Kind::Double).backward();
+    (&output * grad_output).sum(Kind::Double).backward();
     let own = |name: &str| store.get(name).unwrap();
     let tensors = vec![own("weight").grad(), own("bias").grad(), own("running_mean"), own("running_var")];
     (tensors, output.detach(), leaf.grad())
@@ -90,7 +91,7 @@ fn normalise(
 fn batch_norm_goes_over_all_processes() {
     let place = (Kind::Double, Device::Cpu);
     tch::manual_seed(3);
-    // Far from zero, where the mean of squares would lose digits.
+    // The mean is far from zero, where computing the variance from the mean of squares would lose digits.
     let (xs, by) = (Tensor::randn([8, 3, 4, 5], place) * 2.0 + 100.0, Tensor::randn([8, 3, 4, 5], place));
     let (whole, output, gradient) = normalise(&xs, &by, None);
     for size in [2, 4] {
@@ -128,7 +129,7 @@ fn operations_in_the_background_pass_others_by() {
         together(size, |group| {
             let started = group.start_all_reduce(Tensor::from(1.0), Reduce::Sum);
             assert_eq!(started.unwrap_err(), Error::NotConnected);
-            // Nobody leaves before all have come.
+            // Keeps every process in the group until all have joined.
             let _ = group.barrier();
         });
         together(size, |group| {
@@ -136,7 +137,7 @@ fn operations_in_the_background_pass_others_by() {
             let rank = group.rank() as f64;
             let start =
                 |value: f64| group.start_all_reduce(Tensor::from_slice(&[value]), Reduce::Sum).unwrap();
-            // Between two of them rank 0 does another operation before, the others after them.
+            // Another operation is interleaved: rank 0 does it before the second background operation, the others after it.
             let mut between = Tensor::from(rank);
             let first = start(rank);
             if group.rank() == 0 {
@@ -156,7 +157,7 @@ fn operations_in_the_background_pass_others_by() {
 
 #[test]
 fn a_sum_has_the_gradient_of_all_losses() {
-    // Each process's loss is the squared sum of all x_r, times r + 1, so the derivative by each x_r is 2 (sum x) (sum of r + 1).
+    // The loss of rank r is (r + 1) (sum x)^2. The gradient of all losses for each x_r is 2 (sum x) (sum of r + 1).
     let gradients = together(3, |group| {
         let rank = group.rank() as f64;
         let x = Tensor::from(rank + 1.0).set_requires_grad(true);
@@ -171,7 +172,7 @@ fn a_sum_has_the_gradient_of_all_losses() {
 
 #[test]
 fn who_does_not_come_is_named() {
-    // libtorch asks the name service for the address of every connection, which can take 5 seconds.
+    // libtorch queries the name service for the address of every connection, which can take 5 seconds.
     let started = Instant::now();
     let error = Group::join(meeting(0, 2, free_port(), 12), Device::Cpu, &BTreeMap::new()).unwrap_err();
     assert!(matches!(error, Error::Absent { rank: 1, size: 2, .. }), "{error}");

@@ -1,11 +1,11 @@
 use std::path::{Path, PathBuf};
 
-/// Folders of headers, separated by colons, in place of those that are found.
+/// Environment variable with header folders, separated by colons. They replace those that are found.
 const VARIABLE: &str = "TALENT_NVIDIA_HEADERS";
 
-/// Folders of the headers of CUDA and NCCL, for a build script: those in `TALENT_NVIDIA_HEADERS` (separated by colons), or else of
-/// the packages that stand beside PyTorch's in a Python environment (which lacks nvidia-cuda-crt and nvidia-cuda-cccl by itself),
-/// and of `/usr/local/cuda`.
+/// Folders with the headers of CUDA and NCCL, for a build script. If `TALENT_NVIDIA_HEADERS` is set, these are its folders
+/// (separated by colons). Otherwise they are those of NVIDIA's packages beside PyTorch's in a Python environment (PyTorch does
+/// not install nvidia-cuda-crt and nvidia-cuda-cccl), and of `/usr/local/cuda`.
 #[allow(clippy::print_stdout, reason = "cargo listens there")]
 pub fn nvidia_headers(libtorch: &Path) -> Vec<PathBuf> {
     println!("cargo:rerun-if-env-changed={VARIABLE}");
@@ -17,7 +17,7 @@ pub fn nvidia_headers(libtorch: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// The header folders of NVIDIA's packages in the Python environment of a package, sorted.
+/// Header folders of NVIDIA's packages in the Python environment that `package` is installed in, sorted.
 pub fn beside_package(package: &Path) -> Vec<PathBuf> {
     let package = package.canonicalize().unwrap_or_else(|_| package.to_path_buf());
     let packages = package.parent().map(|folder| folder.join("nvidia"));

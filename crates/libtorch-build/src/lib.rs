@@ -1,6 +1,7 @@
-//! What build scripts of packages on libtorch share.
+//! Helpers for build scripts of packages that use libtorch.
 //!
-//! A package with a program, test, bench or example on libtorch has a `build.rs` whose `main` calls [`link_programs`].
+//! A package with a program, test, benchmark or example that uses libtorch needs a `build.rs` whose `main` calls
+//! [`link_programs`].
 
 mod headers;
 #[cfg(feature = "compile")]
@@ -12,19 +13,22 @@ pub use headers::{beside_package, nvidia_headers};
 #[cfg(feature = "compile")]
 pub use shared_library::shared_library;
 
-/// Lets a package's programs find libtorch: a build script of a package that depends on `torch-ext`.
+/// Lets the programs of a package find libtorch. For the build script of a package that depends on `torch-ext`.
 ///
-/// Linker arguments of a dependency's build script do not reach the programs of its dependants, so each of them needs the
-/// run-time search path itself.
+/// Linker arguments from the build script of a dependency do not apply to the programs of dependent packages, so each package
+/// must set the run-time search path itself. A library with a `links` key passes libtorch's folder to the build scripts of its
+/// dependants as `DEP_<links>_LIBTORCH_LIB`, for packages that depend on that library alone (`docs/guest-build.rs`).
 pub fn link_programs() {
     if let Ok(lib) = std::env::var("DEP_TALENT_TORCH_EXT_LIBTORCH_LIB") {
         link_to(Path::new(&lib));
     }
 }
 
-/// The same with libtorch's folder `lib` named. Without `-ltorch` the CUDA half would stay unloaded.
+/// As [`link_programs`], with the path of libtorch's folder `lib`. Without `-ltorch` libtorch's CUDA libraries would not be
+/// loaded.
 #[allow(clippy::print_stdout, reason = "cargo listens there")]
 pub fn link_to(lib: &Path) {
+    println!("cargo:libtorch_lib={}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch");
 }

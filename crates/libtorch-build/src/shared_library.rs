@@ -2,9 +2,9 @@ use std::path::{Path, PathBuf};
 
 use crate::headers::nvidia_headers;
 
-/// Compiles `source` into the shared library `name` of the build's output folder, and returns its path. Such a library is compiled
-/// with CUDA's headers and loaded when a GPU is to be used: a program that has it runs with a libtorch for CPUs, too. What it needs
-/// of libtorch is in the process by then.
+/// Compiles `source` into the shared library `name` in the build's output folder, and returns its path. The library is compiled
+/// with the CUDA headers and loaded only when a GPU is used, so the program also runs with a CPU build of libtorch. The library
+/// does not link libtorch, because the process has already loaded it by then.
 ///
 /// # Panics
 /// When the compiler fails, as build scripts do.

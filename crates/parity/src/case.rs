@@ -10,12 +10,12 @@ use weight_files::WeightFile;
 use crate::json::read_json;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
-/// A recording under comparison: its tensors, its JSON, and what was found so far.
+/// A recording that is being compared: its tensors, its JSON, and the results so far.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) json: Value,
-    /// Where the recorded inputs are handed out.
+    /// Device of the recorded inputs.
     pub(crate) device: Device,
     tensors: BTreeMap<String, Tensor>,
     used: BTreeSet<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Loads `<name>.json` and `<name>.safetensors`, does `work`, and checks that it used every tensor.
+    /// Loads `<name>.json` and `<name>.safetensors`, runs `work`, and checks that it used every tensor.
     pub(crate) fn run(
         name: &str,
         folder: &Path,
@@ -32,14 +32,14 @@ impl Case {
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> CaseReport {
         match Self::load(name, folder, device) {
-            Ok(case) => case.carry_out(work),
+            Ok(case) => case.execute(work),
             Err(error) => CaseReport::failed(name, &format!("{error:#}")),
         }
     }
 
     /// A case without files of its own.
     pub(crate) fn bare(name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
-        Self::new(name, Value::Null, Device::Cpu, BTreeMap::new()).carry_out(work)
+        Self::new(name, Value::Null, Device::Cpu, BTreeMap::new()).execute(work)
     }
 
     fn new(name: &str, json: Value, device: Device, tensors: BTreeMap<String, Tensor>) -> Self {
@@ -61,7 +61,7 @@ impl Case {
         Ok(Self::new(name, json, device, tensors))
     }
 
-    fn carry_out(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
+    fn execute(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
         if let Err(error) = work(&mut self) {
             self.notes.push(format!("{error:#}"));
         }
@@ -82,7 +82,7 @@ impl Case {
         self.tensors.contains_key(name)
     }
 
-    /// A recorded tensor that serves as input (or as expected value of a comparison made elsewhere).
+    /// A recorded tensor, for use as an input or as the expected value of a comparison made elsewhere. Counts as used.
     pub(crate) fn input(&mut self, name: &str) -> Result<Tensor> {
         let tensor = self.tensors.get(name).with_context(|| format!("the recording lacks `{name}`"))?;
         self.used.insert(name.to_owned());
@@ -96,7 +96,7 @@ impl Case {
         Ok(())
     }
 
-    /// Compares as many entries as both have; axes of length 1 may differ.
+    /// Compares all entries. The shapes must be equal except for axes of length 1.
     pub(crate) fn compare_with(
         &mut self,
         label: &str,
@@ -125,7 +125,7 @@ impl Case {
         self.comparisons.push(Comparison::new(label, (found - expected).abs(), expected.abs(), tolerance));
     }
 
-    /// Compares the number of positions that have a partner with a number of the case's JSON.
+    /// Compares the number of positions that have a partner with a number in the case's JSON.
     pub(crate) fn compare_rows(&mut self, label: &str, partners: &Tensor, pointer: &str) -> Result<()> {
         let passing = f64::try_from(partners.ge(0).to_kind(Kind::Double).sum(None))?;
         let expected = self.number(pointer)?;
@@ -133,38 +133,38 @@ impl Case {
         Ok(())
     }
 
-    /// Records a comparison whose error was worked out elsewhere.
+    /// Records a comparison whose error was computed elsewhere.
     pub(crate) fn record(&mut self, comparison: Comparison) {
         self.comparisons.push(comparison);
     }
 
-    /// Something that fails the case without being a number.
+    /// Records a condition; the case fails if it does not hold.
     pub(crate) fn check(&mut self, label: &str, holds: bool) {
         let error = if holds { 0.0 } else { f64::INFINITY };
         self.comparisons.push(Comparison::new(label, error, 1.0, Tolerance::Exact));
     }
 
-    /// A number of the case's JSON, by JSON pointer.
+    /// A number in the case's JSON, by JSON pointer.
     pub(crate) fn number(&self, pointer: &str) -> Result<f64> {
         let value = self.json.pointer(pointer).and_then(Value::as_f64);
         value.ok_or_else(|| anyhow!("the case's JSON has no number at {pointer}"))
     }
 
-    /// A text of the case's JSON, by JSON pointer.
+    /// A string in the case's JSON, by JSON pointer.
     pub(crate) fn text(&self, pointer: &str) -> Result<String> {
         let value = self.json.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         value.ok_or_else(|| anyhow!("the case's JSON has no text at {pointer}"))
     }
 }
 
-/// Fails if tensors that comparisons take away are left over.
+/// Fails if tensors are left over, where each comparison removes the tensors that it uses.
 pub(crate) fn nothing_left(tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
     ensure!(names.is_empty(), "recorded but not compared: {}", names.join(", "));
     Ok(())
 }
 
-/// A tensor where the comparisons are made.
+/// Copies a tensor to the CPU, where comparisons are made.
 pub(crate) fn on_host(tensor: &Tensor) -> Tensor {
     tensor.to_device(Device::Cpu)
 }

@@ -1,4 +1,4 @@
-//! The data path: letterbox, masks, metrics and the way back to the photo (`data/README.md`).
+//! The data pipeline: letterbox, masks, metrics, and mapping predictions back to the photo (`data/README.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,8 +18,9 @@ use crate::pictures::{binary, compare_bytes, grey, letterbox_lists, side_of};
 use crate::recorded::list;
 use crate::report::{CaseReport, Comparison, Tolerance};
 
-/// Files that hold facts, not recordings, and files that belong to a case of another name.
-const BESIDE: [&str; 3] = ["README.md", "versions.json", "opencv_releases.json"];
+/// Files without recordings.
+const NOT_RECORDINGS: [&str; 3] = ["README.md", "versions.json", "opencv_releases.json"];
+/// Files and folders that belong to a case of another name.
 const PARTS: [&str; 4] = ["decoded", "mask_src", "eval_maps.safetensors", "train_metric.safetensors"];
 
 /// Whether an entry belongs to `letterbox.json`: `letterbox<side>`, `mask<side>`, `tensors<side>.safetensors`.
@@ -35,7 +36,7 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
         Err(error) => return vec![CaseReport::failed("data", &format!("{error:#}"))],
     };
     let mut reports = Vec::new();
-    for entry in entries.iter().filter(|entry| !BESIDE.contains(&entry.as_str())) {
+    for entry in entries.iter().filter(|entry| !NOT_RECORDINGS.contains(&entry.as_str())) {
         let label = format!("data/{entry}");
         let bare = |work: &dyn Fn(&mut Case) -> Result<()>| Case::bare(&label, |case| work(case));
         let with_photos = |work: &dyn Fn(&Path, &mut Case) -> Result<()>| match data_root {
@@ -66,7 +67,7 @@ pub(crate) fn cases(folder: &Path, data_root: Option<&Path>) -> Vec<CaseReport> 
     reports
 }
 
-/// Largest error between matrices, entry by entry.
+/// Compares two affine matrices by their largest difference.
 fn compare_affine(case: &mut Case, label: &str, found: &Affine, expected: Option<&Value>) -> Result<()> {
     let (mut error, mut largest) = (0.0_f64, 0.0_f64);
     for (row, values) in found.0.iter().enumerate() {
@@ -97,7 +98,7 @@ fn normalised_image(case: &mut Case, id: i64, letterbox: &Letterbox, image: &Rgb
     let side = letterbox.size as i64;
     let pixels = letterbox.normalised_image(image, &Normalisation::CLIP);
     let found = Tensor::from_slice(&pixels).view([3, side, side]);
-    // Set A holds these values in [row, column, channel] order under the shape [3, side, side].
+    // Set A stores these values in [row, column, channel] order, although the recorded shape is [3, side, side].
     let (label, expected) = match found == *tensor {
         true => (format!("tensor {id}.image"), tensor.shallow_clone()),
         false => (
@@ -108,7 +109,7 @@ fn normalised_image(case: &mut Case, id: i64, letterbox: &Letterbox, image: &Rgb
     case.compare_with(&label, &found, &expected, Tolerance::Exact);
 }
 
-/// Returns the files it has compared.
+/// Compares a letterboxed mask. Returns the names of the files it used.
 fn warped_mask(
     folder: &Path,
     case: &mut Case,
@@ -129,7 +130,7 @@ fn warped_mask(
     Ok([source_name, expected_name.to_owned()])
 }
 
-/// What is recorded of one input size.
+/// Recordings of one input size.
 struct RecordedSize<'a> {
     folder: &'a Path,
     key: &'a str,
@@ -138,11 +139,11 @@ struct RecordedSize<'a> {
 }
 
 impl RecordedSize<'_> {
-    /// Compares a picture and its masks; returns how many of the recorded tensors it has used.
+    /// Compares a picture and its masks. Returns the number of recorded tensors that it used.
     fn compare(&self, entry: &Value, case: &mut Case, used: &mut BTreeSet<String>) -> Result<i32> {
         let Self { folder, key, side, tensors } = *self;
         let id = integer(entry, "image_id")?;
-        // Pictures without decoded pixels are compared from the photos.
+        // Pictures without decoded pixels are compared by the case that needs the photos.
         let Some(decoded_name) = entry.get("decoded").and_then(Value::as_str) else { return Ok(0) };
         let decoded = read_image(&folder.join(decoded_name))?;
         let letterbox = Letterbox::new(decoded.width, decoded.height, side);
@@ -205,7 +206,7 @@ fn letterbox(folder: &Path, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Probabilities back to the photo, cut at the threshold.
+/// Probabilities mapped back to the photo and thresholded.
 fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("eval.json"))?;
     let mut maps = read_tensors(&folder.join("eval_maps.safetensors"), Device::Cpu)?;
@@ -254,7 +255,7 @@ fn evaluation(folder: &Path, case: &mut Case) -> Result<()> {
     nothing_left(&maps)
 }
 
-/// Overlaps, their means, and the training-time figures.
+/// IoU of mask pairs, mIoU, oIoU and precisions, and the metrics computed during training.
 fn aggregate(folder: &Path, case: &mut Case) -> Result<()> {
     const EXACT: Tolerance = Tolerance::Absolute(1e-9);
     let json = read_json(&folder.join("metrics.json"))?;

@@ -1,4 +1,4 @@
-//! Expressions: tokens, and what the annotation files say.
+//! Expressions: token ids, and the contents of the annotation files.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ pub(crate) fn dataset(name: &str, root: &Path) -> Result<Dataset> {
     Ok(Dataset::open(ours, root)?)
 }
 
-/// The refs files, ref by ref and in order.
+/// The refs files: every ref, in order.
 pub(crate) fn refs(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     for name in list(&folder.join("refs_json"))? {
         let stem = name.trim_end_matches(".json");
@@ -73,8 +73,8 @@ pub(crate) fn refs(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// The conversion script's lists: one per split, the refs in the order of the refs file. Their box and category
-/// number play no part in training or evaluation and are not read here.
+/// The conversion script's lists: one per split, with the refs in the order of the refs file. Their box and category number are
+/// not used in training or evaluation and are not read here.
 pub(crate) fn anns(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     for name in list(&folder.join("anns"))? {
         let dataset = dataset(&name, root)?;

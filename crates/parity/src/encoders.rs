@@ -67,8 +67,8 @@ pub(crate) fn encoder_in(cfg: &ModelConfig, path: &Path) -> Result<Encoder> {
     }
 }
 
-/// A file's weights, compared with the recorded start values: equal, or equal after rounding to float16 where the
-/// whole file is in float16.
+/// A file's weights, compared with the recorded initial values. They must be equal, after rounding to float16 if the whole file
+/// is in float16.
 pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Result<()> {
     let encoder = encoder_in(&recorded.model, path)?;
     let network = recorded.blank_network()?;
@@ -78,7 +78,7 @@ pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Resu
         if entry.group.name == encoder.group().name {
             let expected = recorded.init()?.get(&name).context("model_init is incomplete")?;
             let expected = match report.tolerated.contains(&name) {
-                // Left as it was.
+                // Not in the file: the network keeps its zeros.
                 true => expected.zeros_like(),
                 false if half => expected.to_kind(Kind::Half),
                 false => expected.shallow_clone(),
@@ -89,7 +89,7 @@ pub(crate) fn weights(recorded: &Recorded, path: &Path, case: &mut Case) -> Resu
     Ok(())
 }
 
-/// Our reading of the names against the list of facts.
+/// Compares this project's mapping of tensor names with the recorded mapping.
 fn mapping(recorded: &Recorded, path: &Path, folder: &Path, case: &mut Case) -> Result<()> {
     let rows = read_json(path)?;
     let rows = rows.as_array().context("the mapping is no list")?;
@@ -124,7 +124,7 @@ fn mapping(recorded: &Recorded, path: &Path, folder: &Path, case: &mut Case) -> 
     Ok(())
 }
 
-/// The encoders without adapters, filled from files that hold this encoder in this precision.
+/// Networks without adapters, one for each file that holds this encoder in this precision, filled from that file.
 fn bare_networks(
     recorded: &Recorded,
     folder: &Path,
@@ -151,7 +151,7 @@ fn bare_networks(
     Ok(networks)
 }
 
-/// What a pass returns, and what passes on the way, by the recordings' names.
+/// Runs a pass. Returns its result, and its intermediate values by their recorded names.
 fn seen_in<T>(pass: impl FnOnce(&dyn Fn(Stage, &Tensor)) -> T) -> (T, BTreeMap<String, Tensor>) {
     let seen: RefCell<BTreeMap<String, Tensor>> = RefCell::default();
     let result = tch::no_grad(|| {
@@ -196,7 +196,7 @@ fn image_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<
     let side = recorded.model.grid();
     let ours = backbone::resample_positions(table, side, PositionRule::Talent);
     case.compare("resized.pos_embed_scale01", &ours, IMAGE)?;
-    // The library follows DINOv2's own configuration, which is a switch here.
+    // Hugging Face's library follows DINOv2's own configuration, which is an option here.
     let library = backbone::resample_positions(table, side, PositionRule::Dinov2);
     case.compare("resized.pos_embed_hf", &library, IMAGE)?;
     let pixels = case.input("resized.pixel_values")?;
@@ -224,7 +224,8 @@ fn text_forward(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<(
     let other_ids = case.input("eos.input_ids")?;
     let positions = other_ids.argmax(-1, false);
     case.compare("eos.position_argmax", &positions, Tolerance::Exact)?;
-    // The library's second rule agrees with ours wherever a tokenizer's output is concerned.
+    // Hugging Face's library has a second rule, the position of the end token's id. It agrees with ours for every output of a
+    // tokenizer.
     let same = positions.eq_tensor(&case.input("eos.position_eos_id")?);
     for (file, network) in bare_networks(recorded, folder, Encoder::Text, false, PositionRule::Talent)? {
         for (name, value) in run(&network, &ids) {

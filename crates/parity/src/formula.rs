@@ -6,13 +6,13 @@ use serde_json::Value;
 use talent::{ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
 
-/// The generator and its rule table.
+/// Generator of weights and inputs, with its rule table.
 #[derive(Debug)]
 pub(crate) struct Formula {
     seed: u64,
     json: Value,
     rules: Vec<Rule>,
-    /// Where networks and inputs are made.
+    /// Device of the networks and inputs.
     pub(crate) device: Device,
 }
 
@@ -20,7 +20,7 @@ pub(crate) struct Formula {
 struct Rule {
     matching: Match,
     pattern: String,
-    /// Applies to vectors only.
+    /// Whether the rule applies to vectors only.
     vectors: bool,
     offset: f64,
     scale: Scale,
@@ -41,7 +41,7 @@ enum Scale {
     Gain(f64),
 }
 
-/// FNV-1a over the name, mixed with the seed.
+/// Start of a tensor's sequence: FNV-1a hash of the name, XOR the seed.
 fn start(name: &str, seed: u64) -> u64 {
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
@@ -121,7 +121,7 @@ impl Formula {
         Ok((rule.offset, scale))
     }
 
-    /// A network of full size. Returns how many tensors' checksums were verified.
+    /// A full-size network. Also returns the number of listed tensors; the checksums of the floating-point ones are verified.
     pub(crate) fn network(&self, config: &str, word_len: i64) -> Result<(Talent, usize)> {
         let mut cfg = match config {
             "base" => ModelConfig::base(),
@@ -183,7 +183,7 @@ impl Formula {
         Ok(Tensor::from_slice(&ids).view([-1, word_len]).to_device(self.device))
     }
 
-    /// Masks of all images, `[n, 1, S, S]`, discs with fractional rims.
+    /// Masks of all images, `[n, 1, S, S]`: discs with fractional borders.
     pub(crate) fn masks(&self) -> Result<Tensor> {
         let facts = self.json.pointer("/inputs/mask").context("no inputs.mask")?;
         let side = facts.get("size").and_then(Value::as_i64).context("no mask size")?;
@@ -203,7 +203,7 @@ impl Formula {
         Ok(Tensor::from_slice(&values).view([-1, 1, side, side]).to_device(self.device))
     }
 
-    /// Validity of the negatives, `[n]`.
+    /// Whether each sample has a negative, `[n]`.
     pub(crate) fn valid(&self) -> Result<Tensor> {
         let list =
             self.json.pointer("/inputs/tccl_valid").and_then(Value::as_array).context("no tccl_valid")?;

@@ -1,4 +1,4 @@
-//! The base and large models at full size (`full/README.md`, whose tolerances these are).
+//! The base and large models at full size. `full/README.md` gives the tolerances.
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -14,9 +14,9 @@ use crate::json::number;
 use crate::report::{Comparison, Tolerance};
 use crate::training;
 
-/// Running statistics.
+/// Tolerance of running statistics.
 const STATISTICS: Tolerance = Tolerance::Absolute(6e-6);
-/// Every loss term.
+/// Tolerance of each loss term.
 const TERM: Tolerance = Tolerance::Absolute(2e-6);
 
 pub(crate) fn compare(
@@ -133,8 +133,8 @@ fn gradients(network: &Talent, case: &mut Case) -> Result<()> {
         errors.sort_by(f64::total_cmp);
         errors[((errors.len() - 1) as f64 * share) as usize]
     };
-    // A GPU's convolutions in float32 go through transforms (Winograd, FFT) where cuDNN finds them faster, with a few times the
-    // rounding: measured 2.2 times these bounds on an H200.
+    // On a GPU, cuDNN may choose Winograd or FFT convolutions, whose float32 rounding errors are a few times larger: measured
+    // 2.2 times these bounds on an H200.
     let more = if case.device.is_cuda() { 4.0 } else { 1.0 };
     let quantiles = [
         ("gradient norms, 95 % of the parameters", share(&mut norm_errors, 0.95), more * 2e-3),

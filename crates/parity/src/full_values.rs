@@ -1,4 +1,4 @@
-//! Values of a pass of a full-size model against what was recorded of them.
+//! Compares the values of a full-size model's pass with their recorded samples and statistics.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::json::{entries, integers, number};
 use crate::network::named_outputs;
 use crate::report::{Comparison, Tolerance};
 
-/// Named values of a pass, as the recordings call them.
+/// Values of a pass with their recorded names.
 pub(crate) type Values = Vec<(String, Tensor)>;
 
 pub(crate) fn observe(values: &mut Values, stage: Stage, value: &Tensor) {
@@ -34,7 +34,7 @@ pub(crate) fn outputs(values: &mut Values, out: &TalentOutput) {
     values.push(("logits".to_owned(), out.logits.detach()));
 }
 
-/// Samples, mean, deviation and norm of every recorded tensor, against the float64 run.
+/// Compares samples, mean, standard deviation and norm of every recorded tensor with the official float64 run.
 pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
     let facts = case.json.get("tensors").and_then(Value::as_object).cloned().context("no `tensors`")?;
     for (name, facts) in &facts {
@@ -59,7 +59,7 @@ pub(crate) fn compare_values(case: &mut Case, values: &Values) -> Result<()> {
     Ok(())
 }
 
-/// Errors of the sampled entries.
+/// Absolute errors of the sampled entries.
 pub(crate) fn sample_errors(flat: &Tensor, facts: &Value) -> Result<Vec<f64>> {
     let index = integers(facts, "index")?;
     let expected: Vec<f64> = entries(facts, "f64")?.iter().filter_map(Value::as_f64).collect();
@@ -68,18 +68,18 @@ pub(crate) fn sample_errors(flat: &Tensor, facts: &Value) -> Result<Vec<f64>> {
     Ok(Vec::<f64>::try_from((found - Tensor::from_slice(&expected)).abs())?)
 }
 
-/// The largest of some errors; one that is no number counts as the largest.
+/// The largest error; NaN counts as the largest.
 pub(crate) fn worst(errors: &[f64]) -> f64 {
     errors.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0)
 }
 
-/// All logits, against the float64 run.
+/// Compares all logits with the official float64 run, and with the float32 run.
 pub(crate) fn compare_logits(case: &mut Case, logits: &Tensor) -> Result<()> {
     let noise = |key: &str| case.number(&format!("/tensors/logits/{key}"));
     let bound = 4.0 * noise("noise_f32_f64")?.max(noise("noise_f32_f32")?);
     let expected = case.input("logits.f64")?;
     case.compare_with("all logits", logits, &expected, Tolerance::Absolute(bound));
-    // The float32 run of the official code is within its own noise of the float64 one.
+    // The official float32 run differs from the float64 run by its own rounding noise, hence twice the bound.
     let single = case.input("logits")?;
     case.compare_with("all logits, float32", logits, &single, Tolerance::Absolute(2.0 * bound));
     Ok(())

@@ -1,8 +1,8 @@
 //! Compares this implementation with recordings of the official one.
 //!
-//! [`run`] takes a folder of recordings, builds the model from its `config.json`, carries out every case it finds and
-//! reports the largest errors. A recorded tensor that no comparison used fails its case, and so does a file that
-//! nothing here understands: silence would look like agreement.
+//! [`run`] takes a folder of recordings, builds the model from its `config.json`, runs every case it finds and reports the
+//! largest errors. A case fails if no comparison used one of its recorded tensors, and a file of unknown kind counts as a
+//! failed case. Otherwise, unused recordings would look like agreement.
 
 mod case;
 mod data;
@@ -40,18 +40,18 @@ pub struct Options {
     pub golden: PathBuf,
     /// Photos and annotations that some of the data cases need.
     pub data_root: Option<PathBuf>,
-    /// Leaves out the models at full size.
+    /// Whether to leave out the models at full size.
     pub skip_full: bool,
-    /// Where the network computes. Files and data are compared on the CPU in any case.
+    /// Device of the network. Files and data are always compared on the CPU.
     pub device: Device,
-    /// Which of the cases.
+    /// Which cases to run.
     pub part: Part,
 }
 
-/// Which cases of a folder of recordings to carry out.
+/// A selection of the cases in a folder of recordings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// All.
+    /// All cases.
     All,
     /// Forward passes of the miniature and of its modules, with the modules' input gradients.
     Forward,
@@ -128,12 +128,12 @@ fn run_case(recorded: &Recorded, training: &training::Trainings, name: &str) -> 
 /// The network that a folder of recordings was made with.
 ///
 /// # Errors
-/// When its `config.json` cannot be read or describes no network of ours.
+/// When its `config.json` cannot be read or describes a network that this project cannot build.
 pub fn recorded_model(golden: &Path) -> Result<talent::ModelConfig> {
     Ok(Recorded::open(golden, Device::Cpu)?.model)
 }
 
-/// A file's name for reports, relative to the recordings.
+/// A file's path for reports, relative to the folder of recordings.
 fn shown(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }

@@ -9,7 +9,7 @@ use crate::network::INTERMEDIATE;
 use crate::report::Tolerance;
 use crate::training::{TERM, double};
 
-/// What a loss computes: the loss under its recorded name first, then its parts, and exact tensors.
+/// Values of a loss: named scalars (the loss first, then its parts), and named tensors that must match exactly.
 type Values = (Vec<(String, Tensor)>, Vec<(String, Tensor)>);
 
 pub(crate) fn case(case: &mut Case) -> Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn case(case: &mut Case) -> Result<()> {
         }
         for (name, input) in &inputs {
             let found = input.grad();
-            // No gradient at all is a gradient of zero.
+            // An undefined gradient counts as zero.
             let found = if found.defined() { found } else { input.zeros_like() };
             case.compare(&format!("grad_{name}{suffix}"), &found, gradient)?;
         }
@@ -74,7 +74,7 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
             false => Tensor::ones([n], (kind, case.device)),
         };
         let divisor = case.number("/config/divisor")?;
-        // The pooled vector is a map with a single place.
+        // The pooled vector is passed as a 1x1 map.
         let map = proto.view([n, -1, 1, 1]);
         let loss = Tccl::new(TcclConfig { divisor })
             .loss(&map, input("pos_state")?, input("neg_state")?, &valid, None)
@@ -92,7 +92,7 @@ fn evaluate(case: &mut Case, inputs: &[(&str, Tensor)], kind: Kind) -> Result<Va
             exact.push((format!("lv_col{level}"), out.partners.squeeze_dim(2)));
         }
         let loss = parts.iter().map(|(_, part)| part).sum::<Tensor>() / 3.0;
-        // A level without partner has no graph; its sum must have one for `backward`.
+        // A level without a partner has no autograd graph. Adding the inputs times 0 gives the sum one for `backward`.
         let anchored = inputs.iter().map(|(_, tensor)| tensor.sum(None) * 0.0).sum::<Tensor>();
         let mut values = vec![("loss".to_owned(), loss + anchored)];
         values.extend(parts);

@@ -1,16 +1,16 @@
-//! In which order the official float64 run took the float32 sum of its mask.
+//! Finds the memory layout in which the official float64 run summed its float32 mask.
 //!
 //! The segmentation loss sums the target in the target's own precision (specification, section 8). In the official float64 run
-//! that is float32, so the sum depends on the order of its terms, and libtorch takes it in the order in which the mask lies
-//! in memory. A file of tensors no longer says how that was: whole, cut from a larger mask, or stored by columns. Nor does it
-//! say whether the mask was widened first. One unit in the last place of the sum moves the loss by some 1e-9 of its value.
+//! that is float32, so the sum depends on the order of its terms, and libtorch sums in memory order. The recording does not
+//! store the mask's strides: it may have been contiguous, a slice of a larger mask, or column-major. Nor does it tell whether
+//! the mask was converted to float64 first. One unit in the last place of the sum changes the loss by about 1e-9 of its value.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
 use tlm_losses::Segmentation;
 
-/// The mask with each order that a float64 run may have summed it in. Values and shape, `[batch, 1, height, width]`, are the
-/// same in all of them.
+/// The mask in each memory layout and dtype in which a float64 run may have summed it. Values and shape, `[batch, 1, height,
+/// width]`, are the same in all of them.
 fn candidates(mask: &Tensor) -> Vec<Tensor> {
     let stored_as = |order: [i64; 4]| {
         let mut back = [0_i64; 4];
@@ -33,9 +33,9 @@ fn candidates(mask: &Tensor) -> Vec<Tensor> {
     ]
 }
 
-/// The mask whose segmentation loss is nearest to the recorded one.
+/// The candidate whose segmentation loss is nearest to the recorded loss.
 ///
-/// - logits: of the first float64 step, `[batch, 1, h, w]`
+/// - logits: those of the first float64 step, `[batch, 1, h, w]`
 /// - mask: as read from the recording, `[batch, 1, height, width]`
 pub(crate) fn as_summed(logits: &Tensor, mask: &Tensor, recorded: f64) -> Result<Tensor> {
     let logits = logits.detach();

@@ -122,13 +122,15 @@ fn visual_adapter<'a>(network: &'a Talent, place: &str) -> Result<&'a VisualAdap
     adapter.context("the block has no adapter")
 }
 
+/// Runs one image block.
+///
 /// - inputs: tokens and words
 fn image_block(network: &Talent, block: usize, inputs: &[Tensor], mode: Mode) -> Tensor {
     let guest = network.visual_adapters().guest(&inputs[1], None, mode, &|_, _| {});
     network.image().block(block, &inputs[0], &guest)
 }
 
-/// The layer, in the recording's sequence-first layout, with the position codes it was given.
+/// One decoder layer, in the recording's sequence-first layout, with the recorded position codes.
 fn decoder_layer(network: &Talent, place: &str, case: &mut Case) -> Result<()> {
     let index = index_below(place, "decoder.layers.")?;
     let layer = network.decoder().layers().get(index).with_context(|| format!("there is no `{place}`"))?;

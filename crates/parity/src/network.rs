@@ -1,4 +1,4 @@
-//! Inference, start values, and the checkpoint files.
+//! Inference, initial values, and the checkpoint files.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::encoders;
 use crate::recorded::{Recorded, list};
 use crate::report::{CaseReport, Tolerance};
 
-/// Intermediate values in float32.
+/// Tolerance of intermediate values in float32.
 pub(crate) const INTERMEDIATE: Tolerance = Tolerance::Scaled(2e-5);
 
-/// The start values: names, order, shapes, and which of them train.
+/// The initial values: names, order, shapes, and which parameters train.
 pub(crate) fn model_init(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let network = recorded.network(Kind::Float)?;
     for (name, entry) in network.store().entries() {
@@ -46,7 +46,7 @@ pub(crate) fn model_init(recorded: &Recorded, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// One inference pass with everything on the way.
+/// One inference pass with its intermediate values.
 pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let network = recorded.network(Kind::Float)?;
     let (images, words) = (case.input("img")?, case.input("word")?);
@@ -75,7 +75,7 @@ pub(crate) fn eval_forward(recorded: &Recorded, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// What a pass computes behind the encoders' blocks, as the recordings call it; the logits apart.
+/// Outputs of a pass after the encoders' blocks, by their recorded names. The logits are left out.
 pub(crate) fn named_outputs(out: &TalentOutput) -> Vec<(&'static str, Tensor)> {
     let decoded = out.decoded.flatten(2, 3);
     let mut named = vec![
@@ -98,7 +98,7 @@ pub(crate) fn named_outputs(out: &TalentOutput) -> Vec<(&'static str, Tensor)> {
     named.into_iter().map(|(name, value)| (name, value.detach())).collect()
 }
 
-/// What inference and training recordings share.
+/// Compares the outputs that inference and training recordings share.
 pub(crate) fn compare_outputs(case: &mut Case, out: &TalentOutput) -> Result<()> {
     for (name, value) in named_outputs(out) {
         case.compare(name, &value, INTERMEDIATE)?;
@@ -106,7 +106,7 @@ pub(crate) fn compare_outputs(case: &mut Case, out: &TalentOutput) -> Result<()>
     Ok(())
 }
 
-/// The training checkpoint: what it computes, and what else it holds.
+/// The training checkpoint: the logits of its network, optimiser moments, scalars, and the encoder files' tensor lists.
 pub(crate) fn checkpoint(recorded: &Recorded, case: &mut Case) -> Result<()> {
     let folder = recorded.path().join("checkpoints");
     let path = training_checkpoint(&folder)?.context("there is no training checkpoint in checkpoints/")?;
@@ -167,7 +167,7 @@ fn checkpoint_scalars(file: &WeightFile, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Names, types and shapes of the encoders' files.
+/// Names, dtypes and shapes of the tensors in the encoders' files.
 fn encoder_lists(recorded: &Recorded, folder: &Path, case: &mut Case) -> Result<()> {
     let (image, text) = encoder_files(&recorded.model, folder)?;
     for (key, file) in [("dinov2", image), ("clip", text)] {
@@ -215,7 +215,7 @@ fn training_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The files of the image and of the text encoder.
+/// The weight files of the image encoder and of the text encoder.
 fn encoder_files(cfg: &ModelConfig, folder: &Path) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
     let (mut image, mut text) = (None, None);
     for name in list(folder)? {
@@ -223,15 +223,15 @@ fn encoder_files(cfg: &ModelConfig, folder: &Path) -> Result<(Option<PathBuf>, O
         match encoders::encoder_in(cfg, &path) {
             Ok(Encoder::Image) => image = Some(path),
             Ok(Encoder::Text) => text = Some(path),
-            // The training checkpoint.
+            // The training checkpoint, which is no encoder file.
             Err(_) => {}
         }
     }
     Ok((image, text))
 }
 
-/// Every file of `checkpoints/`, loaded and compared with the recorded start values (the training checkpoint: with
-/// the parameters after its last step).
+/// Every file of `checkpoints/`, loaded and compared with the recorded initial values. The training checkpoint is compared with
+/// the parameters after its last step.
 pub(crate) fn checkpoint_files(recorded: &Recorded, folder: &Path) -> Vec<CaseReport> {
     let names = match list(folder) {
         Ok(names) => names,
@@ -254,7 +254,7 @@ fn one_checkpoint(recorded: &Recorded, path: &Path) -> CaseReport {
                 Some(expected) => expected,
                 None => recorded.init()?.get(&name).context("model_init is incomplete")?,
             };
-            // The file is a copy of that state, entry for entry.
+            // The file is an exact copy of that state.
             case.compare_with(&name, &entry.tensor, expected, Tolerance::Exact);
         }
         Ok(())

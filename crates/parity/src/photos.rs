@@ -1,4 +1,4 @@
-//! Cases that need the photos and annotations themselves.
+//! Cases that need the original photos and annotations.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,13 @@ fn datasets(root: &Path) -> Result<Vec<Dataset>> {
         .collect()
 }
 
-/// The data set that has an annotation.
+/// The data set that contains an annotation.
 fn holder(datasets: &[Dataset], ann_id: i64) -> Result<&Dataset> {
     let found = datasets.iter().find(|dataset| dataset.instances.annotations.contains_key(&ann_id));
     found.with_context(|| format!("annotation {ann_id} is in no data set"))
 }
 
-/// Paths of all photos by number.
+/// Paths of all photos by image id.
 fn photo_paths(datasets: &[Dataset]) -> Result<BTreeMap<i64, PathBuf>> {
     let mut paths = BTreeMap::new();
     for dataset in datasets {
@@ -46,7 +46,7 @@ fn photo_paths(datasets: &[Dataset]) -> Result<BTreeMap<i64, PathBuf>> {
     Ok(paths)
 }
 
-/// The photo of a number. Some lie in the folder without being in any annotation file.
+/// Path of the photo with an image id. Some photos are in the folder, but in no annotation file.
 fn photo(paths: &BTreeMap<i64, PathBuf>, id: i64, name: &str) -> Result<PathBuf> {
     let beside = || paths.values().next().map(|path| path.with_file_name(name));
     paths.get(&id).cloned().or_else(beside).context("there are no photos")
@@ -78,7 +78,8 @@ fn compare_moments(case: &mut Case, label: &str, data: &[u8], facts: &Value, key
     Ok(())
 }
 
-/// Every photo: decoding, and the letterboxed picture, by their moments; pixel by pixel where the pixels are recorded.
+/// Every photo: mean and standard deviation of the decoded and of the letterboxed picture. Where the decoded pixels are
+/// recorded, also the mean difference to them.
 pub(crate) fn images(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("images.json"))?;
     let paths = photo_paths(&datasets(root)?)?;
@@ -136,7 +137,7 @@ pub(crate) fn letterbox(folder: &Path, root: &Path, case: &mut Case) -> Result<(
     Ok(())
 }
 
-/// Every annotated mask: the union, the sum of its parts, and what the conversion script writes.
+/// Every annotated mask: the union of its parts, their sum, and the pixels that the conversion script writes.
 pub(crate) fn masks(folder: &Path, root: &Path, case: &mut Case) -> Result<()> {
     let json = read_json(&folder.join("masks.json"))?;
     let datasets = datasets(root)?;

@@ -15,7 +15,7 @@ pub(crate) fn side_of(name: &str, kind: &str) -> Option<usize> {
     name.strip_prefix(kind)?.parse().ok()
 }
 
-/// The lists of `letterbox.json` with the side of their square.
+/// The lists of `letterbox.json`, with the side of their square input.
 pub(crate) fn letterbox_lists(json: &Value) -> Result<Vec<(usize, &Vec<Value>)>> {
     let lists = json.as_object().context("letterbox.json is no object")?;
     let lists = lists.iter().map(|(key, list)| {
@@ -26,7 +26,7 @@ pub(crate) fn letterbox_lists(json: &Value) -> Result<Vec<(usize, &Vec<Value>)>>
     lists.collect()
 }
 
-/// Compares bytes; the error is the largest difference in levels.
+/// Compares bytes exactly; the error is the largest difference in levels.
 pub(crate) fn compare_bytes(case: &mut Case, label: &str, found: &[u8], expected: &[u8]) {
     if found.len() != expected.len() {
         case.check(&format!("{label}: {} bytes, {} recorded", found.len(), expected.len()), false);
@@ -43,7 +43,8 @@ pub(crate) fn grey(path: &Path) -> Result<Mask> {
     Ok(Mask { width: image.width, height: image.height, data })
 }
 
-/// A mask that the conversion script wrote: 0 or 255, or 254 and less where parts overlap, which is refused here.
+/// A mask that the conversion script wrote, as 0 and 1. Its pixels are 0 or 255, but 254 or less where parts overlap, which is
+/// refused here.
 pub(crate) fn binary(path: &Path) -> Result<Mask> {
     let source = grey(path)?;
     ensure!(source.data.iter().all(|value| [0, 255].contains(value)), "{} is not binary", path.display());

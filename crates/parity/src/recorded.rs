@@ -10,11 +10,11 @@ use tch::{Device, Kind, Tensor};
 use crate::case::read_tensors;
 use crate::json::read_json;
 
-/// A folder of recordings and the network it was made with.
+/// A folder of recordings, and the network that it was made with.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     path: PathBuf,
-    /// Where the network computes.
+    /// Device of the network.
     pub(crate) device: Device,
     pub(crate) model: ModelConfig,
     /// The folder's `config.json`.
@@ -34,14 +34,14 @@ impl Recorded {
         &self.path
     }
 
-    /// Names of the cases that are files of this folder.
+    /// Names of the cases whose files are directly in this folder.
     pub(crate) fn case_names(&self) -> Result<Vec<String>> {
         let names =
             self.entries()?.into_iter().filter_map(|name| name.strip_suffix(".json").map(str::to_owned));
         Ok(names.filter(|name| name != "config").collect())
     }
 
-    /// Everything else in the folder that holds recordings.
+    /// Names of all other files and folders with recordings.
     pub(crate) fn other_entries(&self) -> Result<Vec<String>> {
         let cases = self.case_names()?;
         let known = |name: &String| {
@@ -57,7 +57,7 @@ impl Recorded {
         list(&self.path)
     }
 
-    /// The recorded start values.
+    /// The recorded initial values.
     pub(crate) fn init(&self) -> Result<&BTreeMap<String, Tensor>> {
         if self.init.get().is_none() {
             let tensors = read_tensors(&self.path.join("model_init.safetensors"), self.device)?;
@@ -66,7 +66,7 @@ impl Recorded {
         self.init.get().context("model_init")
     }
 
-    /// The network with zeros everywhere, which loading must replace.
+    /// The network filled with zeros, all of which loading must replace.
     pub(crate) fn blank_network(&self) -> Result<Talent> {
         let network = Talent::new(&self.model, self.device, Kind::Float)?;
         for (_, entry) in network.store().entries() {
@@ -77,7 +77,7 @@ impl Recorded {
         Ok(network)
     }
 
-    /// The network with the recorded start values.
+    /// The network with the recorded initial values.
     pub(crate) fn network(&self, kind: Kind) -> Result<Talent> {
         let network = Talent::new(&self.model, self.device, kind)?;
         let init = self.init()?;
@@ -89,7 +89,7 @@ impl Recorded {
     }
 }
 
-/// Names of a folder's entries, sorted; hidden ones left out.
+/// Sorted names of a folder's entries, without hidden ones.
 pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -102,7 +102,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The network of a `config.json`.
+/// The network's configuration, from a `config.json`.
 fn model_config(config: &Value) -> Result<ModelConfig> {
     let int = |pointer: &str| {
         config.pointer(pointer).and_then(Value::as_i64).with_context(|| format!("no integer at {pointer}"))

@@ -2,16 +2,16 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-/// How far a value may be off.
+/// Allowed absolute error of a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tolerance {
-    /// Not at all.
+    /// No error.
     Exact,
-    /// By this much.
+    /// This error.
     Absolute(f64),
-    /// By this times the larger of 1 and the largest recorded entry.
+    /// This factor times the larger of 1 and the largest recorded entry.
     Scaled(f64),
-    /// By this times the largest recorded entry.
+    /// This factor times the largest recorded entry.
     OfLargest(f64),
 }
 
@@ -45,16 +45,18 @@ pub struct Comparison {
     pub name: String,
     /// Largest absolute error; infinite when shapes differ or a value is not finite.
     pub max_abs: f64,
-    /// The same in units of the largest recorded entry.
+    /// Largest absolute error divided by the largest recorded entry.
     pub max_rel: f64,
-    /// What was allowed.
+    /// Allowed error.
     pub tolerance: Tolerance,
-    /// The error in units of the bound; above 1 fails.
+    /// Error divided by its bound; the comparison fails above 1.
     pub used: f64,
 }
 
 impl Comparison {
-    /// Judges an error.
+    /// Compares an error with its bound.
+    ///
+    /// - max_abs: largest absolute error; largest: largest recorded entry
     pub fn new(name: &str, max_abs: f64, largest: f64, tolerance: Tolerance) -> Self {
         let bound = tolerance.bound(largest);
         let used = match max_abs {
@@ -77,11 +79,11 @@ impl Comparison {
 pub enum Verdict {
     /// Everything agrees.
     Pass,
-    /// Something does not, or was not compared.
+    /// Something does not agree, or was not compared.
     Fail,
-    /// It was not run, as asked for.
+    /// The case was not run, as requested.
     Skipped,
-    /// It could not be run: its data were not given.
+    /// The case could not be run because its data were not given.
     NotRun,
 }
 
@@ -96,16 +98,16 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// One case.
+/// Result of one case.
 #[derive(Debug, Clone)]
 pub struct CaseReport {
-    /// Its name.
+    /// Name of the case.
     pub name: String,
-    /// How it ended.
+    /// How the case ended.
     pub verdict: Verdict,
-    /// What was compared.
+    /// All comparisons of the case.
     pub comparisons: Vec<Comparison>,
-    /// What went wrong besides, or why it was not run.
+    /// Problems other than failed comparisons, or why the case was not run.
     pub notes: Vec<String>,
 }
 
@@ -132,7 +134,7 @@ impl CaseReport {
         Self { verdict: Verdict::NotRun, ..Self::skipped(name, why) }
     }
 
-    /// The same under another name.
+    /// The same report under another name.
     pub(crate) fn named(self, name: String) -> Self {
         Self { name, ..self }
     }
@@ -172,15 +174,15 @@ impl fmt::Display for CaseReport {
     }
 }
 
-/// All cases.
+/// Results of all cases.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// In the order they were run.
+    /// Results in the order in which the cases were run.
     pub cases: Vec<CaseReport>,
 }
 
 impl Report {
-    /// Heading of the table that the cases' lines make.
+    /// Heading of the table whose lines are the cases.
     pub fn heading() -> String {
         format!(
             "{:34}{:>8}{:>11}{:>11}  {:28}{:8}{}",
@@ -188,7 +190,7 @@ impl Report {
         )
     }
 
-    /// Cases that ended so.
+    /// Number of cases with this verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.cases.iter().filter(|case| case.verdict == verdict).count()
     }

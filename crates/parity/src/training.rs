@@ -17,21 +17,22 @@ use crate::network::{INTERMEDIATE, compare_outputs};
 use crate::recorded::Recorded;
 use crate::report::{Comparison, Tolerance};
 
-/// Loss terms in float32.
+/// Tolerance of loss terms in float32.
 pub(crate) const TERM: Tolerance = Tolerance::Scaled(1e-6);
-/// Anything recorded in float64.
+/// Tolerance of anything recorded in float64.
 const DOUBLE: Tolerance = Tolerance::OfLargest(1e-9);
-/// The same on a GPU. Two steps of the official float64 run are taken in float32, the sum of the mask and the resampling of
-/// the position table; a GPU takes such a sum in another order and contracts products and sums, so it differs by float32's
-/// rounding in these: measured up to 1.4e-8 on an H200, in the segmentation loss whose mask's sum is of 1e5 terms.
+/// Tolerance of anything recorded in float64, compared on a GPU. The official float64 run computes two things in float32: the
+/// sum of the mask and the resampling of the position table. A GPU sums in another order and uses fused multiply-add, so it
+/// differs by float32 rounding in these two. Measured up to 1.4e-8 on an H200, in the segmentation loss, where the mask's sum
+/// has 1e5 terms.
 const DOUBLE_ON_GPU: Tolerance = Tolerance::OfLargest(5e-8);
 
-/// The bound of values recorded in float64.
+/// Tolerance of values recorded in float64, on a device.
 pub(crate) fn double(device: Device) -> Tolerance {
     if device.is_cuda() { DOUBLE_ON_GPU } else { DOUBLE }
 }
 
-/// The recorded training steps, done once per precision.
+/// The recorded training steps, run once per precision.
 #[derive(Debug, Default)]
 pub(crate) struct Trainings {
     single: OnceCell<Training>,
@@ -55,7 +56,7 @@ struct Training {
     steps: Vec<Step>,
 }
 
-/// What one step left behind.
+/// Results of one training step.
 #[derive(Debug)]
 struct Step {
     terms: Vec<(&'static str, f64)>,
@@ -64,7 +65,7 @@ struct Step {
     state: BTreeMap<String, Tensor>,
 }
 
-/// Loss terms of a pass, and the partners of each level.
+/// Loss terms of a pass, and the CPCL partners of each level.
 pub(crate) struct Terms {
     pub(crate) total: Tensor,
     pub(crate) named: Vec<(&'static str, Tensor)>,
@@ -159,8 +160,8 @@ pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Cas
     compare_outputs(case, out)?;
     let proto = out.neck.aggregated.mean_dim([2, 3].as_slice(), false, None);
     case.compare("visual_proto", &proto, INTERMEDIATE)?;
-    // Training logits pass more batch normalisations on batch statistics, which amplify rounding; section 14 of the
-    // specification reached 6e-5.
+    // Training logits pass more batch normalisations with batch statistics, which amplify rounding. An independent
+    // implementation reaches 6e-5 (specification, section 14).
     case.compare("logits", &out.logits, Tolerance::Absolute(1.2e-4))?;
     let n_rows = case.input("nearest_rows")?.size()[0];
     let rows = Tensor::arange(out.logits.size()[2], (Kind::Float, recorded.device)).view([1, 1, -1, 1]);
@@ -186,7 +187,7 @@ pub(crate) fn forward(recorded: &Recorded, trainings: &Trainings, case: &mut Cas
     Ok(())
 }
 
-/// How far a gradient may be from the recorded one, in units of its largest entry.
+/// Tolerance of a gradient, as a fraction of its largest recorded entry.
 const GRADIENT: f64 = 4e-4;
 
 /// The gradient of the first step for every trained parameter.
@@ -204,10 +205,10 @@ pub(crate) fn gradients(recorded: &Recorded, trainings: &Trainings, case: &mut C
             } else if kind == Kind::Double {
                 Tolerance::OfLargest(GRADIENT)
             } else {
-                // A gradient may be the small rest of terms that cancel: a batch norm's scale in front of another batch norm.
-                // In float32 it then has few digits in any implementation; how few shows in the recorded distance between
-                // the official float32 and float64 runs, one draw of that noise. The float64 run is held to the recording
-                // all the same.
+                // A gradient may be the small remainder of terms that cancel, for example that of a batch norm's scale in front
+                // of another batch norm. In float32 it then has few correct digits in any implementation. The recorded distance
+                // between the official float32 and float64 runs is one sample of that noise. The float64 run still has to match
+                // the recording.
                 let drawn = noise[name][1].as_f64().unwrap_or(0.0);
                 let drawn = drawn / largest.max(f64::MIN_POSITIVE);
                 Tolerance::OfLargest(GRADIENT.max(16.0 * drawn))
@@ -227,8 +228,8 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
     let gradients = read_tensors(&recorded.path().join("train_grads.safetensors"), recorded.device)?;
     let step = training.steps.get((n_steps as usize).wrapping_sub(1));
     let step = step.with_context(|| format!("{n_steps} steps, but train_forward records fewer"))?;
-    // A bias in front of a normalisation has no true gradient, so Adam may move it either way by the whole rate a step,
-    // and the mean it shifts enters the running one by a tenth.
+    // A bias in front of a batch norm has a gradient of zero in theory, so Adam may move it by the full learning rate per step
+    // in either direction. The mean that it shifts enters the running mean with momentum 0.1.
     let drift =
         (0..n_steps as i32).map(f64::from).fold(0.0, |drift, step| 0.9 * drift + 0.1 * 2.0 * lr * step);
     for (name, found) in &step.state {
@@ -241,8 +242,8 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
             case.compare(name, found, tolerance)?;
             continue;
         };
-        // Adam divides by the gradient's size, so where that is noise the step's direction is noise too: those
-        // entries are only held to the distance that Adam can go.
+        // Adam divides by the gradient's magnitude, so where the gradient is noise, the direction of the step is noise too.
+        // These entries are only bounded by the distance that Adam can move.
         let expected = case.input(name)?;
         let error = (found - &expected).abs();
         let clear = gradient.abs().ge(1e-6);
@@ -251,7 +252,7 @@ pub(crate) fn parameters(recorded: &Recorded, trainings: &Trainings, case: &mut 
             |mask: &Tensor| f64::try_from(error.where_self(mask, &zero).max().to_kind(Kind::Double));
         let (tight, loose) = (largest(&clear)?, largest(&clear.logical_not())?);
         case.record(Comparison::new(name, tight, 1.0, Tolerance::Absolute(5e-6)));
-        // On a GPU the noise is another, so that both may have gone that far, and in opposite directions.
+        // On a GPU the noise differs, so both runs may have moved that far, and in opposite directions.
         let ways = if recorded.device.is_cuda() { 2.0 } else { 1.0 };
         let reach = Tolerance::Absolute(1.1 * ways * lr * n_steps);
         case.record(Comparison::new(&format!("{name} (gradient below 1e-6)"), loose, 1.0, reach));

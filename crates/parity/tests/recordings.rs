@@ -1,4 +1,4 @@
-//! The recordings in `tests/golden` agree with this implementation, and the comparison notices when they do not.
+//! This implementation agrees with the recordings in `tests/golden`, and the comparison detects changed recordings.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ fn everything_recorded_agrees() {
     assert_eq!((names("module_"), names("loss_"), names("full/"), names("checkpoints/")), (15, 17, 4, 3));
 }
 
-/// A folder with one loss case and what every folder needs.
+/// A folder with one loss case and the `config.json` that every folder needs.
 fn small_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["config.json", "loss_seg_soft.json", "loss_seg_soft.safetensors"] {

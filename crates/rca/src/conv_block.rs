@@ -13,7 +13,7 @@ pub struct ConvBlock {
 }
 
 impl ConvBlock {
-    /// A block with an odd kernel and "same" padding, started uniformly within `1 / sqrt(fan_in)`.
+    /// A block with an odd kernel and "same" padding. Weights are initialised uniformly in -b..b with b = `1 / sqrt(fan_in)`.
     pub fn new(path: &ParamPath, n_in: i64, n_out: i64, kernel: i64) -> Self {
         let weight = Init::Uniform(1.0 / ((n_in * kernel * kernel) as f64).sqrt());
         let cfg = ConvConfig { n_in, n_out, kernel, weight, bias: None };

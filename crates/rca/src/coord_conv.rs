@@ -4,8 +4,8 @@ use torch_ext::{ParamPath, Remembered};
 
 use crate::conv_block::ConvBlock;
 
-/// A 3x3 [`ConvBlock`] that also sees where it is: two channels are appended, first x, then y, each running from
-/// -1 to 1 over the columns and rows (specification, section 5.5).
+/// A 3x3 [`ConvBlock`] with coordinate channels: x, then y, are appended to the input. They run from -1 to 1 over the columns
+/// and the rows (specification, section 5.5).
 #[derive(Debug)]
 pub struct CoordConv {
     conv1: ConvBlock,
@@ -30,7 +30,7 @@ impl CoordConv {
     }
 }
 
-/// x, then y, `[1, 2, height, width]`.
+/// Coordinate channels: x, then y, `[1, 2, height, width]`.
 fn coordinates([h, w]: [i64; 2], place: (Kind, Device)) -> Tensor {
     let x = Tensor::linspace(-1.0, 1.0, w, place).view([1, 1, 1, w]).expand([1, 1, h, w], false);
     let y = Tensor::linspace(-1.0, 1.0, h, place).view([1, 1, h, 1]).expand([1, 1, h, w], false);

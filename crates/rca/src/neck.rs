@@ -18,26 +18,26 @@ pub struct NeckConfig {
     pub state_width: i64,
     /// Width C of the neck.
     pub width: i64,
-    /// The cross-modal unit.
+    /// Kind of cross-modal unit.
     pub fusion: NeckFusion,
 }
 
-/// What the neck computes. C is its width, (H, W) the patch grid.
+/// Outputs of the neck. C is its width, (H, W) the patch grid.
 #[derive(Debug)]
 pub struct NeckOutput {
     /// Projected sentence t, `[batch, C]`.
     pub sentence: Tensor,
     /// Image features after their projection, three levels of `[batch, C, H, W]`, not negative.
     pub projected: [Tensor; 3],
-    /// The same after the cross-modal unit; input of the consistency loss.
+    /// The three levels after the cross-modal unit, same shapes; input of the consistency loss.
     pub fused: [Tensor; 3],
-    /// The joined levels, `[batch, C, H, W]`; input of the contrastive loss.
+    /// The aggregated levels, `[batch, C, H, W]`; input of the contrastive loss.
     pub aggregated: Tensor,
-    /// The neck's result, `[batch, C, H, W]`.
+    /// The neck's final feature map, `[batch, C, H, W]`.
     pub features: Tensor,
 }
 
-/// Fuses three levels of image features with the sentence and joins them (specification, section 5).
+/// Fuses three levels of image features with the sentence and aggregates them (specification, section 5).
 #[derive(Debug)]
 pub struct Neck {
     fusions: [SentenceUnit; 3],
@@ -68,7 +68,7 @@ impl Neck {
         }
     }
 
-    /// Operations over an image of `n` patches and a sentence of `word_len` words.
+    /// FLOPs over an image of `n` patches and a sentence of `word_len` words.
     pub fn cost(cfg: NeckConfig, n: i64, word_len: i64) -> Cost {
         let (d, c) = (cfg.image_width, cfg.width);
         (conv(n, d, c, 1, BOTH) + SentenceUnit::cost(cfg.fusion, [c, cfg.text_width], n, word_len)) * 3
@@ -83,7 +83,7 @@ impl Neck {
         &self.fusions
     }
 
-    /// The convolution that sees its place.
+    /// The convolution with coordinate channels.
     pub fn coord_conv(&self) -> &CoordConv {
         &self.coord
     }
@@ -104,8 +104,8 @@ impl Neck {
     }
 }
 
-/// A 1x1 [`ConvBlock`] whose weight is stored as that of a transposed convolution, `[in, out, 1, 1]`; its fan-in
-/// is therefore taken from the output width (specification, 12.2).
+/// A 1x1 [`ConvBlock`] whose weight is stored as that of a transposed convolution, `[in, out, 1, 1]`. Initialisation therefore
+/// uses the output width as the fan-in (specification, section 12.2).
 #[derive(Debug)]
 struct TransposedBlock {
     conv: Conv2d,

@@ -1,4 +1,4 @@
-//! How the neck lets image features see the sentence.
+//! Cross-modal units of the neck, which fuse image features with the sentence.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -8,7 +8,7 @@ use torch_ext::{Init, ParamPath};
 
 use crate::conv_block::HEAD_NORM_EPS;
 
-/// The cross-modal unit of one neck level.
+/// Kind of cross-modal unit of the neck's levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NeckFusion {
@@ -20,30 +20,30 @@ pub enum NeckFusion {
     Multiply,
 }
 
-/// The unit a config asks for, registered below `fusion{3,4,5}`.
+/// The cross-modal unit of one neck level, selected by [`NeckFusion`] and registered below `fusion{3,4,5}`.
 #[derive(Debug)]
 pub enum SentenceUnit {
-    /// RCA.
+    /// RCA: sentence-level cost volume.
     CostVolume(SentenceCostVolume),
-    /// Attention to the words.
+    /// Cross-attention from pixels to words.
     CrossAttention {
-        /// Words to the neck's width.
+        /// Projection of the words to the neck's width.
         words: Linear,
-        /// Pixels query the words.
+        /// Cross-attention: the pixels are the queries, the words keys and values.
         attn: MultiheadAttention,
-        /// Behind the product.
+        /// Batch norm after the product with the pixel features.
         norm: BatchNorm,
     },
-    /// Product with the sentence.
+    /// Product of pixel features and projected sentence.
     Multiply {
-        /// Of the sentence.
+        /// Projection of the sentence.
         txt_lin: Linear,
-        /// Behind the product.
+        /// Batch norm after the product.
         norm: BatchNorm,
     },
 }
 
-/// Heads of the `cross-attention` unit; the neck's width must be a multiple of it.
+/// Attention heads of the `cross-attention` unit; the neck's width must be a multiple of this number.
 pub const NECK_ATTENTION_HEADS: i64 = 8;
 
 impl SentenceUnit {
@@ -63,7 +63,7 @@ impl SentenceUnit {
         }
     }
 
-    /// Operations over `n` patches of width `width` and a sentence of `word_len` words of width `text_width`.
+    /// FLOPs over `n` patches of width `width` and a sentence of `word_len` words of width `text_width`.
     pub fn cost(fusion: NeckFusion, [width, text_width]: [i64; 2], n: i64, word_len: i64) -> Cost {
         let c = width;
         match fusion {
@@ -99,7 +99,7 @@ fn square(path: &ParamPath, width: i64) -> Linear {
     Linear::without_bias(path, width, width, Init::Uniform(1.0 / (width as f64).sqrt()))
 }
 
-/// Sentence-level cost volume (specification, section 5, step 3).
+/// Sentence-level cost volume (specification, section 5.3).
 ///
 /// ```text
 /// a = ReLU(M t)                    [batch, C]

@@ -1,11 +1,11 @@
-//! How the patches of a visual adapter see the words.
+//! Word-level cost volume: compares the patches of a visual adapter with the words.
 
 use tch::Tensor;
 use torch_ext::flops::{BOTH, Cost, linear};
 use torch_ext::layers::Linear;
 use torch_ext::{Init, ParamPath};
 
-/// Sizes of a word unit.
+/// Sizes of a cross-modal unit of patches and words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WordUnitConfig {
     /// Width r of the adapter's bottleneck.
@@ -18,11 +18,11 @@ pub struct WordUnitConfig {
     pub word_len: i64,
 }
 
-/// Start of every linear layer of a visual adapter (specification, quirk Q2).
+/// Initialisation of every linear layer of a visual adapter (quirk Q2).
 const WEIGHT: Init = Init::Normal(0.02);
 const BIAS: Init = Init::Const(0.0);
 
-/// Word-level cost volume (specification, section 4, adapter step 5).
+/// Word-level cost volume (specification, section 4.7).
 ///
 /// ```text
 /// i = W_i y + b_i        [batch, N, e]
@@ -32,6 +32,18 @@ const BIAS: Init = Init::Const(0.0);
 /// ```
 ///
 /// `W_c` maps the K costs of a patch, so K is part of the weights' shape.
+///
+/// ```
+/// use rca::torch_ext::Store;
+/// use rca::{WordCostVolume, WordUnitConfig};
+/// use tch::{Device, Kind, Tensor};
+///
+/// let place = (Kind::Float, Device::Cpu);
+/// let sizes = WordUnitConfig { bottleneck: 16, text_width: 12, width: 8, word_len: 5 };
+/// let unit = WordCostVolume::new(&Store::new(Device::Cpu, Kind::Float).root(), sizes);
+/// let seen = unit.forward(&Tensor::randn([2, 9, 16], place), &Tensor::randn([2, 5, 12], place));
+/// assert_eq!(seen.size(), [2, 9, 16]);
+/// ```
 #[derive(Debug)]
 pub struct WordCostVolume {
     image_proj: Linear,
@@ -59,7 +71,7 @@ impl WordCostVolume {
         self.back_proj.forward(&(self.cost_proj.forward(&cost) * image))
     }
 
-    /// How much each patch answers to one word: the product of both in the common width.
+    /// Similarity of each patch and one word: their dot product in the common width.
     ///
     /// - patches: `[batch, N, r]`; word: `[batch, T]`; result `[batch, N]`
     pub fn compare(&self, patches: &Tensor, word: &Tensor) -> Tensor {
@@ -67,7 +79,7 @@ impl WordCostVolume {
         self.image_proj.forward(patches).bmm(&text).squeeze_dim(-1)
     }
 
-    /// Operations over `n` patches.
+    /// FLOPs over `n` patches.
     pub fn cost(cfg: WordUnitConfig, n: i64) -> Cost {
         let (r, e, k, t) = (cfg.bottleneck, cfg.width, cfg.word_len, cfg.text_width);
         linear(n, r, e, BOTH)

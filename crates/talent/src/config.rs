@@ -24,11 +24,11 @@ pub struct ModelConfig {
     pub decoder: DecoderConfig,
 }
 
-/// The image encoder, its adapters, and what of it the neck sees.
+/// The image encoder, its adapters, and the block outputs that the neck reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageConfig {
-    /// Which one.
+    /// Design of the encoder, by name.
     #[serde(default = "published_image_encoder")]
     pub encoder: ImageDesign,
     /// Token width D.
@@ -45,7 +45,7 @@ pub struct ImageConfig {
     pub n_registers: i64,
     /// Side of the stored position grid (37 in the published weights); resampled if the input's grid differs.
     pub position_grid: i64,
-    /// How it is resampled.
+    /// How the position grid is resampled.
     pub position_rule: PositionRule,
     /// The two blocks (from 0) whose outputs are tapped, besides the normalised final output.
     pub taps: [i64; 2],
@@ -55,12 +55,13 @@ pub struct ImageConfig {
     pub adapter_width: i64,
     /// Common width e of patches and words in the adapters' cross-modal unit.
     pub fusion_width: i64,
-    /// The adapters' cross-modal unit.
+    /// Kind of cross-modal unit in the adapters.
     pub fusion: AdapterFusion,
-    /// The adapters' gates.
+    /// Whether the adapters' gates are frozen or learned.
     pub gate: Gate,
-    /// Whether the tokens between the blocks are in mixed precision's dtype, too, where there is one; otherwise they are
-    /// float32, as autocast leaves them. Half of the bytes between products; each sum is rounded to 8 (bf16) or 11 bits.
+    /// Whether the tokens between the blocks (the residual stream) have autocast's dtype under mixed precision. Otherwise they
+    /// are float32, as autocast leaves them. Halves the bytes moved between matrix products, but rounds each sum to 8 (bf16) or
+    /// 11 bits (fp16).
     #[serde(default)]
     pub low_precision_tokens: bool,
 }
@@ -73,7 +74,7 @@ fn published_image_encoder() -> ImageDesign {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
-    /// Which one.
+    /// Design of the encoder, by name.
     #[serde(default = "published_text_encoder")]
     pub encoder: TextDesign,
     /// Word width T.
@@ -88,7 +89,7 @@ pub struct TextConfig {
     pub context: i64,
     /// Width T' of the sentence vector.
     pub state_width: i64,
-    /// Whether there are text adapters at all.
+    /// Whether the text encoder has adapters.
     pub adapters: bool,
     /// Blocks (from 0) with an adapter.
     pub adapter_blocks: Vec<i64>,
@@ -101,7 +102,7 @@ fn published_text_encoder() -> TextDesign {
 }
 
 impl ImageConfig {
-    /// What the encoder alone needs.
+    /// Sizes of the encoder itself, without adapters.
     pub fn sizes(&self) -> ImageEncoderConfig {
         ImageEncoderConfig {
             width: self.width,
@@ -116,14 +117,14 @@ impl ImageConfig {
         }
     }
 
-    /// What is true of the encoder alone.
+    /// Specification of the encoder itself, without adapters.
     pub fn spec(&self) -> EncoderSpec<PixelInput> {
         self.encoder.spec(&self.sizes())
     }
 }
 
 impl TextConfig {
-    /// What the encoder alone needs.
+    /// Sizes of the encoder itself, without adapters.
     pub fn sizes(&self) -> TextEncoderConfig {
         TextEncoderConfig {
             width: self.width,
@@ -135,12 +136,12 @@ impl TextConfig {
         }
     }
 
-    /// What is true of the encoder alone.
+    /// Specification of the encoder itself, without adapters.
     pub fn spec(&self) -> EncoderSpec<WordInput> {
         self.encoder.spec(&self.sizes())
     }
 
-    /// Its adapters.
+    /// Configuration of the text adapters; no blocks if there are none.
     pub fn text_adapters(&self) -> TextAdaptersConfig {
         let blocks = if self.adapters { self.adapter_blocks.clone() } else { Vec::new() };
         TextAdaptersConfig { blocks, text_width: self.width, bottleneck: self.adapter_width }
@@ -151,9 +152,10 @@ impl TextConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
-    /// Width C of neck and decoder; equals the text encoder's two widths, because words and neck meet unprojected.
+    /// Width C of neck and decoder. Must equal `text.width` and `text.state_width`, because words and sentence vectors are used
+    /// together with the neck's features without a projection.
     pub width: i64,
-    /// The neck's cross-modal unit.
+    /// Kind of cross-modal unit in the neck.
     pub fusion: NeckFusion,
 }
 
@@ -169,8 +171,7 @@ pub struct DecoderConfig {
     pub ffn_width: i64,
     /// Dropout probability.
     pub dropout: f64,
-    /// Whether padded words are hidden from the attention. The official code computes such a mask and ignores it
-    /// (quirk Q6).
+    /// Whether padding words are masked in the attention. The official code computes this mask and ignores it (quirk Q6).
     pub mask_padding: bool,
 }
 
@@ -263,7 +264,7 @@ impl ModelConfig {
         config
     }
 
-    /// A network small enough for many runs on two cores, for frozen encoders of its size.
+    /// A network small enough for many runs on two cores, for use with frozen encoders of the same small size.
     pub fn testbed() -> Self {
         let mut config = Self::tiny();
         config.image.width = 64;
@@ -283,7 +284,7 @@ impl ModelConfig {
         config
     }
 
-    /// The image encoder's adapters.
+    /// Configuration of the image encoder's adapters.
     pub fn visual_adapters(&self) -> VisualAdaptersConfig {
         let image = &self.image;
         let unit = WordUnitConfig {
@@ -302,7 +303,7 @@ impl ModelConfig {
         }
     }
 
-    /// The neck.
+    /// Configuration of the neck.
     pub fn neck(&self) -> NeckConfig {
         NeckConfig {
             image_width: self.image.width,
@@ -313,7 +314,7 @@ impl ModelConfig {
         }
     }
 
-    /// Patches along a side.
+    /// Patches along a side of the input.
     pub fn grid(&self) -> i64 {
         self.input_size / self.image.patch_size
     }
@@ -321,15 +322,15 @@ impl ModelConfig {
     /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// Names the sizes that do not.
+    /// When they do not; the error names the sizes.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_sizes()?;
         self.validate_heads()?;
-        self.validate_joints()?;
+        self.validate_widths()?;
         self.validate_blocks()
     }
 
-    /// Sizes one by one, and those that must be multiples of others.
+    /// Sizes that must be positive, and sizes that must be multiples of others.
     fn validate_sizes(&self) -> Result<(), ConfigError> {
         let positive = [
             ("input_size", self.input_size),
@@ -370,7 +371,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Attention heads of the cross-modal units.
+    /// Divisibility of the cross-modal units' widths by their attention heads.
     fn validate_heads(&self) -> Result<(), ConfigError> {
         if self.image.fusion == AdapterFusion::CrossAttention {
             let (width, heads) = (self.image.fusion_width, WordCrossAttention::N_HEADS);
@@ -386,8 +387,8 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Where encoders and head meet.
-    fn validate_joints(&self) -> Result<(), ConfigError> {
+    /// Equal widths of text encoder and head; ranges of `word_len` and dropout.
+    fn validate_widths(&self) -> Result<(), ConfigError> {
         let (text, state, head) = (self.text.width, self.text.state_width, self.head.width);
         check(
             text == head && state == head,
@@ -403,7 +404,7 @@ impl ModelConfig {
         )
     }
 
-    /// Numbers of blocks.
+    /// Block indices of taps and adapters.
     fn validate_blocks(&self) -> Result<(), ConfigError> {
         let [first, second] = self.image.taps;
         check(

@@ -11,7 +11,7 @@ const NORM_EPS: f64 = 1e-5;
 
 /// Vision-language decoder: pixels attend to each other and to the words (specification, section 6).
 ///
-/// Padded words take part, as in the official code (quirk Q6), unless a mask is given.
+/// Padding words are attended to, as in the official code (quirk Q6), unless a mask is given.
 #[derive(Debug)]
 pub struct Decoder {
     layers: Vec<DecoderLayer>,
@@ -32,7 +32,7 @@ impl Decoder {
         }
     }
 
-    /// Operations over `n` pixels and `word_len` words of width C.
+    /// FLOPs over `n` pixels and `word_len` words of width C.
     pub fn cost(cfg: &DecoderConfig, width: i64, n: i64, word_len: i64) -> Cost {
         let (c, f) = (width, cfg.ffn_width);
         let layer = linear(n, c, c, BOTH) * 4
@@ -43,13 +43,13 @@ impl Decoder {
         layer * cfg.depth
     }
 
-    /// Its layers, in order.
+    /// The decoder's layers, in order.
     pub fn layers(&self) -> &[DecoderLayer] {
         &self.layers
     }
 
     /// - features: `[batch, C, H, W]`; words: `[batch, K, C]`; result `[batch, C, H, W]`
-    /// - visible: the words that may be attended to, bool `[batch, K]`; all without it
+    /// - visible: attention mask, bool `[batch, K]`, true for words that may be attended to; without it, all may
     pub fn forward(&self, features: &Tensor, words: &Tensor, visible: Option<&Tensor>, mode: Mode) -> Tensor {
         let (c, h, w) = (features.size()[1], features.size()[2], features.size()[3]);
         let place = (features.kind(), features.device());
@@ -67,7 +67,7 @@ impl Decoder {
     }
 }
 
-/// One decoder layer: pre-norm, with one more norm on each attention's output.
+/// One decoder layer: pre-norm, with an additional layer norm on each attention's output.
 #[derive(Debug)]
 pub struct DecoderLayer {
     self_attn_norm: LayerNorm,
@@ -103,8 +103,9 @@ impl DecoderLayer {
         }
     }
 
-    /// - xs: pixels `[batch, HW, C]`; words: `[batch, K, C]`; positions: codes of both, `[1, HW, C]` and `[1, K, C]`
-    /// - visible: the words that may be attended to, bool `[batch, K]`; all without it
+    /// - xs: pixels `[batch, HW, C]`; words: `[batch, K, C]`
+    /// - positions: positional embeddings of pixels and words, `[1, HW, C]` and `[1, K, C]`
+    /// - visible: attention mask, bool `[batch, K]`, true for words that may be attended to; without it, all may
     pub fn forward(
         &self,
         xs: &Tensor,

@@ -1,5 +1,5 @@
-//! Floating-point operations of the network, counted from its sizes as [`torch_ext::flops`] counts them. Work before the first
-//! trained part has no backward pass.
+//! Floating-point operations (FLOPs) of the network, computed from its sizes by the rules of [`torch_ext::flops`]. Layers
+//! before the first trained parameter have no backward pass.
 
 use adapters::{TextAdapters, VisualAdapters};
 use rca::Neck;
@@ -10,25 +10,25 @@ use crate::decoder::Decoder;
 use crate::model::TrainedParts;
 use crate::projector::Projector;
 
-/// Operations by stage, in the order of the network.
+/// FLOPs by stage, in the order of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flops {
-    /// Text encoder with its adapters.
+    /// FLOPs of the text encoder with its adapters.
     pub text: u64,
-    /// Image encoder without adapters.
+    /// FLOPs of the image encoder without adapters.
     pub vision: u64,
-    /// Visual adapters.
+    /// FLOPs of the visual adapters.
     pub adapters: u64,
-    /// Neck.
+    /// FLOPs of the neck.
     pub neck: u64,
-    /// Decoder.
+    /// FLOPs of the decoder.
     pub decoder: u64,
-    /// Projector.
+    /// FLOPs of the projector.
     pub projector: u64,
 }
 
 impl Flops {
-    /// The stages' names, as the network's tracing spans are called, with their operations.
+    /// Name and FLOPs of each stage. The names are those of the network's tracing spans.
     pub fn stages(&self) -> [(&'static str, u64); 6] {
         [
             ("text", self.text),
@@ -40,18 +40,18 @@ impl Flops {
         ]
     }
 
-    /// All stages together.
+    /// FLOPs of all stages together.
     pub fn total(&self) -> u64 {
         self.stages().iter().map(|(_, flops)| flops).sum()
     }
 }
 
-/// Operations of one inference: one image with one expression, every stage from the start.
+/// FLOPs of inference on one image with one expression, with every stage computed from the start.
 pub fn forward_flops(cfg: &ModelConfig) -> Flops {
     stages(cfg, TrainedParts::AdaptersAndHead, 1, &|cost| cost.forward)
 }
 
-/// Operations of one training sample, forward and backward: an image with an expression, a positive and a negative.
+/// FLOPs of the forward and backward pass of one training sample: an image with an expression, a positive and a negative.
 pub fn train_flops(cfg: &ModelConfig, parts: TrainedParts) -> Flops {
     stages(cfg, parts, 3, &|cost| cost.forward + cost.backward)
 }
@@ -60,7 +60,7 @@ fn stages(cfg: &ModelConfig, parts: TrainedParts, n_sentences: i64, count: &dyn 
     let (n, k) = (cfg.grid() * cfg.grid(), cfg.word_len);
     let (texts, visual) = (cfg.text.text_adapters(), cfg.visual_adapters());
     let all = parts == TrainedParts::All;
-    // The first block with an adapter, whose output is the first to depend on something trained.
+    // The first block with an adapter. Its output is the first that depends on a trained parameter.
     let first = |blocks: &[i64]| blocks.iter().min().copied();
     let grad_behind = |first: Option<i64>| {
         move |block: i64| match parts {
@@ -113,12 +113,13 @@ mod tests {
         let forward = forward_flops(&cfg);
         let (pet, full) =
             (train_flops(&cfg, TrainedParts::AdaptersAndHead), train_flops(&cfg, TrainedParts::All));
-        // Trained: the head costs three passes, the ten blocks behind the first adapter two, their attention three.
+        // In units of the forward pass, the trained head costs 3, the ten frozen blocks after the first adapter 2, and their
+        // attention 3.
         assert_eq!(pet.projector, 3 * forward.projector);
         let attention = 4 * 1029 * 1029 * 768;
         let block = forward.vision - 2 * 1024 * 3 * 14 * 14 * 768;
         assert_eq!(pet.vision, forward.vision + block / 12 * 10 + attention * 10);
-        // No pixel has a gradient.
+        // The patch embedding computes no gradient of its input, the pixels.
         assert_eq!(full.vision, 3 * forward.vision - 2 * 1024 * 3 * 14 * 14 * 768);
         assert_eq!(full.text, 9 * forward.text);
     }

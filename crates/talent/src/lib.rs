@@ -1,8 +1,8 @@
 //! The TALENT network: encoders with adapters, neck, decoder and projector.
 //!
-//! [`ModelConfig`] names the sizes and variants, with the presets `tiny`, `base` and `large`; [`Talent`] is the
-//! network; [`TalentOutput`] carries everything the losses need; [`weights`] fills it from the files people have.
-//! Losses are not part of this crate.
+//! [`ModelConfig`] holds the sizes and variants, with the presets `tiny`, `base` and `large`. [`Talent`] is the network.
+//! [`TalentOutput`] holds everything that the losses need. [`weights`] loads pretrained encoders and checkpoints. Losses are
+//! not part of this crate.
 
 mod config;
 mod decoder;

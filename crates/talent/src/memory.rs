@@ -1,11 +1,11 @@
-//! How much memory a network takes at least, from its sizes alone: to refuse sizes that cannot be meant before anything is
-//! allocated. Lower bounds, in 64-bit floating point, since the sizes may be absurd.
+//! Lower bounds of a network's memory, from its sizes alone. They serve to reject absurdly large configs before anything is
+//! allocated, and are computed in 64-bit floating point because such sizes could overflow integers.
 
 use adapters::{TextAdapters, VisualAdapters};
 
 use crate::config::ModelConfig;
 
-/// Values of the network's parameters that are certainly there, by part.
+/// Lower bound of the number of parameters, by part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LeastParameters {
     /// Image encoder without adapters: patch embedding, positions, blocks.
@@ -17,28 +17,28 @@ pub struct LeastParameters {
 }
 
 impl LeastParameters {
-    /// All parts together.
+    /// Parameters of all parts together.
     pub fn total(&self) -> f64 {
         self.image + self.text + self.rest
     }
 }
 
-/// Bytes of a pass through the network in float32, at least.
+/// Lower bound of the activation memory of a float32 forward pass, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LeastActivations {
-    /// The images, `[n, 3, input_size, input_size]`.
+    /// Bytes of the images, `[n, 3, input_size, input_size]`.
     pub images: f64,
-    /// The widest tensor of one block of the image encoder, and the text encoder's causal mask.
+    /// Bytes of the widest tensor of one image encoder block, and of the text encoder's causal mask.
     pub block: f64,
 }
 
-/// Parameters of a network, at least.
+/// Lower bound of the number of parameters of a network.
 pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
     let size = |value: i64| value as f64;
     let (head, ffn) = (size(cfg.head.width), size(cfg.decoder.ffn_width));
     let image = cfg.image.encoder.least_values(&cfg.image.sizes());
     let text = cfg.text.encoder.least_values(&cfg.text.sizes());
-    // Of the neck, its first projections alone.
+    // Only the first projections of the neck are counted.
     let rest = 3.0 * head * head
         + size(cfg.decoder.depth) * (8.0 * head * head + 2.0 * head * ffn)
         + VisualAdapters::least_values(&cfg.visual_adapters())
@@ -46,13 +46,13 @@ pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
     LeastParameters { image, text, rest }
 }
 
-/// Bytes of the decoder's queries, a value a patch, for `n` sentences about one image.
+/// Bytes of the decoder's float32 queries, `[n, patches, C]`, for `n` sentences about one image.
 pub fn least_decoder(cfg: &ModelConfig, n: usize) -> f64 {
     let tokens = (cfg.input_size as f64 / cfg.image.patch_size as f64).powi(2);
     4.0 * n as f64 * tokens * cfg.head.width as f64
 }
 
-/// What `n` samples take on their way through a network, at least.
+/// Lower bound of the activation memory of `n` samples.
 pub fn least_activations(cfg: &ModelConfig, n: usize) -> LeastActivations {
     let (side, n) = (cfg.input_size as f64, n as f64);
     let tokens = (side / cfg.image.patch_size as f64).powi(2);

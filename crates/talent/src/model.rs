@@ -19,7 +19,7 @@ pub struct Talent {
     text_adapters: TextAdapters,
     image: Box<dyn ImageEncoder>,
     visual_adapters: VisualAdapters,
-    /// What the names of each image block's parameters begin with.
+    /// Name prefix of each image block's parameters, for example `dinov2.blocks.3.`.
     image_blocks: Vec<String>,
     neck: Neck,
     decoder: Decoder,
@@ -27,7 +27,7 @@ pub struct Talent {
     cfg: ModelConfig,
 }
 
-/// What the network computes. (H, W) is the patch grid.
+/// Outputs of the network. (H, W) is the patch grid.
 #[derive(Debug)]
 pub struct TalentOutput {
     /// Mask logits, `[batch, 1, 4H, 4W]`.
@@ -36,19 +36,19 @@ pub struct TalentOutput {
     pub words: Tensor,
     /// Sentence vectors, `[batch, T']`.
     pub state: Tensor,
-    /// Sentence vectors of positives and negatives, `[batch, T']` each, when they were given.
+    /// Sentence vectors of positives and negatives, `[batch, T']` each; none for [`Sentences::Plain`].
     pub contrast: Option<[Tensor; 2]>,
     /// Image features at three levels, `[batch, D, H, W]`.
     pub taps: [Tensor; 3],
-    /// The neck's results.
+    /// Outputs of the neck.
     pub neck: NeckOutput,
-    /// The decoder's result, `[batch, C, H, W]`.
+    /// Output of the decoder, `[batch, C, H, W]`.
     pub decoded: Tensor,
 }
 
-/// Foreground probabilities over the input square, enlarged from the logits as the official evaluation does: sigmoid
-/// first, then bicubic with aligned corners (specification, section 10). Bicubic weights are partly negative, so
-/// values leave 0..1 a little.
+/// Foreground probabilities over the input square, upsampled from the logits as in the official evaluation: sigmoid first, then
+/// bicubic with aligned corners (specification, section 10). Some bicubic weights are negative, so values can lie slightly
+/// outside of 0..1.
 ///
 /// - logits: `[batch, 1, 4H, 4W]`, result: float32 `[batch, side, side]`
 pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
@@ -56,7 +56,7 @@ pub fn probabilities(logits: &Tensor, side: i64) -> Tensor {
     small.upsample_bicubic2d([side, side], true, None, None).squeeze_dim(1)
 }
 
-/// Encoded sentences.
+/// Encoded sentences: features of the expressions, and sentence vectors of positives and negatives.
 pub(crate) struct Encoded<'a> {
     ids: &'a Tensor,
     pub(crate) words: Tensor,
@@ -65,7 +65,7 @@ pub(crate) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    /// - text: of all sentences, as [`Talent::encode`] returns it
+    /// - text: text encoder output for all sentences, as [`Talent::encode`] returns it
     pub(crate) fn new(sentences: Sentences<'a>, text: &TextOutput) -> Self {
         let ids = sentences.words();
         let own = |xs: &Tensor| xs.shallow_clone();
@@ -86,9 +86,9 @@ impl<'a> Encoded<'a> {
 /// Which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedParts {
-    /// Adapters and head; both encoders stay as they are (parameter-efficient tuning).
+    /// Adapters and head; both encoders are frozen (parameter-efficient tuning).
     AdaptersAndHead,
-    /// Everything.
+    /// Adapters, head and both encoders.
     All,
 }
 
@@ -101,7 +101,7 @@ const DECODER: Group = head("decoder");
 const PROJECTOR: Group = head("projector");
 
 impl Talent {
-    /// Builds the network with its start values, drawn from libtorch's CPU generator.
+    /// Builds the network with initial values drawn from libtorch's CPU generator.
     ///
     /// # Errors
     /// When the sizes do not fit together.
@@ -109,8 +109,8 @@ impl Talent {
         Self::in_store(cfg, Store::new(device, kind))
     }
 
-    /// Builds the network with start values that depend on the seed and the parameters' names alone: variants of the
-    /// network start alike in all that they share.
+    /// Builds the network with initial values that depend only on the seed and the parameter names. Variants of the network
+    /// therefore have equal initial values wherever they share a parameter.
     ///
     /// # Errors
     /// When the sizes do not fit together.
@@ -194,12 +194,12 @@ impl Talent {
         &self.projector
     }
 
-    /// The configuration it was built from.
+    /// The configuration that the network was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.cfg
     }
 
-    /// Chooses which parameters train: each group says when it does.
+    /// Chooses which parameters train, by the [`Trains`] rule of each parameter group.
     pub fn train_only(&self, parts: TrainedParts) {
         self.store.set_trainable(|group| match group.trains {
             Trains::Always => true,
@@ -216,8 +216,8 @@ impl Talent {
         trainable.map(|(name, entry)| (name, entry.tensor)).collect()
     }
 
-    /// The trainable parameters as the official optimiser groups them: everything inside the encoders, and the
-    /// head. Their order is that of a checkpoint's optimiser state (specification, 12.4).
+    /// The trainable parameters in the official optimiser's two groups: everything inside the encoders, and the head. Their
+    /// order is that of a checkpoint's optimiser state (specification, section 12.4).
     pub fn optimizer_groups(&self) -> [Vec<(String, Tensor)>; 2] {
         [OptimizerGroup::Encoders, OptimizerGroup::Head].map(|wanted| {
             let entries = self.store.entries().into_iter();
@@ -230,14 +230,14 @@ impl Talent {
         })
     }
 
-    /// The first block of the image encoder with something that trains.
+    /// Index of the first image block that has a trainable parameter.
     pub(crate) fn first_trained_block(&self) -> Option<usize> {
         let trainable = self.trainable();
         let trains = |prefix: &String| trainable.iter().any(|(name, _)| name.starts_with(prefix.as_str()));
         self.image_blocks.iter().position(trains)
     }
 
-    /// Everything from pixels and tokens to logits.
+    /// The whole network, from pixels and tokens to logits.
     ///
     /// - images: `[batch, 3, S, S]`, normalised; with [`Pass::image_of`], `[m, 3, S, S]`
     pub fn forward<'a>(
@@ -249,11 +249,11 @@ impl Talent {
         let sentences = sentences.into();
         let text = self.encode(sentences, pass);
         let sentence = Encoded::new(sentences, &text);
-        let levels = trace_span!("vision blocks").in_scope(|| self.look(images, &sentence.words, pass));
+        let levels = trace_span!("vision blocks").in_scope(|| self.image_taps(images, &sentence.words, pass));
         self.forward_head(levels, sentence, pass.mode)
     }
 
-    /// All sentences as one batch: expressions, then positives, then negatives.
+    /// Encodes all sentences as one batch: expressions, then positives, then negatives.
     pub(crate) fn encode(&self, sentences: Sentences<'_>, pass: &Pass<'_>) -> TextOutput {
         let ids = match sentences {
             Sentences::Plain(words) => words.shallow_clone(),
@@ -270,11 +270,11 @@ impl Talent {
         trace_span!("text").in_scope(|| self.text.forward(&ids, &guest, &observe))
     }
 
-    /// The image features at three levels that a sentence sees: the tapped blocks' raw outputs and the normalised final output,
+    /// Image features at three levels for each sentence: raw outputs of the two tapped blocks and the normalised final output,
     /// `[batch, D, S / patch, S / patch]` each.
-    fn look(&self, images: &Tensor, words: &Tensor, pass: &Pass<'_>) -> [Tensor; 3] {
+    fn image_taps(&self, images: &Tensor, words: &Tensor, pass: &Pass<'_>) -> [Tensor; 3] {
         let n_sentences = words.size()[0];
-        // As many images as sentences: nothing is shared.
+        // With as many images as sentences, nothing is shared.
         let own = pass.image_of.filter(|_| images.size()[0] == n_sentences);
         let images = rows_of(images, own);
         let image_of = pass.image_of.filter(|_| own.is_none());
@@ -290,7 +290,7 @@ impl Talent {
         self.levels([&of_all(&taps[0]), &of_all(&taps[1])], &of_all(&last))
     }
 
-    /// The three levels of features from the tokens that the tapped blocks and the last block end with.
+    /// Feature maps at three levels, from the output tokens of the two tapped blocks and of the last block.
     pub(crate) fn levels(&self, taps: [&Tensor; 2], last: &Tensor) -> [Tensor; 3] {
         [taps[0], taps[1], &self.image.normalise(last)].map(|tokens| self.image.map(tokens))
     }

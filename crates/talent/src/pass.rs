@@ -1,7 +1,7 @@
 use tch::Tensor;
 use torch_ext::layers::Mode;
 
-/// A value on its way through the network, for looking inside.
+/// An intermediate value of the encoders, for [`Pass::observe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Patch embedding before special tokens and positions, `[batch, patches, D]`.
@@ -18,15 +18,15 @@ pub enum Stage {
     TextBlock(usize),
 }
 
-/// How the network is passed through.
+/// Options of a forward pass.
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
-    /// Whether it trains.
+    /// Training or evaluation behaviour of dropout and batch normalisation.
     pub mode: Mode,
-    /// int64 `[batch]`: the image each sentence is about, where sentences share images. What an image's features do not owe to
-    /// the words, up to the first adapter's cross-modal unit, is computed once for each image.
+    /// int64 `[batch]`: index of the image that each sentence is about, if sentences share images. Each image is encoded once
+    /// up to the first adapter's cross-modal unit; nothing before it depends on the text.
     pub image_of: Option<&'a Tensor>,
-    /// Sees what passes the encoders.
+    /// Called with the intermediate values of the encoders.
     pub observe: &'a dyn Fn(Stage, &Tensor),
 }
 
@@ -53,11 +53,11 @@ pub struct Triplet<'a> {
     pub words: &'a Tensor,
     /// Other expressions of the same referents.
     pub positives: &'a Tensor,
-    /// Expressions of other objects in the images, zeros where there is none.
+    /// Expressions of other objects in the same images; zeros where there is none.
     pub negatives: &'a Tensor,
 }
 
-/// What the network is asked.
+/// Text input of the network.
 #[derive(Debug, Clone, Copy)]
 pub enum Sentences<'a> {
     /// Expressions alone, int64 `[batch, K]`.

@@ -7,7 +7,7 @@ use torch_ext::{Init, ParamPath};
 /// Side of the dynamic kernel.
 const KERNEL: i64 = 3;
 
-/// Turns each sample's sentence vector into a convolution and applies it to that sample's enlarged features
+/// Predicts a convolution kernel from each sample's sentence vector and applies it to that sample's upsampled features
 /// (specification, section 7).
 #[derive(Debug)]
 pub struct Projector {
@@ -33,7 +33,7 @@ impl Projector {
         }
     }
 
-    /// Operations over `n` pixels of width C.
+    /// FLOPs over `n` pixels of width C.
     pub fn cost(width: i64, state_width: i64, n: i64) -> Cost {
         let (c, inner) = (width, width / 2);
         conv(4 * n, c, c, 9, BOTH)
@@ -53,11 +53,11 @@ impl Projector {
         let taps = KERNEL * KERNEL;
         let parts = self.txt.forward(state).split_with_sizes([c * taps, 1], 1);
         let bias = parts[1].view([b, 1, 1, 1]);
-        // One output channel per sample: the nine taps' dot products first, then nine shifted maps added up. The
-        // addition reads tap k from the opposite side, hence the flip.
+        // The convolution has one output channel per sample. One matrix product gives a response map for each of the nine
+        // kernel taps; `col2im` then shifts the nine maps and adds them. It shifts in the opposite direction, hence the flip.
         let weights = parts[0].view([b, c, taps]).transpose(1, 2).flip([1]); // b 9 c
-        // k^T (W x + b) = (k^T W) x + k^T b: the last convolution goes into the kernel. Taps outside of the map read neither x
-        // nor b.
+        // k^T (W x + b) = (k^T W) x + k^T b: the last 1x1 convolution is folded into the kernel. Taps outside of the map read
+        // neither x nor b.
         let (matrix, offset) = self.last.matrix();
         let mut responses = weights.matmul(&matrix).bmm(&xs.flatten(2, 3)); // b 9 hw
         if let Some(offset) = offset {

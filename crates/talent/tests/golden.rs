@@ -1,4 +1,4 @@
-//! The network against recordings of the official implementation (see `golden/README.md`).
+//! Compares the network with recordings of the official implementation (see `golden/README.md`).
 
 use std::collections::BTreeMap;
 
@@ -158,8 +158,8 @@ fn every_variant_builds_and_trains() {
                     .into_iter()
                     .filter(|(_, parameter)| !parameter.grad().defined())
                     .map(|(name, _)| name)
-                    // Attention to the words leaves the projected sentence to the consistency loss alone, which
-                    // by definition gives it no gradient.
+                    // With cross-attention to the words, only the consistency loss uses the projected sentence, and by
+                    // definition gives it no gradient.
                     .filter(|name| neck != NeckFusion::CrossAttention || !name.starts_with("neck.txt_proj."))
                     .collect();
                 assert!(without_gradient.is_empty(), "{adapter:?} {neck:?} {gate:?}: {without_gradient:?}");

@@ -1,4 +1,4 @@
-//! Sizes that do not fit together are refused by name.
+//! Configs whose sizes do not fit together are rejected, and the error names the sizes.
 
 use talent::{AdapterFusion, ModelConfig, NeckFusion};
 

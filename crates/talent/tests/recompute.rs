@@ -1,4 +1,4 @@
-//! Recomputing the image encoder's blocks must not change a bit of what a training pass leaves behind.
+//! Activation checkpointing of the image encoder must leave gradients, buffers, loss and RNG state bit-identical.
 
 mod common;
 
@@ -11,8 +11,8 @@ use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Autocast, generator};
 
-/// The random generator is the process's.
-static DRAWING: Mutex<()> = Mutex::new(());
+/// Lock for the RNG, which all tests of this process share.
+static RNG_LOCK: Mutex<()> = Mutex::new(());
 
 fn loss(output: &TalentOutput) -> Tensor {
     let neck = &output.neck;
@@ -24,7 +24,7 @@ fn loss(output: &TalentOutput) -> Tensor {
         + Tccl::default().loss(&neck.aggregated, positive, negative, &valid, None).loss
 }
 
-/// Gradients, buffers, the loss and the state of the random generator after a pass.
+/// Gradients, buffers, loss and RNG state after a training pass.
 fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool) -> BTreeMap<String, Tensor> {
     let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 5).unwrap();
     model.train_only(parts);
@@ -58,7 +58,7 @@ fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool)
 }
 
 fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
-    let _guard = DRAWING.lock().unwrap();
+    let _guard = RNG_LOCK.lock().unwrap();
     let (kept, again) = (pass(cfg, parts, products, false), pass(cfg, parts, products, true));
     assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
     for (name, value) in &kept {
@@ -72,7 +72,7 @@ fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
 #[test]
 fn adapters_and_head() {
     let mut cfg = miniature();
-    // Large enough for the fast products and attention; random draws inside the blocks and behind them.
+    // Large enough for the fast matrix products and attention; dropout inside the blocks and after them.
     cfg.input_size = 17 * cfg.image.patch_size;
     (cfg.image.width, cfg.image.fusion_width) = (64, 16);
     cfg.image.fusion = AdapterFusion::CrossAttention;

@@ -1,4 +1,4 @@
-//! Expressions about the same images: what is computed once for each image changes nothing.
+//! Encoding an image once for several expressions gives the same results as encoding it for each expression.
 
 use talent::{AdapterFusion, ModelConfig, Pass, Talent};
 use tch::{Device, Kind, Tensor};

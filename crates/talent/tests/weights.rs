@@ -1,4 +1,4 @@
-//! Weight files in every layout people have, against the recorded weights (see `golden/README.md`).
+//! Weight files in every supported layout, compared with the recorded weights (see `golden/README.md`).
 
 mod common;
 
@@ -25,7 +25,7 @@ fn load(model: &Talent, encoder: Encoder, path: &str) -> Result<LoadReport, Weig
     load_encoder(model, encoder, &golden(path), &Strictness::default())
 }
 
-/// Compares an encoder with the recorded weights, after rounding those as `rounded` does.
+/// Compares an encoder with the recorded weights, after `rounded` was applied to these.
 fn assert_filled(model: &Talent, encoder: Encoder, rounded: impl Fn(&Tensor) -> Tensor) {
     let mut n = 0;
     let entries = model.store().entries().into_iter();
@@ -33,7 +33,7 @@ fn assert_filled(model: &Talent, encoder: Encoder, rounded: impl Fn(&Tensor) -> 
     for (name, expected) in recording("model_init") {
         if groups[&name] == encoder.group().name {
             let found = model.store().get(&name).unwrap();
-            // No file of the text tower alone holds it, and nothing uses it.
+            // Files with only the text tower lack it, and nothing uses it.
             if name.ends_with("logit_scale") && f64::try_from(&found).unwrap() == 7.0 {
                 continue;
             }
@@ -128,7 +128,7 @@ fn tolerance_must_be_asked_for() {
     let wrong = load_encoder(&model, Encoder::Text, &path, &Strictness::default()).unwrap_err().to_string();
     assert!(wrong.contains("no sign of a CLIP text encoder"), "{wrong}");
 
-    // A deeper network than the file's lacks a block's twelve tensors and more.
+    // The network has one more block than the file, whose tensors the file lacks.
     let mut deeper = miniature();
     deeper.image.depth = 5;
     let model = Talent::new(&deeper, Device::Cpu, Kind::Float).unwrap();
@@ -167,7 +167,7 @@ fn other_networks_are_refused() {
     assert!(error.contains("dinov2_with_registers"), "{error}");
     let error = refused(Encoder::Image, image, r#"{"use_swiglu_ffn":true}"#);
     assert!(error.contains("use_swiglu_ffn"), "{error}");
-    // Eight heads are the library's default, which may be left out.
+    // Eight heads are Hugging Face's default, which a config may omit.
     let nested = r#"{"model_type":"clip","text_config":{},"vision_config":{"num_attention_heads":12}}"#;
     let error = refused(Encoder::Text, text, nested);
     assert!(error.contains("says 8 attention heads"), "{error}");

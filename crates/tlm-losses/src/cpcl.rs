@@ -5,25 +5,26 @@ use crate::affinity::mean_gap;
 use crate::partners::{above_threshold, strongest};
 use crate::{full_precision, wide};
 
-/// CPCL of one level and what it selected.
+/// Result of [`Cpcl`] for one level.
 #[derive(Debug)]
 pub struct CpclLoss {
-    /// The loss, a scalar; exactly 0 with a zero gradient, or none, when no position has a partner.
+    /// The loss, a scalar. If no position has a partner, it is exactly 0, and its gradient is zero or undefined.
     pub loss: Tensor,
     /// int64 `[batch, N, k]`: the partners of each position, -1 where there is none; k is 1 unless
     /// [`CpclConfig::top_k`] is set.
     pub partners: Tensor,
 }
 
-/// What a study may vary of [`Cpcl`]. The default is the published loss.
+/// Settings of [`Cpcl`]. The default is the published loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CpclConfig {
-    /// Text affinity above which a pair counts, at least 0.5: then each position has at most one partner.
+    /// Text affinity above which two positions are partners. Must be at least 0.5, so that each position has at most one
+    /// partner.
     pub threshold: f64,
-    /// Divisor of the cosines. At the published 1 an affinity is at most e / (e + N - 1), the loss is nearly the share of
-    /// positions with a partner, and its gradient nearly nil (quirk Q9).
+    /// Divisor of the cosines. At the published value 1, an affinity is at most e / (e + N - 1). The loss is then close to the
+    /// share of positions with a partner, and its gradient is close to zero (quirk Q9).
     pub temperature: f64,
-    /// In place of the threshold: the k partners of the largest text affinity for every position.
+    /// If set, replaces the threshold: the partners of a position are the k positions with the largest text affinity.
     pub top_k: Option<i64>,
 }
 
@@ -52,11 +53,19 @@ impl Cpcl {
     /// L    = mean over b, i of || A_i. * M_i. - M_i. ||
     /// ```
     ///
-    /// Computed without N x N matrices of text affinities, and with visual affinities only of the positions that have a
-    /// partner, one sample at a time. All of it is exact.
+    /// The result is exact, but no N x N matrix of text affinities is formed. In large batches on a CPU, visual affinities are
+    /// computed one sample at a time and, if this is cheaper, only for the positions that have a partner.
     ///
     /// - features: `[batch, C, H, W]`, not negative (all zero at some positions)
-    /// - sentence: `[batch, C]`; gets no gradient
+    /// - sentence: `[batch, C]`; receives no gradient
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// // Two positions with features (1, 0) and (0, 1): the first answers to the sentence and is its own partner.
+    /// let features = Tensor::from_slice(&[1.0, 0.0, 0.0, 1.0]).view([1, 2, 1, 2]);
+    /// let out = tlm_losses::Cpcl::default().loss(&features, &Tensor::from_slice(&[3.0, 0.0]).view([1, 2]));
+    /// assert_eq!(Vec::<i64>::try_from(out.partners.view([-1])).unwrap(), [0, -1]);
+    /// ```
     pub fn loss(&self, features: &Tensor, sentence: &Tensor) -> CpclLoss {
         let mixed = Autocast::kind(features.device()).is_some();
         let _guard = full_precision(features.device());
@@ -72,7 +81,7 @@ impl Cpcl {
         CpclLoss { loss, partners }
     }
 
-    /// The mean of the losses of several levels of one size.
+    /// The mean of the losses of several levels of equal size.
     ///
     /// - levels: `[batch, C, H, W]` each; sentence: `[batch, C]`
     pub fn mean_loss(&self, levels: &[Tensor], sentence: &Tensor) -> Tensor {
@@ -81,7 +90,8 @@ impl Cpcl {
             let losses = levels.iter().map(|level| self.loss(level, sentence).loss);
             return losses.sum::<Tensor>() / n as f64;
         }
-        // A GPU is asked for a third of the kernels if the levels are samples of one batch; a CPU would only need memory.
+        // On a GPU, joining the three levels into one batch takes a third of the kernel launches. A CPU would only need more
+        // memory.
         self.loss(&Tensor::cat(levels, 0), &sentence.repeat([n, 1])).loss
     }
 }
@@ -92,7 +102,7 @@ mod tests {
     use crate::unit;
     use tch::Kind;
 
-    /// The definition as it stands, with its N x N matrices, differentiable by autograd.
+    /// The loss by its definition, with its N x N matrices, differentiable by autograd.
     fn by_definition(features: &Tensor, sentence: &Tensor, how: &CpclConfig) -> Tensor {
         let f = features.flatten(2, 3);
         let directions = unit(&f, 1);
@@ -109,7 +119,7 @@ mod tests {
                 }
             }
         });
-        // The root has no derivative at 0.
+        // The square root has no derivative at 0.
         let squares = (visual * &mask - mask).square().sum_dim_intlist([2].as_slice(), false, None);
         let some = squares.gt(0.0);
         let roots = squares.where_self(&some, &squares.ones_like()).sqrt();
@@ -132,7 +142,7 @@ mod tests {
             CpclConfig { temperature: 0.05, ..Default::default() },
             CpclConfig { temperature: 0.2, top_k: Some(3), ..Default::default() },
         ];
-        // Small batches go through in one, large ones by sample with few or nearly all rows.
+        // Small batches are computed at once, large ones one sample at a time with few or nearly all rows.
         for (size, scales) in [([2, 4, 3, 5], vec![0.1, 1.0, 10.0]), ([2, 8, 24, 24], vec![0.6, 1.0, 30.0])] {
             let features = (Tensor::randn(size, (Kind::Double, Device::Cpu)) * 2.0).relu();
             for scale in scales {
@@ -141,7 +151,7 @@ mod tests {
                     let ours = value_and_gradient(&features, |f| Cpcl::new(*how).loss(f, &sentence).loss);
                     let theirs = value_and_gradient(&features, |f| by_definition(f, &sentence, how));
                     assert!((ours.0 - theirs.0).abs() < 1e-13, "{how:?}: {} {}", ours.0, theirs.0);
-                    // Where there are no features, the definition's derivative is 1e12 times the incoming one.
+                    // Where the features are zero, autograd's gradient of the definition is 1e12 times the incoming one.
                     let dead = features.amax([1].as_slice(), true).eq(0.0);
                     let expected = theirs.1.masked_fill(&dead, 0.0);
                     let largest = f64::try_from(expected.abs().max()).unwrap();

@@ -1,5 +1,5 @@
-//! The losses of TALENT, of tensors. Each is made the same way: a config with the published values as its default
-//! ([`CpclConfig`]), the loss ([`Cpcl::new`]), and a value with named parts ([`CpclLoss`]).
+//! The losses of TALENT, computed from tensors. All have the same structure: settings whose defaults are the published values
+//! (for example [`CpclConfig`]), the loss ([`Cpcl::new`]), and a result with named parts ([`CpclLoss`]).
 //!
 //! - [`Segmentation`]: binary cross entropy plus soft IoU;
 //! - [`Cpcl`]: contextual pairwise consistency learning;
@@ -18,10 +18,15 @@ pub use cpcl::{Cpcl, CpclConfig, CpclLoss};
 pub use segmentation::{Segmentation, SegmentationConfig, SegmentationLoss};
 pub use tccl::{Tccl, TcclConfig, TcclLoss};
 
+/// The README's example is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 
-/// Norms below this count as this.
+/// Norms are clamped to at least this value.
 const SMALLEST_NORM: f64 = 1e-12;
 
 /// Unit vectors along an axis, the norm clamped at [`SMALLEST_NORM`].
@@ -29,13 +34,13 @@ fn unit(xs: &Tensor, axis: i64) -> Tensor {
     xs / xs.norm_scalaropt_dim(2.0, [axis].as_slice(), true).clamp_min(SMALLEST_NORM)
 }
 
-/// Keeps matrix products in the precision of their inputs while the result lives.
+/// Turns autocast off until the result is dropped: matrix products keep the dtype of their inputs.
 fn full_precision(device: Device) -> Option<Autocast> {
     // It fails only on devices without autocast, where there is nothing to switch off.
     Autocast::enable(device, Kind::Float).ok()
 }
 
-/// At least float32.
+/// Converts to float32; float64 stays float64.
 fn wide(xs: &Tensor) -> Tensor {
     if xs.kind() == Kind::Double { xs.shallow_clone() } else { xs.to_kind(Kind::Float) }
 }

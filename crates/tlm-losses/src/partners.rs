@@ -1,17 +1,17 @@
 use tch::{Kind, Tensor};
 
-/// Partners of each position by the published rule: the position j with `R_ij > threshold`, where
-/// `R_i. = softmax_j (s_i s_j)`. A row of R sums to 1, so from a threshold of 0.5 on there is at most one (quirk Q8).
+/// Partners of each position by the published rule: the position j with `R_ij > threshold`, where `R_i. = softmax_j (s_i s_j)`.
+/// A row of R sums to 1, so with a threshold of at least 0.5 there is at most one (quirk Q8).
 ///
-/// For s_i >= 0 it can only be the position of the largest s, for s_i < 0 that of the smallest, and it is one when
-/// `sum_j exp(s_i s_j - s_i s_j*) < 1 / threshold`. That sum falls as |s_i| grows, so the rows that pass are those
-/// beyond a cut, and a search over the sorted responses finds it: O(N sqrt(N)) where the matrix has N^2 entries.
+/// The only candidate j* is the position of the largest s if s_i >= 0, and that of the smallest s if s_i < 0. It is a partner
+/// if `sum_j exp(s_i s_j - s_i s_j*) < 1 / threshold`. That sum falls as |s_i| grows, so the rows that pass are those beyond a
+/// cutoff. A search over the sorted responses finds the cutoff in O(N sqrt(N)), without the N^2 entries of the matrix.
 ///
 /// - responses: s, `[batch, N]`; result int64 `[batch, N, 1]`, -1 for no partner
 pub(crate) fn above_threshold(responses: &Tensor, threshold: f64) -> Tensor {
     let b = responses.size()[0];
-    let cut = cuts(&Tensor::cat(&[responses, &-responses], 0), threshold);
-    let (upper, lower) = (cut.narrow(0, 0, b), cut.narrow(0, b, b));
+    let cutoff = cutoffs(&Tensor::cat(&[responses, &-responses], 0), threshold);
+    let (upper, lower) = (cutoff.narrow(0, 0, b), cutoff.narrow(0, b, b));
     let upwards = responses.ge(0.0);
     let passes = responses.ge_tensor(&upper).where_self(&upwards, &(-responses).ge_tensor(&lower));
     let largest = responses.argmax(1, true);
@@ -19,16 +19,16 @@ pub(crate) fn above_threshold(responses: &Tensor, threshold: f64) -> Tensor {
     candidate.masked_fill(&passes.logical_not(), -1).unsqueeze(2)
 }
 
-/// The smallest response that is not negative and whose row passes, `[batch, 1]`; infinite where no row does.
+/// The smallest non-negative response whose row passes, `[batch, 1]`; infinite if no row passes.
 ///
-/// Rows in order of their responses pass up to some place. Two rounds find it: first every `stride`th row is tried, then those
-/// between two of them. A binary search tries fewer rows, but takes more than ten operations for each of ten rounds, which a
-/// GPU pays for.
-fn cuts(responses: &Tensor, threshold: f64) -> Tensor {
+/// In descending order of the responses, the rows up to some index pass. Two rounds find it: the first tests every `stride`th
+/// row, the second the rows between two of those. A binary search tests fewer rows, but takes ten rounds of more than ten
+/// kernel launches each, which is slow on a GPU.
+fn cutoffs(responses: &Tensor, threshold: f64) -> Tensor {
     let n = responses.size()[1];
     let (sorted, _) = responses.sort(1, true);
     let below_top = (responses - sorted.narrow(1, 0, 1)).unsqueeze(1); // b 1 n
-    // How many of the rows at some places pass.
+    // How many rows pass, among those with the given responses.
     let n_passing = |rows: &Tensor| {
         let mass = (rows.unsqueeze(2) * &below_top).exp().sum_dim_intlist([2].as_slice(), false, None);
         let passes = mass.reciprocal().gt(threshold).logical_and(&rows.ge(0.0));
@@ -39,7 +39,7 @@ fn cuts(responses: &Tensor, threshold: f64) -> Tensor {
     let coarse = n_passing(&sorted.slice(1, stride - 1, n, stride)) * stride; // b 1
     let between = &coarse + Tensor::arange(stride - 1, (Kind::Int64, responses.device()));
     let beyond = between.ge(n);
-    // A response below zero never passes.
+    // A negative response never passes, so -1 marks rows that do not exist.
     let fine = sorted.gather(1, &between.clamp_max(n - 1), false).masked_fill(&beyond, -1.0);
     let count = coarse + n_passing(&fine);
     let last = sorted.gather(1, &(&count - 1).clamp_min(0), false);
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// The rule as it stands, with its N x N matrix.
+    /// The rule by its definition, with the N x N matrix.
     fn by_definition(responses: &Tensor, threshold: f64) -> Tensor {
         let affinity = (responses.unsqueeze(2) * responses.unsqueeze(1)).softmax(-1, None);
         let (largest, at) = affinity.max_dim(2, true);

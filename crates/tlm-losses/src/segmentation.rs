@@ -15,13 +15,13 @@ pub struct SegmentationLoss {
 }
 
 impl SegmentationLoss {
-    /// Their sum.
+    /// The loss: the sum of both parts.
     pub fn total(&self) -> Tensor {
         &self.cross_entropy + &self.soft_iou
     }
 }
 
-/// What a study may vary of [`Segmentation`]: nothing yet.
+/// Settings of [`Segmentation`]: none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SegmentationConfig {}
@@ -36,39 +36,49 @@ impl Segmentation {
         Self(cfg)
     }
 
+    /// The loss of a batch.
+    ///
     /// ```text
     /// seg = mean BCE(logits, m) + mean_b (1 - IoU_b)
     /// IoU_b = (sum p m + eps) / (sum p + sum m - sum p m + eps),   p = sigmoid(logits), eps = 1e-6
     /// ```
     ///
-    /// The official code enlarges the logits to the target's size by the nearest rule first. A logit then stands for a block of
-    /// pixels, so the same sums are taken over logits, with each block's pixels counted and its target summed beforehand.
+    /// The official code first upsamples the logits to the target's size (nearest neighbour). A logit then stands for a block
+    /// of pixels, so the same sums can be taken over the logits, with the pixel count and the target sum of each block computed
+    /// beforehand.
     ///
     /// - logits: `[batch, 1, h, w]`, of the target's size or any other
-    /// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used as they are. Its own sum is taken in its own
-    ///   precision (at least float32) and in the order it lies in memory, as in the official code, whatever the precision of
-    ///   the logits.
+    /// - target: `[batch, 1, H, W]`, 0..=1; fractional borders are used unchanged. Its sum is taken in its own precision (at
+    ///   least float32) and in memory order, as in the official code, independent of the dtype of the logits.
+    ///
+    /// ```
+    /// use tch::{Device, Kind, Tensor};
+    /// // Sure and right: logits of 40 where the mask is 1.
+    /// let mask = Tensor::ones([1, 1, 4, 4], (Kind::Float, Device::Cpu));
+    /// let loss = tlm_losses::Segmentation::default().loss(&(&mask * 40.0), &mask);
+    /// assert!(loss.total().double_value(&[]) < 1e-6);
+    /// ```
     pub fn loss(&self, logits: &Tensor, target: &Tensor) -> SegmentationLoss {
         let _guard = full_precision(logits.device());
         let (logits, target) = (wide(logits), wide(target));
         let per_sample = |xs: &Tensor| xs.sum_dim_intlist([1, 2, 3].as_slice(), false, None);
         let area = per_sample(&target);
         let n_pixels = target.numel() as f64;
-        let (held, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
+        let (sums, pixels) = blocks(&target.to_kind(logits.kind()), &logits.size());
         // BCE is linear in the target: over a block of n pixels it is n times that of the block's mean.
-        let mean = &held / pixels.clamp_min(1.0);
+        let mean = &sums / pixels.clamp_min(1.0);
         let cross_entropy =
             logits.binary_cross_entropy_with_logits(&mean, Some(&pixels), None::<&Tensor>, Reduction::Sum)
                 / n_pixels;
         let probabilities = logits.sigmoid();
-        let both = per_sample(&(&probabilities * &held));
-        let either = per_sample(&(&probabilities * &pixels)) + area - &both;
-        let iou = (both + EPS) / (either + EPS);
+        let intersection = per_sample(&(&probabilities * &sums));
+        let union = per_sample(&(&probabilities * &pixels)) + area - &intersection;
+        let iou = (intersection + EPS) / (union + EPS);
         SegmentationLoss { cross_entropy, soft_iou: (1.0_f64 - iou).mean(None) }
     }
 }
 
-/// The target summed over the block of every logit, `[batch, 1, h, w]`, and the block's pixels, `[h, w]`.
+/// For the block of each logit: the target's sum, `[batch, 1, h, w]`, and the number of pixels, `[h, w]`.
 ///
 /// Pixel i belongs to logit `floor(i * logits / pixels)` along each axis.
 fn blocks(target: &Tensor, logits: &[i64]) -> (Tensor, Tensor) {
@@ -84,9 +94,9 @@ fn blocks(target: &Tensor, logits: &[i64]) -> (Tensor, Tensor) {
         return (target.shallow_clone(), Tensor::ones([rows, columns], (kind, device)));
     }
     let (by_row, by_column) = (members(height, rows), members(width, columns));
-    let held = by_row.transpose(0, 1).matmul(target).matmul(&by_column);
+    let sums = by_row.transpose(0, 1).matmul(target).matmul(&by_column);
     let count = |members: &Tensor| members.sum_dim_intlist([0].as_slice(), false, None);
-    (held, count(&by_row).outer(&count(&by_column)))
+    (sums, count(&by_row).outer(&count(&by_column)))
 }
 
 #[cfg(test)]

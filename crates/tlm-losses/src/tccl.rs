@@ -3,14 +3,14 @@ use torch_ext::across::{Processes, total};
 
 use crate::{unit, wide};
 
-/// The value of TCCL.
+/// Result of [`Tccl`].
 #[derive(Debug)]
 pub struct TcclLoss {
     /// The loss, a scalar; exactly 0 when no sample has a negative.
     pub loss: Tensor,
 }
 
-/// What a study may vary of [`Tccl`]. The default is the published loss.
+/// Settings of [`Tccl`]. The default is the published loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TcclConfig {
     /// Divisor of the loss. The official code stores it under the name `eps` (quirk Q10).
@@ -33,16 +33,18 @@ impl Tccl {
         Self(cfg)
     }
 
+    /// The loss of a batch.
+    ///
     /// ```text
     /// l_b  = -log( e^(v.pos) / (e^(v.pos) + e^(v.neg)) )     unit vectors, temperature 1
     /// tccl = sum_b valid_b l_b / ( max(sum_b valid_b, 1) * divisor )
     /// ```
     ///
-    /// - aggregated: the neck's joined map `[batch, C, H, W]`; v is its spatial mean
+    /// - aggregated: the neck's aggregated map `[batch, C, H, W]`; v is its spatial mean
     /// - positive, negative: sentence vectors `[batch, C]`
     /// - valid: `[batch]`, 1 where there is a negative, otherwise 0
-    ///
-    /// - processes: those that share the batch, if there are several; the mean of their losses is the loss of all their samples
+    /// - processes: the ranks that share the batch, if there are several; the mean of their losses is the loss of all their
+    ///   samples
     pub fn loss(
         &self,
         aggregated: &Tensor,
@@ -56,7 +58,8 @@ impl Tccl {
             |text: &Tensor| (&visual * unit(&wide(text), 1)).sum_dim_intlist([1].as_slice(), false, None);
         let per_sample = (similarity(negative) - similarity(positive)).softplus();
         let valid = valid.to_kind(per_sample.kind());
-        // Several processes average their losses, but the divisor is that of all their samples.
+        // Losses are averaged over the ranks. The divisor must count the samples of all ranks (all-reduce), hence the factor
+        // world size.
         let (n_valid, n_processes) = total(&valid.sum(None), processes);
         let loss =
             (per_sample * &valid).sum(None) * n_processes as f64 / (n_valid.clamp_min(1.0) * self.0.divisor);

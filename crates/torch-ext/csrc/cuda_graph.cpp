@@ -1,4 +1,4 @@
-// CUDA graphs. A library of its own, because this needs CUDA's headers.
+// CUDA graphs. A separate shared library, because this code needs the CUDA headers.
 
 #include "guarded.h"
 
@@ -12,7 +12,7 @@ using talent::guarded;
 
 extern "C" {
 
-// Work of this thread goes to a stream of its own from now on: the default stream cannot be captured.
+// Switches this thread to another CUDA stream, because the default stream cannot be captured.
 char *talent_graph_leave_default_stream(int device_index) {
   return guarded([&] {
     const auto device = static_cast<c10::DeviceIndex>(device_index);
@@ -22,7 +22,7 @@ char *talent_graph_leave_default_stream(int device_index) {
   });
 }
 
-// What this thread asks for until the end of the capture is recorded and not done.
+// Starts a capture: until its end, work that this thread queues is recorded instead of executed.
 char *talent_graph_begin(void **graph) {
   return guarded([&] {
     c10::cuda::device_synchronize();

@@ -1,4 +1,4 @@
-// A value whose gradient is computed by a function of the caller's.
+// Autograd function whose backward pass calls a function of the caller.
 
 #include "layers.h"
 
@@ -36,15 +36,15 @@ struct CustomGradient : torch::autograd::Function<CustomGradient> {
     const auto n = static_cast<size_t>(context->saved_data["inputs"].toInt());
     std::vector<void *> results(n, nullptr);
     const bool failed = closure->call(closure->state, &gradients[0], results.data(), static_cast<int64_t>(n)) != 0;
-    variable_list by_inputs;
+    variable_list grad_inputs;
     for (void *result : results) {
       std::unique_ptr<at::Tensor> owned(static_cast<at::Tensor *>(result));
-      by_inputs.push_back(owned ? *owned : at::Tensor());
+      grad_inputs.push_back(owned ? *owned : at::Tensor());
     }
     TORCH_CHECK(!failed, "a custom gradient failed");
-    // For the value and the closure.
-    by_inputs.resize(n + 2);
-    return by_inputs;
+    // No gradients for the value and the closure.
+    grad_inputs.resize(n + 2);
+    return grad_inputs;
   }
 };
 

@@ -1,5 +1,5 @@
-// Dropout on the CPU from a counter-based generator: what is dropped is a function of a seed and a place, so the backward
-// pass needs no mask and the work can be split among threads in any way.
+// Dropout on the CPU with a counter-based random generator. Whether an entry is dropped depends only on the seed and its
+// position, so the backward pass needs no stored mask, and the work can be split among threads in any way.
 #pragma once
 #include <cstdint>
 
@@ -9,10 +9,10 @@ struct Dropout {
   double probability = 0.0;
   uint64_t seed = 0;
 
-  // The seed drawn from libtorch's CPU generator.
+  // Draws the seed from libtorch's CPU generator.
   static Dropout draw(double probability);
 
-  // Drops from n values of a row, and scales the others up. The number of a row must be unique under a seed.
+  // Zeroes some of the n values of a row and scales up the others. Row numbers must be unique for each seed.
   void apply(float *values, int64_t n, uint64_t row) const;
 };
 

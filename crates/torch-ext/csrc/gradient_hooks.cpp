@@ -1,4 +1,4 @@
-// Calls back when the gradients of parameters are there, while the backward pass goes on.
+// Hooks that are called during the backward pass as soon as a parameter's gradient is complete.
 
 #include "guarded.h"
 #include "talent_torch.h"
@@ -29,7 +29,7 @@ struct Call : FunctionPostHook {
   int (*done)(void *, int64_t);
 };
 
-// The hooks of some parameters; they go with it.
+// Owns the hooks of a list of parameters and removes them when destroyed.
 struct Hooks {
   explicit Hooks(void *state, void (*release)(void *)) : state(state), release(release) {}
   ~Hooks() {
@@ -40,7 +40,7 @@ struct Hooks {
 
   void *state;
   void (*release)(void *);
-  // A parameter knows its node only as long as somebody holds it.
+  // Gradient accumulator nodes and hook keys. A parameter has only a weak pointer to its node, so the node is kept alive here.
   std::vector<std::pair<std::shared_ptr<Node>, uintptr_t>> held;
 };
 
@@ -48,7 +48,8 @@ struct Hooks {
 
 extern "C" {
 
-// `done` is called with a parameter's place in the list once a backward pass has added all of its gradient. Takes over `state`.
+// `done` is called with a parameter's index in the list when a backward pass has accumulated its whole gradient. Takes
+// ownership of `state`.
 char *talent_gradient_hooks(void **parameters, int64_t n, void *state, int (*done)(void *, int64_t),
                             void (*release)(void *), void **result) {
   auto hooks = std::make_unique<Hooks>(state, release);

@@ -1,4 +1,4 @@
-// What every C++ function that Rust calls goes through; also for other crates that bind libtorch.
+// Exception guard for every C++ function that Rust calls. Other crates that bind libtorch use it too.
 #pragma once
 #include <c10/util/Exception.h>
 
@@ -7,7 +7,7 @@
 
 namespace talent {
 
-// Runs `body`; a C++ exception becomes the returned message, because it must not cross into Rust.
+// Runs `body`. Returns the message of a C++ exception, which must not cross into Rust, or nullptr on success.
 template <typename Body> char *guarded(Body body) {
   try {
     body();

@@ -9,13 +9,13 @@ namespace {
 
 struct State {
   bool on = false;
-  // Asked for in the last pass, in order. Weak: a network may be gone.
-  std::vector<c10::weak_intrusive_ptr<at::TensorImpl>> asked;
+  // Weights requested in the previous pass, in order. The pointers are weak, because a network may have been freed since.
+  std::vector<c10::weak_intrusive_ptr<at::TensorImpl>> requested;
   std::unordered_map<at::TensorImpl *, at::Tensor> cast;
 };
 
 State &state() {
-  // Never destroyed: a device may be gone before the threads that used it.
+  // Never destroyed: at exit, a device may be shut down before the threads that used it.
   static thread_local auto &state = *new State;
   return state;
 }
@@ -27,7 +27,7 @@ void lower_weights(at::ScalarType type) {
   held.cast.clear();
   std::vector<at::Tensor> weights, flat;
   std::vector<int64_t> sizes;
-  for (const auto &weak : held.asked) {
+  for (const auto &weak : held.requested) {
     auto weight = weak.lock();
     if (!weight)
       continue;
@@ -40,7 +40,7 @@ void lower_weights(at::ScalarType type) {
     flat.push_back(tensor.reshape({-1}));
     sizes.push_back(tensor.numel());
   }
-  held.asked.clear();
+  held.requested.clear();
   held.on = type != at::kFloat;
   if (!held.on || weights.empty())
     return;
@@ -48,7 +48,7 @@ void lower_weights(at::ScalarType type) {
   for (size_t i = 0; i < weights.size(); ++i)
     held.cast.emplace(weights[i].unsafeGetTensorImpl(), parts[i].view(weights[i].sizes()));
   for (const auto &weight : weights)
-    held.asked.emplace_back(weight.getIntrusivePtr());
+    held.requested.emplace_back(weight.getIntrusivePtr());
 }
 
 void forget_lowered() {
@@ -63,11 +63,11 @@ at::Tensor lowered(const at::Tensor &weight) {
   const auto found = held.cast.find(weight.unsafeGetTensorImpl());
   if (found != held.cast.end())
     return found->second;
-  // Asked for more than once before it is known.
-  for (const auto &known : held.asked)
+  // A weight can be requested several times in a pass; the list holds it once.
+  for (const auto &known : held.requested)
     if (known.lock().get() == weight.unsafeGetTensorImpl())
       return weight;
-  held.asked.emplace_back(weight.getIntrusivePtr());
+  held.requested.emplace_back(weight.getIntrusivePtr());
   return weight;
 }
 

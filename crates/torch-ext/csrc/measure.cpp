@@ -10,16 +10,16 @@ namespace talent {
 
 namespace {
 
-// `c10::cuda::SyncDebugMode`, which its header declares beside CUDA's own types.
+// Copy of `c10::cuda::SyncDebugMode`, whose header needs the CUDA headers.
 enum class SyncDebugMode { DISABLED = 0, WARN, ERROR };
 
-// The mode's place: the local static of the inline function `c10::cuda::warning_state()`, one in the whole process. Looked
-// up by name, because its header needs CUDA's, which a machine without a GPU lacks.
+// Address of the mode: the static variable of the inline function `c10::cuda::warning_state()`, one per process. It is looked
+// up by its symbol, because its header needs the CUDA headers, which a machine without a GPU lacks.
 SyncDebugMode *sync_debug_mode() {
   return static_cast<SyncDebugMode *>(dlsym(RTLD_DEFAULT, "_ZZN3c104cuda13warning_stateEvE14warning_state_"));
 }
 
-// Counts libtorch's warnings of synchronising operations, and lets others pass.
+// Counts libtorch's warnings about synchronising operations, and passes other warnings on.
 struct Counter : c10::WarningHandler {
   void process(const c10::Warning &warning) override {
     if (warning.msg().find("synchronizing CUDA operation") != std::string::npos)

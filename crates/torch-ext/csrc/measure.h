@@ -1,4 +1,4 @@
-// What a GPU does and when: traces, device events, synchronisations.
+// Measurements: profiler traces, device events, synchronisation counts.
 #pragma once
 #include "talent_torch.h"
 
@@ -7,19 +7,19 @@
 
 namespace talent {
 
-// Starts recording what this process runs: operators and, on a GPU, kernels and copies.
+// Starts recording this process's operators and, on a GPU, its kernels and copies.
 void profile_start(bool cuda);
 
-// Ends the recording and hands over each event.
+// Stops recording and calls `event` for each recorded event.
 void profile_stop(void *state, talent_trace_event event);
 
-// From now on libtorch warns of operations that make the host wait for a GPU, and this thread counts them.
+// From now on libtorch warns about operations that make the host wait for a GPU, and this thread counts the warnings.
 void count_synchronisations();
 
-// Ends the counting and returns the count.
+// Stops counting and returns the count.
 int64_t synchronisations();
 
-// A point in the queue of the device's current stream, with its time.
+// Records an event with its time on the device's current stream.
 c10::Event mark(at::Device device);
 
 } // namespace talent

@@ -1,4 +1,5 @@
 #include "product.h"
+#include "cpu_kernels.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
@@ -11,7 +12,7 @@ namespace talent {
 
 namespace {
 
-// libtorch's registered operator `mkldnn::_linear_pointwise`, in builds that have it.
+// Signature of libtorch's operator `mkldnn::_linear_pointwise`, which some builds lack.
 using Linear = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view,
                           c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
 
@@ -33,7 +34,7 @@ std::atomic<bool> serving{true};
 
 } // namespace
 
-void serve_cpu(bool serve) { serving = serve; }
+void cpu::serve(bool serve) { serving = serve; }
 
 bool serves_cpu() { return serving; }
 

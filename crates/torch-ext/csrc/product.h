@@ -1,20 +1,19 @@
 // Matrix products on the CPU by oneDNN.
 //
-// libtorch sends float32 products to MKL, which on other makers' processors uses half of the vector width they have.
-// oneDNN, which libtorch holds too and uses for convolutions and for bfloat16, asks the processor what it can do.
+// libtorch uses MKL for float32 products, and MKL uses only half of the vector width on processors of makers other than Intel.
+// oneDNN uses what the processor supports. libtorch contains oneDNN too, and uses it for convolutions and for bfloat16.
 #pragma once
 #include <ATen/ATen.h>
 
 namespace talent {
 
-// Whether the kernels of this shim serve CPU tensors, as they do unless told otherwise; else libtorch's own do.
-void serve_cpu(bool serve);
+// Whether this shim's CPU kernels are enabled, see `cpu::serve`.
 bool serves_cpu();
 
-// Whether this libtorch has oneDNN, neither it nor this shim's kernels being switched off.
+// Whether this libtorch has oneDNN, and neither oneDNN nor this shim's kernels are disabled.
 bool has_onednn();
 
-// x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU. Not differentiable; records nothing.
+// x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU. Not recorded by autograd.
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias = std::nullopt);
 
 } // namespace talent

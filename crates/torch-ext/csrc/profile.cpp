@@ -1,4 +1,4 @@
-// libtorch's own profiler (Kineto), whose events PyTorch's `torch.profiler` shows, too.
+// libtorch's profiler (Kineto), which is also behind PyTorch's `torch.profiler`.
 
 #include "measure.h"
 
@@ -16,7 +16,8 @@ using torch::autograd::profiler::KinetoEvent;
 
 bool starts_with(const std::string &text, std::string_view start) { return text.compare(0, start.size(), start) == 0; }
 
-// Names of the operators that return a view of an argument, by their schemas. The profiler does not tell overloads apart.
+// Names of the operators that return a view of an argument, according to their schemas. Overloads are not distinguished,
+// because the profiler does not report them.
 std::unordered_set<std::string> names_of_views() {
   std::unordered_set<std::string> names;
   auto &dispatcher = c10::Dispatcher::singleton();
@@ -31,7 +32,7 @@ std::unordered_set<std::string> names_of_views() {
   return names;
 }
 
-// Whether an operator does more than make another view of memory, or memory, or tell the host something.
+// Whether an operator computes: false if it only makes a view, allocates memory, or returns a value to the host.
 bool computes(const std::string &name) {
   for (const char *other : {"aten::empty", "aten::new_empty", "aten::resize_", "aten::set_", "aten::as_strided_",
                             "aten::_unsafe_view", "aten::_reshape_alias", "aten::_local_scalar_dense",

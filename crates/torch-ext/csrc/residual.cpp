@@ -1,4 +1,4 @@
-// The residual connections of frozen blocks, in as few passes over memory as there can be.
+// Residual connections of frozen blocks, with as few passes over memory as possible.
 
 #include "layers.h"
 
@@ -25,19 +25,19 @@ struct ScaledSum : torch::autograd::Function<ScaledSum> {
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto &scale = saved[0], &update = saved[1], &by_sum = gradients[0];
-    at::Tensor by_update, by_scale;
+    const auto &scale = saved[0], &update = saved[1], &grad_sum = gradients[0];
+    at::Tensor grad_update, grad_scale;
     if (context->needs_input_grad(1)) {
-      // Straight into the update's dtype.
+      // Written directly in the update's dtype, without a cast afterwards.
       const auto type = static_cast<at::ScalarType>(context->saved_data["type"].toInt());
-      by_update = at::empty(by_sum.sizes(), by_sum.options().dtype(type));
-      at::mul_out(by_update, by_sum, scale);
+      grad_update = at::empty(grad_sum.sizes(), grad_sum.options().dtype(type));
+      at::mul_out(grad_update, grad_sum, scale);
     }
     if (context->needs_input_grad(2)) {
-      auto product = by_sum * update;
-      by_scale = product.reshape({-1, scale.numel()}).sum(0).to(scale.scalar_type());
+      auto product = grad_sum * update;
+      grad_scale = product.reshape({-1, scale.numel()}).sum(0).to(scale.scalar_type());
     }
-    return {by_sum.to(static_cast<at::ScalarType>(context->saved_data["first"].toInt())), by_update, by_scale};
+    return {grad_sum.to(static_cast<at::ScalarType>(context->saved_data["first"].toInt())), grad_update, grad_scale};
   }
 };
 
@@ -48,13 +48,13 @@ namespace {
 at::Tensor in_type(const at::Tensor &weight, at::ScalarType type) {
   if (weight.scalar_type() == type)
     return weight;
-  return weight.requires_grad() ? weight.to(type) : kept_copy(weight, type);
+  return weight.requires_grad() ? weight.to(type) : cached_cast(weight, type);
 }
 
 } // namespace
 
 at::Tensor scaled_sum(const at::Tensor &xs, const at::Tensor &update, const at::Tensor &scale, bool in_dtype) {
-  // Autocast would widen the update by a copy first; the operation reads what it is given.
+  // Autocast would first copy the update to a wider dtype. The operation can read it in its own dtype.
   c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (!in_dtype)
     return ScaledSum::apply(xs, update, scale);

@@ -1,9 +1,9 @@
 #include "talent_torch.h"
+#include "cpu_kernels.h"
 #include "guarded.h"
 #include "layers.h"
 #include "lowered.h"
 #include "measure.h"
-#include "product.h"
 #include "transfer.h"
 
 #include <ATen/ATen.h>
@@ -139,13 +139,13 @@ uint64_t talent_write_count(void *xs) { return tensor(xs)._version(); }
 
 char *talent_poison_memory(int poison) {
   return guarded([&] {
-    // libtorch fills memory only while it is asked for deterministic algorithms.
+    // libtorch fills memory only while deterministic algorithms are enabled.
     at::globalContext().setDeterministicAlgorithms(poison != 0, /*warn_only=*/true);
     at::globalContext().setDeterministicFillUninitializedMemory(poison != 0);
   });
 }
 
-void talent_cpu_kernels(int enabled) { talent::serve_cpu(enabled != 0); }
+void talent_cpu_kernels(int enabled) { talent::cpu::serve(enabled != 0); }
 
 char *talent_scaled_sum(void *xs, void *update, void *scale, int in_dtype, void **result) {
   return guarded([&] {

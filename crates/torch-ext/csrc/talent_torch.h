@@ -1,13 +1,13 @@
-// C interface of the shim: plain integers, pointers to at::Tensor, and an error string the caller frees.
+// C interface of the shim: plain integers, pointers to at::Tensor, and error strings that the caller frees.
 #pragma once
 #include <cstdint>
 
 extern "C" {
-// Computes the gradients of n inputs from that of a value (at::Tensor *, borrowed) and stores new tensors, or leaves null
-// where there is none. Returns 0 on success.
-typedef int (*talent_gradient)(void *state, void *by_value, void **by_inputs, int64_t n);
+// Backward function: computes the gradients of n inputs from the gradient of a value (at::Tensor *, borrowed). Stores new
+// tensors; an entry stays null if its input has no gradient. Returns 0 on success.
+typedef int (*talent_gradient)(void *state, void *grad_value, void **grad_inputs, int64_t n);
 
-// What happened in a profiled stretch: name, kind, start and end in nanoseconds, thread.
+// Receives one event of a profile: name, kind, start and end in nanoseconds, thread.
 enum talent_trace_kind { TALENT_OPERATOR, TALENT_VIEW, TALENT_RUNTIME, TALENT_KERNEL, TALENT_COPY, TALENT_OTHER };
 typedef void (*talent_trace_event)(void *state, const char *name, int kind, uint64_t start, uint64_t end,
                                    uint64_t thread);
@@ -18,8 +18,8 @@ char *talent_autocast_set(int cuda, int enabled, int scalar_type);
 char *talent_autocast_clear_cache();
 char *talent_generator_get_state(int device_index, void **state);
 char *talent_generator_set_state(int device_index, void *state);
-// lr_factor: a float32 scalar on the parameters' device, which lr is multiplied by. May be null.
-// found_inf: one float32; 1 for no update. May be null.
+// lr_factor: a float32 scalar on the parameters' device that multiplies lr. May be null.
+// found_inf: one float32; if it is 1, the update is skipped. May be null.
 char *talent_fused_adam(void **params, void **grads, void **exp_avgs, void **exp_avg_sqs, void **steps, int64_t n,
                         double lr, double beta1, double beta2, double eps, double weight_decay, void *lr_factor,
                         void *found_inf);
@@ -28,37 +28,37 @@ char *talent_cuda_peak_bytes(int device_index, int64_t *allocated);
 char *talent_cuda_reset_peak(int device_index);
 char *talent_allow_tf32(int allowed);
 char *talent_tf32_products(int allowed, int *before);
-// How often a tensor has been written to in place.
+// Number of in-place writes to a tensor.
 uint64_t talent_write_count(void *xs);
-// Whether libtorch fills memory that it hands out uninitialised with NaN.
+// Sets whether libtorch fills uninitialised memory with NaN.
 char *talent_poison_memory(int poison);
-// Whether the kernels of this shim serve CPU tensors; otherwise libtorch's own do.
+// Sets whether CPU tensors use this shim's kernels or libtorch's own.
 void talent_cpu_kernels(int enabled);
-// xs + update * scale, the update being of any dtype; in_dtype: in that of xs.
+// xs + update * scale, with an update of any dtype. in_dtype: whether the result has the dtype of xs.
 char *talent_scaled_sum(void *xs, void *update, void *scale, int in_dtype, void **result);
 char *talent_layer_norm(void *xs, void *weight, void *bias, double eps, void **result);
-// scalar_type: of products, float32 for none.
+// scalar_type: dtype of matrix products; with float32 nothing is cast.
 char *talent_lower_weights(int scalar_type);
 void talent_forget_lowered();
 char *talent_lowered(void *weight, void **result);
-// Leaves the parameters without gradient.
+// Sets the gradients of the parameters to undefined.
 char *talent_clear_gradients(void **params, int64_t n);
 char *talent_profile_start(int cuda);
 char *talent_profile_stop(void *state, talent_trace_event event);
 char *talent_count_synchronisations();
 char *talent_synchronisations(int64_t *n);
 char *talent_mark(int device_index, void **mark);
-// Milliseconds from one mark to another; waits for both.
+// Milliseconds from one mark to another. Waits for both.
 char *talent_mark_elapsed(void *first, void *second, double *milliseconds);
 void talent_mark_free(void *mark);
 // bias may be null.
 char *talent_linear(void *x, void *weight, void *bias, void **result);
 char *talent_attention(void *queries, void *keys, void *values, double dropout, void **result);
 char *talent_dropout(void *xs, double probability, void **result);
-// The value, differentiable in the inputs by `gradient`. Takes over `state`, which `release` frees.
+// Returns the value with a backward pass that calls `gradient`. Takes ownership of `state`; `release` frees it.
 char *talent_custom_gradient(void **inputs, int64_t n, void *value, void *state, talent_gradient gradient,
                              void (*release)(void *), void **result);
-// Copies of a host's tensor to a device and back that need not be over on return.
+// Asynchronous copies of a tensor to a device and back. They may still be running on return.
 void talent_upload_beside(int beside);
 char *talent_upload(void *host, int device_index, void **result);
 char *talent_download_start(void *xs, void **download);

@@ -1,4 +1,4 @@
-// Copies between host and device that the host does not wait for.
+// Asynchronous copies between host and device.
 
 #include "transfer.h"
 
@@ -11,37 +11,37 @@ namespace talent {
 
 namespace {
 
-std::atomic<bool> own_stream{false};
+std::atomic<bool> separate_stream{false};
 
-// On a stream of its own, so that the copy goes on beside the kernels of the step before.
-at::Tensor copy_beside(const at::Tensor &locked, at::Device device) {
+// Copies on a separate stream, so that the copy overlaps with the kernels of the previous step.
+at::Tensor copy_on_separate_stream(const at::Tensor &pinned, at::Device device) {
   const c10::impl::VirtualGuardImpl gpu(device.type());
-  static thread_local const auto beside = gpu.getStreamFromGlobalPool(device);
+  static thread_local const auto copy_stream = gpu.getStreamFromGlobalPool(device);
   const auto current = gpu.getStream(device);
-  at::Tensor there;
+  at::Tensor uploaded;
   {
-    c10::StreamGuard guard(beside);
-    there = locked.to(device, /*non_blocking=*/true);
+    c10::StreamGuard guard(copy_stream);
+    uploaded = pinned.to(device, /*non_blocking=*/true);
   }
   c10::Event copied(device.type());
-  copied.record(beside);
+  copied.record(copy_stream);
   copied.block(current);
-  // The memory belongs to the other stream; it may be used again once this one is through with it.
-  gpu.recordDataPtrOnStream(there.storage().data_ptr(), current);
-  return there;
+  // The allocator assigned the memory to the copy stream. It must not reuse it before the current stream is done with it.
+  gpu.recordDataPtrOnStream(uploaded.storage().data_ptr(), current);
+  return uploaded;
 }
 
 } // namespace
 
-void upload_beside(bool beside) { own_stream = beside; }
+void upload_beside(bool beside) { separate_stream = beside; }
 
 at::Tensor upload(const at::Tensor &host, at::Device device) {
   if (device.is_cpu())
     return host.clone();
-  // Only from page-locked memory can a device copy by itself; libtorch keeps that memory until it has.
-  auto locked = at::empty(host.sizes(), host.options().pinned_memory(true));
-  locked.copy_(host);
-  return own_stream ? copy_beside(locked, device) : locked.to(device, /*non_blocking=*/true);
+  // An asynchronous copy needs pinned (page-locked) memory. libtorch keeps that memory until the copy is done.
+  auto pinned = at::empty(host.sizes(), host.options().pinned_memory(true));
+  pinned.copy_(host);
+  return separate_stream ? copy_on_separate_stream(pinned, device) : pinned.to(device, /*non_blocking=*/true);
 }
 
 Download::Download(const at::Tensor &xs) : host_(xs.detach()) {

@@ -1,4 +1,4 @@
-// Copies between host and device that the host does not wait for.
+// Asynchronous copies between host and device.
 #pragma once
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>
@@ -7,19 +7,19 @@
 
 namespace talent {
 
-// A copy on the device, which may still be on its way; what the device is asked for next comes after it. `host` may change
-// as soon as this returns.
+// Copies `host` to the device asynchronously. The copy may still be running on return; work queued on the device afterwards
+// waits for it. `host` may be changed after the return.
 at::Tensor upload(const at::Tensor &host, at::Device device);
 
-// Whether uploads go on beside the device's other work, on a stream of their own.
+// Sets whether uploads use a separate stream, concurrently with the device's other work.
 void upload_beside(bool beside);
 
-// A tensor on its way to the host.
+// An asynchronous copy of a tensor to the host.
 class Download {
 public:
   explicit Download(const at::Tensor &xs);
 
-  // The tensor on the host, once it is there; later work of the device is not waited for.
+  // Waits for the copy, not for later work of the device, and returns the tensor on the host.
   at::Tensor wait() const;
 
 private:

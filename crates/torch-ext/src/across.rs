@@ -1,4 +1,4 @@
-//! Work that goes over the samples of several processes, each of which holds a share of a batch.
+//! Data-parallel computation: several processes, each with a part of the batch.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,21 +8,21 @@ use tch::Tensor;
 
 use crate::custom_gradient;
 
-/// Processes that work together.
+/// Group of processes with an all-reduce.
 pub trait Processes: Send + Sync {
-    /// How many.
+    /// Number of processes (world size).
     fn size(&self) -> usize;
-    /// Which of them this is, from 0.
+    /// Number of this process, from 0 (rank).
     fn rank(&self) -> usize;
-    /// Adds up a tensor over all processes, in place; all call it in the same order.
+    /// All-reduce (sum) of a tensor, in place. All processes must call it in the same order.
     ///
     /// # Panics
-    /// When a process is lost, like tch's own operations.
+    /// When a process is lost. tch's own operations panic on errors, too.
     fn add(&self, xs: &mut Tensor);
 }
 
-/// Who shares the batches of a network: nobody, until [`Together::set`] says so. What is registered in one
-/// [`Store`](crate::Store) has this in common.
+/// The processes that share the batches of a network. None until [`Together::set`] is called. All modules registered in one
+/// [`Store`](crate::Store) share this value.
 #[derive(Clone, Default)]
 pub struct Together(Rc<RefCell<Option<Arc<dyn Processes>>>>);
 
@@ -34,18 +34,18 @@ impl std::fmt::Debug for Together {
 }
 
 impl Together {
-    /// From now on, statistics over a batch go over the batches of all these processes.
+    /// From now on, batch statistics are computed over these processes. `None`: over this process alone.
     pub fn set(&self, processes: Option<Arc<dyn Processes>>) {
         *self.0.borrow_mut() = processes;
     }
 
-    /// The processes whose batches are one, if they are more than this.
+    /// The processes that share the batch. `None` if there is only this one.
     pub(crate) fn others(&self) -> Option<Arc<dyn Processes>> {
         self.0.borrow().clone().filter(|processes| processes.size() > 1)
     }
 }
 
-/// A value added up over all processes, and how many they are; no gradient. One process has its own.
+/// All-reduce (sum) of a value without gradient. Returns the sum and the world size. A single process gets its own value.
 pub fn total(xs: &Tensor, processes: Option<&dyn Processes>) -> (Tensor, usize) {
     let Some(processes) = processes.filter(|processes| processes.size() > 1) else { return (xs.detach(), 1) };
     let mut sum = xs.detach().copy();
@@ -53,15 +53,15 @@ pub fn total(xs: &Tensor, processes: Option<&dyn Processes>) -> (Tensor, usize) 
     (sum, processes.size())
 }
 
-/// A tensor added up over all processes, differentiable: if each process has a loss and theirs together is the sum, the
-/// gradient here is the sum of the gradients there.
+/// Differentiable all-reduce (sum). The backward pass all-reduces the incoming gradient, so the result is the gradient of the
+/// sum of all processes' losses.
 pub fn sum(processes: &Arc<dyn Processes>, xs: &Tensor) -> Tensor {
     let mut value = xs.detach().copy();
     processes.add(&mut value);
     let processes = Arc::clone(processes);
-    custom_gradient(&[xs], value, move |by_value| {
-        let mut by_all = by_value.copy();
-        processes.add(&mut by_all);
-        vec![by_all]
+    custom_gradient(&[xs], value, move |grad| {
+        let mut summed = grad.copy();
+        processes.add(&mut summed);
+        vec![summed]
     })
 }

@@ -1,4 +1,4 @@
-//! Adam with its state in the open.
+//! Adam with accessible state.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,9 +11,9 @@ use crate::shim::measure::clear_gradients;
 pub struct AdamConfig {
     /// Decay of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// L2 penalty added to the gradient.
+    /// Weight decay as an L2 penalty, added to the gradient.
     pub weight_decay: f64,
 }
 
@@ -22,11 +22,11 @@ pub struct AdamConfig {
 pub struct AdamGroup {
     /// Parameters by name.
     pub params: Vec<(String, Tensor)>,
-    /// Learning rate, to be multiplied by each step's factor.
+    /// Base learning rate. Each step multiplies it by the step's factor.
     pub lr: f64,
 }
 
-/// Why a state could not be restored.
+/// Error when restoring an optimiser state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdamStateError {
     /// An entry is missing.
@@ -35,30 +35,30 @@ pub enum AdamStateError {
     /// The shapes differ.
     #[error("the optimiser state's `{name}` has shape {found:?}, expected {expected:?}")]
     Shape {
-        /// The entry.
+        /// Name of the entry.
         name: String,
-        /// Its shape in the state given.
+        /// Shape in the given state.
         found: Vec<i64>,
-        /// The parameter's shape.
+        /// Shape of the parameter.
         expected: Vec<i64>,
     },
 }
 
-/// Adam over groups of named parameters, numbered through as PyTorch's optimiser state numbers them.
+/// Adam over groups of named parameters. Parameters are numbered across groups, as in PyTorch's optimiser state.
 #[derive(Debug)]
 pub struct Adam {
     names: Vec<String>,
     params: Vec<Tensor>,
-    /// Per parameter, as [`AdamGroup::lr`].
+    /// Base learning rate of each parameter, see [`AdamGroup::lr`].
     lrs: Vec<f64>,
     state: AdamState,
-    /// The memory of the steps in `state`, so that one operation counts for all of them.
+    /// Storage that the steps in `state` are views of, so that one operation increments all of them.
     counts: Tensor,
     cfg: AdamConfig,
 }
 
 impl Adam {
-    /// An optimiser that has done no step, for parameters of one device.
+    /// Creates an optimiser at step 0. All parameters must be on one device.
     pub fn new(groups: impl IntoIterator<Item = AdamGroup>, cfg: AdamConfig) -> Self {
         let (mut names, mut params, mut lrs) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
@@ -85,7 +85,7 @@ impl Adam {
         &self.params
     }
 
-    /// Entries of all parameters together.
+    /// Total number of values in all parameters.
     pub fn n_values(&self) -> usize {
         self.params.iter().map(Tensor::numel).sum()
     }
@@ -95,7 +95,7 @@ impl Adam {
         self.params.iter().map(Tensor::grad).filter(Tensor::defined).collect()
     }
 
-    /// Leaves all parameters without gradient, so that the next one needs neither memory filled nor added to.
+    /// Sets all gradients to undefined (`set_to_none` in PyTorch), so that the next backward pass neither zero-fills nor adds.
     ///
     /// # Errors
     /// When libtorch refuses the tensors.
@@ -103,8 +103,8 @@ impl Adam {
         clear_gradients(&self.params)
     }
 
-    /// Scales all gradients down to a joint norm of at most `limit`, and returns the norm before: a scalar on their device,
-    /// which nothing here waits for.
+    /// Clips the joint norm of all gradients to `limit`. Returns the norm before clipping as a scalar on their device, without
+    /// synchronisation.
     pub fn clip(&self, limit: f64) -> Tensor {
         let grads = self.grads();
         let norms: Vec<Tensor> = grads.iter().map(Tensor::norm).collect();
@@ -113,7 +113,7 @@ impl Adam {
         }
         let norm = Tensor::stack(&norms, 0).norm().to_kind(Kind::Double);
         let factor = ((&norm + 1e-6).reciprocal() * limit).clamp_max(1.0);
-        // At or below the limit nothing changes, to the last bit.
+        // At or below the limit the factor is exactly 1, so no bit of a gradient changes.
         let factor = factor.where_self(&norm.gt(limit), &factor.ones_like());
         for grad in grads {
             let _ = grad.shallow_clone().g_mul_(&factor);
@@ -121,7 +121,7 @@ impl Adam {
         norm
     }
 
-    /// One update; `factor` multiplies every learning rate. Parameters without gradient are left alone.
+    /// Performs one update. `factor` multiplies every learning rate. Parameters without gradient are left unchanged.
     ///
     /// # Errors
     /// When libtorch refuses the tensors.
@@ -129,7 +129,7 @@ impl Adam {
         self.step_unless(factor, None)
     }
 
-    /// As [`Adam::step`], but nothing happens if a flag is set. The decision falls on the parameters' device.
+    /// As [`Adam::step`], but skipped if a flag is set. The flag is read on the parameters' device, without synchronisation.
     ///
     /// - found_inf: one float32, 0 or 1, as [`fused::unscale`] sets it
     ///
@@ -139,8 +139,8 @@ impl Adam {
         self.update(factor, None, found_inf)
     }
 
-    /// As [`Adam::step_unless`] with a factor on the parameters' device, a float32 scalar: for a step that is recorded once and
-    /// repeated with other factors.
+    /// As [`Adam::step_unless`], with the factor as a float32 scalar on the parameters' device: a CUDA graph that captured this
+    /// step can be replayed with other factors.
     ///
     /// # Errors
     /// When libtorch refuses the tensors.
@@ -205,10 +205,10 @@ impl Adam {
         lists.into_iter().flat_map(named).collect()
     }
 
-    /// Restores what [`Adam::state`] gave.
+    /// Restores the result of [`Adam::state`].
     ///
     /// # Errors
-    /// Names the entry that is missing or of another shape.
+    /// When an entry is missing or has another shape. The error names it.
     pub fn load_state(&mut self, find: impl Fn(&str) -> Option<Tensor>) -> Result<(), AdamStateError> {
         for (name, mut tensor) in self.state() {
             let Some(value) = find(&name) else { return Err(AdamStateError::Missing(name)) };

@@ -2,8 +2,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::shim::{self, ShimError};
 
-/// Mixed precision while this guard lives: matrix products and convolutions run in a lower precision, reductions
-/// and normalisations stay in float32. Dropping it restores the state before and empties the cast cache.
+/// Guard for autocast (mixed precision): while it lives, matrix products and convolutions run in a lower precision, and
+/// reductions and normalisations stay in float32. Dropping it restores the previous state and clears autocast's cache of casts.
 ///
 /// ```no_run
 /// let guard = torch_ext::Autocast::enable(tch::Device::Cpu, tch::Kind::BFloat16)?;
@@ -18,7 +18,7 @@ pub struct Autocast {
 }
 
 impl Autocast {
-    /// Starts mixed precision on a device in this thread; `Kind::Float` switches it off instead.
+    /// Enables autocast to `kind` on a device for this thread. `Kind::Float` disables it instead.
     ///
     /// # Errors
     /// When libtorch refuses the device or dtype.
@@ -36,14 +36,14 @@ impl Autocast {
         Ok(Self { cuda, before })
     }
 
-    /// The dtype of mixed precision on a device in this thread; none where it is off.
+    /// The autocast dtype on a device for this thread. `None` if autocast is off.
     pub fn kind(device: Device) -> Option<Kind> {
         let (enabled, scalar_type) = shim::autocast_get(device.is_cuda()).ok()?;
         let kinds = [Kind::BFloat16, Kind::Half].into_iter();
         kinds.filter(|_| enabled).find(|kind| shim::scalar_type(*kind) == Some(scalar_type))
     }
 
-    /// The dtype matrix products really run in on this device under the present state: found by running one.
+    /// The dtype that matrix products currently run in on this device, found by running one.
     ///
     /// # Errors
     /// When the product cannot be computed.
@@ -57,7 +57,7 @@ impl Autocast {
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        // Both calls only set thread-local flags; there is nobody to report a failure to.
+        // Both calls only set thread-local flags, and `drop` cannot return an error.
         let _ = shim::autocast_clear_cache();
         let _ = shim::autocast_set(self.cuda, self.before.0, self.before.1);
     }

@@ -1,4 +1,4 @@
-//! CUDA graphs: a stretch of a GPU's work, recorded once and then asked for by a single call.
+//! CUDA graphs: capture a sequence of kernel launches once, then replay it with a single call.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use tch::Device;
 use crate::shim::ShimError;
 use crate::shim::graph::RawGraph;
 
-/// The library that records graphs, if there is one: the file that `TALENT_GRAPHS_LIBRARY` names, or else
-/// `libtalent_graphs.so` beside the program, or the one that the feature `cuda-graphs` has built.
+/// Path of the shared library for CUDA graphs: the file named by `TALENT_GRAPHS_LIBRARY`, otherwise `libtalent_graphs.so`
+/// beside the program, otherwise the one built by the feature `cuda-graphs`. `None` if there is none.
 pub fn graphs_library() -> Option<PathBuf> {
     library_for_gpus("TALENT_GRAPHS_LIBRARY", "libtalent_graphs.so", option_env!("TALENT_GRAPHS_BUILT"))
 }
 
-/// A library that is loaded for GPUs only.
+/// Finds a shared library that is loaded for GPUs only.
 ///
-/// - variable: of the environment, that may name it
-/// - name: of the file beside the program
-/// - built: by this build
+/// - variable: environment variable that may hold its path
+/// - name: file name to look for beside the program
+/// - built: path of the library compiled by this build, if any
 pub fn library_for_gpus(variable: &str, name: &str, built: Option<&str>) -> Option<PathBuf> {
     if let Some(named) = std::env::var_os(variable).filter(|name| !name.is_empty()) {
         return Some(named.into());
@@ -26,39 +26,39 @@ pub fn library_for_gpus(variable: &str, name: &str, built: Option<&str>) -> Opti
     [beside, built.map(PathBuf::from)].into_iter().flatten().find(|path| path.is_file())
 }
 
-/// Work of a GPU, recorded. It reads and writes the tensors that it was recorded with, so whoever repeats it overwrites its
-/// inputs in place, and takes its results before the next repetition. Random numbers go on from one to the next.
+/// A captured CUDA graph. It reads and writes the tensors that it was captured with: overwrite its inputs in place before a
+/// replay, and read its results before the next one. Each replay draws new random numbers.
 #[derive(Debug)]
 pub struct CudaGraph(RawGraph);
 
 impl CudaGraph {
-    /// Makes this thread's work on a GPU go to a stream that can be recorded. To be called before the work that warms up.
+    /// Switches this thread to a CUDA stream that can be captured. Call it before the warm-up run.
     ///
     /// # Errors
-    /// When there is no library for graphs, see [`graphs_library`], or CUDA refuses.
+    /// When there is no library for CUDA graphs (see [`graphs_library`]), or CUDA fails.
     pub fn prepare(device: Device) -> Result<(), ShimError> {
         RawGraph::leave_default_stream(device)
     }
 
-    /// Records `work`, which is not done: the first [`CudaGraph::replay`] does it. Everything in it must have been done once
-    /// before, so that libraries have their workspaces, and nothing in it may wait for the device.
+    /// Captures `work` without executing it on the GPU. The first [`CudaGraph::replay`] executes it. All of `work` must have
+    /// run once before, so that libraries have allocated their workspaces, and nothing in it may synchronise with the device.
     ///
     /// # Errors
-    /// When CUDA refuses, and those of `work`.
+    /// When CUDA fails, or `work` returns an error.
     pub fn record<T, E: From<ShimError>>(work: impl FnOnce() -> Result<T, E>) -> Result<(Self, T), E> {
         let graph = RawGraph::begin()?;
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        // The recording has to end, whatever became of the work.
+        // The capture must end even if `work` failed or panicked.
         let ended = graph.end();
         let result = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         ended?;
         Ok((Self(graph), result))
     }
 
-    /// Asks for the work once more.
+    /// Queues one execution of the graph.
     ///
     /// # Errors
-    /// When CUDA refuses.
+    /// When CUDA fails.
     pub fn replay(&self) -> Result<(), ShimError> {
         self.0.replay()
     }

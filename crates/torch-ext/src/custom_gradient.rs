@@ -2,11 +2,11 @@ use tch::Tensor;
 
 use crate::shim;
 
-/// A value whose gradient the caller computes, when the backward pass asks for it. The value itself is computed outside
-/// autograd; where no input has a gradient it is returned as it is. Second derivatives are not defined.
+/// Attaches a custom backward pass to a value (`torch.autograd.Function` in PyTorch). The value is computed beforehand, outside
+/// autograd. If no input requires a gradient, the value is returned unchanged. Second derivatives are not defined.
 ///
-/// - inputs: what the value is differentiable in
-/// - gradient: from the derivative of a loss by the value to those by the inputs, in their order
+/// - inputs: tensors that the value depends on
+/// - gradient: maps the gradient of the value to the gradients of the inputs, in their order
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -19,8 +19,8 @@ use crate::shim;
 /// ```
 ///
 /// # Panics
-/// Like tch's own operations, when libtorch refuses the tensors. A panic inside `gradient`, or a wrong number of results,
-/// makes the backward pass fail.
+/// When libtorch refuses the tensors, like tch's own operations. A panic inside `gradient` or a wrong number of results makes
+/// the backward pass fail.
 pub fn custom_gradient(
     inputs: &[&Tensor],
     value: Tensor,

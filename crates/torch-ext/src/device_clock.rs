@@ -1,10 +1,10 @@
-//! Times on a device, without stopping its queue.
+//! Measures times on a device without synchronisation.
 
 use tch::Device;
 
 use crate::shim::{ShimError, measure::Mark};
 
-/// A moment in a device's work; on the CPU, a moment.
+/// A timestamp. On a GPU it is a CUDA event in the device's queue of work, on the CPU the current time.
 #[derive(Debug)]
 pub struct Moment(Inner);
 
@@ -15,10 +15,10 @@ enum Inner {
 }
 
 impl Moment {
-    /// On a GPU: when it comes to what it is asked for next.
+    /// Takes a timestamp. On a GPU it is the time when all work queued so far is done.
     ///
     /// # Errors
-    /// When the device refuses the event.
+    /// When the device cannot record the event.
     pub fn now(device: Device) -> Result<Self, ShimError> {
         Ok(Self(match device {
             Device::Cuda(_) => Inner::Device(Mark::set(device)?),
@@ -26,7 +26,7 @@ impl Moment {
         }))
     }
 
-    /// Seconds from here to a later moment of the same device; waits until it has come.
+    /// Seconds from this moment to a later one of the same device. Waits until the later one is reached.
     ///
     /// # Errors
     /// When the device has failed.

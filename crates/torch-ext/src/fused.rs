@@ -1,4 +1,4 @@
-//! Operations over many tensors at once.
+//! Fused operations: one call for many tensors.
 
 use tch::Tensor;
 
@@ -9,31 +9,31 @@ use crate::shim::{self, AdamLists, ShimError};
 pub struct AdamStep<'a> {
     /// Learning rate.
     pub lr: f64,
-    /// A float32 scalar on the parameters' device that the learning rate is multiplied by, for updates that are recorded once
-    /// and repeated.
+    /// Float32 scalar on the parameters' device that multiplies the learning rate. It lets an update that is captured in a CUDA
+    /// graph be replayed with another learning rate.
     pub lr_factor: Option<&'a Tensor>,
     /// Decay of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// L2 penalty added to the gradient.
+    /// Weight decay as an L2 penalty, added to the gradient.
     pub weight_decay: f64,
 }
 
-/// What Adam keeps per parameter.
+/// State of Adam for each parameter.
 #[derive(Debug, Default)]
 pub struct AdamState {
     /// First moments.
     pub exp_avgs: Vec<Tensor>,
     /// Second moments.
     pub exp_avg_sqs: Vec<Tensor>,
-    /// Steps done, one 0-d float32 tensor per parameter, as PyTorch keeps them.
+    /// Number of steps done, one 0-d float32 tensor per parameter, as in PyTorch.
     pub steps: Vec<Tensor>,
 }
 
-/// One Adam update of all parameters in place. `steps` must already count this update.
+/// Performs one Adam update of all parameters in place. `steps` must already include this update.
 ///
-/// - found_inf: one float32 on the parameters' device, as [`unscale`] sets it; where it is 1 nothing changes
+/// - found_inf: one float32 on the parameters' device, as [`unscale`] sets it; if it is 1, nothing changes
 ///
 /// # Errors
 /// When libtorch refuses the tensors.
@@ -57,8 +57,8 @@ pub fn adam(
     shim::fused_adam(&lists, step.lr, step.betas, step.eps, step.weight_decay, step.lr_factor, found_inf)
 }
 
-/// Multiplies all gradients by `inv_scale` in place and sets `found_inf` to 1 if any entry is not finite.
-/// Both are one-element float32 tensors; nothing is read back to the host.
+/// Undoes loss scaling: multiplies all gradients by `inv_scale` in place, and sets `found_inf` to 1 if any entry is not finite.
+/// Both are one-element float32 tensors. Nothing is copied to the host.
 ///
 /// # Errors
 /// When libtorch refuses the tensors.

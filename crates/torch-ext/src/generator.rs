@@ -1,10 +1,10 @@
-//! State of libtorch's default random generators, which drive dropout and initialisation.
+//! State of libtorch's default random number generators (RNG), used for dropout and initialisation.
 
 use tch::{Device, Tensor};
 
 use crate::shim::{self, ShimError};
 
-/// The generator's state as bytes (a `uint8` tensor on CPU).
+/// Returns the generator's state as bytes (a `uint8` tensor on CPU).
 ///
 /// # Errors
 /// When the device has no generator.
@@ -12,10 +12,10 @@ pub fn state(device: Device) -> Result<Tensor, ShimError> {
     shim::generator_state(device)
 }
 
-/// Restores a state from [`state`].
+/// Restores a state returned by [`state`].
 ///
 /// # Errors
-/// When the bytes are no state of this device's generator.
+/// When the bytes are not a state of this device's generator.
 pub fn set_state(device: Device, state: &Tensor) -> Result<(), ShimError> {
     shim::set_generator_state(device, state)
 }

@@ -1,11 +1,11 @@
-//! What is done as soon as a parameter's gradient is there.
+//! Hooks that run as soon as a parameter's gradient is complete.
 
 use tch::Tensor;
 
 use crate::shim::ShimError;
 use crate::shim::hooks::RawHooks;
 
-/// Hooks on parameters, as PyTorch's `register_post_accumulate_grad_hook`; they go with this value.
+/// Hooks on parameters, as PyTorch's `register_post_accumulate_grad_hook`. Dropping this value removes them.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -27,9 +27,11 @@ use crate::shim::hooks::RawHooks;
 pub struct GradientHooks(#[allow(dead_code, reason = "held for its hooks")] RawHooks);
 
 impl GradientHooks {
-    /// - parameters: leaves with gradients
-    /// - done: called with a parameter's place in the list, once a backward pass, when `grad` has all that the pass adds to it;
-    ///   on the thread that computes the gradient, which waits. A panic in it makes the backward pass fail
+    /// Registers a hook on each parameter.
+    ///
+    /// - parameters: leaf tensors that require a gradient
+    /// - done: called with a parameter's index in the list, once per backward pass, when the pass has accumulated all of
+    ///   `grad`. It runs on the backward pass's thread, which waits for it. A panic in it makes the backward pass fail
     ///
     /// # Errors
     /// When a tensor is not a leaf that requires a gradient.

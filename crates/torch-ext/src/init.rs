@@ -1,11 +1,11 @@
 use tch::{Device, Kind, Tensor};
 
-/// How a parameter starts.
+/// Initialisation of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// A constant.
     Const(f64),
-    /// Normal with mean 0 and this deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f64),
     /// Uniform between minus and plus this bound.
     Uniform(f64),
@@ -14,8 +14,8 @@ pub enum Init {
 }
 
 impl Init {
-    /// A tensor of this kind. Random numbers are drawn in float32 on the CPU, so that a seed gives the same start
-    /// on every device and in every precision.
+    /// Draws an initial value. Random numbers are drawn in float32 on the CPU, so that a seed gives the same values on every
+    /// device and in every precision.
     pub(crate) fn tensor(self, shape: &[i64], kind: Kind, device: Device) -> Tensor {
         let host = (Kind::Float, Device::Cpu);
         let tensor = match self {

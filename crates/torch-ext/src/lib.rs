@@ -1,20 +1,20 @@
-//! What tch 0.24 lacks and this project needs, and nothing else:
+//! Additions to tch 0.24 that this project needs:
 //!
 //! - [`Store`]: named parameters and buffers of any dtype in registration order, which is the order of the
-//!   official state dictionaries (tch's `VarStore` keeps a hash map and knows no integer buffers);
+//!   official state dicts (tch's `VarStore` keeps a hash map and has no integer buffers);
 //! - [`layers`]: linear, convolution, normalisation and attention layers that register under PyTorch's names,
 //!   with every epsilon and initialisation spelled out;
-//! - [`across`]: statistics over the samples of several processes (SyncBatchNorm);
-//! - [`custom_gradient`]: values with gradients of one's own;
+//! - [`across`]: sums over several processes (all-reduce), and with them SyncBatchNorm;
+//! - [`custom_gradient`]: operations with a custom backward pass;
 //! - [`Autocast`]: automatic mixed precision with a chosen dtype, on CPU too;
-//! - [`generator`]: state of the random generators, for resuming;
-//! - [`GradientHooks`]: what is done as soon as a parameter's gradient is there;
-//! - [`Adam`] with its state in the open, and the fused operations below it ([`fused`]);
-//! - [`upload`] and [`Download`]: copies to and from a device that nobody waits for;
-//! - [`profile`](profile()): operators and kernels as libtorch's profiler sees them; [`Moment`]: times on a device;
+//! - [`generator`]: state of the random number generators (RNG), for resuming;
+//! - [`GradientHooks`]: hooks that run as soon as a parameter's gradient is complete;
+//! - [`Adam`] with accessible state, and the fused operations below it ([`fused`]);
+//! - [`upload`] and [`Download`]: asynchronous copies to and from a device;
+//! - [`profile`](profile()): operators and kernels from libtorch's profiler; [`Moment`]: times on a device;
 //!   [`synchronisations_of`]: how often the host waits for a GPU;
-//! - [`CudaGraph`]: a GPU's work, recorded and repeated;
-//! - [`flops`]: operations of layers, counted from their sizes;
+//! - [`CudaGraph`]: capture and replay of a GPU's work;
+//! - [`flops`]: floating-point operations of layers, counted from their sizes;
 //! - [`version`], [`peak_device_bytes`], [`allow_tf32`].
 
 pub mod across;
@@ -49,14 +49,19 @@ pub use shim::ShimError;
 pub use store::{Counter, Entry, Group, OptimizerGroup, ParamPath, Role, Store, StoreError, Trains};
 pub use transfer::{Download, upload, upload_beside};
 
-/// libtorch's random generator is one for all threads: a test that repeats what it draws holds this meanwhile.
+/// Runs the README's example as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// Lock for tests that need reproducible random numbers: all threads share libtorch's generator.
 #[cfg(test)]
 static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// The version of the libtorch in use, for example `2.11.0`.
 ///
 /// # Errors
-/// When the library does not answer.
+/// When libtorch reports an error.
 pub fn version() -> Result<String, ShimError> {
     shim::version()
 }
@@ -72,7 +77,7 @@ pub fn peak_device_bytes(device: tch::Device) -> Result<u64, ShimError> {
     }
 }
 
-/// Begins to measure the peak of [`peak_device_bytes`] anew, from what is allocated now.
+/// Resets the peak of [`peak_device_bytes`] to the bytes allocated now.
 ///
 /// # Errors
 /// When CUDA does not answer.
@@ -83,8 +88,8 @@ pub fn reset_peak_device_bytes(device: tch::Device) -> Result<(), ShimError> {
     }
 }
 
-/// Whether float32 products and convolutions on a GPU may round their operands to TF32 (10 bits of mantissa). libtorch
-/// allows it for convolutions unless told otherwise.
+/// Sets whether float32 matrix products and convolutions on a GPU may round their operands to TF32 (10 bits of mantissa).
+/// libtorch's default allows it for convolutions only.
 ///
 /// # Errors
 /// When libtorch refuses.
@@ -92,7 +97,7 @@ pub fn allow_tf32(allowed: bool) -> Result<(), ShimError> {
     shim::measure::allow_tf32(allowed)
 }
 
-/// Runs `work` with TF32 allowed for matrix products on a GPU, or as it is set otherwise.
+/// Runs `work` with TF32 allowed for matrix products on a GPU. If not `allowed`, the current setting is kept.
 ///
 /// # Errors
 /// When libtorch refuses.
@@ -106,12 +111,12 @@ pub fn with_tf32_products<T>(allowed: bool, work: impl FnOnce() -> T) -> Result<
     Ok(result)
 }
 
-/// How often a tensor has been written to in place: a value made from it is out of date when this has changed.
+/// Number of in-place writes to a tensor so far. If it has changed, values computed from the tensor are out of date.
 pub fn write_count(xs: &tch::Tensor) -> u64 {
     shim::measure::write_count(xs)
 }
 
-/// Runs `work` while libtorch fills memory that it hands out uninitialised with NaN: what reads such memory shows.
+/// Runs `work` while libtorch fills uninitialised memory with NaN, to reveal code that reads it.
 ///
 /// # Errors
 /// When libtorch refuses.
@@ -122,17 +127,17 @@ pub fn with_poisoned_memory<T>(work: impl FnOnce() -> T) -> Result<T, ShimError>
     Ok(result)
 }
 
-/// Whether tensors on the CPU are served by this crate's products, attention and dropout, as they are by default, or by
-/// libtorch's own.
+/// Chooses between this crate's CPU kernels for products, attention and dropout (feature `cpu-kernels`, on by default) and
+/// libtorch's own. This crate's are enabled at first. Without the feature this call does nothing.
 pub fn set_cpu_kernels(enabled: bool) {
     shim::measure::cpu_kernels(enabled);
 }
 
-/// Runs `work`, and returns how often it made the host wait for a GPU, by libtorch's own account
-/// (`torch.cuda.set_sync_debug_mode` in PyTorch). Waiting for an event, as [`Download::wait`] does, does not count.
+/// Runs `work` and counts the synchronisations in which the host waited for a GPU, as libtorch reports them
+/// (`torch.cuda.set_sync_debug_mode` in PyTorch). Waiting for an event, as [`Download::wait`] does, is not counted.
 ///
 /// # Errors
-/// When this libtorch has no CUDA half.
+/// When this libtorch is built without CUDA.
 pub fn synchronisations_of<T>(work: impl FnOnce() -> T) -> Result<(T, u64), ShimError> {
     shim::measure::count_synchronisations()?;
     let result = work();

@@ -1,21 +1,21 @@
-//! Trained weights in the dtype of mixed precision, all cast by one operation.
+//! Casts all trained weights to the dtype of mixed precision in one operation.
 
 use tch::{Kind, Tensor};
 
 use crate::shim::{ShimError, measure};
 
-/// While this lives, products of this thread's layers take the trained weights from one cast of all of them together.
-/// Autocast casts each by itself, and each gradient back: several hundred kernels a step.
+/// Guard for mixed precision: while it lives, the layers of this thread read the trained weights from one joint cast.
+/// Plain autocast casts each weight, and each gradient back, by itself: several hundred kernel launches a step.
 ///
-/// Which weights these are is learnt from the pass before; the first pass casts one by one. The results are the same, but that
-/// a weight without gradient gets one of zeros.
+/// The list of weights is recorded in the previous forward pass. The first pass has no list, so autocast casts one by one. The
+/// results are those of autocast, with one difference: a weight that receives no gradient gets a gradient of zeros.
 #[derive(Debug)]
 pub struct Lowered(());
 
 impl Lowered {
-    /// Casts the weights that the last pass took.
+    /// Casts the weights that the previous pass used.
     ///
-    /// - kind: of products under autocast; with [`Kind::Float`] nothing is cast
+    /// - kind: dtype of matrix products under autocast; with [`Kind::Float`] nothing is cast
     ///
     /// # Errors
     /// When libtorch refuses.
@@ -31,7 +31,8 @@ impl Drop for Lowered {
     }
 }
 
-/// A trained weight as products are to take it: cast together with others while a [`Lowered`] lives, otherwise as it is.
+/// Returns the weight to use in a matrix product: its part of the joint cast while a [`Lowered`] lives, otherwise the weight
+/// itself.
 pub fn lowered(weight: &Tensor) -> Tensor {
     measure::lowered(weight)
 }

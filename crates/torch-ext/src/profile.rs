@@ -1,4 +1,4 @@
-//! What libtorch runs, operator by operator and kernel by kernel: its own profiler (Kineto).
+//! Binding of libtorch's profiler (Kineto): records every operator and kernel.
 
 use std::collections::BTreeMap;
 
@@ -6,40 +6,40 @@ use tch::Device;
 
 use crate::shim::{ShimError, measure};
 
-/// What an [`Event`] is.
+/// Kind of an [`Event`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// An operator that reads or writes values. Operators may be inside others.
+    /// An operator that reads or writes values. Operators can be nested.
     Operator,
-    /// An operator that makes a view or allocates memory.
+    /// An operator that only makes a view or allocates memory.
     View,
-    /// A call of CUDA's runtime or driver by the host.
+    /// A call of the CUDA runtime or driver on the host.
     Runtime,
     /// A kernel on a GPU.
     Kernel,
-    /// A copy, or filling of memory, by a GPU.
+    /// A memcpy or memset on a GPU.
     Copy,
-    /// Anything else, such as a step of the backward pass.
+    /// Anything else, for example a node of the backward pass.
     Other,
 }
 
-/// One thing that happened while profiled.
+/// One event of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Such as `aten::addmm` or `cudaLaunchKernel`.
+    /// Name, for example `aten::addmm` or `cudaLaunchKernel`.
     pub name: String,
-    /// What it is.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// Nanoseconds on a clock of its own.
+    /// Start in nanoseconds on the profiler's clock.
     pub start: u64,
-    /// As `start`.
+    /// End in nanoseconds on the profiler's clock.
     pub end: u64,
-    /// Of the host.
+    /// Number of the host thread.
     pub thread: u64,
 }
 
 impl Event {
-    /// Seconds it took.
+    /// Duration in seconds.
     pub fn seconds(&self) -> f64 {
         self.end.saturating_sub(self.start) as f64 / 1e9
     }
@@ -49,30 +49,30 @@ impl Event {
     }
 }
 
-/// Profiles `work` on a device; returns its result and the events in order of their start. The device is not waited for, so
-/// `work` should do that if it wants all its kernels counted.
+/// Profiles `work` on a device. Returns its result and the events, ordered by start. There is no synchronisation with the
+/// device at the end: `work` must wait for the device itself to have all its kernels recorded.
 ///
 /// # Errors
-/// When the profiler does not start or stop.
+/// When the profiler cannot be started or stopped.
 pub fn profile<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, Vec<Event>), ShimError> {
     measure::profile_start(device.is_cuda())?;
     let result = work();
     let mut events = measure::profile_stop()?;
-    // Of those that start together, the outer one first.
+    // Of events with the same start, the longest (outermost) comes first.
     events.sort_by_key(|event| (event.start, std::cmp::Reverse(event.end)));
     Ok((result, events))
 }
 
-/// An operator that computes and has none inside it: on a GPU, one kernel or a few.
+/// An operator that computes and contains no other one that does. On a GPU it is one kernel or a few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf<'a> {
     /// The operator.
     pub event: &'a Event,
-    /// The outermost event around it, such as the step of the backward pass that it belongs to; itself if there is none.
+    /// The outermost event that contains it, for example a node of the backward pass. The operator itself if there is none.
     pub outermost: &'a Event,
 }
 
-/// The leaves among operators, in order.
+/// Returns the operators that contain no other operator, in order. Views are neither returned nor counted.
 ///
 /// - events: ordered as [`profile`] returns them
 pub fn leaf_operators(events: &[Event]) -> Vec<Leaf<'_>> {
@@ -82,14 +82,14 @@ pub fn leaf_operators(events: &[Event]) -> Vec<Leaf<'_>> {
         .collect();
     let mut is_leaf: Vec<bool> = on_host.iter().map(|event| event.kind == EventKind::Operator).collect();
     let mut outermost: Vec<usize> = (0..on_host.len()).collect();
-    // Of each thread, the events that have not ended.
+    // Per thread: stack of the events that have not ended.
     let mut open: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (place, event) in on_host.iter().enumerate() {
         let open = open.entry(event.thread).or_default();
         while open.last().is_some_and(|&outer| !on_host[outer].holds(event)) {
             open.pop();
         }
-        // An operator with nothing but views inside computes by itself.
+        // An operator that contains only views is a leaf.
         if event.kind == EventKind::Operator {
             for &outer in &*open {
                 is_leaf[outer] = false;

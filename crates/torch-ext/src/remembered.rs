@@ -2,7 +2,7 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
-/// A tensor that depends on a few sizes alone, and is computed anew only when these change.
+/// Cache of one tensor, recomputed only when its key changes (for example the sizes that it depends on).
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -22,7 +22,7 @@ impl<K> Default for Remembered<K> {
 }
 
 impl<K: PartialEq> Remembered<K> {
-    /// The tensor for a key, made without a gradient if the last one was for another key.
+    /// Returns the tensor for a key. Computes it with `make`, without gradient, if the cached one is for another key.
     pub fn get(&self, key: K, make: impl FnOnce() -> Tensor) -> Tensor {
         let mut held = self.0.borrow_mut();
         match &*held {

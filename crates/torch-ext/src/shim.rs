@@ -1,4 +1,4 @@
-//! Declarations of `csrc/talent_torch.h` and safe wrappers around them. All `unsafe` around libtorch is here.
+//! Declarations of `csrc/talent_torch.h` and safe wrappers. All `unsafe` code of this crate is here.
 #![allow(unsafe_code)]
 
 pub(crate) mod graph;
@@ -11,7 +11,7 @@ use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-/// A message from libtorch.
+/// Error message from libtorch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("libtorch: {0}")]
 pub struct ShimError(pub(crate) String);
@@ -76,7 +76,7 @@ unsafe extern "C" {
     fn talent_free(text: *mut c_void);
 }
 
-/// Takes over a C string of the shim.
+/// Copies a C string of the shim and frees it.
 fn owned(text: *mut c_char) -> String {
     // SAFETY: the shim returns NUL-terminated strings from malloc, and each is passed here once.
     unsafe {
@@ -119,7 +119,7 @@ pub(crate) fn autocast_clear_cache() -> Result<(), ShimError> {
     check(unsafe { talent_autocast_clear_cache() })
 }
 
-/// The number of a dtype in `c10::ScalarType`; `None` for those autocast has no use for.
+/// The number of a dtype in `c10::ScalarType`. `None` for dtypes that autocast does not support.
 pub(crate) fn scalar_type(kind: Kind) -> Option<c_int> {
     match kind {
         Kind::Half => Some(5),
@@ -240,34 +240,34 @@ pub(crate) fn dropout(xs: &Tensor, probability: f64) -> Result<Tensor, ShimError
     }
 }
 
-/// The gradients of the inputs from that of the value.
+/// Maps the gradient of the value to the gradients of the inputs.
 pub(crate) type Gradient = Box<dyn Fn(&Tensor) -> Vec<Tensor> + Send>;
 
 /// Called by libtorch's backward pass.
 extern "C" fn call_gradient(
     state: *mut c_void,
-    by_value: *mut C_tensor,
-    by_inputs: *mut *mut C_tensor,
+    grad_value: *mut C_tensor,
+    grad_inputs: *mut *mut C_tensor,
     n: i64,
 ) -> c_int {
-    // SAFETY: `state` is the box that `custom_gradient` gave away, which lives until `release_gradient`; `by_value` is a
-    // valid handle that stays the caller's, so only a clone of it is owned here.
-    let (gradient, by_value) = unsafe { (&*state.cast::<Gradient>(), Tensor::clone_from_ptr(by_value)) };
+    // SAFETY: `state` is the box leaked by `custom_gradient`, which lives until `release_gradient`; `grad_value` is a valid
+    // handle that the caller still owns, so only a clone of it is owned here.
+    let (gradient, grad_value) = unsafe { (&*state.cast::<Gradient>(), Tensor::clone_from_ptr(grad_value)) };
     // A panic must not cross into C++.
-    let call = std::panic::AssertUnwindSafe(|| gradient(&by_value));
+    let call = std::panic::AssertUnwindSafe(|| gradient(&grad_value));
     let Ok(results) = std::panic::catch_unwind(call) else { return 1 };
     if results.len() as i64 != n {
         return 1;
     }
     for (place, result) in results.into_iter().enumerate() {
-        // SAFETY: `by_inputs` has room for n handles. The caller takes over the handle, so it is not dropped here.
-        unsafe { *by_inputs.add(place) = std::mem::ManuallyDrop::new(result).as_mut_ptr() };
+        // SAFETY: `grad_inputs` has room for n handles. The caller takes ownership of the handle, so it is not dropped here.
+        unsafe { *grad_inputs.add(place) = std::mem::ManuallyDrop::new(result).as_mut_ptr() };
     }
     0
 }
 
 extern "C" fn release_gradient(state: *mut c_void) {
-    // SAFETY: the box that `custom_gradient` gave away, released once.
+    // SAFETY: the box leaked by `custom_gradient`, freed once.
     drop(unsafe { Box::from_raw(state.cast::<Gradient>()) });
 }
 
@@ -278,8 +278,8 @@ pub(crate) fn custom_gradient(
 ) -> Result<Tensor, ShimError> {
     let state = Box::into_raw(Box::new(gradient)).cast();
     let mut result = std::ptr::null_mut();
-    // SAFETY: arrays and handles are valid during the call; `state` is given away together with the functions that know
-    // its type; the shim stores a new tensor, which `from_ptr` takes over.
+    // SAFETY: arrays and handles are valid during the call; the shim takes ownership of `state`, together with the functions
+    // that know its type; it stores a new tensor, which `from_ptr` takes over.
     unsafe {
         check(talent_custom_gradient(
             pointers(inputs).as_ptr(),
@@ -298,7 +298,7 @@ pub(crate) fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) ->
     let n: i64 = shape.iter().product();
     assert_eq!(n, values.len() as i64, "shape {shape:?} for {} values", values.len());
     let mut result = std::ptr::null_mut();
-    // SAFETY: the view has the size of the values and does not outlive them; the shim copies what it shows and stores a new
+    // SAFETY: the view has the size of the values and does not outlive them; the shim copies the values and stores a new
     // tensor, which `from_ptr` takes over.
     unsafe {
         let view = Tensor::from_blob(values.as_ptr().cast(), &[n], &[1], T::KIND, Device::Cpu).view(shape);
@@ -307,11 +307,11 @@ pub(crate) fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) ->
     }
 }
 
-/// A `talent::Download`.
+/// Owning handle of a `talent::Download`.
 #[derive(Debug)]
 pub(crate) struct Download(*mut c_void);
 
-// SAFETY: a tensor and an event, which any thread may use, and this type lends to one at a time.
+// SAFETY: it holds a tensor and an event. Any thread may use them, and without `Sync` only one thread does at a time.
 unsafe impl Send for Download {}
 
 impl Download {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::across::Together;
 use crate::init::Init;
 
-/// Whether an entry is optimised or only carried along.
+/// Role of an entry: trained by the optimiser or only stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A parameter.
@@ -16,41 +16,41 @@ pub enum Role {
     Buffer,
 }
 
-/// When a parameter trains.
+/// In which runs a parameter trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trains {
     /// In every run: adapters and heads.
     Always,
-    /// Only where encoders are fine-tuned, too.
+    /// Only in runs that fine-tune the encoders.
     WithEncoders,
-    /// Never: constants, and parameters of published files that nothing computes with.
+    /// Never: constants, and parameters of published checkpoints that are not used.
     Never,
 }
 
-/// The optimiser's groups, each with a learning rate of its own, in their order.
+/// Parameter groups of the optimiser in their order, each with its own learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptimizerGroup {
     /// Everything inside the encoders, adapters included.
     Encoders,
-    /// Everything behind them.
+    /// Everything after the encoders.
     Head,
 }
 
-/// Parameters that are counted, frozen and optimised together. Given where they are registered, by [`ParamPath::in_group`].
+/// Parameters that are counted, frozen and optimised together. [`ParamPath::in_group`] sets the group at registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
-    /// Its name in lists, such as `visual_adapters`.
+    /// Name in lists, for example `visual_adapters`.
     pub name: &'static str,
-    /// What it is counted into besides, such as `adapters`.
+    /// Larger group that its parameters are also counted in, for example `adapters`.
     pub part_of: Option<&'static str>,
-    /// Its optimiser group.
+    /// Group of the optimiser.
     pub optimizer: OptimizerGroup,
-    /// When it trains.
+    /// In which runs it trains.
     pub trains: Trains,
 }
 
 impl Group {
-    /// Of parameters that are registered in none.
+    /// Default for parameters registered without a group.
     pub const NONE: Self =
         Self { name: "parameters", part_of: None, optimizer: OptimizerGroup::Head, trains: Trains::Always };
 }
@@ -62,14 +62,14 @@ pub struct Entry {
     pub tensor: Tensor,
     /// Parameter or buffer.
     pub role: Role,
-    /// What it belongs to.
+    /// Group that the entry was registered in.
     pub group: Group,
 }
 
-/// Why values could not be put into a store.
+/// Error when assigning a value to an entry of a store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// There is no entry of this name.
+    /// No entry has this name.
     #[error("tensor `{name}` is not part of this model")]
     Unknown {
         /// The name.
@@ -80,26 +80,41 @@ pub enum StoreError {
     Shape {
         /// The name.
         name: String,
-        /// Shape of the value given.
+        /// Shape of the given value.
         found: Vec<i64>,
         /// Shape of the entry.
         expected: Vec<i64>,
     },
 }
 
-/// A counter of a [`Store`]. It counts on the host, and enters its tensor when somebody asks the store for it: counting on
-/// a GPU would take a kernel each time.
+/// An integer counter of a [`Store`]. It counts on the host and is added to its tensor when the tensor is read from the store.
+/// Counting on a GPU would launch a kernel each time.
 #[derive(Debug, Clone)]
 pub struct Counter(Rc<Cell<i64>>);
 
 impl Counter {
-    /// Counts one.
+    /// Adds one.
     pub fn advance(&self) {
         self.0.set(self.0.get() + 1);
     }
 }
 
 /// Named tensors in registration order.
+///
+/// ```
+/// use tch::{Device, Kind};
+/// use torch_ext::{Init, Role, Store};
+///
+/// let store = Store::new(Device::Cpu, Kind::Float);
+/// let norm = store.root() / "norm";
+/// norm.parameter("weight", &[4], Init::Const(1.0));
+/// norm.buffer("running_mean", &[4], 0.0);
+/// let names: Vec<_> = store.entries().into_iter().map(|(name, entry)| (name, entry.role)).collect();
+/// assert_eq!(
+///     names,
+///     [("norm.weight".to_owned(), Role::Parameter), ("norm.running_mean".to_owned(), Role::Buffer)]
+/// );
+/// ```
 #[derive(Debug, Clone)]
 pub struct Store {
     entries: Rc<RefCell<IndexMap<String, Entry>>>,
@@ -111,8 +126,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty store; floating-point entries get this dtype. Start values are drawn one after the other from libtorch's
-    /// CPU generator as it stands.
+    /// An empty store. Floating-point entries get the dtype `kind`. Initial values are drawn in registration order from the
+    /// current state of libtorch's CPU generator.
     pub fn new(device: Device, kind: Kind) -> Self {
         Self {
             entries: Rc::default(),
@@ -124,23 +139,23 @@ impl Store {
         }
     }
 
-    /// An empty store whose start values depend on this seed and on each parameter's name alone, so that variants of a
-    /// network start alike wherever they share a name. Registering a parameter reseeds libtorch's CPU generator.
+    /// An empty store whose initial values depend only on this seed and each parameter's name. Variants of a network thus get
+    /// the same initial values for parameters of the same name. Registering a parameter reseeds libtorch's CPU generator.
     pub fn seeded(device: Device, kind: Kind, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device, kind) }
     }
 
-    /// The path that modules register below.
+    /// Root path for registering modules.
     pub fn root(&self) -> ParamPath {
         ParamPath { store: self.clone(), prefix: String::new(), group: Group::NONE }
     }
 
-    /// Who shares the batches that what is registered here is computed over.
+    /// The processes that share the batches of the modules registered here.
     pub fn together(&self) -> &Together {
         &self.together
     }
 
-    /// Where the tensors are.
+    /// Device of the tensors.
     pub fn device(&self) -> Device {
         self.device
     }
@@ -152,7 +167,7 @@ impl Store {
 
     /// Handles to all entries, in registration order.
     pub fn entries(&self) -> Vec<(String, Entry)> {
-        self.bring_in_counters();
+        self.flush_counters();
         let entries = self.entries.borrow();
         let copy = |(name, entry): (&String, &Entry)| {
             (
@@ -165,11 +180,11 @@ impl Store {
 
     /// A handle to one entry.
     pub fn get(&self, name: &str) -> Option<Tensor> {
-        self.bring_in_counters();
+        self.flush_counters();
         self.entries.borrow().get(name).map(|entry| entry.tensor.shallow_clone())
     }
 
-    /// Makes exactly those parameters trainable whose group `trains` accepts.
+    /// Sets `requires_grad` of every parameter: true if `trains` accepts its group, otherwise false.
     pub fn set_trainable(&self, trains: impl Fn(Group) -> bool) {
         for entry in self.entries.borrow().values().filter(|entry| entry.role == Role::Parameter) {
             let _ = entry.tensor.set_requires_grad(trains(entry.group));
@@ -193,24 +208,26 @@ impl Store {
         Ok(())
     }
 
-    /// Adds one to every counter: a training pass that the host had no part in has gone through all of them.
+    /// Adds one to every counter. Needed after a training pass that was replayed as a CUDA graph: it does not run the host code
+    /// that counts.
     pub fn count_pass(&self) {
         self.counters.borrow().iter().for_each(|(_, counter)| counter.advance());
     }
 
-    /// What the counters have counted since it was last asked for.
+    /// Host counts of all counters that have not been added to their tensors yet.
     pub fn counts(&self) -> Vec<i64> {
         self.counters.borrow().iter().map(|(_, counter)| counter.0.get()).collect()
     }
 
-    /// Sets the counters back to what [`Store::counts`] gave.
+    /// Restores the result of [`Store::counts`].
     pub fn set_counts(&self, counts: &[i64]) {
         for ((_, counter), count) in self.counters.borrow().iter().zip(counts) {
             counter.0.set(*count);
         }
     }
 
-    fn bring_in_counters(&self) {
+    /// Adds the host counts to the counters' tensors and sets them to zero.
+    fn flush_counters(&self) {
         for (tensor, counter) in self.counters.borrow().iter() {
             match counter.0.take() {
                 0 => {}
@@ -227,7 +244,7 @@ impl Store {
     }
 }
 
-/// A place in a [`Store`]'s name space; `path / "attn"` goes one level down.
+/// A name prefix in a [`Store`]. `path / "attn"` appends a level.
 #[derive(Debug, Clone)]
 pub struct ParamPath {
     store: Store,
@@ -236,22 +253,22 @@ pub struct ParamPath {
 }
 
 impl ParamPath {
-    /// The same place for parameters of a group, here and below.
+    /// The same path; parameters registered here and below belong to `group`.
     pub fn in_group(&self, group: Group) -> Self {
         Self { group, ..self.clone() }
     }
 
-    /// The same place for parameters of this group that never train.
+    /// The same path and group; parameters registered here and below never train.
     pub fn frozen(&self) -> Self {
         self.in_group(Group { trains: Trains::Never, ..self.group })
     }
 
-    /// The names in front of what is registered here, such as `dinov2.blocks.3`.
+    /// Name prefix of entries registered here, for example `dinov2.blocks.3`.
     pub fn name(&self) -> &str {
         &self.prefix
     }
 
-    /// Who shares the batches of the network that this belongs to.
+    /// The processes that share the network's batches.
     pub fn together(&self) -> Together {
         self.store.together.clone()
     }
@@ -286,7 +303,7 @@ impl ParamPath {
     }
 }
 
-/// A seed for one name (FNV-1a): the same on every machine and in every version of the compiler.
+/// Seed for one name, by the FNV-1a hash: the same on every machine and with every compiler version.
 fn seed_of(seed: u64, name: &str) -> u64 {
     let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

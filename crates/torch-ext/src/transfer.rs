@@ -1,14 +1,14 @@
-//! Copies between host and device that the host does not wait for. On the CPU they are plain copies.
+//! Asynchronous copies between host and device. On the CPU they are plain copies.
 
 use tch::kind::Element;
 use tch::{Device, Tensor};
 
 use crate::shim::{self, ShimError};
 
-/// A tensor of these values on a device. It may still be on its way there, from page-locked memory; what the device is
-/// asked for next comes after it.
+/// Copies values to a device asynchronously, through pinned (page-locked) memory. The copy may still be running on return. Work
+/// that is queued on the device afterwards waits for it.
 ///
-/// - shape: of the result, row-major in `values`
+/// - shape: shape of the result; `values` are row-major
 ///
 /// # Errors
 /// When the device has no memory for it.
@@ -19,12 +19,13 @@ pub fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) -> Result
     shim::upload(values, shape, device)
 }
 
-/// Whether [`upload`]s go on beside the device's other work, on a stream of their own, or in turn with it, as by default.
+/// Sets whether [`upload`] copies on a separate CUDA stream, concurrently with the device's other work. By default it uses the
+/// current stream.
 pub fn upload_beside(beside: bool) {
     shim::measure::upload_beside(beside);
 }
 
-/// A tensor on its way to the host.
+/// An asynchronous copy of a tensor to the host.
 ///
 /// ```
 /// let xs = tch::Tensor::from_slice(&[1.0_f32, 2.0]);
@@ -37,7 +38,8 @@ pub fn upload_beside(beside: bool) {
 pub struct Download(shim::Download);
 
 impl Download {
-    /// Queues the copy behind what the device has been asked for. The tensor must not be changed afterwards.
+    /// Queues the copy after the device's pending work. The tensor must not be changed afterwards (on the CPU the result shares
+    /// its memory).
     ///
     /// # Errors
     /// When libtorch has no memory for it.
@@ -45,7 +47,7 @@ impl Download {
         shim::Download::start(xs).map(Self)
     }
 
-    /// The tensor on the host, once it is there.
+    /// Waits for the copy and returns the tensor on the host.
     ///
     /// # Errors
     /// When the device has failed.

@@ -1,11 +1,11 @@
-//! Products and attention on oneDNN's path against the same in float64, which goes libtorch's way.
+//! Compares products and attention by oneDNN with the same in float64, which libtorch's own kernels compute.
 #![allow(missing_docs)]
 
 use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 use torch_ext::layers::{attention, linear};
 
-/// libtorch's random generator is one for all threads: whoever draws holds this.
+/// Lock for tests that draw random numbers: all threads share libtorch's generator.
 static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
@@ -14,13 +14,13 @@ fn leaf(xs: &Tensor, kind: Kind) -> Tensor {
     xs.to_kind(kind).copy().detach().set_requires_grad(true)
 }
 
-/// Largest difference, relative to the largest value.
+/// Largest absolute difference, relative to the largest expected value.
 fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     let largest = f64::try_from(expected.abs().max()).unwrap();
     f64::try_from((found.to_kind(Kind::Double) - expected).abs().max()).unwrap() / largest
 }
 
-/// Value and gradients by all inputs of `run` in both precisions.
+/// Compares the value of `run` and its gradients for all inputs in both precisions.
 fn compare(inputs: &[Tensor], kind: Kind, tolerance: f64, run: impl Fn(&[Tensor]) -> Tensor) {
     let mut drawn: Option<Tensor> = None;
     let results = [kind, Kind::Double].map(|kind| {
@@ -52,7 +52,7 @@ fn linear_layers_and_their_gradients() {
         ];
         compare(&inputs, Kind::Float, 1e-5, |xs| linear(&xs[0], &xs[1], Some(&xs[2])));
         compare(&inputs[..2], Kind::Float, 1e-5, |xs| linear(&xs[0], &xs[1], None));
-        // Neither operand laid out in rows.
+        // Neither operand is contiguous.
         compare(&inputs[..2], Kind::Float, 1e-5, |xs| {
             let (x, w) = (xs[0].transpose(0, 1), xs[1].transpose(0, 1).contiguous().transpose(0, 1));
             linear(&x, &w, None)
@@ -78,7 +78,7 @@ fn frozen_operands_get_no_gradient() {
 fn attention_and_its_gradients() {
     let _alone = DRAWING.lock();
     tch::manual_seed(2);
-    // One block of queries, and several with another number of keys.
+    // One block of queries; then several blocks with another number of keys.
     for (n, m) in [(300, 300), (1100, 130)] {
         let heads = |rows: i64| Tensor::randn([2, rows, 3, 16], DOUBLE);
         let inputs = [heads(n), heads(m), heads(m)];
@@ -97,7 +97,7 @@ fn dropped_attention_weights_and_their_gradients() {
     tch::manual_seed(3);
     let (n, p) = (256, 0.25);
     let [q, k] = [0, 1].map(|_| leaf(&Tensor::randn([1, 2, n, 16], DOUBLE), Kind::Float));
-    // Values that show the weights themselves.
+    // With the identity as values, the result is the attention weights.
     let v = Tensor::eye(n, (Kind::Float, Device::Cpu)).expand([1, 2, n, n], false);
     let (q_wide, k_wide) = (q.constant_pad_nd([0, n - 16]), k.constant_pad_nd([0, n - 16]));
     tch::manual_seed(4);

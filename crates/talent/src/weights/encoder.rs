@@ -20,7 +20,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// What is true of it alone.
+    /// Specification of the encoder, without its input format.
     pub fn spec(self, cfg: &ModelConfig) -> EncoderSpec<()> {
         match self {
             Self::Image => cfg.image.spec().without_input(),
@@ -28,7 +28,7 @@ impl Encoder {
         }
     }
 
-    /// The group of its own parameters.
+    /// Parameter group of the encoder itself, without adapters and gates.
     pub fn group(self) -> Group {
         match self {
             Self::Image => IMAGE_ENCODER,
@@ -36,19 +36,19 @@ impl Encoder {
         }
     }
 
-    /// Which tensors of a file are which of its own.
+    /// Maps the tensors of a file to the encoder's parameters.
     ///
     /// # Errors
-    /// When the file holds no such encoder, or one that computes something else.
+    /// When the file does not hold this encoder, or holds one of a different architecture.
     pub fn plan(self, cfg: &ModelConfig, file: &WeightFile) -> Result<EncoderPlan, weight_files::Error> {
         let spec = self.spec(cfg);
         encoder_plan(file, spec.wanted, spec.layouts)
     }
 }
 
-/// Fills a frozen encoder from a file or folder in any of the known layouts. Adapters and gates stay as they are.
+/// Fills a frozen encoder from a file or folder in any of the known layouts. Adapters and gates keep their values.
 ///
-/// What a file of this encoder may lack ([`EncoderSpec::optional`]) may be missing.
+/// Parameters listed in [`EncoderSpec::optional`] may be missing from the file.
 ///
 /// # Errors
 /// When the file cannot be read, holds another network, or does not fill the encoder exactly.
@@ -69,7 +69,10 @@ pub fn load_encoder(
     }
 
     let mut report = LoadReport {
-        layout: plan.layout.to_owned(),
+        layout: match plan.wrapping.as_str() {
+            "" => plan.layout.to_owned(),
+            wrapping => format!("{} behind `{wrapping}`", plan.layout),
+        },
         ignored: plan.ignored.len(),
         unexpected: plan.unexpected,
         ..LoadReport::default()

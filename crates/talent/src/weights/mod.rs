@@ -1,8 +1,8 @@
 //! Filling the network from weight files: the two frozen encoders, or the whole network.
 //!
-//! Loading is strict. Every tensor of the part that is filled must be in the file, and every tensor of the file must
-//! have a place, unless the caller asks for tolerance ([`Strictness`]). Files in half precision are widened: the
-//! network's own dtype never changes. Tensors are read one at a time.
+//! Loading is strict. Every tensor to be filled must be in the file, unless [`Strictness`] allows it to be missing, and every
+//! tensor of the file must belong to the network. Half-precision files are converted to the network's dtype, which never
+//! changes. Tensors are read one at a time.
 
 mod encoder;
 mod network;
@@ -26,23 +26,23 @@ pub enum WeightsError {
     Mismatch {
         /// The file.
         path: String,
-        /// All that does not fit.
+        /// Everything that does not match.
         report: Box<LoadReport>,
     },
-    /// The network in the file computes something else.
+    /// The network in the file has a different architecture.
     #[error("{path}: {what}")]
     Different {
         /// The file.
         path: String,
-        /// The difference.
+        /// How it differs.
         what: String,
     },
-    /// libtorch refused.
+    /// libtorch rejected a tensor.
     #[error("tensor `{name}`: {source}")]
     Torch {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// libtorch's reason.
+        /// Error from libtorch.
         source: tch::TchError,
     },
 }
@@ -50,7 +50,7 @@ pub enum WeightsError {
 /// Reads a tensor of a weight file.
 ///
 /// # Errors
-/// When there is none of this name, or the file cannot be read.
+/// When the file has no tensor of this name or cannot be read.
 pub fn read_tensor(file: &mut WeightFile, name: &str) -> Result<Tensor, WeightsError> {
     let bytes = file.read(name)?;
     let info =
@@ -60,9 +60,9 @@ pub fn read_tensor(file: &mut WeightFile, name: &str) -> Result<Tensor, WeightsE
         .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
 }
 
-/// Puts one stored tensor into its place; false, with an entry in the report, if the shape differs.
+/// Copies one stored tensor into the network. Returns false, with an entry in the report, if the shape differs.
 ///
-/// - stored: its name in the file, and how it becomes (part of) the network's tensor `name`
+/// - stored: name in the file, and the step that turns it into the network's tensor `name` or a third of it
 fn fill(
     file: &mut WeightFile,
     (stored, step): (&str, Step),
@@ -77,6 +77,12 @@ fn fill(
             target.narrow(0, index as i64 * rows, rows)
         }
         Step::Copy | Step::Transpose => target.shallow_clone(),
+        // Without the class token's row there is one row less.
+        Step::Positions if info.shape.get(1).is_some_and(|&n| n as i64 + 1 == target.size()[1]) => {
+            tch::no_grad(|| drop(target.narrow(1, 0, 1).zero_()));
+            target.narrow(1, 1, target.size()[1] - 1)
+        }
+        Step::Positions => target.shallow_clone(),
     };
     let mut expected = place.size();
     if step == Step::Transpose {

@@ -1,27 +1,25 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use weight_files::{Step, WeightFile};
+use weight_files::{Step, WeightFile, wrapping};
 
 use super::report::{LoadReport, Strictness};
 use super::{WeightsError, fill};
 use crate::model::Talent;
 
-/// Dictionaries that a network lies in: of an official training checkpoint, and of a training state of ours.
-const CONTAINERS: [&str; 2] = ["state_dict/", "model/"];
+/// Top-level modules of the network.
+const MODULES: [&str; 5] = ["txt_backbone.", "dinov2.", "neck.", "decoder.", "proj."];
 
-/// The file's name of every tensor of a whole network, by official name. A checkpoint that holds more than the network keeps it
-/// in a dictionary, and data-parallel training puts `module.` in front; a plain state dictionary has the official names themselves.
+/// Maps official tensor names to the names in the file. Checkpoints keep the state dict in a dictionary (`state_dict/`,
+/// `model/`), and training programs add `module.` or `_orig_mod.` ([`wrapping`]). A plain state dict has the official names.
 pub fn official_names(file: &WeightFile) -> BTreeMap<String, String> {
-    let is_there = |container: &&str| file.tensors().any(|(name, _)| name.starts_with(container));
-    let container = CONTAINERS.into_iter().find(is_there).unwrap_or_default();
-    let own = file.tensors().filter_map(|(name, _)| Some((name, name.strip_prefix(container)?)));
-    own.map(|(stored, name)| (name.strip_prefix("module.").unwrap_or(name).to_owned(), stored.to_owned()))
-        .collect()
+    let wrapping = wrapping(file, &|name| MODULES.iter().any(|module| name.starts_with(module)));
+    let own = file.tensors().filter_map(|(name, _)| Some((name, name.strip_prefix(wrapping.as_str())?)));
+    own.map(|(stored, name)| (name.to_owned(), stored.to_owned())).collect()
 }
 
-/// Fills the whole network, buffers included, from an official `best_model.pth` or any state dictionary with the
-/// official names, with or without `module.` in front.
+/// Fills the whole network, buffers included, from an official `best_model.pth` or any state dict with the official names, with
+/// or without the prefix `module.`.
 ///
 /// # Errors
 /// When the file cannot be read or does not fill the network exactly: a checkpoint for 17 words does not fit a network

@@ -5,10 +5,10 @@ use weight_files::Element;
 
 use super::WeightsError;
 
-/// What may be missing.
+/// Which tensors may be missing from a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strictness {
-    /// Tensors whose official name begins with one of these may be missing; they keep their values.
+    /// Tensors whose official names start with one of these prefixes may be missing; they keep their values.
     pub allow_missing: Vec<String>,
 }
 
@@ -18,43 +18,43 @@ impl Strictness {
     }
 }
 
-/// A change of type on the way from the file to the network.
+/// A dtype conversion between file and network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cast {
-    /// In the file.
+    /// Element type in the file.
     pub from: Element,
-    /// In the network, for example `Float`.
+    /// Dtype in the network, for example `Float`.
     pub to: String,
 }
 
-/// What became of the tensors of a file and of a network.
+/// Result of matching the tensors of a file with those of a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// The naming scheme of the file.
     pub layout: String,
-    /// Tensors of the network that were filled.
+    /// Number of tensors of the network that were filled.
     pub matched: usize,
     /// Tensors of the network that the file lacks.
     pub missing: Vec<String>,
-    /// Tensors of the network that the file lacks, as was allowed.
+    /// Tensors of the network that the file lacks and that were allowed to be missing.
     pub tolerated: Vec<String>,
-    /// Tensors of the file that have no place in the network.
+    /// Tensors of the file that match none of the network.
     pub unexpected: Vec<String>,
-    /// Tensors with another shape: name, shape in the file, shape in the network.
+    /// Tensors of different shapes: name, shape in the file, shape in the network.
     pub mismatched: Vec<(String, Vec<usize>, Vec<i64>)>,
-    /// Tensors of the file that belong to something else, such as CLIP's image tower.
+    /// Number of tensors of the file that belong to another network, for example CLIP's image tower.
     pub ignored: usize,
-    /// Changes of type, with the number of tensors.
+    /// Number of tensors by dtype conversion.
     pub casts: BTreeMap<Cast, usize>,
 }
 
 impl LoadReport {
-    /// Whether everything has found its place.
+    /// Whether all tensors match: none missing, unexpected or of a different shape.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 
-    /// The report itself, or the error that it makes of the file `path`.
+    /// The report if it is complete, otherwise [`WeightsError::Mismatch`] for the file `path`.
     pub(super) fn unless_incomplete(self, path: String) -> Result<Self, WeightsError> {
         if self.is_complete() {
             Ok(self)
@@ -64,7 +64,7 @@ impl LoadReport {
     }
 }
 
-/// Names listed before "and N more".
+/// Number of names that are listed before "and N more".
 const LISTED: usize = 8;
 
 impl fmt::Display for LoadReport {

@@ -7,14 +7,14 @@ use crate::lowered::lowered;
 use crate::shim;
 use crate::store::ParamPath;
 
-/// Softmax attention of split heads, scores scaled by one over the root of the head width.
+/// Scaled dot-product attention per head: `softmax(q k^T / sqrt(head_width)) v`.
 ///
 /// - queries: `[batch, heads, n, head_width]`; keys, values: `[batch, heads, m, head_width]`
 /// - dropout: probability with which attention weights are dropped; 0 outside training
 /// - causal: whether a query sees only keys at its own position and before
 ///
-/// On the CPU, attention to all of many keys is computed by blocks of queries with oneDNN, for the reason given at
-/// [`linear`]; scores and weights are float32 whatever the operands' dtype.
+/// On the CPU, large non-causal attention is computed in blocks of queries with oneDNN, for the reason given at [`linear`].
+/// There, scores and weights are float32 for every dtype of the operands.
 ///
 /// # Panics
 /// Like tch's own operations: when the shapes do not fit together.
@@ -28,11 +28,11 @@ pub fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, dropout: f64,
 /// Which keys a query may see.
 #[derive(Debug, Clone, Copy)]
 enum Visible<'a> {
-    /// All.
+    /// All keys.
     All,
-    /// Those at its own position and before.
+    /// Keys at the query's own position and before (causal).
     Past,
-    /// Those marked: bool `[batch, m]`.
+    /// Keys that are true in a mask: bool `[batch, m]`.
     Marked(&'a Tensor),
 }
 
@@ -47,7 +47,7 @@ pub struct MultiheadAttention {
 }
 
 impl MultiheadAttention {
-    /// PyTorch's start: Xavier-uniform packed matrix, zero biases.
+    /// PyTorch's initialisation: Xavier-uniform packed matrix, `out_proj` uniform within `1 / sqrt(width)`, zero biases.
     pub fn new(path: &ParamPath, width: i64, n_heads: i64, dropout: f64) -> Self {
         let (packed, out) = ((6.0 / (4 * width) as f64).sqrt(), 1.0 / (width as f64).sqrt());
         Self {
@@ -70,9 +70,9 @@ impl MultiheadAttention {
         self.forward_masked(queries, keys, values, None, mode)
     }
 
-    /// As [`MultiheadAttention::forward`], to some of the keys only.
+    /// As [`MultiheadAttention::forward`] with a key mask.
     ///
-    /// - visible: bool `[batch, m]`, at least one true a row; all keys without it
+    /// - visible: bool `[batch, m]`, true for keys to attend to, at least one per row. `None`: all keys
     pub fn forward_masked(
         &self,
         queries: &Tensor,
@@ -88,7 +88,7 @@ impl MultiheadAttention {
         self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, visible)
     }
 
-    /// Self attention with one packed product.
+    /// Self-attention with one packed product for queries, keys and values.
     ///
     /// - xs: `[batch, n, width]`
     pub fn forward_self(&self, xs: &Tensor, mode: Mode, causal: bool) -> Tensor {

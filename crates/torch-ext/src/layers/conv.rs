@@ -4,21 +4,21 @@ use crate::init::Init;
 use crate::lowered::lowered;
 use crate::store::ParamPath;
 
-/// How a convolution's bias starts, if it has one.
+/// Initialisation of a convolution's bias. `None` for no bias.
 pub type ConvBiasInit = Option<Init>;
 
-/// Sizes and start of a convolution with stride 1 and "same" zero padding (odd kernels).
+/// Sizes and initialisation of a convolution with stride 1 and "same" zero padding (odd kernels).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConvConfig {
-    /// Channels in.
+    /// Input channels.
     pub n_in: i64,
-    /// Channels out.
+    /// Output channels.
     pub n_out: i64,
     /// Kernel side, odd.
     pub kernel: i64,
-    /// Start of the weight.
+    /// Initialisation of the weight.
     pub weight: Init,
-    /// Start of the bias; `None` for no bias.
+    /// Initialisation of the bias; `None` for no bias.
     pub bias: ConvBiasInit,
 }
 
@@ -65,12 +65,12 @@ impl Conv2d {
         }
     }
 
-    /// The matrix of a 1x1 kernel, `[out, in]`, and the bias, `[out]`.
+    /// A 1x1 convolution as a linear layer: weight matrix `[out, in]` and bias `[out]`.
     pub fn matrix(&self) -> (Tensor, Option<Tensor>) {
         (lowered(&self.weight).flatten(1, 3), self.bias.as_ref().map(lowered))
     }
 
-    /// Applies a 1x1 kernel with its matrix transposed.
+    /// Applies the transposed matrix of a 1x1 kernel, without bias.
     ///
     /// - xs: `[batch, out, height, width]`, result `[batch, in, height, width]`
     pub fn forward_transposed(&self, xs: &Tensor) -> Tensor {

@@ -3,10 +3,11 @@ use tch::Tensor;
 use super::Mode;
 use crate::shim;
 
-/// In training, zeroes entries with a probability and divides the others by one minus it; the identity otherwise.
+/// Dropout. In training it zeroes entries with this probability and divides the others by one minus it. Otherwise it returns
+/// its input.
 ///
-/// On the CPU, entries are drawn in parallel and again in the backward pass, from a seed that libtorch's generator gives;
-/// libtorch itself draws one after the other and keeps what it drew.
+/// On the CPU, the mask is drawn in parallel from a seed of libtorch's generator, and drawn again in the backward pass.
+/// libtorch's own dropout draws sequentially and stores the mask.
 ///
 /// # Panics
 /// Like tch's own operations.
@@ -30,7 +31,7 @@ mod tests {
         let out = dropout(&ones, 0.1, Mode::Train);
         let kept = out.gt(0.0).to_kind(Kind::Double);
         let share = |kept: &Tensor| f64::try_from(kept.mean(Kind::Double)).unwrap();
-        // Five standard deviations of 100,000 draws, of a row's 500, of a column's 200.
+        // Within five standard deviations: over all 100,000 entries, the 500 of a row, the 200 of a column.
         assert!((share(&kept) - 0.9).abs() < 5.0 * 0.3 / 100_000_f64.sqrt());
         let spread = |axis: i64, n: f64| {
             let shares = kept.mean_dim([axis].as_slice(), false, Kind::Double);
@@ -38,7 +39,7 @@ mod tests {
         };
         assert!(spread(1, 500.0) < 5.0 && spread(0, 200.0) < 5.0);
         assert!((f64::try_from(out.max()).unwrap() - 1.0 / 0.9).abs() < 1e-6);
-        // Rows are independent of each other: two agree in 0.82 of their entries.
+        // Rows are independent: two agree in 0.9^2 + 0.1^2 = 0.82 of their entries.
         let agree = kept.narrow(0, 0, 199).eq_tensor(&kept.narrow(0, 1, 199)).to_kind(Kind::Double);
         assert!((share(&agree) - 0.82).abs() < 0.01);
     }

@@ -4,8 +4,8 @@ use crate::init::Init;
 use crate::shim;
 use crate::store::ParamPath;
 
-/// `x W^T + b`. Large float32 products on the CPU go to oneDNN, which uses the whole vector width of any x86-64
-/// processor, where libtorch's own choice, MKL, uses half of it on some.
+/// `x W^T + b`. Large float32 products on the CPU use oneDNN. It uses the full vector width of every x86-64 processor;
+/// MKL, which libtorch would choose, uses half of it on some.
 ///
 /// - xs: `[..., in]`; weight: `[out, in]`; bias: `[out]`; result `[..., out]`
 ///
@@ -23,7 +23,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// With bias.
+    /// Registers `weight` and `bias`.
     pub fn new(path: &ParamPath, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Self {
         Self {
             weight: path.parameter("weight", &[n_out, n_in], weight),
@@ -31,12 +31,12 @@ impl Linear {
         }
     }
 
-    /// Without bias.
+    /// Registers `weight` only.
     pub fn without_bias(path: &ParamPath, n_in: i64, n_out: i64, weight: Init) -> Self {
         Self { weight: path.parameter("weight", &[n_out, n_in], weight), bias: None }
     }
 
-    /// PyTorch's default start: weight and bias uniform within `1 / sqrt(n_in)`.
+    /// PyTorch's default initialisation: weight and bias uniform within `1 / sqrt(n_in)`.
     pub fn torch_default(path: &ParamPath, n_in: i64, n_out: i64) -> Self {
         let init = Init::Uniform(1.0 / (n_in as f64).sqrt());
         Self::new(path, n_in, n_out, init, init)

@@ -1,4 +1,4 @@
-//! Layers under PyTorch's parameter names.
+//! Layers that use PyTorch's parameter names.
 
 mod attention;
 mod conv;
@@ -15,19 +15,19 @@ pub use linear::{Linear, linear};
 pub use norm::{BatchNorm, LayerNorm, scaled_sum};
 pub use positions::{grid_positions, sequence_positions};
 
-/// Whether a pass trains: batch statistics and dropout, or running statistics and none.
+/// Training or inference. Training uses batch statistics and dropout, inference running statistics and no dropout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Training.
     Train,
-    /// Training, computed once more for the backward pass: running statistics stay as they are.
+    /// Second forward pass of activation checkpointing: as training, but running statistics are not updated.
     Recompute,
     /// Inference.
     Eval,
 }
 
 impl Mode {
-    /// Whether it takes batch statistics and drops out.
+    /// Whether batch statistics and dropout are used.
     pub fn is_train(self) -> bool {
         self != Self::Eval
     }

@@ -9,7 +9,7 @@ use crate::init::Init;
 use crate::shim;
 use crate::store::{Counter, ParamPath};
 
-/// Share of the batch's statistics in an update of the running ones (PyTorch's default).
+/// Weight of the batch statistics in an update of the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
 
 /// Batch normalisation over axis 1, affine, with running statistics.
@@ -40,9 +40,9 @@ impl BatchNorm {
 
     /// - xs: `[batch, channels, ...]`
     ///
-    /// Training normalises with the batch's biased variance and moves the running statistics (unbiased variance)
-    /// towards the batch's by a tenth. The batch is that of all processes that share the network's batches ([`Together`]), as
-    /// SyncBatchNorm has it.
+    /// Training normalises with the batch's biased variance and moves the running statistics (unbiased variance) towards the
+    /// batch statistics with momentum 0.1. If several processes share the batch ([`Together`]), the statistics are those of
+    /// the whole batch (SyncBatchNorm).
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         if mode == Mode::Train {
             self.num_batches_tracked.advance();
@@ -50,7 +50,7 @@ impl BatchNorm {
         if let (true, Some(processes)) = (mode.is_train(), self.together.others()) {
             return self.forward_across(xs, mode, &processes);
         }
-        // Without running statistics none are moved.
+        // A recomputation gets no running statistics, so that it cannot update them a second time.
         let running = (mode != Mode::Recompute).then_some((&self.running_mean, &self.running_var));
         xs.batch_norm(
             Some(&self.weight),
@@ -64,10 +64,10 @@ impl BatchNorm {
         )
     }
 
-    /// As [`BatchNorm::forward`], with ReLU behind it.
+    /// As [`BatchNorm::forward`], followed by ReLU.
     pub fn forward_relu(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let mut normed = self.forward(xs, mode);
-        // Values with a gradient of their own cannot be changed in place.
+        // The result of a custom gradient cannot be changed in place.
         if mode.is_train() { normed.relu() } else { normed.relu_() }
     }
 
@@ -88,10 +88,10 @@ impl BatchNorm {
     }
 }
 
-/// `xs + update * scale`, the scale a value a channel: a residual connection behind LayerScale. One operation, also where
-/// mixed precision has left the update in another dtype.
+/// `xs + update * scale` with one scale per channel: a residual connection with LayerScale. It is one operation, even if
+/// `update` has another dtype after autocast.
 ///
-/// - in_dtype: whether the result is in the dtype of `xs`; otherwise it is in the widest of the three
+/// - in_dtype: whether the result has the dtype of `xs`; otherwise it has the widest dtype of the three
 ///
 /// # Panics
 /// Like tch's own operations: when the shapes do not fit together.
@@ -117,8 +117,8 @@ impl LayerNorm {
         }
     }
 
-    /// As [`LayerNorm::forward`], in the dtype of `xs` also under autocast, which would choose float32. Sums are float32 in any
-    /// case.
+    /// As [`LayerNorm::forward`], but the result has the dtype of `xs` under autocast too, which would choose float32. Sums are
+    /// always accumulated in float32.
     ///
     /// # Panics
     /// Like tch's own operations: when the shapes do not fit together.

@@ -1,4 +1,4 @@
-//! Batch normalisation over the samples of several processes.
+//! Batch normalisation over the samples of several processes (SyncBatchNorm).
 
 use std::sync::Arc;
 
@@ -7,40 +7,41 @@ use tch::Tensor;
 use crate::across::Processes;
 use crate::custom_gradient;
 
-/// Statistics of a batch over all processes, by channel.
+/// Statistics of a batch over all processes, per channel.
 pub(super) struct Statistics {
     pub(super) mean: Tensor,
-    /// Sum of the squared distances to the mean.
+    /// Sum of squared deviations from the mean.
     pub(super) squares: Tensor,
-    /// Values a channel.
+    /// Number of values per channel.
     pub(super) count: Tensor,
 }
 
-fn over_batch(xs: &Tensor) -> Tensor {
+/// Sums over all axes but the channels.
+fn channel_sums(xs: &Tensor) -> Tensor {
     let axes: Vec<i64> = (0..xs.dim() as i64).filter(|&axis| axis != 1).collect();
     xs.sum_dim_intlist(axes.as_slice(), false, None)
 }
 
-/// A value a channel, to go with `like`.
-fn by_channel(values: &Tensor, like: &Tensor) -> Tensor {
+/// Views one value per channel so that it broadcasts against `like`.
+fn per_channel(values: &Tensor, like: &Tensor) -> Tensor {
     let shape: Vec<i64> = (0..like.dim()).map(|axis| if axis == 1 { -1 } else { 1 }).collect();
     values.view(shape.as_slice())
 }
 
 impl Statistics {
-    /// One operation: all processes' counts, means and squared distances to their own means, joined as Chan et al. do. The
-    /// mean of squares less the squared mean would lose digits.
+    /// Takes one all-reduce: it gathers the count, mean and sum of squared deviations of each process, which are then combined
+    /// by the formula of Chan et al. The mean of squares minus the squared mean would lose digits.
     ///
-    /// - xs: `[batch, channels, ...]` of the dtype of the statistics
+    /// - xs: `[batch, channels, ...]` in the dtype of the statistics
     pub(super) fn of(xs: &Tensor, processes: &dyn Processes) -> Self {
         let channels = xs.size()[1];
         let own_count = xs.numel() as f64 / channels as f64;
-        let own_mean = over_batch(xs) / own_count;
-        let own_squares = over_batch(&(xs - by_channel(&own_mean, xs)).square());
+        let own_mean = channel_sums(xs) / own_count;
+        let own_squares = channel_sums(&(xs - per_channel(&own_mean, xs)).square());
         let mut all = Tensor::zeros([processes.size() as i64, 2 * channels + 1], (xs.kind(), xs.device()));
         let own =
             Tensor::cat(&[own_mean, own_squares, Tensor::full([1], own_count, (xs.kind(), xs.device()))], 0);
-        // Everybody else adds zeros here.
+        // Each process fills its own row and adds zeros to the others, so the sum is a gather.
         all.get(processes.rank() as i64).copy_(&own);
         processes.add(&mut all);
         let part = |start: i64, n: i64| all.narrow(1, start, n);
@@ -53,7 +54,8 @@ impl Statistics {
     }
 }
 
-/// Normalises with statistics over all processes, differentiable also through these: one more operation backward.
+/// Normalises with the statistics of all processes. Differentiable through the statistics too, which takes one more all-reduce
+/// in the backward pass.
 ///
 /// ```text
 /// y = n w + b,  n = (x - mean) / sqrt(variance + eps)
@@ -73,26 +75,26 @@ pub(super) fn normalise(
     let (kept, kept_weight, kept_scale) = (xs.detach(), weight.detach(), scale.shallow_clone());
     let normalised = move || {
         let wide = kept.to_kind(kind);
-        (&wide - by_channel(&mean, &wide)) * by_channel(&kept_scale, &wide)
+        (&wide - per_channel(&mean, &wide)) * per_channel(&kept_scale, &wide)
     };
     let value = tch::no_grad(|| {
-        let ys = normalised() * by_channel(weight, xs) + by_channel(bias, xs);
+        let ys = normalised() * per_channel(weight, xs) + per_channel(bias, xs);
         ys.to_kind(xs.kind())
     });
     let processes = Arc::clone(processes);
-    custom_gradient(&[xs, weight, bias], value, move |by_value: &Tensor| {
+    custom_gradient(&[xs, weight, bias], value, move |grad_value: &Tensor| {
         tch::no_grad(|| {
-            let (n, by_value_kind) = (normalised(), by_value.kind());
-            let dy = by_value.to_kind(kind);
+            let (n, grad_kind) = (normalised(), grad_value.kind());
+            let dy = grad_value.to_kind(kind);
             let channels = scale.size()[0];
-            let own = Tensor::cat(&[over_batch(&dy), over_batch(&(&dy * &n))], 0);
+            let own = Tensor::cat(&[channel_sums(&dy), channel_sums(&(&dy * &n))], 0);
             let mut all = own.copy();
             processes.add(&mut all);
             let means = all / &count;
-            let of_dy = by_channel(&means.narrow(0, 0, channels), &dy);
-            let of_product = by_channel(&means.narrow(0, channels, channels), &dy);
-            let dx = (dy - of_dy - n * of_product) * by_channel(&(&scale * &kept_weight), by_value);
-            vec![dx.to_kind(by_value_kind), own.narrow(0, channels, channels), own.narrow(0, 0, channels)]
+            let mean_dy = per_channel(&means.narrow(0, 0, channels), &dy);
+            let mean_dy_n = per_channel(&means.narrow(0, channels, channels), &dy);
+            let dx = (dy - mean_dy - n * mean_dy_n) * per_channel(&(&scale * &kept_weight), grad_value);
+            vec![dx.to_kind(grad_kind), own.narrow(0, channels, channels), own.narrow(0, 0, channels)]
         })
     })
 }

@@ -1,4 +1,4 @@
-//! `csrc/cuda_graph.cpp`, loaded on demand.
+//! Binding of `csrc/cuda_graph.cpp`, a shared library that is loaded on demand.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use crate::cuda_graph::graphs_library;
 
 type OnGraph = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
 
-/// The library's functions.
+/// Functions of the shared library.
 struct Functions {
     leave_default_stream: unsafe extern "C" fn(c_int) -> *mut c_char,
     begin: unsafe extern "C" fn(*mut *mut c_void) -> *mut c_char,
@@ -20,7 +20,7 @@ struct Functions {
     free: unsafe extern "C" fn(*mut c_void),
 }
 
-/// Loads the library once. It stays until the process ends, since graphs' code is in it.
+/// Loads the library once. It is never unloaded, because graphs use its code.
 fn functions() -> Result<&'static Functions, ShimError> {
     static FUNCTIONS: OnceLock<Result<Functions, ShimError>> = OnceLock::new();
     let load = || {
@@ -28,8 +28,8 @@ fn functions() -> Result<&'static Functions, ShimError> {
             ShimError("this build cannot record CUDA graphs; build with the feature cuda-graphs".into())
         })?;
         let failed = |error: libloading::Error| ShimError(format!("{}: {error}", path.display()));
-        // SAFETY: the library is the one that `csrc/cuda_graph.cpp` is built into, whose initialisers do nothing of their own
-        // and whose functions have these types.
+        // SAFETY: the library is built from `csrc/cuda_graph.cpp`: it has no initialisers with side effects, and its functions
+        // have these types.
         unsafe {
             let library: &'static Library = Box::leak(Box::new(Library::new(&path).map_err(failed)?));
             Ok(Functions {
@@ -44,7 +44,7 @@ fn functions() -> Result<&'static Functions, ShimError> {
     FUNCTIONS.get_or_init(load).as_ref().map_err(Clone::clone)
 }
 
-/// An `at::cuda::CUDAGraph`.
+/// Owning handle of an `at::cuda::CUDAGraph`.
 #[derive(Debug)]
 pub(crate) struct RawGraph(*mut c_void);
 

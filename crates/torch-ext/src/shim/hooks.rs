@@ -1,4 +1,4 @@
-//! `csrc/gradient_hooks.cpp`.
+//! Binding of `csrc/gradient_hooks.cpp`.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ unsafe extern "C" {
     fn talent_gradient_hooks_free(hooks: *mut c_void);
 }
 
-/// Hooks of C++, removed with this value.
+/// Owning handle of the C++ hooks. Dropping it removes them.
 #[derive(Debug)]
 pub(crate) struct RawHooks(*mut c_void);
 
@@ -37,14 +37,14 @@ impl Drop for RawHooks {
 }
 
 extern "C" fn call(state: *mut c_void, place: i64) -> c_int {
-    // SAFETY: the box that `RawHooks::new` gave away, which lives until `release`.
+    // SAFETY: the box leaked by `RawHooks::new`, which lives until `release`.
     let done = unsafe { &*state.cast::<Done>() };
     // A panic must not cross into C++.
     catch_unwind(AssertUnwindSafe(|| done(usize::try_from(place).unwrap_or(0)))).map_or(1, |()| 0)
 }
 
 extern "C" fn release(state: *mut c_void) {
-    // SAFETY: the box that `RawHooks::new` gave away, released once.
+    // SAFETY: the box leaked by `RawHooks::new`, freed once.
     drop(unsafe { Box::from_raw(state.cast::<Done>()) });
 }
 
@@ -52,7 +52,8 @@ impl RawHooks {
     pub(crate) fn new(parameters: &[Tensor], done: Done) -> Result<Self, ShimError> {
         let state = Box::into_raw(Box::new(done)).cast();
         let mut result = std::ptr::null_mut();
-        // SAFETY: handles are valid during the call; `state` is given away together with the functions that know its type.
+        // SAFETY: handles are valid during the call; the shim takes ownership of `state`, with the functions that know its
+        // type.
         unsafe {
             check(talent_gradient_hooks(
                 pointers(parameters).as_ptr(),

@@ -1,4 +1,4 @@
-//! Traces, device events, synchronisations.
+//! Bindings for profiling, device events, synchronisation counts and smaller settings and operations.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -88,7 +88,7 @@ pub(crate) fn scaled_sum(
     }
 }
 
-/// Layer normalisation in the dtype of `xs`, whatever autocast would choose.
+/// Layer normalisation in the dtype of `xs`, ignoring autocast.
 pub(crate) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, ShimError> {
     let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut();
     let mut result = std::ptr::null_mut();
@@ -118,7 +118,7 @@ pub(crate) fn forget_lowered() {
 
 pub(crate) fn lowered(weight: &Tensor) -> Tensor {
     let mut result = std::ptr::null_mut();
-    // SAFETY: a valid handle; the shim stores a new one, which `from_ptr` takes over. It fails only without memory.
+    // SAFETY: a valid handle; the shim stores a new one, which `from_ptr` takes over. It fails only when out of memory.
     unsafe {
         match check(talent_lowered(weight.as_ptr().cast_mut(), &mut result)) {
             Ok(()) => Tensor::from_ptr(result),
@@ -150,7 +150,7 @@ extern "C" fn take_event(
     end: u64,
     thread: u64,
 ) {
-    // SAFETY: `events` is the vector that `profile_stop` lends for its call, and `name` a C string that outlives this one.
+    // SAFETY: `events` is the vector that `profile_stop` passes and outlives; `name` is a C string that outlives this call.
     let (events, name) = unsafe { (&mut *events.cast::<Vec<Event>>(), CStr::from_ptr(name)) };
     let kind = match kind {
         0 => EventKind::Operator,
@@ -165,7 +165,7 @@ extern "C" fn take_event(
 
 pub(crate) fn profile_stop() -> Result<Vec<Event>, ShimError> {
     let mut events: Vec<Event> = Vec::new();
-    // SAFETY: the pointer is to the vector that `take_event` expects, and used during the call only.
+    // SAFETY: the pointer is to the vector that `take_event` expects, and is used only during the call.
     check(unsafe { talent_profile_stop((&raw mut events).cast(), take_event) })?;
     Ok(events)
 }
@@ -182,11 +182,11 @@ pub(crate) fn synchronisations() -> Result<u64, ShimError> {
     Ok(n.max(0) as u64)
 }
 
-/// A `c10::Event` with its time.
+/// Owning handle of a `c10::Event` that records its time.
 #[derive(Debug)]
 pub(crate) struct Mark(*mut c_void);
 
-// SAFETY: an event may be used from any thread, and this type lends it to one at a time.
+// SAFETY: any thread may use an event, and without `Sync` only one thread does at a time.
 unsafe impl Send for Mark {}
 
 impl Mark {

@@ -1,5 +1,5 @@
+#include "cpu_kernels.h"
 #include "dropout.h"
-#include "layers.h"
 #include "product.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -9,7 +9,7 @@
 
 #include <cmath>
 
-// The loop over a row, compiled for the widest vectors of whatever processor it runs on.
+// Compiles a loop for several vector widths; the widest one that the processor supports is chosen at run time.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TALENT_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -25,7 +25,7 @@ uint64_t mixed(uint64_t bits) {
   return bits ^ (bits >> 31);
 }
 
-// A 32-bit mixer of low bias (two rounds of multiply and xor-shift).
+// A low-bias 32-bit integer hash (two rounds of multiply and xor-shift).
 inline uint32_t mixed(uint32_t bits) {
   bits = (bits ^ (bits >> 16)) * 0x7feb352du;
   bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
@@ -94,11 +94,11 @@ struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
 
 } // namespace
 
-at::Tensor dropout(const at::Tensor &xs, double probability) {
+std::optional<at::Tensor> cpu::dropout(const at::Tensor &xs, double probability) {
   const bool ours = serves_cpu() && xs.device().is_cpu() && xs.dim() > 0 &&
                     (xs.scalar_type() == at::kFloat || xs.scalar_type() == at::kBFloat16);
   if (!ours || probability == 0.0)
-    return at::dropout(xs, probability, /*train=*/true);
+    return {};
   const auto drawn = Dropout::draw(probability);
   return at::GradMode::is_enabled() && xs.requires_grad() ? DropoutFunction::apply(xs, drawn) : dropped(xs, drawn);
 }
