@@ -1,8 +1,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character may change what a terminal shows elsewhere: control characters (C0 but for line feed and tab, DEL, C1),
-/// and those that change the direction of writing.
+/// Whether a character may change what a terminal shows elsewhere: control characters (C0 except line feed and tab, DEL, C1),
+/// and characters that change the text direction.
 fn is_harmful(letter: char) -> bool {
     match letter {
         '\n' | '\t' => false,
@@ -11,7 +11,7 @@ fn is_harmful(letter: char) -> bool {
     }
 }
 
-/// A text whose control characters are written out as JSON writes them, so that it stays JSON where it was.
+/// Escapes control characters as in JSON strings, so that JSON text stays valid JSON.
 ///
 /// ```
 /// assert_eq!(cli_kit::escape("red\u{1b}[2J zebra\n"), "red\\u001b[2J zebra\n");

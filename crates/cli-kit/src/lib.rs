@@ -1,8 +1,8 @@
-//! What command-line programs print.
+//! Printing for command-line programs.
 //!
-//! [`errln!`] and [`outln!`] stand in the place of `eprintln!` and `println!`, which panic where nobody can read them any more
-//! (a full disk, a pipe whose reader has gone, an ssh session that ended). Control characters from file names, keys and
-//! expressions do not reach the terminal, see [`escape`].
+//! [`errln!`] and [`outln!`] replace `eprintln!` and `println!`, which panic when output cannot be written (a full disk, a pipe
+//! whose reader has gone, an ssh session that ended). Control characters from file names, keys and expressions do not reach the
+//! terminal, see [`escape`].
 
 mod escape;
 mod print;
@@ -12,14 +12,14 @@ pub use escape::escape;
 pub use print::{OutputLost, accept_lost_output, finish_output, print_to_stderr, print_to_stdout};
 pub use signals::is_ignored;
 
-/// A line on standard error: for people, and for logs. Where it cannot be written it is lost, and nothing else happens.
+/// Prints a line to standard error, for people and for logs. If the line cannot be written, it is silently lost.
 #[macro_export]
 macro_rules! errln {
     ($($arg:tt)*) => { $crate::print_to_stderr(format_args!($($arg)*)) };
 }
 
-/// A line on standard output: what a command is asked for. A line that cannot be written is remembered, and
-/// [`finish_output`] reports it when the program ends.
+/// Prints a line to standard output: the result of a command. If the line cannot be written, [`finish_output`] reports that
+/// when the program ends.
 #[macro_export]
 macro_rules! outln {
     ($($arg:tt)*) => { $crate::print_to_stdout(format_args!($($arg)*)) };

@@ -20,35 +20,35 @@ impl std::error::Error for OutputLost {}
 static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
 static ACCEPTED: AtomicBool = AtomicBool::new(false);
 
-/// See [`errln!`](crate::errln).
+/// Implements [`errln!`](crate::errln).
 pub fn print_to_stderr(line: Arguments<'_>) {
     let text = format!("{line}\n");
     let _ = std::io::stderr().lock().write_all(escape(&text).as_bytes());
 }
 
-/// See [`outln!`](crate::outln).
+/// Implements [`outln!`](crate::outln).
 pub fn print_to_stdout(line: Arguments<'_>) {
     let text = format!("{line}\n");
-    remember(std::io::stdout().lock().write_all(escape(&text).as_bytes()));
+    note_failure(std::io::stdout().lock().write_all(escape(&text).as_bytes()));
 }
 
-fn remember(result: std::io::Result<()>) {
+fn note_failure(result: std::io::Result<()>) {
     if let (Err(error), Ok(mut lost)) = (result, LOST.lock()) {
         lost.get_or_insert(error);
     }
 }
 
-/// For a command whose results are in files: what it prints besides may be lost.
+/// Allows standard output to be lost, for a command whose results are also in files.
 pub fn accept_lost_output() {
     ACCEPTED.store(true, Ordering::Relaxed);
 }
 
-/// To be called when a program ends.
+/// Flushes standard output and reports lost lines; call this when a program ends.
 ///
 /// # Errors
-/// When a line on standard output was lost. That a reader has seen enough (`| head`) is no error.
+/// When a line on standard output was lost. A closed pipe (`| head`) is not an error.
 pub fn finish_output() -> Result<(), OutputLost> {
-    remember(std::io::stdout().lock().flush());
+    note_failure(std::io::stdout().lock().flush());
     let lost = LOST.lock().ok().and_then(|mut lost| lost.take());
     match lost {
         Some(error) if error.kind() != ErrorKind::BrokenPipe && !ACCEPTED.load(Ordering::Relaxed) => {

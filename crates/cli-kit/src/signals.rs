@@ -1,6 +1,6 @@
-/// Whether this process was started with a signal ignored, as `nohup` ignores SIGHUP; no handler may then take its place.
+/// Whether this process was started with a signal ignored, as `nohup` ignores SIGHUP; then no handler may be installed.
 ///
-/// - signal: its number, from 1
+/// - signal: number of the signal, from 1
 pub fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -43,7 +43,7 @@ pub fn metrics_table(rows: &[(String, SplitReport)]) -> String {
 
 /// A metric to two digits, or a dash where it is defined for no expression.
 pub fn metric_or_dash(value: Option<f64>) -> String {
-    // Without the sign of a zero.
+    // Adding 0.0 turns -0.0 into 0.0.
     let rounded = |value: f64| (value * 100.0).round() / 100.0 + 0.0;
     value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", rounded(value)))
 }

@@ -1,15 +1,14 @@
-//! Panics as errors. tch reports most of what libtorch refuses by a panic, a
-//! device that is out of memory among it.
+//! Turns panics into errors. tch panics on most errors of libtorch, including a device that is out of memory.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Result, anyhow};
 
-/// Runs the program; a panic becomes an error with its message. With `RUST_BACKTRACE` set it is shown as usual besides.
+/// Runs the program; a panic becomes an error with its message. With `RUST_BACKTRACE` set, the panic is also printed as usual.
 ///
 /// # Errors
-/// What the program fails with.
+/// Returns the error of the program, or its panic.
 pub fn as_errors<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value == "0") {
         std::panic::set_hook(Box::new(|_| {}));
@@ -17,7 +16,7 @@ pub fn as_errors<T>(program: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|panic| Err(anyhow!("{}", message(&*panic))))
 }
 
-/// What a panic says, without the frames that libtorch's errors bring along.
+/// The message of a panic, without the stack frames that libtorch appends to its errors.
 pub fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without message");

@@ -1,4 +1,4 @@
-//! How a program begins and ends.
+//! Start and end of a program.
 
 use std::ffi::OsString;
 
@@ -6,20 +6,20 @@ use anyhow::Result;
 use clap::Parser;
 use cli_kit::errln;
 
-/// A program's arguments. Where they ask for help or are wrong, the program ends here.
+/// Parses a program's arguments. If they ask for help or are wrong, the program ends here.
 pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> C {
     C::try_parse_from(args).unwrap_or_else(|error| {
         if !error.use_stderr() {
             error.exit();
         }
-        // Arguments are shown, so this goes the way of everything that may hold control characters.
+        // The message repeats arguments, which may contain control characters, so it is printed with `errln!`.
         errln!("{}", error.render().to_string().trim_end());
         std::process::exit(error.exit_code())
     })
 }
 
-/// How a program ends: with the code its work gives, or with code 1 after one line on standard error that holds the
-/// error and its causes.
+/// The exit code that a program ends with: that of `result` or, after an error, 1. An error and its causes are printed as one
+/// line on standard error.
 pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCode {
     let finished = result.and_then(|code| Ok(cli_kit::finish_output().map(|()| code)?));
     finished.unwrap_or_else(|error| {
@@ -28,7 +28,7 @@ pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCod
     })
 }
 
-/// An error and its causes. A cause that a message repeats already is left out.
+/// An error and its causes in one line. A cause that is already part of the line is left out.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {

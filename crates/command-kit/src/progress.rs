@@ -1,4 +1,4 @@
-//! Progress of long work, as people and log files want it.
+//! Progress of long work, for terminals and for log files.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use cli_kit::{errln, escape};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Progress of long work on standard error: a bar with rate and time left on a terminal, otherwise a plain line
-/// now and then.
+/// Progress of long work on standard error: a bar with rate and remaining time on a terminal, otherwise a plain line at
+/// intervals.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -24,7 +24,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Progress {
     /// Starts at `done` of `total` units.
     ///
-    /// - done: what an earlier process did already
+    /// - done: units that an earlier process has done
     pub fn new(label: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total)
@@ -42,7 +42,7 @@ impl Progress {
         Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now }
     }
 
-    /// Progress that is not shown, for work that another process speaks of.
+    /// Progress that is not shown, for work whose progress another process shows.
     pub fn hidden() -> Self {
         let now = Instant::now();
         let bar = Some(ProgressBar::hidden());
@@ -54,14 +54,14 @@ impl Progress {
         Pauser(self.bar.clone())
     }
 
-    /// Takes the bar off the screen.
+    /// Removes the bar from the screen.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    /// One or more units are done.
+    /// Counts `n` more units as done.
     pub fn advance(&mut self, n: u64, message: &str) {
         self.done += n;
         if let Some(bar) = &self.bar {
@@ -76,12 +76,13 @@ impl Progress {
     }
 }
 
-/// A text of several lines that stays at the bottom of the terminal and is replaced as it changes; nothing elsewhere.
+/// A text of several lines that stays at the bottom of the terminal and is replaced when it changes. Shows nothing if standard
+/// error is not a terminal.
 #[derive(Debug)]
 pub struct Live(Option<ProgressBar>);
 
 impl Live {
-    /// Shows a text.
+    /// Shows a text, on a terminal only.
     pub fn new(text: impl FnOnce() -> String) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
@@ -93,7 +94,7 @@ impl Live {
         live
     }
 
-    /// Replaces the text, which is only made where it is seen.
+    /// Replaces the text; `text` is only called if the text is visible.
     pub fn show(&self, text: impl FnOnce() -> String) {
         if let Some(bar) = &self.0 {
             bar.set_message(escape(&text()).into_owned());
@@ -101,7 +102,7 @@ impl Live {
         }
     }
 
-    /// Writes a line above it on standard error; to log files, just the line.
+    /// Writes a line to standard error, above the text on a terminal.
     pub fn line(&self, line: &str) {
         match &self.0 {
             Some(bar) => bar.suspend(|| errln!("{line}")),
@@ -118,12 +119,12 @@ impl Drop for Live {
     }
 }
 
-/// See [`Progress::pauser`].
+/// Clears a progress bar for a while, see [`Progress::pauser`].
 #[derive(Debug)]
 pub struct Pauser(Option<ProgressBar>);
 
 impl Pauser {
-    /// Does other work while the bar is off the screen.
+    /// Runs `work` while the bar is cleared.
     pub fn pause<R>(&self, work: impl FnOnce() -> R) -> R {
         match &self.0 {
             Some(bar) => bar.suspend(work),

@@ -1,4 +1,4 @@
-//! Metrics of predictions that some program wrote to a file.
+//! Metrics of predicted masks in a file.
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,10 @@ use crate::data_root::{DEFAULT_DATA_ROOT, open};
 use crate::metrics_table::metrics_table;
 use crate::progress::Progress;
 
-/// What to score.
+/// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// JSONL file, a line an expression: {"ref_id": 1, "sent_id": 2, "segmentation": {"size": [h, w], "counts": "..."}}
+    /// JSONL file, one line per expression: {"ref_id": 1, "sent_id": 2, "segmentation": {"size": [h, w], "counts": "..."}}
     #[arg(long, value_name = "FILE")]
     pub predictions: PathBuf,
     /// Data set, such as refcoco
@@ -36,11 +36,11 @@ pub struct ScoreArgs {
     pub json: bool,
 }
 
-/// Scores a file of masks: probability 1 inside, 0 outside.
+/// Prints metrics of a file of masks, with probability 1 inside a mask and 0 outside.
 ///
 /// # Errors
-/// Names the file and line: malformed, unknown or doubled expressions, masks of another size than the image; and the
-/// expression that no line answers.
+/// When a line is malformed, has an unknown or repeated expression, or a mask of another size than the image; the message names
+/// the file and line. Also when an expression has no line; the message names the expression.
 pub fn score(args: &ScoreArgs) -> Result<()> {
     let dataset = open(&args.dataset, &args.data_root)?;
     let predictions = Predictions::read(&args.predictions, &dataset)?;
@@ -61,7 +61,7 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     Ok(())
 }
 
-/// `{"splits": {NAME: REPORT}}` with some keys in front.
+/// The JSON document `{"splits": {NAME: REPORT}}`, with the keys of `head` in front.
 ///
 /// # Errors
 /// When a number cannot be written as JSON.
@@ -108,7 +108,7 @@ fn score_split(
     Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// An evaluated expression, from the query it answers and what the prediction covers.
+/// An evaluated expression, from its query and from what the prediction covers.
 pub fn evaluated(dataset: &Dataset, query: &Query, activation: Activation) -> Evaluated {
     let (ref_id, sent_id) = key_of(dataset, query);
     Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), activation }

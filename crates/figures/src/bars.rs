@@ -6,29 +6,29 @@ use plotters::prelude::*;
 use crate::Error;
 use crate::curves::{COLOURS, panels_side_by_side};
 
-/// The bars of one colour.
+/// One series of bars, drawn in one colour.
 #[derive(Debug, Clone)]
 pub struct Bars {
-    /// Its name in the legend.
+    /// Name in the legend.
     pub name: String,
-    /// A height for each class; what is not finite is left out.
+    /// Height of the bar of each class; values that are not finite are left out.
     pub values: Vec<f64>,
-    /// For each class, how far a line reaches above and below the bar's end; may be empty.
+    /// Error bar of each class: how far a line reaches above and below the bar's end; may be empty.
     pub deviations: Vec<f64>,
 }
 
 /// One bar chart: for each class a bar of each series.
 #[derive(Debug, Clone)]
 pub struct BarPanel {
-    /// Above it.
+    /// Title above the chart.
     pub title: String,
-    /// Below its x axis.
+    /// Label below the x axis.
     pub x_label: String,
     /// Where the y axis starts; bars are cut off there.
     pub from: f64,
-    /// What stands below each group of bars.
+    /// Label below each group of bars.
     pub classes: Vec<String>,
-    /// Its bars.
+    /// Series of bars.
     pub series: Vec<Bars>,
 }
 
@@ -40,11 +40,11 @@ pub fn bars(path: &Path, panels: &[BarPanel]) -> Result<(), Error> {
     panels_side_by_side(path, panels, draw)
 }
 
-/// The part of a class's width that its bars take.
+/// Share of a class's width that its bars fill.
 const FILLED: f64 = 0.8;
 
 impl BarPanel {
-    /// Name of the class in the middle of whose bars `x` lies, or nothing.
+    /// Name of the class whose bars are centred at `x`; empty if there is none.
     fn class_at(&self, x: f64) -> String {
         let nearest = x.round();
         let named = (nearest - x).abs() < 1e-6 && nearest >= 0.0;
@@ -54,7 +54,7 @@ impl BarPanel {
 }
 
 impl Bars {
-    /// Where bars end, or their deviations above them; those that are not finite are not drawn.
+    /// Upper ends of the bars with their error bars; ends that are not finite are left out.
     fn ends(&self) -> impl Iterator<Item = f64> {
         let deviation = |class: usize| self.deviations.get(class).copied().unwrap_or(0.0);
         let ends = self.values.iter().enumerate().map(move |(class, value)| value + deviation(class));

@@ -24,28 +24,28 @@ impl Canvas {
     /// A picture from `height * width * 3` bytes, row-major.
     ///
     /// # Panics
-    /// When the number of bytes does not fit.
+    /// When the number of bytes is not `height * width * 3`.
     pub fn from_rgb(width: usize, height: usize, data: Vec<u8>) -> Self {
         assert_eq!(data.len(), width * height * 3, "bytes of an RGB picture");
         Self { width, height, data }
     }
 
-    /// Pixels across.
+    /// Width in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Pixels down.
+    /// Height in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// The bytes, row-major.
+    /// RGB bytes, row-major.
     pub fn rgb(&self) -> &[u8] {
         &self.data
     }
 
-    /// Scaled by nearest neighbour to fit into a box, keeping its aspect.
+    /// Scales by nearest neighbour to fit into a box, keeping the aspect ratio.
     pub fn fit(&self, width: usize, height: usize) -> Self {
         let scale = (width as f64 / self.width as f64).min(height as f64 / self.height as f64);
         let side = |n: usize, limit: usize| ((n as f64 * scale).round() as usize).clamp(1, limit.max(1));
@@ -61,7 +61,7 @@ impl Canvas {
         out
     }
 
-    /// Copies a picture with its top left corner at (x, y); what sticks out is cut off.
+    /// Pastes a picture with its top left corner at (x, y), clipped to this one.
     pub fn paste(&mut self, picture: &Self, x: usize, y: usize) {
         let columns = picture.width.min(self.width.saturating_sub(x));
         for row in 0..picture.height.min(self.height.saturating_sub(y)) {
@@ -72,7 +72,7 @@ impl Canvas {
 
     /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels.
     pub fn text(&mut self, text: &str, x: usize, y: usize, height: f32, max_width: usize, colour: [u8; 3]) {
-        // The font is compiled in and valid; without it a picture merely lacks its captions.
+        // The font is compiled in and valid. Without it a picture would only lack its captions.
         let Ok(font) = FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT) else { return };
         let scaled = font.as_scaled(PxScale::from(height));
         let mut pen = x as f32;
@@ -99,10 +99,10 @@ impl Canvas {
         }
     }
 
-    /// Writes a PNG file, whole or not at all.
+    /// Writes a PNG file atomically.
     ///
     /// # Errors
-    /// Names the file.
+    /// When the file cannot be written; the message names it.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let (width, height) = (self.width as u32, self.height as u32);
         whole_file::write_with(path, |file| {
@@ -147,7 +147,7 @@ pub fn overlay(mut picture: Canvas, mask: &[u8], colour: [u8; 3]) -> Canvas {
     picture
 }
 
-/// Share of its brightness that a picture keeps outside the mask.
+/// Share of the brightness that is kept outside the mask.
 const DIMMED: f32 = 0.4;
 
 #[cfg(test)]

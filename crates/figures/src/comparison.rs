@@ -1,20 +1,20 @@
 use crate::canvas::{Canvas, overlay};
 use crate::sheet::{CAPTION, CELL, GAP, PREDICTED, TRUE};
 
-/// One expression, answered by several models.
+/// One expression with the predictions of several models.
 #[derive(Debug, Clone)]
 pub struct ComparisonRow {
     /// The image.
     pub picture: Canvas,
     /// The expression.
     pub expression: String,
-    /// True mask, `height * width` bytes.
+    /// Ground-truth mask, `height * width` bytes.
     pub target: Vec<u8>,
-    /// Predicted mask of each model, likewise, and its IoU, 0 to 1.
+    /// Predicted mask of each model, `height * width` bytes, and its IoU, 0 to 1.
     pub predictions: Vec<(Vec<u8>, f64)>,
 }
 
-/// A line an expression: the true mask, then every model's, its name above and its IoU below.
+/// One line per expression: the ground truth, then each model's mask with the model's name above and the IoU below.
 pub fn comparison_sheet(models: &[String], rows: &[ComparisonRow]) -> Canvas {
     let n_columns = models.len() + 1;
     let line = 2 * CAPTION + CELL + GAP;

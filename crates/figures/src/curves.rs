@@ -10,20 +10,20 @@ use crate::Error;
 /// One line of a plot.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// Its name in the legend.
+    /// Name in the legend.
     pub name: String,
-    /// Points (x, y); those that are not finite are left out.
+    /// Points (x, y); points that are not finite are left out.
     pub points: Vec<(f64, f64)>,
 }
 
 /// One plot.
 #[derive(Debug, Clone)]
 pub struct Panel {
-    /// Above it.
+    /// Title above the plot.
     pub title: String,
-    /// Below its x axis.
+    /// Label below the x axis.
     pub x_label: String,
-    /// Its lines.
+    /// Lines of the plot.
     pub series: Vec<Series>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn panels_side_by_side<P>(
 ) -> Result<(), Error> {
     static FONT: Once = Once::new();
     FONT.call_once(|| {
-        // Fails only for bytes that are no font.
+        // Fails only if the bytes are not a font.
         let _ = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     });
     let failed = |error: &dyn std::fmt::Display| Error::Draw(format!("{}: {error}", path.display()));

@@ -9,9 +9,9 @@ pub struct SheetRow {
     pub expression: String,
     /// Predicted mask, `height * width` bytes.
     pub prediction: Vec<u8>,
-    /// True mask, likewise.
+    /// Ground-truth mask, `height * width` bytes.
     pub target: Vec<u8>,
-    /// IoU of the two, 0 to 1.
+    /// IoU of prediction and ground truth, 0 to 1.
     pub iou: f64,
 }
 
@@ -21,7 +21,7 @@ pub(crate) const GAP: usize = 6;
 pub(crate) const PREDICTED: [u8; 3] = [230, 60, 40];
 pub(crate) const TRUE: [u8; 3] = [40, 190, 80];
 
-/// Image, prediction and ground truth side by side, the expression above, two expressions to a line.
+/// Image, prediction and ground truth side by side, with the expression above, two expressions per line.
 pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
     let n_lines = rows.len().div_ceil(2).max(1);
     let block = 3 * CELL + 4 * GAP;

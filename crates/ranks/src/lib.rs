@@ -1,9 +1,10 @@
-//! The processes of a distributed run on this machine: started, each told who it is through the environment that torchrun uses
-//! too, watched, and none left behind.
+//! Starts and supervises the processes of a distributed run on this machine. Each learns its rank from the same environment
+//! variables that torchrun sets, and none is left behind.
 //!
-//! - [`Team`] says how many there are and where they meet; [`Team::start`] starts them;
-//! - [`Ranks::supervise`] waits for them, passes signals on, and ends what does not end by itself;
-//! - [`this_launcher`] and [`end_with_launcher`] tie a process to the one that started it, even if that one is killed.
+//! - [`Team`] holds the number of processes and their rendezvous; [`Team::start`] starts them;
+//! - [`Ranks::supervise`] waits for them, forwards signals, and kills processes that do not end by themselves;
+//! - [`this_launcher`] and [`end_with_launcher`] end a process together with the one that started it, even if that one is
+//!   killed.
 
 mod launcher;
 mod team;
@@ -22,10 +23,10 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The system refuses something else.
+    /// Another system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was to be done.
+        /// What was attempted.
         what: &'static str,
         /// The system's reason.
         source: std::io::Error,

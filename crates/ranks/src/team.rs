@@ -9,35 +9,35 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::launcher::this_launcher;
 use crate::{Error, Result};
 
-/// How long the others have to say who is at fault and to end by themselves, once one has ended badly.
+/// Time for the other ranks to report which rank is at fault and to end by themselves, after one has failed.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The processes of a run, as far as they are on this machine.
+/// The processes of a run on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Team {
-    /// Processes on this machine.
+    /// Number of processes on this machine.
     pub nproc: usize,
-    /// Machines.
+    /// Number of machines.
     pub nnodes: usize,
     /// Number of this machine, from 0.
     pub node_rank: usize,
-    /// Where all meet, host and port; a free port here without it.
+    /// Rendezvous host and port; if `None`, a free port on this machine.
     pub rdzv: Option<(String, u16)>,
-    /// Device of the first process on this machine; the others have those behind it.
+    /// Device of the first process on this machine; the other processes use the devices after it.
     pub first_device: usize,
-    /// Seconds for which processes wait for each other; their own default without it.
+    /// Seconds that processes wait for each other; if `None`, their default.
     pub timeout: Option<u64>,
 }
 
 impl Team {
-    /// Processes on this machine alone.
+    /// `nproc` processes on this machine only.
     pub fn here(nproc: usize) -> Self {
         Self { nproc, nnodes: 1, node_rank: 0, rdzv: None, first_device: 0, timeout: None }
     }
 
-    /// Starts them. If one cannot be started, none is left.
+    /// Starts the processes. If one cannot be started, the others are killed.
     ///
-    /// - command: of a rank, without what tells it who it is
+    /// - command: makes the command of a rank, without the environment variables that hold its rank
     ///
     /// # Errors
     /// When a process cannot be started, or there is no free port.
@@ -58,7 +58,7 @@ impl Team {
                 .env("LOCAL_RANK", (self.first_device + local_rank).to_string())
                 .env("MASTER_ADDR", &host)
                 .env("MASTER_PORT", port.to_string())
-                // Should this process be killed, none of them is left behind.
+                // If this process is killed, the ranks are killed as well.
                 .env(launcher, id);
             if let Some(seconds) = self.timeout {
                 command.env("TALENT_PROCESS_TIMEOUT", seconds.to_string());
@@ -79,7 +79,7 @@ fn free_port() -> Result<u16> {
         .map_err(|source| Error::System { what: "looking for a free port", source })
 }
 
-/// Running processes by rank, none of which outlives this value.
+/// Running processes by rank; killed when dropped.
 #[derive(Debug)]
 pub struct Ranks(BTreeMap<usize, Child>);
 
@@ -93,16 +93,16 @@ impl Drop for Ranks {
 }
 
 impl From<Child> for Ranks {
-    /// A process that works alone.
+    /// A single process, as rank 0.
     fn from(child: Child) -> Self {
         Self(BTreeMap::from([(0, child)]))
     }
 }
 
 impl Ranks {
-    /// Waits until all have ended. Returns the first that failed, with its rank.
+    /// Waits until all processes have ended. Returns rank and exit status of the first that failed.
     ///
-    /// - signal: asked again and again; what it returns is passed on to all
+    /// - signal: polled repeatedly; a signal that it returns is forwarded to all processes
     ///
     /// # Errors
     /// When a process cannot be waited for.
@@ -145,7 +145,7 @@ impl Ranks {
     }
 }
 
-/// A process that is not waited for yet keeps its number, so the signal reaches nobody else.
+/// Sends a signal. A process that was not waited for yet keeps its process id, so the signal cannot reach another process.
 fn send(child: &Child, signal: i32) {
     if let Some(signal) = Signal::from_named_raw(signal) {
         let _ = kill_process(Pid::from_child(child), signal);
@@ -156,7 +156,7 @@ fn send(child: &Child, signal: i32) {
 mod tests {
     use super::*;
 
-    /// What becomes of two shells that run this.
+    /// Runs a script in two shells; returns rank and exit code of the first that failed.
     fn launched(script: &str, signal: Option<i32>) -> Option<(usize, Option<i32>)> {
         let team = Team { timeout: Some(7), ..Team::here(2) };
         let shell = |_| {

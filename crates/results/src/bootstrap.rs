@@ -1,21 +1,21 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A mean with an interval.
+/// A mean with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     /// The mean of all values.
     pub mean: f64,
-    /// Its 2.5th percentile over resamples.
+    /// 2.5th percentile of the mean over resamples.
     pub low: f64,
-    /// Its 97.5th percentile over resamples.
+    /// 97.5th percentile of the mean over resamples.
     pub high: f64,
 }
 
 const RESAMPLES: usize = 2000;
 
-/// The mean of paired differences, with the 95 % interval of a percentile bootstrap: as many values as there are, drawn with
-/// replacement, 2,000 times. The same values always give the same interval. None without values.
+/// The mean of paired differences, with the 95 % interval of a percentile bootstrap: 2,000 resamples of the same size, drawn
+/// with replacement. The same values always give the same interval. `None` without values.
 pub fn paired_bootstrap(differences: &[f64]) -> Option<Interval> {
     if differences.is_empty() {
         return None;

@@ -9,10 +9,10 @@ use crate::read::Run;
 /// A run, one of its splits, a group of that split's expressions, and its report.
 type Line<'a> = (&'a Run, &'a str, String, &'a GroupReport);
 
-/// One line a run, split and group (`all` is the whole split): every metric, and what the run took.
+/// One row per run, split and group (`all` is the whole split): every metric, and the run's time and memory.
 ///
 /// # Errors
-/// Never with columns of one length, as these are.
+/// Never in practice: Polars fails only if columns differ in length.
 pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for run in runs {
@@ -52,10 +52,10 @@ pub fn runs_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
     DataFrame::new_infer_height(columns)
 }
 
-/// One line an expression of a run: pixels, probability masses and what follows from them.
+/// One row per expression of a run: pixel counts, probability masses and the metrics derived from them.
 ///
 /// # Errors
-/// Never with columns of one length, as these are.
+/// Never in practice: Polars fails only if columns differ in length.
 pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
     let lines: Vec<_> =
         runs.iter().flat_map(|run| run.expressions.iter().map(move |expression| (run, expression))).collect();

@@ -8,14 +8,14 @@ use crate::read::Run;
 use crate::summary::{Summary, expressions_of};
 use run_files::ExpressionLine;
 
-/// Expressions in a grid.
+/// Number of expressions in a grid.
 const ROWS: usize = 12;
 
-/// Where a run keeps its predicted masks.
+/// File in which a run keeps its predicted masks.
 const FILE: &str = "predictions.jsonl";
 
-/// The same expressions answered by one run of each line of a summary, all of one seed: those on which the IoUs lie
-/// furthest apart, one an image.
+/// Draws the predictions of one run per line of a summary, all of one seed, for the expressions on which the IoUs differ most,
+/// one per image.
 ///
 /// # Errors
 /// Says why there is no grid: fewer than two lines share a seed with predictions, or a file or image cannot be read.
@@ -70,7 +70,7 @@ pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<
     Ok(comparison_sheet(&models, &rows))
 }
 
-/// Names of lines, and their runs of the seed that most lines have predictions of.
+/// Names of lines and their runs of one seed: that for which most lines have predictions.
 fn runs_of_one_seed<'a>(runs: &'a [Run], summary: &Summary) -> Result<(Vec<String>, Vec<&'a Run>), String> {
     let with_predictions: Vec<&Run> = runs.iter().filter(|run| run.path.join(FILE).is_file()).collect();
     let seeds: BTreeSet<u64> = with_predictions.iter().map(|run| run.seed).collect();
@@ -81,7 +81,7 @@ fn runs_of_one_seed<'a>(runs: &'a [Run], summary: &Summary) -> Result<(Vec<Strin
         });
         lines.collect()
     };
-    // Of equally many lines, the smallest seed.
+    // If several seeds have equally many lines, the smallest seed.
     let best = seeds.into_iter().rev().map(of_seed).max_by_key(Vec::len).unwrap_or_default();
     if best.len() < 2 {
         return Err("fewer than two lines have predictions (predictions.jsonl) of one seed".into());

@@ -1,10 +1,10 @@
 //! Tables, plots and reports of runs.
 //!
-//! Reads only what runs wrote: `metrics.json`, `expressions.jsonl`, `config.toml`, `cell.json` and `ablation.json`. A run that
-//! was cut short or that another version wrote is named, not guessed.
+//! Reads only what runs wrote: `metrics.json`, `expressions.jsonl`, `config.toml`, `cell.json` and `ablation.json`. Runs that
+//! are unfinished or of another version are reported and left out.
 //!
 //! - [`read_runs`] finds runs and reads them;
-//! - [`runs_frame`] and [`expressions_frame`] give them as Polars frames, to be written as CSV or Parquet;
+//! - [`runs_frame`] and [`expressions_frame`] convert them to Polars frames, which can be written as CSV or Parquet;
 //! - [`Summary`] is the table over seeds, with intervals of the difference to a baseline;
 //! - [`published`] are figures from papers and official logs;
 //! - [`report()`] puts everything into one HTML file.
@@ -44,21 +44,21 @@ pub enum Error {
     Pattern {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// What is wrong with the pattern.
         source: glob::PatternError,
     },
-    /// Polars refused.
+    /// Polars could not write a file.
     #[error("{}: {source}", path.display())]
     Polars {
         /// The file being written.
         path: std::path::PathBuf,
-        /// Its reason.
+        /// Polars' reason.
         source: polars::error::PolarsError,
     },
     /// A plot could not be drawn.
     #[error(transparent)]
     Figure(#[from] figures::Error),
-    /// A table was asked for that there is nothing for.
+    /// There is nothing for the table that was asked for.
     #[error("{0}")]
     Empty(String),
 }

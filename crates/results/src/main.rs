@@ -19,16 +19,16 @@ struct Cli {
     /// Run folders, or folders of runs
     #[arg(long, default_value = "runs/*", value_name = "GLOB")]
     runs: PathBuf,
-    /// What makes a line: row, seed, or config keys, separated by commas
+    /// What to group runs by: row, seed, or config keys, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "row")]
     group_by: Vec<String>,
     /// Splits, separated by commas [default: all]
     #[arg(long, value_delimiter = ',')]
     split: Vec<String>,
-    /// The line the others are compared with [default: the ablation's]
+    /// The group that the others are compared with [default: the ablation's]
     #[arg(long)]
     baseline: Option<String>,
-    /// How to write the table; csv and parquet hold every run, split and group, and need --out
+    /// Format of the table; csv and parquet contain every run, split and group, and need --out
     #[arg(long, default_value = "table")]
     format: OutputFormat,
     /// File to write [default: standard output]
@@ -82,7 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
     for split in &splits {
         summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, cli.baseline.as_deref())?);
     }
-    // The validation split decides on everything, so it comes first.
+    // All decisions are made on the validation split, so it comes first.
     summaries.sort_by_key(|summary| !run_files::is_val(&summary.split));
     if let Some(path) = &cli.report {
         let title = plan
@@ -119,7 +119,7 @@ fn run(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// What is published on the splits of runs that evaluate on one data set.
+/// Published figures on the splits of runs that evaluate on one data set.
 fn comparisons(runs: &[results::Run], splits: &[String]) -> Vec<String> {
     let lists = runs.iter().map(results::Run::datasets).filter(|names| names.len() == 1);
     let datasets: BTreeSet<&str> = lists.flatten().collect();

@@ -1,4 +1,4 @@
-//! Figures from official logs and papers, so that a run on RefCOCO is compared at once.
+//! Published results from official logs and papers, with which runs on RefCOCO are compared.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// A published model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Model {
-    /// Its name.
+    /// Name of the model.
     pub name: String,
     /// mIoU in percent by `data set/split`.
     #[serde(rename = "mIoU")]
@@ -21,7 +21,7 @@ struct File {
 
 /// The published models; see `published.toml` for sources.
 pub fn models() -> Vec<Model> {
-    // A test holds the file to its form.
+    // A test checks that the file can be parsed.
     toml::from_str::<File>(include_str!("published.toml")).map_or_else(|_| Vec::new(), |file| file.model)
 }
 

@@ -12,25 +12,25 @@ use crate::{Error, io_error};
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Its folder.
+    /// Folder of the run.
     pub path: PathBuf,
-    /// What it is called in tables: the ablation's row, or its config's name.
+    /// Name in tables: the ablation's row, or the config's name.
     pub row: String,
-    /// Its seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// Optimiser steps it was trained for.
+    /// Number of optimiser steps it was trained for.
     pub step: u64,
-    /// Its resolved configuration.
+    /// Resolved config of the run.
     pub config: toml::Table,
     /// Reports by split.
     pub splits: BTreeMap<String, SplitReport>,
-    /// Values that trained.
+    /// Number of trained parameter values.
     pub trained_values: u64,
-    /// Median seconds of a step.
+    /// Median time of a step in seconds.
     pub step_seconds: Option<f64>,
-    /// Largest memory held, in MiB.
+    /// Peak resident memory in MiB.
     pub peak_rss_mib: Option<f64>,
-    /// What was measured of each expression.
+    /// Measurements of each expression.
     pub expressions: Vec<ExpressionLine>,
     /// Validation mIoU by step, of the first data set.
     pub val_curve: Vec<(f64, f64)>,
@@ -39,31 +39,31 @@ pub struct Run {
 /// A run that is not in the tables, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Its folder.
+    /// Folder of the run.
     pub run: PathBuf,
-    /// What is wrong with it.
+    /// Why the run is left out.
     pub what: String,
 }
 
-/// What [`read_runs`] found.
+/// Result of [`read_runs`].
 #[derive(Debug, Clone)]
 pub struct Found {
     /// Finished runs, in the order of their paths.
     pub runs: Vec<Run>,
-    /// The ablation that the first of them belongs to.
+    /// The ablation that the first of the runs belongs to.
     pub plan: Option<Ablation>,
-    /// What is not among the runs.
+    /// Runs that are left out.
     pub problems: Vec<LeftOut>,
 }
 
-/// Reads all runs in the folders that a pattern names and in the folders below them, in the order of their paths.
+/// Reads all runs in the folders that match a pattern and in the folders below them, in the order of their paths.
 ///
 /// # Errors
-/// When the pattern is malformed or a folder cannot be read. Runs that are not finished, or that another version wrote, are
-/// among the problems.
+/// When the pattern is malformed or a folder cannot be read. Unfinished runs and runs of another version are listed in
+/// [`Found::problems`].
 pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
     let mut folders = Vec::new();
-    for found in matches(pattern)? {
+    for found in expand_pattern(pattern)? {
         if found.is_dir() {
             collect(&found, 4, &mut folders)?;
         }
@@ -77,13 +77,13 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
             Err(what) => problems.push(LeftOut { run: folder.clone(), what }),
         }
     }
-    tell_apart(&mut runs);
+    rename_distinct_runs(&mut runs);
     let plan = runs.first().and_then(|run| Ablation::of(&run.path));
     Ok(Found { runs, plan, problems })
 }
 
-/// Runs of one row are repetitions if only their seeds differ. Otherwise each gets a row of its own, with its folder.
-fn tell_apart(runs: &mut [Run]) {
+/// Gives runs of one row different row names, made from their folders, unless they are repetitions that differ only in seed.
+fn rename_distinct_runs(runs: &mut [Run]) {
     let mut of_row: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
     for run in runs.iter() {
         of_row.entry(run.row.clone()).or_default().push(run);
@@ -100,8 +100,9 @@ fn tell_apart(runs: &mut [Run]) {
     }
 }
 
-/// What a pattern names. A folder of that very name comes first: it may hold brackets, or be no UTF-8.
-fn matches(pattern: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The paths that match a pattern. If a folder has exactly this name, it is taken instead: its name may contain brackets, or
+/// bytes that are not UTF-8.
+fn expand_pattern(pattern: &Path) -> Result<Vec<PathBuf>, Error> {
     if pattern.is_dir() {
         return Ok(vec![pattern.to_path_buf()]);
     }
@@ -117,7 +118,7 @@ fn matches(pattern: &Path) -> Result<Vec<PathBuf>, Error> {
     found.collect()
 }
 
-/// Folders that hold a run: `config.toml` is the first thing a run writes.
+/// Collects folders that hold a run, recognised by `config.toml`, the first file that a run writes.
 fn collect(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), Error> {
     if folder.join("config.toml").is_file() {
         folders.push(folder.to_path_buf());
@@ -193,13 +194,14 @@ impl Run {
         config
     }
 
-    /// The data sets it trained on; empty if its config names none.
+    /// The data sets that the run trained on; empty if its config names none.
     pub fn datasets(&self) -> Vec<&str> {
         let names = self.config.get("data").and_then(|data| data.get("datasets")?.as_array());
         names.into_iter().flatten().filter_map(toml::Value::as_str).collect()
     }
 
-    /// What a run is grouped by: `row`, `seed`, or a config key such as `loss.cpcl`; none if it has no such key.
+    /// The run's value of a grouping key: `row`, `seed`, or a config key such as `loss.cpcl`. `None` if the config lacks the
+    /// key.
     pub fn group(&self, key: &str) -> Option<String> {
         match key {
             "row" => Some(self.row.clone()),

@@ -9,10 +9,10 @@ use crate::read::{LeftOut, Run};
 use crate::summary::{Line, Summary};
 use crate::{Error, io_error};
 
-/// Writes one self-contained HTML file: tables of all splits, plots, the expressions that the lines answer most
-/// differently, and what is not in it.
+/// Writes one self-contained HTML file: tables of all splits, plots, the expressions on which the lines differ most, and a list
+/// of what was left out.
 ///
-/// - data_root: where the images are
+/// - data_root: folder of the data sets, for their images
 ///
 /// # Errors
 /// When a plot or the file cannot be written.
@@ -86,7 +86,7 @@ fn bars(summary: &Summary) -> Result<String, Error> {
         BarPanel {
             title: format!("{title}, {} (%)", summary.split),
             x_label: "mean and standard deviation over seeds; the axis does not start at 0".to_owned(),
-            from: start_of(&bars),
+            from: axis_start(&bars),
             classes: groups.clone(),
             series: vec![bars],
         }
@@ -109,8 +109,8 @@ fn bars(summary: &Summary) -> Result<String, Error> {
     encoded(|path| figures::bars(path, &[one("mIoU", "mIoU"), one("NTA mass", "nta_mass"), by_distractors]))
 }
 
-/// An axis start at which the differences between bars fill about half of the panel.
-fn start_of(bars: &Bars) -> f64 {
+/// Start of the y axis, such that the differences between bars fill about half of the panel.
+fn axis_start(bars: &Bars) -> f64 {
     let ends = |sign: f64| bars.values.iter().zip(&bars.deviations).map(move |(value, sd)| value + sign * sd);
     let finite = |value: &f64| value.is_finite();
     let (low, high) =
@@ -139,7 +139,7 @@ fn curves(runs: &[Run], summary: &Summary) -> Result<String, Error> {
     encoded(|path| figures::curves(path, &[panel]))
 }
 
-/// A picture as base64.
+/// Draws a picture, and returns it as base64.
 fn encoded(draw: impl FnOnce(&Path) -> Result<(), figures::Error>) -> Result<String, Error> {
     let folder = tempfile::tempdir().map_err(io_error(Path::new("temporary folder")))?;
     let path = folder.path().join("plot.png");

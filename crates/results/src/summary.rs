@@ -11,9 +11,9 @@ use run_files::{Ablation, ExpressionLine};
 /// Mean and standard deviation over seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeanSd {
-    /// The mean.
+    /// Mean over seeds.
     pub mean: f64,
-    /// The standard deviation of a sample (n - 1); none for one seed.
+    /// Sample standard deviation (n - 1); `None` for one seed.
     pub sd: Option<f64>,
 }
 
@@ -26,48 +26,48 @@ impl MeanSd {
     }
 }
 
-/// A group against the baseline, over the expressions that both answered with the same seed.
+/// Difference between a group and the baseline, over the expressions that both evaluated with the same seed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
-    /// Of the IoU, in percent.
+    /// Difference in IoU, in percent.
     pub iou: Option<Interval>,
-    /// Of the NTA mass, in percent, over the expressions where both have one.
+    /// Difference in NTA mass, in percent, over the expressions for which both have one.
     pub nta_mass: Option<Interval>,
 }
 
 /// One line of a summary: a group of runs on one split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// The group.
+    /// Name of the group.
     pub group: String,
-    /// Seeds in it.
+    /// Number of seeds in the group.
     pub n_seeds: usize,
     /// Metrics in percent, by name.
     pub metrics: BTreeMap<&'static str, MeanSd>,
-    /// Against the baseline; none for the baseline itself and without one.
+    /// Difference from the baseline; `None` for the baseline itself, and if there is none.
     pub difference: Option<Difference>,
     /// NTA mass by number of distractors: 1, 2, and 3 or more.
     pub nta_by_distractors: [Option<f64>; 3],
-    /// Values that trained.
+    /// Number of trained parameter values.
     pub trained_values: u64,
-    /// Median seconds of a step, the mean over runs.
+    /// Median time of a step in seconds, averaged over runs.
     pub step_seconds: Option<f64>,
-    /// Largest memory of any of its runs, in MiB.
+    /// Peak resident memory of any of the group's runs, in MiB.
     pub peak_rss_mib: Option<f64>,
 }
 
-/// A table over seeds.
+/// Table of one split, with means over seeds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// The split.
+    /// Name of the split.
     pub split: String,
-    /// The group the others are compared with.
+    /// The group that the others are compared with.
     pub baseline: Option<String>,
-    /// Its lines, in the plan's order.
+    /// Lines of the table, in the plan's order.
     pub lines: Vec<Line>,
 }
 
-/// The metrics of a table.
+/// The metrics that the table shows.
 fn shown() -> impl Iterator<Item = &'static Metric> {
     METRICS.iter().filter(|metric| metric.in_summaries)
 }
@@ -76,7 +76,7 @@ impl Summary {
     /// Summarises runs on one split, grouped by some keys (see [`Run::group`]).
     ///
     /// # Errors
-    /// When no run has the split, when a run has no such key, or when the baseline is none of the groups.
+    /// When no run has the split, when a run lacks one of the keys, or when the baseline is not one of the groups.
     pub fn new(
         runs: &[Run],
         plan: Option<&Ablation>,
@@ -220,7 +220,7 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
     }
 }
 
-/// Pairs runs of one seed, expression by expression; an expression's difference is its mean over seeds.
+/// Pairs runs of the same seed, expression by expression. The difference of an expression is its mean over seeds.
 fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
     type Sums = BTreeMap<(i64, i64), (f64, usize)>;
     let (mut iou, mut nta_mass): (Sums, Sums) = Default::default();

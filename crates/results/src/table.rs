@@ -1,10 +1,10 @@
-//! One table, written for a terminal, as Markdown, LaTeX or HTML. Cells hold plain text; what means something to a form is
-//! escaped when it is written.
+//! A table that is written as text for a terminal, Markdown, LaTeX or HTML. Cells hold plain text; characters that are special
+//! in a format are escaped when the table is written.
 
-/// How a table is written.
+/// Format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
-    /// For a terminal.
+    /// Plain text, for a terminal.
     Text,
     /// Markdown.
     Markdown,
@@ -13,17 +13,17 @@ pub enum TableFormat {
 }
 
 impl TableFormat {
-    /// Text as this form shows it.
+    /// Escapes text for this format.
     pub fn escape(self, text: &str) -> String {
-        // A line is a row.
+        // A row is one line, so line breaks become spaces.
         let line = text.replace("\r\n", " ").replace(['\n', '\r'], " ");
         match self {
             Self::Text => line,
-            // A bracket alone is text, as in an interval; with an address behind it, it is a link.
+            // Brackets alone are plain text, as in an interval; with `(` after `]` they would be a link.
             Self::Markdown => line.chars().map(markdown).collect::<String>().replace("](", "]\\("),
             Self::Latex => {
                 let escaped: String = line.chars().map(latex).collect();
-                // Behind the end of a row, these would be an argument of it.
+                // After the end of the previous row, `[` and `*` would be read as its argument.
                 let guard = if escaped.starts_with(['[', '*']) { "{}" } else { "" };
                 format!("{guard}{escaped}")
             }
@@ -53,7 +53,7 @@ fn latex(letter: char) -> String {
     }
 }
 
-/// A cell.
+/// A cell of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
@@ -150,7 +150,7 @@ fn text(headings: &[String], rows: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
 
-    /// A name that means something to every form.
+    /// A name with special characters of every format.
     const NASTY: &str = "[a|b] 50 % \\ ~ ^ _ & # $ {x} <b> | y\nz";
 
     fn table() -> Table {
@@ -184,7 +184,7 @@ mod tests {
         let markdown = table().format(TableFormat::Markdown);
         let lines: Vec<&str> = markdown.lines().collect();
         assert_eq!(lines.len(), 4);
-        // Bars that part cells are those without a backslash before them.
+        // Bars that separate cells have no backslash before them.
         let bars = |line: &str| line.replace("\\\\", "").replace("\\|", "").matches('|').count();
         assert!(lines.iter().all(|line| bars(line) == 3), "{markdown}");
         assert!(lines[3].starts_with("| \\*\\*plain\\*\\* |"), "{markdown}");

@@ -1,4 +1,4 @@
-//! Tables of runs written by hand.
+//! Tables of hand-written runs.
 #![allow(missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,8 @@ use run_files::{
 };
 use serde_json::json;
 
-/// A run whose expressions cover this much of a target of ten pixels and of a distractor of ten.
+/// Writes a run. For each expression, `hits` has the pixels that it covers of a target of ten pixels and of a distractor of
+/// ten.
 fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
     std::fs::create_dir_all(folder).unwrap();
     let mask = |from: usize, n: usize| {
@@ -108,7 +109,7 @@ fn the_table_by_hand() {
     assert!(lines[2].contains("| 25.00 ± 0.00 | - |"), "{table}");
     assert!(lines[3].contains("| **0.00 ± 0.00** | -25.00 [-50.00, +0.00] |"), "{table}");
     assert!(lines[2].ends_with("| 1234 | 0.250 | 512 |"), "{table}");
-    // What is published on this data set.
+    // Published results on this data set.
     assert!(table.contains("TALENT-B 77.77"), "{table}");
     let left_out = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(left_out.contains("c/seed-1: it is not finished"), "{left_out}");
@@ -235,7 +236,7 @@ fn runs_of_other_configs_are_no_repetitions() {
     }
     let table = stdout(&results(root.path(), &[]));
     assert_eq!(table.lines().filter(|line| line.starts_with("tiny (")).count(), 2, "{table}");
-    // Half of the expressions are not the run's.
+    // Remove half of the run's expressions.
     let file = root.path().join("study/a/expressions.jsonl");
     let half = std::fs::read_to_string(&file).unwrap().lines().next().unwrap().to_owned();
     std::fs::write(&file, format!("{half}\n")).unwrap();

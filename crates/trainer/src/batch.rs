@@ -1,4 +1,4 @@
-//! Plain buffers to tensors: the only place where data meets libtorch.
+//! Copies batches from plain buffers into tensors: the only place where the data path meets libtorch.
 
 use anyhow::Result;
 use refcoco::evaluation::EvalBatch;
@@ -9,15 +9,15 @@ use torch_ext::upload;
 /// A training batch on its device.
 #[derive(Debug)]
 pub(crate) struct TrainTensors {
-    /// `[n, 3, S, S]`, normalised.
+    /// Images `[n, 3, S, S]`, normalised.
     pub(crate) images: Tensor,
-    /// `[n, 1, S, S]`, 0..=1.
+    /// Masks `[n, 1, S, S]`, 0..=1.
     pub(crate) masks: Tensor,
-    /// int64 `[n, K]` each.
+    /// Token ids, int64 `[n, K]`, as are `positives` and `negatives`.
     pub(crate) words: Tensor,
     pub(crate) positives: Tensor,
     pub(crate) negatives: Tensor,
-    /// `[n]`, 0 or 1.
+    /// `[n]`, 1 for a sample with a negative, otherwise 0.
     pub(crate) valid: Tensor,
 }
 
@@ -31,7 +31,7 @@ fn ids(data: &[i64], n: i64, shape: SampleShape, device: Device) -> Result<Tenso
 }
 
 impl TrainTensors {
-    /// - kind: of the network
+    /// - kind: dtype of the network, to which images and masks are converted
     pub(crate) fn new(batch: &Batch, device: Device, kind: Kind) -> Result<Self> {
         let (n, shape) = (batch.n as i64, batch.shape);
         Ok(Self {
@@ -44,12 +44,12 @@ impl TrainTensors {
         })
     }
 
-    /// Samples.
+    /// Number of samples.
     pub(crate) fn n(&self) -> i64 {
         self.words.size()[0]
     }
 
-    /// Takes over the values of another batch of the same size, in place.
+    /// Copies the values of another batch of the same size into these tensors, in place.
     pub(crate) fn overwrite(&self, other: &Self) {
         for (to, from) in [
             (&self.images, &other.images),
@@ -63,7 +63,7 @@ impl TrainTensors {
         }
     }
 
-    /// A run of samples.
+    /// Views of `n` samples, beginning at `start`.
     pub(crate) fn part(&self, start: i64, n: i64) -> Self {
         let cut = |xs: &Tensor| xs.narrow(0, start, n);
         Self {
@@ -80,11 +80,11 @@ impl TrainTensors {
 /// An evaluation batch on its device.
 #[derive(Debug)]
 pub(crate) struct EvalTensors {
-    /// `[m, 3, S, S]`, normalised.
+    /// Images `[m, 3, S, S]`, normalised.
     pub(crate) images: Tensor,
-    /// int64 `[n]`: which of them an expression is about.
+    /// int64 `[n]`: index of each expression's image.
     pub(crate) image_of: Tensor,
-    /// int64 `[n, K]`.
+    /// Token ids, int64 `[n, K]`.
     pub(crate) words: Tensor,
 }
 

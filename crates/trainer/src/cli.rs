@@ -38,13 +38,13 @@ struct Cli {
 enum Command {
     /// Train, evaluate and draw a model
     Train(TrainArgs),
-    /// Train every row of a plan with every seed
+    /// Run an ablation: train every row of a plan with every seed
     Ablate(AblateArgs),
-    /// Make the frozen encoders of the testbed
+    /// Pretrain the frozen encoders of the testbed
     Pretrain(PretrainArgs),
     /// Evaluate a checkpoint
     Eval(EvalArgs),
-    /// Segment one expression in one image
+    /// Segment what one expression refers to in one image
     Predict(PredictArgs),
     /// Write a checkpoint's network as a plain official state dictionary
     Export(ExportArgs),
@@ -52,18 +52,18 @@ enum Command {
     Parity(ParityArgs),
     /// Count parameters by group
     Params(ParamsArgs),
-    /// Look at data sets (needs no libtorch when run through `cargo xtask data`)
+    /// Inspect, check and convert data sets (needs no libtorch when run through `cargo xtask data`)
     Data {
         /// See `data --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },
-    /// Time a part of the work
+    /// Benchmark data loading, training steps, inference or a loss
     #[command(subcommand)]
     Bench(Bench),
-    /// Check on a device that everything works, and how fast
+    /// Check that everything works on a device, and how fast it is
     CheckDevice(CheckDeviceArgs),
-    /// Say which devices libtorch sees, as JSON
+    /// Print the devices that libtorch sees, as JSON
     Devices,
 }
 
@@ -76,7 +76,7 @@ struct PretrainArgs {
     /// Folder of the data sets
     #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
-    /// Make them anew even if they are there
+    /// Train the encoders again even if their files exist
     #[arg(long)]
     force: bool,
 }
@@ -103,47 +103,49 @@ struct TrainArgs {
     /// The run's folder [default: runs/NAME]
     #[arg(long)]
     run_dir: Option<PathBuf>,
-    /// Experimental: record a step as a CUDA graph and repeat it, for small batches, whose kernels a GPU does faster than a CPU
-    /// asks for them (docs/gpu.md says what is known to fail)
+    /// Experimental: capture a training step as a CUDA graph and replay it. For small batches, whose kernels a GPU finishes
+    /// faster than a CPU can launch them (docs/gpu.md says what is known to fail)
     #[arg(long, conflicts_with = "recompute")]
     cuda_graphs: bool,
-    /// Copy samples to a GPU on a stream of their own, beside the step before
+    /// Copy samples to the GPU on a separate CUDA stream, during the previous step
     #[arg(long)]
     upload_stream: bool,
-    /// In several processes: all-reduce gradients in buckets while the backward pass goes on
+    /// With several processes: all-reduce gradients in buckets during the backward pass
     #[arg(long, conflicts_with_all = ["recompute", "cuda_graphs"])]
     overlap_all_reduce: bool,
-    /// Write checkpoints every N steps (500steps) or minutes (10m), besides the ends of epochs
+    /// Write checkpoints every N steps (500steps) or minutes (10m), in addition to the end of each epoch
     #[arg(long)]
     checkpoint_every: Option<CheckpointEvery>,
     /// Keep the last N training states
     #[arg(long, value_name = "N", default_value_t = 2)]
     keep_checkpoints: usize,
-    /// Store frozen encoders in checkpoints, in place of the name and SHA-256 of their file
+    /// Store frozen encoders in checkpoints, instead of the name and SHA-256 of their file
     #[arg(long)]
     embed_encoders: bool,
-    /// Go on although the config differs from that of the checkpoint
+    /// Resume even if the config differs from that of the checkpoint
     #[arg(long, requires = "resume")]
     allow_config_change: bool,
-    /// Go on with a run: auto (the run folder's last checkpoint, if any), a run folder, a training state, or an official
-    /// training checkpoint (.pth). Without --preset or --config the run's own config is used
+    /// Resume a run: auto (the run folder's last checkpoint, if any), a run folder, a training state, or an official training
+    /// checkpoint (.pth). Without --preset or --config the run's own config is used
     #[arg(long, value_name = "auto|DIR|FILE")]
     resume: Option<PathBuf>,
-    /// Keep the start values of encoder tensors that a weights file lacks and whose official name begins so
+    /// Keep the initial values of encoder tensors that are missing from a weights file and whose official names start with
+    /// PREFIX
     #[arg(long, value_name = "PREFIX")]
     allow_missing: Vec<String>,
 }
 
-/// Exit code 0: everything compared agrees; 1: something does not; 2: something could not be run, such as photos that are not there.
+/// Exit code 0: all comparisons agree; 1: at least one does not; 2: at least one could not be run, for example because photos
+/// are missing.
 #[derive(Debug, Args)]
 struct ParityArgs {
-    /// Folder of recordings
+    /// Folder of recordings of the official implementation
     #[arg(long)]
     golden: PathBuf,
-    /// Photos and annotations that some data cases need
+    /// Folder of photos and annotations that some data cases need
     #[arg(long)]
     data_root: Option<PathBuf>,
-    /// Leave a part out: full, the models at full size
+    /// Skip a part: full (the models at full size)
     #[arg(long, value_parser = ["full"])]
     skip: Vec<String>,
     /// Print one JSON document
@@ -155,7 +157,7 @@ struct ParityArgs {
 
 #[derive(Debug, Args)]
 struct ExportArgs {
-    /// Checkpoint, ours or an official one
+    /// Checkpoint of this program, or an official one
     #[arg(long)]
     checkpoint: PathBuf,
     /// File to write, NAME.safetensors
@@ -180,7 +182,7 @@ struct ParamsArgs {
 /// Runs the program with the process's arguments.
 ///
 /// # Errors
-/// What the command fails with.
+/// Returns the error of the command.
 pub fn run() -> Result<ExitCode> {
     survive_file_size_limit()?;
     end_with_launcher()?;
@@ -190,7 +192,7 @@ pub fn run() -> Result<ExitCode> {
         refuse_several()?;
     }
     if matches!(command, Command::Train(_) | Command::Ablate(_)) {
-        // Their tables are in files as well.
+        // The tables that these commands print are also written to files.
         cli_kit::accept_lost_output();
     }
     let done = match command {
@@ -227,7 +229,7 @@ pub fn run() -> Result<ExitCode> {
     }
 }
 
-/// Exit code 0 if every case passes, 1 if one fails, 2 if one could not be run for want of data.
+/// Exit code 0 if every case passes, 1 if one fails, 2 if one could not be run because its data is missing.
 fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
     let options = parity::Options {
         device: args.machine.set_up()?,
@@ -264,7 +266,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let resume = match &args.resume {
         None => Resume::No,
         Some(path) if path.as_os_str() == "auto" => Resume::Auto,
-        // The folder of a run's checkpoints stands for the run.
+        // The `checkpoints` folder of a run is accepted in place of the run's folder.
         Some(path) if path.ends_with("checkpoints") && path.is_dir() => Resume::From(
             path.parent().filter(|run| !run.as_os_str().is_empty()).unwrap_or(Path::new(".")).into(),
         ),

@@ -1,4 +1,4 @@
-//! The `data` commands are a program of their own, which needs no libtorch and reads formats that training does not.
+//! Runs the `data` commands. They are a separate program, which needs no libtorch and reads formats that training does not.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-/// Becomes the program `talent-data`, which lies beside this one.
+/// Replaces this process (`exec`) by the program `talent-data` in the same folder as this one.
 ///
 /// # Errors
-/// When it is not there, or cannot be started. Otherwise this does not return.
+/// When the program is missing or cannot be started. On success this does not return.
 pub(crate) fn become_data_program(args: &[OsString]) -> Result<()> {
     let own = std::env::current_exe().context("where this program is")?;
     let program = own.with_file_name("talent-data");
@@ -20,7 +20,7 @@ pub(crate) fn become_data_program(args: &[OsString]) -> Result<()> {
         "{}: the `data` commands are in this program, which is not there; `cargo build --release -p data-cli` builds it",
         program.display()
     );
-    // A shell would be asked to run anything else.
+    // `exec` would pass a file that is not an ELF program to a shell.
     let mut magic = [0; 4];
     let is_program =
         File::open(&program).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF";

@@ -1,4 +1,4 @@
-//! The processes that train together. Rank 0 leads: it alone reads and writes the run's folder and speaks to the user.
+//! Distributed training. Rank 0 is the leader: only it reads and writes the run's folder and prints to the user.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use crate::config::{Config, flat};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::panics::as_errors;
 
-/// Values that travel together: 100 MB in float32, all gradients of the base model.
+/// Values in one bucket of a broadcast or all-reduce: 100 MB in float32, which holds all gradients of the base model.
 const BUCKET: usize = 25_000_000;
 
-/// This process among those it trains with; by default alone.
+/// The process group that this process trains in. The default is a single process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Processes {
     group: Option<Arc<Group>>,
 }
 
 impl Processes {
-    /// Meets the other processes if the environment speaks of any, see [`Rendezvous::from_environment`].
+    /// Joins the process group that the environment describes, if any; see [`Rendezvous::from_environment`].
     ///
     /// # Errors
-    /// When one does not come, or has another config, libtorch or version of this program.
+    /// When a process does not join, or has another config, libtorch, kind of device or version of this program.
     pub(crate) fn join(cfg: &Config, device: Device) -> Result<Self> {
         let Some(meeting) = Rendezvous::from_environment()? else { return Ok(Self::default()) };
         let mut about = flat(cfg)?;
-        // Machines may keep the encoders in different places; what counts is what the leader has loaded.
+        // Machines may keep the encoders in different folders; all ranks get the weights that the leader has loaded.
         about.retain(|key, _| !key.starts_with("weights."));
         about.insert("the version of talent".into(), env!("CARGO_PKG_VERSION").into());
         about.insert("the version of libtorch".into(), torch_ext::version()?);
@@ -39,23 +39,24 @@ impl Processes {
         Ok(Self::of(Arc::new(Group::join(meeting, device, &about)?)))
     }
 
-    /// The processes of a group.
+    /// Wraps a process group.
     pub(crate) fn of(group: Arc<Group>) -> Self {
         Self { group: Some(group) }
     }
 
-    /// Lets a network's batch statistics go over the batches of all processes from now on.
-    pub(crate) fn share_batches(&self, model: &Talent) {
+    /// Turns on SyncBatchNorm: from now on the network's batch statistics cover the batches of all ranks.
+    pub(crate) fn sync_batch_norms(&self, model: &Talent) {
         let group = self.group.as_ref().map(|group| Arc::<Group>::clone(group) as Arc<dyn across::Processes>);
         model.store().together().set(group);
     }
 
-    /// Those that a batch is shared with, for losses.
+    /// The processes that share a batch, for losses; `None` for a single process.
     pub(crate) fn shared(&self) -> Option<&dyn across::Processes> {
         self.group.as_deref().map(|group| group as &dyn across::Processes)
     }
 
-    /// Does the processes' work; if it fails, the error says which of them is at fault.
+    /// Runs `work`. A failure on this rank is reported to the other ranks. After a failure on another rank, the error names
+    /// that rank.
     pub(crate) fn carry_out<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(group) = &self.group else { return work() };
         let result = as_errors(work);
@@ -71,7 +72,7 @@ impl Processes {
         result
     }
 
-    /// The connections, if there is more than this process.
+    /// The process group; `None` for a single process.
     pub(crate) fn group(&self) -> Option<&Arc<Group>> {
         self.group.as_ref()
     }
@@ -88,7 +89,7 @@ impl Processes {
         self.rank() == 0
     }
 
-    /// What prepares files: the leader goes first, so that the others find them.
+    /// Runs `work` on the leader first and then on the other ranks, so that they find the files that it prepares.
     pub(crate) fn leader_first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(group) = &self.group else { return work() };
         if group.rank() == 0 {
@@ -100,7 +101,7 @@ impl Processes {
         work()
     }
 
-    /// What each process has, in the order of their ranks.
+    /// Gathers one value from each rank, in rank order.
     pub(crate) fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
         let Some(group) = &self.group else { return Ok(vec![own]) };
         let all = group.gather_bytes(&serde_json::to_vec(&own)?)?;
@@ -112,17 +113,19 @@ impl Processes {
             .collect()
     }
 
-    /// What the leader has.
+    /// Broadcasts the leader's value to all ranks.
     ///
-    /// - own: only the leader's counts, which must be some
-    pub(crate) fn leaders<T: Serialize + DeserializeOwned>(&self, own: Option<T>) -> Result<T> {
+    /// - own: must be `Some` on the leader; ignored on other ranks
+    pub(crate) fn leader_value<T: Serialize + DeserializeOwned>(&self, own: Option<T>) -> Result<T> {
         let first = self.gather(own)?.into_iter().next().flatten();
         first.context("the leader has nothing to say")
     }
 
+    /// Checks that all ranks have the same value.
+    ///
     /// # Errors
-    /// When the processes do not have the same.
-    pub(crate) fn agree<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    /// When a rank has another value than rank 0; the message contains `what`, the rank and both values.
+    pub(crate) fn ensure_equal<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
         &self,
         what: &str,
         own: T,
@@ -138,13 +141,13 @@ impl Processes {
         Ok(())
     }
 
-    /// Overwrites tensors with the leader's.
-    pub(crate) fn share(&self, tensors: Vec<Tensor>) -> Result<()> {
+    /// Broadcasts the leader's tensors to all ranks, in place.
+    pub(crate) fn broadcast(&self, tensors: Vec<Tensor>) -> Result<()> {
         self.in_buckets(tensors, |group, bucket| group.broadcast(bucket, 0))
     }
 
-    /// Replaces gradients by their mean over the processes.
-    pub(crate) fn mean(&self, gradients: Vec<Tensor>) -> Result<()> {
+    /// All-reduce (mean) of gradients over the ranks, in place.
+    pub(crate) fn average_gradients(&self, gradients: Vec<Tensor>) -> Result<()> {
         let size = self.size() as f64;
         self.in_buckets(gradients, |group, bucket| {
             group.all_reduce(bucket, Reduce::Sum)?;
@@ -153,14 +156,14 @@ impl Processes {
         })
     }
 
-    /// The mean over the processes of a tensor without gradient.
-    pub(crate) fn mean_of(&self, mut xs: Tensor) -> Result<Tensor> {
+    /// All-reduce (mean) of a tensor without gradient over the ranks.
+    pub(crate) fn all_reduce_mean(&self, mut xs: Tensor) -> Result<Tensor> {
         let Some(group) = &self.group else { return Ok(xs) };
         group.all_reduce(&mut xs, Reduce::Sum)?;
         Ok(xs / self.size() as f64)
     }
 
-    /// Joins tensors of one dtype in flat buckets, works on those, and copies them back.
+    /// Concatenates tensors of one dtype into flat buckets, applies `work` to each bucket, and copies the results back.
     fn in_buckets(
         &self,
         tensors: Vec<Tensor>,
@@ -194,7 +197,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Whether a signal has reached any of the processes; all get the same answer.
+    /// Checks whether a signal has reached any rank (all-reduce); all ranks get the same answer.
     ///
     /// # Errors
     /// [`Interrupted`] after a signal.
@@ -209,11 +212,11 @@ impl Processes {
         }
     }
 
-    /// This process's share of a batch of which every `n_parts`-th part goes through the network at once: of each part
-    /// the rank-th piece, so that together the processes do what one would.
+    /// This rank's share of a batch that goes through the network in `n_parts` parts (gradient accumulation). The share is the
+    /// rank-th piece of each part, so that all ranks together compute what one process would.
     ///
     /// # Errors
-    /// When it cannot be divided.
+    /// When the batch cannot be divided evenly.
     pub(crate) fn share_of<T: Clone>(&self, batch: &[T], n_parts: usize) -> Result<Vec<T>> {
         let (size, rank) = (self.size(), self.rank());
         if size == 1 {
@@ -231,8 +234,8 @@ impl Processes {
         Ok(mine.flat_map(|(_, piece)| piece.to_vec()).collect())
     }
 
-    /// Draws of other processes than the leader come from a stream of their own, which step and seed fix: dropout must not
-    /// drop the same everywhere, and a checkpoint holds only the leader's state.
+    /// Seeds libtorch's RNG on all ranks but the leader from seed, step and rank. Dropout must differ between ranks, and a
+    /// checkpoint holds only the leader's RNG state.
     pub(crate) fn seed_step(&self, seed: u64, step: u64) {
         if !self.leads() {
             use rand::Rng;
@@ -243,10 +246,10 @@ impl Processes {
     }
 }
 
-/// Refuses work that one process does, in the environment of several.
+/// Refuses a single-process command that was launched in several processes.
 ///
 /// # Errors
-/// When the environment speaks of more than one process.
+/// When the environment describes more than one process.
 pub(crate) fn refuse_several() -> Result<()> {
     let size = Rendezvous::from_environment()?.map_or(1, |meeting| meeting.size);
     ensure!(
@@ -256,7 +259,7 @@ pub(crate) fn refuse_several() -> Result<()> {
     Ok(())
 }
 
-/// The GPU that a launcher gives this process.
+/// Index of the GPU that the launcher assigns to this process (its local rank).
 pub(crate) fn local_device() -> Result<usize> {
     Ok(Rendezvous::from_environment()?.map_or(0, |meeting| meeting.local_rank))
 }

@@ -1,4 +1,5 @@
-//! What images and sentences become for a network's encoders: the encoders say it, and the data path takes it as values.
+//! Input formats of a network's encoders: sizes, pixel normalisation and tokenizer. The encoders' specs define them, and the
+//! data path receives them as plain values.
 
 use std::sync::Arc;
 
@@ -10,21 +11,21 @@ use tch::{Device, Kind, Tensor};
 
 use crate::batch::EvalTensors;
 
-/// Sizes of a network's inputs, and how its image encoder wants its pixels.
+/// Sizes of a network's inputs, and the pixel normalisation of its image encoder.
 pub(crate) fn sample_shape(cfg: &ModelConfig) -> SampleShape {
     let PixelInput { mean, std, border, .. } = cfg.image.spec().input;
     let pixels = Normalisation { mean, std, border };
     SampleShape { input_size: cfg.input_size as usize, word_len: cfg.word_len as usize, pixels }
 }
 
-/// What makes tokens for a network's text encoder.
+/// The tokenizer of a network's text encoder.
 pub(crate) fn tokenizer(cfg: &ModelConfig) -> Result<Arc<dyn Tokenizer>> {
     match cfg.text.spec().input.tokenizer {
         talent::Tokenizer::Clip => Ok(Arc::new(ClipTokenizer::new()?)),
     }
 }
 
-/// Refuses a text encoder whose vocabulary lacks tokens that its tokenizer makes.
+/// Refuses a text encoder whose vocabulary is smaller than that of its tokenizer.
 pub(crate) fn ensure_vocabulary(cfg: &ModelConfig) -> Result<()> {
     let words = cfg.text.spec().input;
     let (needed, name) = match words.tokenizer {
@@ -38,7 +39,7 @@ pub(crate) fn ensure_vocabulary(cfg: &ModelConfig) -> Result<()> {
     Ok(())
 }
 
-/// Expressions about one image, on a device, with the way back from the square to the image.
+/// An evaluation batch of several expressions about one image, and the letterbox that maps results back to the image.
 pub(crate) fn about_one_image(
     image: &RgbImage,
     texts: &[&str],

@@ -1,4 +1,4 @@
-//! `eval`: metrics of a checkpoint, or of masks that some program wrote.
+//! `eval`: metrics of a checkpoint, or of predicted masks in a file.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use run_files::may_hold_predictions;
 use serde_json::json;
 
 use crate::config::Precision;
+use crate::data_notes::{tell_findings, tell_left_out};
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
@@ -40,7 +41,7 @@ pub(crate) struct EvalArgs {
     /// Precision of matrix products [default: as trained]
     #[arg(long)]
     precision: Option<Precision>,
-    /// Also exchange expressions between same-category refs of an image
+    /// Also evaluate with expressions exchanged between same-category refs of an image
     #[arg(long)]
     exchange: bool,
     /// Also measure non-target activation inside the network, in each adapter and on each level of the neck
@@ -78,7 +79,8 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     }
     let experiment = open(args, &file)?;
     let precision = args.precision.unwrap_or(experiment.cfg.train.precision);
-    let mut found = Found::default();
+    let mut found = EvalResults::default();
+    tell_findings(&experiment, (!args.split.is_empty()).then_some(&args.split[..]));
     let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
     for position in 0..experiment.datasets.len() {
         let val = &experiment.datasets[position].descriptor.val;
@@ -93,6 +95,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
             found.add_more(args, &experiment, (position, split), precision)?;
         }
     }
+    tell_left_out(&experiment.datasets);
     if let Some(path) = &args.save_predictions {
         predictions.save(path)?;
     }
@@ -116,15 +119,15 @@ fn open(args: &EvalArgs, file: &Path) -> Result<Experiment> {
     Ok(experiment)
 }
 
-/// What is reported.
+/// Results to report.
 #[derive(Default)]
-struct Found {
+struct EvalResults {
     rows: Vec<(String, SplitReport)>,
     features: serde_json::Map<String, serde_json::Value>,
 }
 
-impl Found {
-    /// What is asked for of a split besides its metrics.
+impl EvalResults {
+    /// Adds what --features and --exchange ask for.
     fn add_more(
         &mut self,
         args: &EvalArgs,

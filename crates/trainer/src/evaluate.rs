@@ -1,5 +1,5 @@
-//! Evaluation by the official protocol: every expression of every ref on its own, probabilities enlarged
-//! (bicubic, corners aligned), warped back to the original image, cut at the threshold.
+//! Evaluation by the official protocol (specification, section 10): each expression of each ref is evaluated separately.
+//! Probabilities are upsampled (bicubic, corners aligned), warped back to the original image, and thresholded.
 
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -37,8 +37,9 @@ impl Prediction<'_> {
     }
 }
 
-/// Evaluates queries of one data set, in order; `visit` sees each prediction with its query's place. Several processes take
-/// turns with the batches, so that each is what it would be for one; all return the same, `visit` sees the own ones.
+/// Evaluates queries of one data set, in order; `visit` gets each prediction with its query's place. With several processes the
+/// ranks take turns with the batches, which are the same as for one process. All ranks return all results; `visit` sees only
+/// those of its own rank.
 pub(crate) fn evaluate_queries(
     experiment: &Experiment,
     position: usize,
@@ -64,7 +65,7 @@ pub(crate) fn evaluate_queries(
     let threshold = experiment.cfg.eval.threshold;
     let mut progress = processes.leads().then(|| Progress::new(label, own.len() as u64, 0));
     let mut places = places.into_iter();
-    // The maps of one batch are warped back and measured while the network is at the next.
+    // A second thread warps back and measures the maps of one batch while the network computes the next.
     let done = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel::<(EvalBatch, Download)>(1);
         let measuring = scope.spawn(move || {
@@ -90,10 +91,10 @@ pub(crate) fn evaluate_queries(
     if processes.size() > 1 {
         processes.check(&experiment.interrupt)?;
     }
-    Ok(joined(processes.gather(done)?).into_iter().map(|(_, evaluated)| evaluated).collect())
+    Ok(merge_by_place(processes.gather(done)?).into_iter().map(|(_, evaluated)| evaluated).collect())
 }
 
-/// Sends each batch with its probability maps, until nobody listens.
+/// Sends each batch with its probability maps, until the receiver is gone.
 fn predict_batches(
     experiment: &Experiment,
     batches: impl Iterator<Item = refcoco::Result<EvalBatch>>,
@@ -101,14 +102,15 @@ fn predict_batches(
     sender: &SyncSender<(EvalBatch, Download)>,
 ) -> Result<()> {
     for batch in batches {
-        // Several processes stop together, or some would wait for the others in vain.
+        // Several ranks check for signals together, after their last batch. If one stopped alone, the others would wait for it
+        // forever.
         if experiment.processes.size() == 1 {
             experiment.interrupt.check()?;
         }
         let batch = batch?;
         let tensors = EvalTensors::new(&batch, experiment.device)?;
         let maps = probabilities(experiment, &tensors, precision)?;
-        // Fails only if measuring did, which joining it reports.
+        // Fails only if the measuring thread failed; joining that thread reports its error.
         if sender.send((batch, maps)).is_err() {
             break;
         }
@@ -116,14 +118,14 @@ fn predict_batches(
     Ok(())
 }
 
-/// What several processes have of a whole, in order of its places.
-pub(crate) fn joined<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<(usize, T)> {
+/// Merges the results of all ranks, sorted by place.
+pub(crate) fn merge_by_place<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<(usize, T)> {
     let mut all: Vec<(usize, T)> = shares.into_iter().flatten().collect();
     all.sort_by_key(|(place, _)| *place);
     all
 }
 
-/// Each prediction in its image's pixels, and what it covers.
+/// Warps each map back to its image, and measures what it covers.
 fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, Vec<f32>)> {
     let plane = (maps.len() / batch.items.len().max(1)).max(1);
     batch
@@ -138,7 +140,7 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, 
         .collect()
 }
 
-/// Probabilities over the network's input square, `[n, S, S]`, on their way to the host.
+/// Probabilities over the network's input square, `[n, S, S]`, as an asynchronous copy to the host.
 pub(crate) fn probabilities(
     experiment: &Experiment,
     batch: &EvalTensors,
@@ -156,7 +158,7 @@ pub(crate) fn probabilities(
     Ok(Download::start(&maps)?)
 }
 
-/// The values of probabilities that have arrived, row-major.
+/// Waits for the copy and returns its values, row-major.
 pub(crate) fn values(maps: Download) -> Result<Vec<f32>> {
     Vec::<f32>::try_from(maps.wait()?.contiguous().view([-1])).context("probabilities")
 }
@@ -174,7 +176,7 @@ pub(crate) fn evaluate_split(
     evaluate_queries(experiment, position, &queries, precision, &label, visit)
 }
 
-/// Evaluates what decides on the best model.
+/// Evaluates the expressions that select the best model (`eval.selection`).
 pub(crate) fn evaluate_for_selection(
     experiment: &Experiment,
     position: usize,
@@ -183,7 +185,7 @@ pub(crate) fn evaluate_for_selection(
 ) -> Result<SplitReport> {
     let mut queries = queries(&experiment.datasets[position], split)?;
     if experiment.cfg.eval.selection == Selection::FirstExpression {
-        // A ref's queries stand together.
+        // The queries of one ref are adjacent.
         queries.dedup_by_key(|query| query.ref_index);
     }
     let label = format!("eval {}", experiment.split_name(position, split));
@@ -191,11 +193,11 @@ pub(crate) fn evaluate_for_selection(
     Ok(SplitReport::new(&evaluated))
 }
 
-/// What the two reports of [`evaluate_exchanged`] are called behind a split's name.
+/// Labels of the two reports of [`evaluate_exchanged`], appended to the split's name.
 pub(crate) const EXCHANGED: [&str; 2] = ["with same-category rival", "expression exchanged"];
 
-/// Whether the model listens: metrics on expressions of refs with a same-category neighbour, as they are and
-/// exchanged for one of that neighbour.
+/// Tests whether the model uses the text. Reports metrics on refs with a same-category neighbour in the image, first with their
+/// own expressions, then with these exchanged for an expression of that neighbour.
 pub(crate) fn evaluate_exchanged(
     experiment: &Experiment,
     position: usize,

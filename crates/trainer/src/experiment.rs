@@ -1,4 +1,4 @@
-//! What training, evaluation and prediction share: device, data, tokenizer, model.
+//! Device, data, tokenizer and model, which training, evaluation and prediction share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
 
-/// More than any machine has; each takes a stack, and starting millions of them never ends.
+/// Upper limit of --threads, more than any machine has cores. Each thread takes a stack, and starting millions of them would
+/// never end.
 const MAX_THREADS: usize = 4096;
 
 /// Settings of a process that do not change results.
@@ -40,10 +41,10 @@ impl Machine {
         if let Some(n) = self.threads {
             anyhow::ensure!((1..=MAX_THREADS).contains(&n), "--threads {n}: it must be 1 to {MAX_THREADS}");
             tch::set_num_threads(n as i32);
-            // Fails only if the pool exists already, as when one process runs several commands.
+            // Fails only if the pool exists already, for example when one process runs several commands.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         }
-        // float32 means float32 until a config says otherwise.
+        // No TF32 unless a config asks for it.
         torch_ext::allow_tf32(false)?;
         let cuda = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
         match self.device.as_str() {
@@ -67,19 +68,19 @@ impl Machine {
     }
 }
 
-/// Opens the data sets below a root. What is generated is generated first if it is not there.
+/// Opens the data sets below a root. Data sets that can be generated are generated first if they are missing.
 pub(crate) fn open_datasets(names: &[String], data_root: &Path) -> Result<Vec<Dataset>> {
     names.iter().map(|name| command_kit::open(name, data_root)).collect()
 }
 
-/// A stored model to work with.
+/// Options for loading a stored model.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct StoredModel {
-    /// Config of a checkpoint that holds none of its own, such as an official best_model.pth: a shipped name
-    /// (refcoco/base) or a TOML file
+    /// Config for a checkpoint that does not contain one, such as an official best_model.pth: a shipped name (refcoco/base) or
+    /// a TOML file
     #[arg(long)]
     config: Option<String>,
-    /// Keep the start values of missing tensors whose official name begins so
+    /// Keep the initial values of missing tensors whose official names start with PREFIX
     #[arg(long, value_name = "PREFIX")]
     allow_missing: Vec<String>,
     #[command(flatten)]
@@ -87,7 +88,7 @@ pub(crate) struct StoredModel {
 }
 
 impl StoredModel {
-    /// Verifies a checkpoint. Returns its config, its own or the one named, and what it says of itself.
+    /// Verifies a checkpoint. Returns its config (from the checkpoint or from --config) and its metadata, if any.
     pub(crate) fn open(&self, checkpoint: &Path) -> Result<(Config, Option<Meta>)> {
         match (checkpoint::verified_meta(checkpoint)?, &self.config) {
             (Some(meta), None) => Ok((meta.config.clone(), Some(meta))),
@@ -103,7 +104,7 @@ impl StoredModel {
         }
     }
 
-    /// Fills a network built from that config.
+    /// Loads the checkpoint into a network built from that config.
     ///
     /// - meta: from [`StoredModel::open`]
     pub(crate) fn fill(&self, model: &Talent, checkpoint: &Path, meta: Option<&Meta>) -> Result<()> {
@@ -112,7 +113,7 @@ impl StoredModel {
     }
 }
 
-/// A model with what it needs to read data.
+/// A model with its config, device, data sets and tokenizer.
 #[derive(Debug)]
 pub(crate) struct Experiment {
     pub(crate) cfg: Config,
@@ -120,14 +121,14 @@ pub(crate) struct Experiment {
     pub(crate) datasets: Arc<Vec<Dataset>>,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) model: Talent,
-    /// Tells long work to stop.
+    /// Set when a signal asks long work to stop.
     pub(crate) interrupt: Interrupt,
-    /// Who works on it together.
+    /// The ranks that work on it together.
     pub(crate) processes: Processes,
 }
 
 impl Experiment {
-    /// Opens the data and builds the model with start values that the seed fixes.
+    /// Opens the data sets and builds the model, with initial values drawn from the config's seed.
     pub(crate) fn new(cfg: Config, device: Device, data_root: &Path, processes: &Processes) -> Result<Self> {
         let datasets = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root))?;
         let experiment = Self::with_datasets(cfg, device, datasets)?;
@@ -137,7 +138,7 @@ impl Experiment {
     pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
         ensure_fits(&cfg.model, 1)?;
         let model = Talent::seeded(&cfg.model, device, Kind::Float, cfg.seed)?;
-        // What is drawn from here on, for dropout.
+        // Seeds what is drawn from here on: dropout.
         tch::manual_seed(cfg.seed as i64);
         model.train_only(cfg.train.regime.into());
         let tokenizer = tokenizer(&cfg.model)?;
@@ -150,7 +151,7 @@ impl Experiment {
         sample_shape(&self.cfg.model)
     }
 
-    /// A split's name in tables and files: with the data set where there is more than one.
+    /// A split's name in tables and files, with the data set's name in front if there are several data sets.
     pub(crate) fn split_name(&self, position: usize, split: &str) -> String {
         match self.datasets.len() {
             1 => split.to_owned(),

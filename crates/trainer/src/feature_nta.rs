@@ -1,9 +1,9 @@
-//! Where in the network the target is lost: the share of what answers to the sentence that lies on distractors, in each
-//! adapter and on each level of the neck.
+//! Non-target activation of features (NTA): the share of the response to the sentence that lies on distractors, in each adapter
+//! and on each level of the neck. Shows where in the network the target is lost.
 //!
-//! What answers is the product of sentence and pixel, negative values cut off: in the neck of the fused features and the
-//! projected sentence, in an adapter of patches and end token in the common width of its cross-modal unit. Objects are
-//! taken with the share that they cover of each patch.
+//! The response is the dot product of sentence and pixel features, with negative values set to 0. In the neck these are the
+//! projected sentence and the fused features; in an adapter, the end token and the patches in the common width of its
+//! cross-modal unit. Each object counts with the share that it covers of each patch.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::config::Precision;
 use crate::experiment::Experiment;
 use crate::patches::patch_shares;
 
-/// One place in the network.
+/// NTA at one place in the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StageNta {
-    /// `adapter in block 3`, or `neck level 5`, as the official names count them.
+    /// Name, for example `adapter in block 3` or `neck level 5`, numbered as in the official names.
     pub(crate) stage: String,
-    /// Mean share on distractors in percent; none if it is defined for no expression.
+    /// Mean share on distractors in percent; `None` if it is defined for no expression.
     pub(crate) feature_nta: Option<f64>,
-    /// Expressions with a distractor.
+    /// Number of expressions with a distractor.
     pub(crate) n_with_distractors: usize,
-    /// Those of them where nothing on target and distractors answers.
+    /// Number of those without any response on target and distractors.
     pub(crate) n_undefined: usize,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn feature_nta(
     Ok(found.into_iter().map(|(stage, ratios)| summarise(stage, &ratios)).collect())
 }
 
-/// What answers to the sentence at every stage, `[batch, H * W]` each, not negative.
+/// Response to the sentence at every stage, `[batch, H * W]` each, non-negative.
 fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)> {
     let patches: RefCell<Vec<(usize, Tensor)>> = RefCell::default();
     let EvalTensors { images, image_of, words: ids } = batch;
@@ -104,7 +104,7 @@ fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)
     adapters.chain(levels).collect()
 }
 
-/// The shares of every patch that the target covers, and that any distractor covers.
+/// For every patch, the share that the target covers and the share that any distractor covers.
 fn shares(item: &EvalItem, side: usize) -> [Vec<f32>; 2] {
     let mut distractors = Mask::zeros(item.target.width, item.target.height);
     for mask in item.distractors.iter() {

@@ -1,4 +1,4 @@
-//! All-reduce of gradients while the backward pass goes on, in buckets, as PyTorch's `DistributedDataParallel` does it.
+//! All-reduces gradients in buckets during the backward pass, as PyTorch's `DistributedDataParallel` does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,40 +10,40 @@ use torch_ext::{Adam, GradientHooks};
 
 use crate::distributed::Processes;
 
-/// Values of a bucket: 25 MB in float32, PyTorch's default. Smaller ones begin earlier and cost more latency.
+/// Values in a bucket: 25 MB in float32, PyTorch's default. Smaller buckets start earlier and cost more latency.
 const BUCKET: usize = 6_250_000;
 
-/// Gradients that are reduced as soon as a bucket of them is complete.
+/// All-reduces each bucket of gradients as soon as it is complete.
 #[derive(Debug)]
 pub(crate) struct GradientBuckets {
     shared: Arc<Mutex<Shared>>,
     _hooks: GradientHooks,
 }
 
-/// What the hooks work on.
+/// State that the gradient hooks share.
 #[derive(Debug)]
 struct Shared {
     group: Arc<Group>,
     parameters: Vec<Tensor>,
-    /// Places of parameters, in the order in which the buckets are reduced.
+    /// Indices of the parameters in each bucket, in the order in which the buckets are reduced.
     buckets: Vec<Vec<usize>>,
-    /// By parameter.
+    /// For each parameter, the index of its bucket.
     bucket_of: Vec<usize>,
     pass: Option<Pass>,
 }
 
-/// One backward pass.
+/// State of one backward pass.
 #[derive(Debug)]
 struct Pass {
-    /// By bucket: gradients that are still to come.
+    /// For each bucket, the number of gradients still missing.
     missing: Vec<usize>,
-    /// The buckets before this one are on their way.
+    /// First bucket whose all-reduce has not been started.
     next: usize,
     pending: Vec<PendingReduce>,
     failure: Option<c10d::Error>,
 }
 
-/// Places of parameters in buckets. The last parameters come first, since the backward pass begins with them.
+/// Divides parameter indices into buckets. The last parameters come first, because the backward pass begins with them.
 fn buckets(sizes: &[usize], limit: usize) -> Vec<Vec<usize>> {
     let mut buckets: Vec<Vec<usize>> = Vec::new();
     let mut filled = limit;
@@ -61,7 +61,8 @@ fn buckets(sizes: &[usize], limit: usize) -> Vec<Vec<usize>> {
 }
 
 impl GradientBuckets {
-    /// For the parameters of an optimiser; all processes come here together. `None` for one process, which has nothing to reduce.
+    /// Makes buckets for the parameters of an optimiser; all ranks must call this together. `None` for a single process, which
+    /// has nothing to reduce.
     ///
     /// # Errors
     /// When a process is lost.
@@ -69,7 +70,7 @@ impl GradientBuckets {
         Self::of_size(processes, adam, BUCKET)
     }
 
-    /// As [`GradientBuckets::new`] with buckets of at most `limit` values, or of one parameter.
+    /// As [`GradientBuckets::new`], with at most `limit` values in a bucket; a larger parameter is a bucket by itself.
     pub(crate) fn of_size(processes: &Processes, adam: &Adam, limit: usize) -> Result<Option<Self>> {
         let Some(group) = processes.group() else {
             errln!("note: --overlap-all-reduce has nothing to do in one process");
@@ -87,22 +88,22 @@ impl GradientBuckets {
         let shared = Arc::new(Mutex::new(shared));
         let hooked = Arc::clone(&shared);
         let hooks = GradientHooks::new(&lock(&shared).parameters, move |place| {
-            lock(&hooked).gradient_is_there(place)
+            lock(&hooked).gradient_is_ready(place)
         })?;
         Ok(Some(Self { shared, _hooks: hooks }))
     }
 
-    /// The next backward pass is the last one of a step.
+    /// Call before the last backward pass of a step: its gradients are reduced.
     pub(crate) fn begin(&self) {
         let mut shared = lock(&self.shared);
         let missing = shared.buckets.iter().map(Vec::len).collect();
         shared.pass = Some(Pass { missing, next: 0, pending: Vec::new(), failure: None });
     }
 
-    /// Replaces the gradients by their mean over the processes.
+    /// Waits for all buckets, and replaces the gradients by their mean over the ranks.
     pub(crate) fn finish(&self) -> Result<()> {
         let mut shared = lock(&self.shared);
-        // Those with parameters that this pass gave no gradient.
+        // Start the remaining buckets, which have parameters without a gradient in this pass.
         shared.start(|_| true);
         let Some(pass) = shared.pass.take() else { return Ok(()) };
         if let Some(failure) = pass.failure {
@@ -111,7 +112,7 @@ impl GradientBuckets {
         ensure!(pass.pending.len() == shared.buckets.len(), "a bucket of gradients was not reduced");
         for (bucket, pending) in shared.buckets.iter().zip(pass.pending) {
             let mut flat = shared.group.finish_all_reduce(pending)?;
-            tch::no_grad(|| shared.spread(bucket, &mut flat));
+            tch::no_grad(|| shared.write_back_mean(bucket, &mut flat));
         }
         Ok(())
     }
@@ -122,14 +123,14 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl Shared {
-    fn gradient_is_there(&mut self, place: usize) {
+    fn gradient_is_ready(&mut self, place: usize) {
         let bucket = self.bucket_of[place];
         let Some(pass) = &mut self.pass else { return };
         pass.missing[bucket] = pass.missing[bucket].saturating_sub(1);
         self.start(|missing| missing == 0);
     }
 
-    /// Starts buckets in their order, for gradients come in an order that may differ between processes.
+    /// Starts the all-reduce of ready buckets, in bucket order: the order of gradients may differ between ranks.
     fn start(&mut self, ready: impl Fn(usize) -> bool) {
         let Self { group, parameters, buckets, pass: Some(pass), .. } = self else { return };
         while pass.failure.is_none() && pass.next < buckets.len() && ready(pass.missing[pass.next]) {
@@ -141,8 +142,8 @@ impl Shared {
         }
     }
 
-    /// Divides the sum by the number of processes, and puts it back.
-    fn spread(&self, bucket: &[usize], flat: &mut Tensor) {
+    /// Divides the sum by the world size and copies it back into the gradients.
+    fn write_back_mean(&self, bucket: &[usize], flat: &mut Tensor) {
         let _ = flat.g_div_scalar_(self.group.size() as f64);
         let mut start = 0;
         for &place in bucket {
@@ -157,7 +158,7 @@ impl Shared {
     }
 }
 
-/// The gradients of a bucket one behind the other, zeros where there is none.
+/// The gradients of a bucket, concatenated; zeros for a parameter without gradient.
 fn flat(parameters: &[Tensor], bucket: &[usize]) -> Tensor {
     let of = |&place: &usize| {
         let gradient = parameters[place].grad();

@@ -12,7 +12,7 @@ use signal_hook::flag;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
-/// The error of work that a signal ended.
+/// Error of work that a signal interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted {
@@ -28,26 +28,26 @@ impl Interrupted {
         self.signal
     }
 
-    /// What shells expect of a process that a signal ended.
+    /// 128 + signal, which shells expect of a process that a signal ended.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(128 + self.signal)
     }
 }
 
 impl Interrupt {
-    /// From now on the first SIGINT, SIGTERM or SIGHUP is noted. A second SIGINT or SIGTERM ends the process at once; a terminal
-    /// that closes may send several SIGHUPs.
+    /// Installs signal handlers that note the first SIGINT, SIGTERM or SIGHUP. A second SIGINT or SIGTERM ends the process at
+    /// once; a second SIGHUP does not, because a closing terminal may send several.
     pub(crate) fn listen() -> Result<Self> {
         let interrupt = Self::default();
         let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the condition false, then sets it.
+            // The order matters: the first signal finds the condition false, then sets it.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))
                 .and_then(|_| flag::register(signal, Arc::clone(&again)))
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&interrupt.0), signal as usize))
                 .context("listening for signals")?;
         }
-        // `nohup` starts programs that ignore it.
+        // `nohup` starts programs with SIGHUP ignored.
         if !cli_kit::is_ignored(SIGHUP) {
             flag::register_usize(SIGHUP, Arc::clone(&interrupt.0), SIGHUP as usize)
                 .context("listening for signals")?;
@@ -55,6 +55,8 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// Fails once a signal has arrived.
+    ///
     /// # Errors
     /// [`Interrupted`] after a signal.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
@@ -65,10 +67,10 @@ impl Interrupt {
     }
 }
 
-/// Makes writing beyond the file-size limit an error like a full disk, in place of the end of the process.
+/// Makes writing beyond the file-size limit (SIGXFSZ) an error like a full disk, instead of ending the process.
 ///
 /// # Errors
-/// When the system refuses.
+/// When the signal handler cannot be installed.
 pub(crate) fn survive_file_size_limit() -> Result<()> {
     flag::register(SIGXFSZ, Arc::default()).context("listening for signals")?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Training, evaluation and prediction with TALENT, behind the `talent` program.
 //!
-//! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop,
-//! `losses` weighs the losses, [`evaluate`] follows the official protocol, `checkpoint` keeps what a run needs.
+//! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop, `losses` computes
+//! the weighted loss, [`evaluate`] follows the official protocol, `checkpoint` saves and loads the state of a run.
 
 mod ablate;
 pub mod allocator;
@@ -11,7 +11,8 @@ mod check_device;
 mod checkpoint;
 pub mod cli;
 pub mod config;
-pub mod data_program;
+pub mod data_notes;
+mod data_program;
 mod distributed;
 mod encoder_input;
 mod eval;

@@ -1,17 +1,20 @@
-//! Refuses sizes that this machine cannot hold, before anything is allocated: an allocation that fails inside a library ends the
-//! process without a word.
+//! Refuses sizes that do not fit into this machine's memory, before anything is allocated: a failed allocation inside a library
+//! ends the process without a message.
 
 use anyhow::{Result, ensure};
 use talent::{ModelConfig, least_activations, least_decoder, least_parameters};
 
-/// Bytes in float32.
+/// Bytes of a float32 value.
 const FLOAT: f64 = 4.0;
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// - n_samples: that go through the network at once
+/// Refuses a network and batch that do not fit into memory.
+///
+/// - n_samples: samples in one forward pass
 ///
 /// # Errors
-/// When network, inputs and the widest tensor of one block take more than this machine has; with the sizes.
+/// When parameters, input images and the widest tensor of one block take more memory than this machine has; the message gives
+/// the sizes.
 pub(crate) fn ensure_fits(cfg: &ModelConfig, n_samples: usize) -> Result<()> {
     let Some(available) = machine_bytes() else { return Ok(()) };
     let parameters = least_parameters(cfg);
@@ -37,10 +40,10 @@ pub(crate) fn ensure_fits(cfg: &ModelConfig, n_samples: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses more sentences about one image than this machine can hold.
+/// Refuses more sentences about one image than fit into this machine's memory.
 ///
 /// # Errors
-/// With the number.
+/// When they do not fit; the message gives their number.
 pub(crate) fn ensure_sentences_fit(cfg: &ModelConfig, n: usize) -> Result<()> {
     let least = least_decoder(cfg, n);
     ensure!(
@@ -51,7 +54,7 @@ pub(crate) fn ensure_sentences_fit(cfg: &ModelConfig, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Memory and swap of this machine, or what its control group allows; `None` where the system does not say.
+/// Bytes of memory and swap of this machine, or the limit of its control group if that is lower; `None` if unknown.
 fn machine_bytes() -> Option<f64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kib = |name: &str| -> Option<f64> {

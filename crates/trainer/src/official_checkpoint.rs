@@ -15,8 +15,8 @@ use crate::checkpoint::{
 };
 use crate::config::{Config, WeightsConfig};
 
-/// Loads the encoders a config names; an empty name leaves that encoder as it started. Returns those that the files hold
-/// completely.
+/// Loads the encoders that a config names; an empty name keeps that encoder's initial values. Returns the encoders whose files
+/// contain all of their tensors.
 pub(crate) fn load_encoders(
     model: &Talent,
     cfg: &WeightsConfig,
@@ -38,7 +38,7 @@ pub(crate) fn load_encoders(
         let report = load_encoder(model, encoder, path, strictness)
             .with_context(|| format!("{key}: the encoder cannot be filled"))?;
         announce(path, &report);
-        // What a file may lack has a constant start and is never used.
+        // Tensors that a file may lack have a constant initial value and are never used.
         let spec = encoder.spec(model.config());
         let optional = |name: &String| spec.optional.iter().any(|one| name.ends_with(one));
         if report.tolerated.iter().all(optional) {
@@ -59,7 +59,7 @@ fn announce(path: &Path, report: &LoadReport) {
 /// Restores network and optimiser from an official training checkpoint and returns the number of epochs it has
 /// finished.
 ///
-/// Its `best_iou` is not used: it is the best of the epochs before (quirk Q15).
+/// Its `best_iou` is not used: it is the best of earlier epochs (quirk Q15).
 pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> Result<u64> {
     load_model(model, path, verified_meta(path)?.as_ref(), &Strictness::default(), &EncoderRoot::default())?;
     let mut restore = || -> Result<u64> {
@@ -122,15 +122,15 @@ pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result
     Ok(())
 }
 
-/// The network's tensors in another program's checkpoint, by their official names.
+/// The network's tensors in a checkpoint of another program, with their official names.
 fn foreign_tensors(checkpoint: &Path) -> Result<Vec<(String, Tensor)>> {
     let mut file = WeightFile::open(checkpoint)?;
     let names = talent::weights::official_names(&file);
-    ensure!(
-        names.contains_key("neck.txt_proj.weight"),
-        "{}: this is no checkpoint of the whole network",
-        checkpoint.display()
-    );
+    if !names.contains_key("neck.txt_proj.weight") {
+        let family =
+            weight_files::family(&file).map_or_else(String::new, |what| format!("; it looks like {what}"));
+        bail!("{}: this is no checkpoint of the whole network{family}", checkpoint.display());
+    }
     let mut tensors = Vec::with_capacity(names.len());
     for (name, stored) in &names {
         tensors.push((name.clone(), read_tensor(&mut file, stored)?));
@@ -150,7 +150,7 @@ mod tests {
         golden().join("checkpoints/best_model.pth")
     }
 
-    /// The network that was recorded.
+    /// The miniature network of the recordings.
     fn recorded() -> Talent {
         let cfg = parity::recorded_model(&golden()).unwrap();
         Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap()
@@ -195,7 +195,7 @@ mod tests {
             assert_eq!(exported.info(&name), original.info(&stored), "{name}");
             assert_eq!(exported.read(&name).unwrap(), original.read(&stored).unwrap(), "{name}");
         }
-        // And back: the export fills the network.
+        // The export can be loaded into the network again.
         let model = recorded();
         load_model(&model, &to, None, &Strictness::default(), &EncoderRoot::default()).unwrap();
         assert!(export(&best_model(), &folder.path().join("x.pth"), &EncoderRoot::default()).is_err());

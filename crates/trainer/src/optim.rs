@@ -5,14 +5,14 @@ use torch_ext::{Adam, AdamConfig, AdamGroup};
 
 use crate::config::{Schedule, TrainConfig};
 
-/// Adam over the official two groups: everything inside the encoders, and the head.
+/// Adam with the two official parameter groups: everything inside the encoders, and the head.
 pub(crate) fn adam(model: &Talent, cfg: &TrainConfig) -> Adam {
     let [encoders, head] = model.optimizer_groups();
     let groups = [(encoders, cfg.lr_encoders), (head, cfg.lr)].map(|(params, lr)| AdamGroup { params, lr });
     Adam::new(groups, AdamConfig { betas: cfg.betas, eps: cfg.eps, weight_decay: cfg.weight_decay })
 }
 
-/// The factor on the learning rate.
+/// The factor that multiplies the learning rates at a step.
 ///
 /// - step: optimiser steps done so far
 /// - epoch: epochs finished so far; the official schedule changes the rate between epochs

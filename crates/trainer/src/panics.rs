@@ -1,4 +1,4 @@
-//! See [`command_kit::as_errors`].
+//! Turns panics into errors, see [`command_kit::as_errors`].
 
 pub(crate) use command_kit::{as_errors, message};
 

@@ -23,7 +23,7 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     };
     let mut rows: Vec<(&str, usize)> = Vec::new();
     for entry in &parameters {
-        // What a group is part of comes before the first group of it.
+        // A parent group comes before its first subgroup.
         for name in entry.group.part_of.into_iter().chain([entry.group.name]) {
             if rows.iter().all(|(known, _)| *known != name) {
                 rows.push((
@@ -56,7 +56,7 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Digits in groups of three.
+/// A number with thousands separators.
 fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let first = digits.len() % 3;

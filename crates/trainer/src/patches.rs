@@ -1,6 +1,8 @@
 /// The share of every patch that a letterboxed mask covers, `side * side` values, row-major.
 ///
-/// - levels: 0 to 255, `size * size` values; size: a multiple of side, the number of patches along an edge
+/// - levels: mask values, 0 to 255, `size * size` of them
+/// - size: side of the mask in pixels, a multiple of `side`
+/// - side: number of patches along a side
 pub(crate) fn patch_shares(levels: &[u8], size: usize, side: usize) -> Vec<f32> {
     let patch = size / side;
     let mut shares = vec![0.0; side * side];

@@ -1,4 +1,4 @@
-//! A run in pictures: curves from its records, a contact sheet from its predictions.
+//! Pictures of a run: curves from its records, and a contact sheet from its predictions.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use refcoco::evaluation::Query;
 use run_files::Record;
 
 use crate::distributed::Processes;
-use crate::evaluate::{Prediction, joined};
+use crate::evaluate::{Prediction, merge_by_place};
 
 /// Draws loss terms and validation metrics over the steps.
 pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {
     Ok(figures::curves(path, &panels)?)
 }
 
-/// A running mean over a hundredth of the run, so that a curve shows its course.
+/// Means over chunks of a hundredth of the run, which show the trend of a noisy curve.
 fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let window = (points.len() / 100).max(1);
     let mean = |chunk: &[(f64, f64)]| {
@@ -66,7 +66,7 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 pub(crate) struct SheetCollector {
     every: usize,
     threshold: f32,
-    /// By place in the split: predicted foreground and IoU.
+    /// Place in the split, predicted foreground and IoU.
     found: Vec<(usize, (Vec<u8>, f64))>,
 }
 
@@ -87,12 +87,12 @@ impl SheetCollector {
         }
     }
 
-    /// Adds those of the other processes.
+    /// Adds the expressions of the other ranks.
     pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
-        Ok(Self { found: joined(processes.gather(self.found)?), ..self })
+        Ok(Self { found: merge_by_place(processes.gather(self.found)?), ..self })
     }
 
-    /// - queries: of the split, as they were evaluated
+    /// - queries: of the split, in the order in which they were evaluated
     pub(crate) fn save(&self, path: &Path, dataset: &Dataset, queries: &[Query]) -> Result<()> {
         let row = |(place, (prediction, iou)): &(usize, (Vec<u8>, f64))| -> Result<SheetRow> {
             let query = &queries[*place];

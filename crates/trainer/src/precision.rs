@@ -1,4 +1,4 @@
-//! Mixed precision: autocast and the loss scaler of float16.
+//! Mixed precision: autocast, and loss scaling for float16.
 
 use anyhow::Result;
 use tch::{Device, Kind};
@@ -16,18 +16,18 @@ impl Precision {
         }
     }
 
-    /// Allows TF32 or not, from here on: backward passes, too, run outside of [`Precision::autocast`]'s guard.
+    /// Allows or forbids TF32 from here on, also outside of [`Precision::autocast`]'s guard, where backward passes run.
     pub(crate) fn apply(self) -> Result<()> {
         Ok(allow_tf32(self == Self::Tf32)?)
     }
 
-    /// The guard to hold during forward pass and loss.
+    /// Turns on autocast; hold the returned guard during forward pass and loss.
     pub(crate) fn autocast(self, device: Device) -> Result<Autocast> {
         self.apply()?;
         Ok(Autocast::enable(device, self.kind())?)
     }
 
-    /// The dtype that matrix products really run in under [`Precision::autocast`], for the run's record.
+    /// The dtype that matrix products actually run in under [`Precision::autocast`], for the run's record.
     pub(crate) fn measured_kind(self, device: Device) -> Result<String> {
         let _guard = self.autocast(device)?;
         let kind = Autocast::matmul_kind(device)?;
@@ -36,20 +36,20 @@ impl Precision {
     }
 }
 
-/// PyTorch's defaults.
+/// Initial loss scale and its updates: PyTorch's defaults.
 const START: f64 = 65536.0;
 const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: u64 = 2000;
 
-/// Keeps float16 gradients in range: the loss is multiplied by a scale that halves when a gradient overflows (that
-/// step is skipped) and doubles after 2000 steps without.
+/// Dynamic loss scaling, which keeps float16 gradients in range. The loss is multiplied by a scale. The scale halves when a
+/// gradient overflows (that step is skipped) and doubles after 2000 steps without overflow.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct LossScaler {
     enabled: bool,
     scale: f64,
     good_steps: u64,
-    /// Steps skipped so far.
+    /// Number of steps skipped so far.
     pub(crate) skipped: u64,
 }
 
@@ -59,12 +59,12 @@ impl LossScaler {
         Self { enabled, scale: if enabled { START } else { 1.0 }, good_steps: 0, skipped: 0 }
     }
 
-    /// What the loss is multiplied by.
+    /// The factor that the loss is multiplied by.
     pub(crate) fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// Whether a step with gradients that are not finite is part of the scaler's work rather than a failure.
+    /// Whether a step with non-finite gradients is skipped instead of being an error.
     pub(crate) fn may_skip(&self) -> bool {
         self.enabled
     }

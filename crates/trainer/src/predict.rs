@@ -1,4 +1,4 @@
-//! The mask of one expression in one image of one's own.
+//! `predict`: segments one expression in an image of the user.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
 
-/// What to predict.
+/// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PredictArgs {
     /// Checkpoint of a trained model
@@ -37,7 +37,7 @@ pub(crate) struct PredictArgs {
     machine: Machine,
 }
 
-/// Bytes a pixel of the image that predicting takes: probabilities and mask, then the mask as a picture.
+/// Bytes per pixel of the image that prediction needs: probabilities and mask, then the mask as a picture.
 const WORK: u64 = 5;
 const COLOUR: [u8; 3] = [230, 60, 40];
 
@@ -68,7 +68,7 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     let mask = Mask::above(image.width, image.height, &map, threshold);
 
     let prediction = describe(args, &mask, &map, threshold);
-    // Each of these may be a gigabyte.
+    // Freed early: each of these buffers may take a gigabyte.
     drop(map);
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let picture = Canvas::from_rgb(image.width, image.height, image.data);

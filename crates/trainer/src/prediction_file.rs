@@ -7,13 +7,13 @@ use refcoco::Dataset;
 use run_files::{PredictionLine, key_of};
 
 use crate::distributed::Processes;
-use crate::evaluate::{Prediction, joined};
+use crate::evaluate::{Prediction, merge_by_place};
 
-/// Collects a line an expression.
+/// Collects one line per expression.
 #[derive(Debug)]
 pub(crate) struct PredictionFile {
     threshold: f32,
-    /// Each with its query's place in the split.
+    /// Each query's place in the split, and its line.
     lines: Vec<(usize, String)>,
 }
 
@@ -29,9 +29,9 @@ impl PredictionFile {
         self.lines.push((place, line.to_string()));
     }
 
-    /// Adds those of the other processes.
+    /// Adds the lines of the other ranks.
     pub(crate) fn gather(self, processes: &Processes) -> Result<Self> {
-        Ok(Self { lines: joined(processes.gather(self.lines)?), ..self })
+        Ok(Self { lines: merge_by_place(processes.gather(self.lines)?), ..self })
     }
 
     pub(crate) fn save(&self, path: &Path) -> Result<()> {

@@ -1,16 +1,16 @@
-//! What the system says of this process.
+//! Memory and open files of this process, as the system reports them in `/proc`.
 
-/// Resident memory in MiB; none where the system does not say.
+/// Resident memory in MiB; `None` if the system does not report it.
 pub(crate) fn rss_mib() -> Option<f64> {
     status_mib("VmRSS:")
 }
 
-/// The most resident memory so far in MiB.
+/// Peak resident memory in MiB.
 pub(crate) fn peak_rss_mib() -> Option<f64> {
     status_mib("VmHWM:")
 }
 
-/// Open files, sockets and the like.
+/// Number of open file descriptors: files, sockets and others.
 pub(crate) fn open_files() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }
@@ -22,8 +22,8 @@ fn status_mib(field: &str) -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// Slope of the least-squares line through the second half of the points, after a program has warmed up; none for fewer than
-/// twenty points.
+/// Slope of the least-squares line through the second half of the points; the first half is the program's warm-up. `None` for
+/// fewer than twenty points.
 pub(crate) fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let points = &points[points.len() / 2..];
     if points.len() < 10 {

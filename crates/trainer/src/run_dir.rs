@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Checkpoints, Position, hex};
 use crate::config::Config;
 
-/// The right to work in a run's folder. It ends with the process, however that ends.
+/// Lock on a run's folder. It is released when the process ends, even if it is killed.
 #[derive(Debug)]
 pub(crate) struct RunLock {
     path: PathBuf,
@@ -23,10 +23,10 @@ pub(crate) struct RunLock {
 }
 
 impl RunLock {
-    /// Creates the folder if there is none.
+    /// Locks the folder, and creates it if it is missing.
     ///
     /// # Errors
-    /// When another process works in it.
+    /// When another process holds the lock.
     pub(crate) fn take(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
         let name = path.join("run.lock");
@@ -41,7 +41,7 @@ impl RunLock {
     }
 }
 
-/// Opens a lock file, which has no content. A link in its place is not followed, a pipe not waited for.
+/// Opens a lock file, which is empty. Does not follow a symlink in its place, and does not block on a pipe.
 fn open_lock(path: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file = OpenOptions::new()
@@ -65,19 +65,19 @@ pub(crate) struct RunDir {
     lock: RunLock,
     records: File,
     n_records: usize,
-    /// Of the records so far.
+    /// SHA-256 of all records so far, without their `runtime`.
     digest: Sha256,
 }
 
 impl RunDir {
-    /// Prepares the folder, keeping the records that belong to a position.
+    /// Prepares the folder, and keeps the records that belong to a position.
     ///
     /// # Errors
-    /// When there are fewer, one of them is damaged, or something cannot be written.
+    /// When there are fewer records, one of them is damaged, or something cannot be written.
     pub(crate) fn open(lock: RunLock, cfg: &Config, environment: &Value, at: &Position) -> Result<Self> {
         let path = &lock.path;
         let records = records_file(path);
-        // Before anything is touched.
+        // Checked before any file is changed.
         let kept = counted_records(&records, at)?;
         let checkpoints = Checkpoints::of(path);
         std::fs::create_dir_all(checkpoints.path())
@@ -91,7 +91,7 @@ impl RunDir {
         let file =
             OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
         let mut digest = Sha256::new();
-        kept.split_inclusive(|byte| *byte == b'\n').for_each(|line| digest.update(lasting(line)));
+        kept.split_inclusive(|byte| *byte == b'\n').for_each(|line| digest.update(without_runtime(line)));
         Ok(Self { lock, records: file, n_records: at.n_records, digest })
     }
 
@@ -103,7 +103,7 @@ impl RunDir {
         Checkpoints::of(self.path())
     }
 
-    /// Notes in a position which records belong to it: all so far.
+    /// Stores the number and the SHA-256 of all records so far in a position.
     pub(crate) fn count_records(&self, at: &mut Position) {
         at.n_records = self.n_records;
         at.records_sha256 = hex(self.digest.clone());
@@ -115,27 +115,27 @@ impl RunDir {
         let path = records_file(self.path());
         let name = || path.display().to_string();
         self.records.write_all(line.as_bytes()).with_context(name)?;
-        // A file that was removed can still be written to, in vain.
+        // Writing to a removed file succeeds, but the record would be lost.
         ensure!(self.records.metadata().with_context(name)?.nlink() > 0, "{}: it was removed", name());
         self.n_records += 1;
-        self.digest.update(lasting(line.as_bytes()));
+        self.digest.update(without_runtime(line.as_bytes()));
         Ok(())
     }
 
-    /// Returns when all records are on the disk.
+    /// Flushes all records to the disk.
     pub(crate) fn sync_records(&self) -> Result<()> {
         self.records.sync_data().with_context(|| records_file(self.path()).display().to_string())
     }
 }
 
-/// The bytes of the records that belong to a position. Whatever follows them was written after the last checkpoint, or by a failing
-/// machine, and does not count.
+/// The bytes of the records that belong to a position. What follows them was written after the last checkpoint or by a failing
+/// machine, and is ignored.
 pub(crate) fn counted_records(path: &Path, at: &Position) -> Result<Vec<u8>> {
     let n = at.n_records;
     if n == 0 {
         return Ok(Vec::new());
     }
-    // A pipe would be waited for, a device read for ever.
+    // Reading a pipe would block, and reading a device might never end.
     let is_file = std::fs::metadata(path).with_context(|| path.display().to_string())?.is_file();
     ensure!(is_file, "{}: this is not a file", path.display());
     let mut bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -152,7 +152,7 @@ pub(crate) fn counted_records(path: &Path, at: &Position) -> Result<Vec<u8>> {
         };
         check_record(&bytes[end..end + length], &mut step)
             .with_context(|| format!("{}: line {number} is damaged", path.display()))?;
-        digest.update(lasting(&bytes[end..end + length + 1]));
+        digest.update(without_runtime(&bytes[end..end + length + 1]));
         end += length + 1;
     }
     ensure!(
@@ -164,17 +164,19 @@ pub(crate) fn counted_records(path: &Path, at: &Position) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A record without what only the clock decides, its end.
-fn lasting(line: &[u8]) -> &[u8] {
+/// A record without its last part, `runtime`, which depends on the clock.
+fn without_runtime(line: &[u8]) -> &[u8] {
     let end = memchr::memmem::rfind(line, b",\"runtime\":");
     &line[..end.unwrap_or(line.len())]
 }
 
-/// - step: of the last step's record before this one
+/// Checks that a record is valid and follows the one before it.
+///
+/// - step: step of the record before this one, 0 at first; updated to the step of this record
 fn check_record(line: &[u8], step: &mut u64) -> Result<()> {
     let record: Record = serde_json::from_slice(line)?;
     let found = record.step();
-    // A run from an official checkpoint begins anywhere.
+    // A run that starts from an official checkpoint may begin at any step.
     let follows = match record {
         Record::Step(_) => *step == 0 || found == *step + 1,
         Record::Eval(_) | Record::Final(_) => *step == 0 || found == *step,
@@ -184,14 +186,14 @@ fn check_record(line: &[u8], step: &mut u64) -> Result<()> {
     Ok(())
 }
 
-/// The processor's name.
+/// Name of the CPU.
 pub(crate) fn cpu_model() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
-/// What a run ran on.
+/// Contents of `environment.json`: versions, device and command of a run.
 pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, seed: u64) -> Result<Value> {
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git")

@@ -14,7 +14,7 @@ use crate::gradient_buckets::GradientBuckets;
 use crate::losses::{Inputs, objective};
 use crate::precision::LossScaler;
 
-/// What a step did.
+/// Result of a step.
 #[derive(Debug)]
 pub(crate) struct StepReport {
     /// Unweighted loss terms by name, and their weighted sum under `total`.
@@ -25,19 +25,19 @@ pub(crate) struct StepReport {
     pub(crate) updated: bool,
 }
 
-/// A step whose work the device has been asked for.
+/// A step that is queued on the device.
 #[derive(Debug)]
 pub(crate) enum QueuedStep {
-    /// It may be at work still.
-    Coming {
-        /// Of the losses.
+    /// The device may still be computing it.
+    InFlight {
+        /// Names of the losses.
         names: Vec<&'static str>,
-        /// The losses, and whether the parameters were left alone.
+        /// The losses, then 1 if the parameters were not updated, otherwise 0.
         values: Download,
-        /// One float32 on the device: 1 if this step or one before it left the parameters alone, otherwise 0.
+        /// One float32 on the device: 1 if this step or an earlier one did not update the parameters, otherwise 0.
         failed: Tensor,
     },
-    /// It is over.
+    /// The step is finished, and its result is known.
     Known(StepReport),
 }
 
@@ -47,14 +47,14 @@ impl QueuedStep {
         Self::Known(StepReport { losses: Vec::new(), finite: true, updated: false })
     }
 
-    /// A step that was asked for. It is waited for where the next one's loss scale depends on its outcome.
-    pub(crate) fn coming(
+    /// A queued step. With loss scaling this waits for the step, because the next loss scale depends on its result.
+    pub(crate) fn in_flight(
         names: Vec<&'static str>,
         values: Download,
         failed: Tensor,
         scaler: &mut LossScaler,
     ) -> Result<Self> {
-        let step = Self::Coming { names, values, failed };
+        let step = Self::InFlight { names, values, failed };
         if !scaler.may_skip() {
             return Ok(step);
         }
@@ -63,10 +63,10 @@ impl QueuedStep {
         Ok(Self::Known(report))
     }
 
-    /// Waits for the step, not for work that was queued after it.
+    /// Waits for the step, but not for work that was queued after it.
     pub(crate) fn report(self) -> Result<StepReport> {
         let (names, values) = match self {
-            Self::Coming { names, values, .. } => (names, values),
+            Self::InFlight { names, values, .. } => (names, values),
             Self::Known(report) => return Ok(report),
         };
         let mut values = Vec::<f64>::try_from(values.wait()?)?;
@@ -76,30 +76,30 @@ impl QueuedStep {
     }
 }
 
-/// What a step leaves on the device.
+/// Results of a step on the device.
 #[derive(Debug)]
 pub(crate) struct Computed {
-    /// Of the losses.
+    /// Names of the losses.
     pub(crate) names: Vec<&'static str>,
-    /// float64: the losses, and `failed`.
+    /// float64: the losses, then `failed`.
     pub(crate) values: Tensor,
-    /// One float32: 1 if this step or one before it left the parameters alone, otherwise 0.
+    /// One float32: 1 if this step or an earlier one did not update the parameters, otherwise 0.
     pub(crate) failed: Tensor,
 }
 
-/// The numbers that change from step to step.
+/// Learning-rate factor and loss scale, which change from step to step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Varying<'a> {
-    /// Known to the host.
+    /// Numbers on the host.
     Host {
-        /// Factor on the learning rates.
+        /// Factor that multiplies the learning rates.
         rate: f64,
         /// The loss scale, see [`LossScaler::scale`].
         scale: f64,
     },
-    /// float32 scalars on the device, for a step that is recorded once and repeated with other numbers.
+    /// float32 scalars on the device, for a step that is captured in a CUDA graph and replayed with other numbers.
     Device {
-        /// Factor on the learning rates.
+        /// Factor that multiplies the learning rates.
         rate: &'a Tensor,
         /// The loss scale.
         scale: &'a Tensor,
@@ -115,7 +115,8 @@ impl Varying<'_> {
         }
     }
 
-    /// Brings gradients back to their size, and returns one float32 on their device: 1 if an entry is not finite, otherwise 0.
+    /// Divides gradients by the loss scale, in place. Returns one float32 on their device: 1 if an entry is not finite,
+    /// otherwise 0.
     fn unscale(self, gradients: &[Tensor], device: Device) -> Result<Tensor> {
         let found = Tensor::zeros([1], (Kind::Float, device));
         let inverse = match self {
@@ -127,38 +128,39 @@ impl Varying<'_> {
     }
 }
 
-/// What the steps of a run have in common.
+/// What all steps of a run share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Steps<'a> {
     pub(crate) model: &'a Talent,
     pub(crate) cfg: &'a Config,
     pub(crate) device: Device,
     pub(crate) processes: &'a Processes,
-    /// Whether the image encoder's blocks are computed again in the backward pass, to save memory.
+    /// Activation checkpointing: whether the image encoder's blocks are recomputed in the backward pass, to save memory.
     pub(crate) recompute: bool,
-    /// Reduces gradients while the backward pass goes on; not together with `recompute`.
+    /// All-reduces gradients during the backward pass; cannot be combined with `recompute`.
     pub(crate) buckets: Option<&'a GradientBuckets>,
 }
 
 impl<'a> Steps<'a> {
-    /// Without recomputing, with gradients reduced after the backward pass.
+    /// Steps without activation checkpointing, whose gradients are all-reduced after the backward pass. Turns on SyncBatchNorm.
     pub(crate) fn plain(
         model: &'a Talent,
         cfg: &'a Config,
         device: Device,
         processes: &'a Processes,
     ) -> Self {
-        processes.share_batches(model);
+        processes.sync_batch_norms(model);
         Self { model, cfg, device, processes, recompute: false, buckets: None }
     }
 
-    /// Forward pass, losses, backward pass, update; no update if a gradient is not finite. A GPU is not waited for:
-    /// reading the report after the next step is queued keeps it busy. Only where the next step's scale depends on this
-    /// one's outcome is that known on return.
+    /// Queues forward pass, losses, backward pass and update; there is no update if a gradient is not finite. Does not
+    /// synchronise with a GPU: reading the report after the next step is queued keeps the GPU busy. With loss scaling the
+    /// result is known on return, because the next scale depends on it.
     ///
-    /// - batch: of several processes, this one's share; all end with the same gradients, losses and parameters
-    /// - factor: on the learning rates
-    /// - before: a step whose report is not known yet: if it failed, this one leaves the parameters alone, too
+    /// - batch: the share of this rank; all ranks end with the same gradients, losses and parameters
+    /// - factor: multiplies the learning rates
+    /// - before: the previous step, if its report is not known yet; if it failed, this step does not update the parameters
+    ///   either
     pub(crate) fn queue(
         &self,
         adam: &mut Adam,
@@ -171,23 +173,23 @@ impl<'a> Steps<'a> {
         let whole =
             trace_span!("data").in_scope(|| TrainTensors::new(batch, device, model.store().kind()))?;
         let before = match before {
-            Some(QueuedStep::Coming { failed, .. }) => Some(failed),
+            Some(QueuedStep::InFlight { failed, .. }) => Some(failed),
             _ => None,
         };
         let varying = Varying::Host { rate: factor, scale: scaler.scale() };
         let Computed { names, values, failed } = self.compute(adam, &whole, varying, before)?;
-        QueuedStep::coming(names, Download::start(&values)?, failed, scaler)
+        QueuedStep::in_flight(names, Download::start(&values)?, failed, scaler)
     }
 
-    /// Parts of a batch of n samples that go through the network one after the other.
+    /// Number of parts in which a batch of n samples goes through the network, one after the other (gradient accumulation).
     pub(crate) fn n_parts(&self, n: usize) -> usize {
         let accumulate = self.cfg.train.accumulate;
         if n.is_multiple_of(accumulate) { accumulate } else { 1 }
     }
 
-    /// The part of a step that is the device's work alone.
+    /// The part of a step that runs on the device, without synchronisation with the host.
     ///
-    /// - before: one float32 on the device, 1 if a step before this one failed
+    /// - before: one float32 on the device, 1 if an earlier step failed
     pub(crate) fn compute(
         &self,
         adam: &mut Adam,
@@ -217,7 +219,7 @@ impl<'a> Steps<'a> {
         let _span = trace_span!("optimiser").entered();
         match self.buckets {
             Some(buckets) => buckets.finish()?,
-            None => processes.mean(adam.grads())?,
+            None => processes.average_gradients(adam.grads())?,
         }
         let mut failed = varying.unscale(&adam.grads(), device)?;
         if let Some(before) = before {
@@ -233,10 +235,10 @@ impl<'a> Steps<'a> {
         let names: Vec<&str> = sums.iter().map(|(name, _)| *name).collect();
         let values = sums.into_iter().map(|(_, sum)| sum / n_parts as f64).chain([failed.shallow_clone()]);
         let values: Vec<Tensor> = values.map(|value| value.to_kind(Kind::Double).view([])).collect();
-        Ok(Computed { names, values: processes.mean_of(Tensor::stack(&values, 0))?, failed })
+        Ok(Computed { names, values: processes.all_reduce_mean(Tensor::stack(&values, 0))?, failed })
     }
 
-    /// Forward and backward pass; returns the loss terms, and the total before `scaled`.
+    /// Forward and backward pass, which accumulates gradients. Returns the loss terms, and the total before `scaled`.
     fn add_gradients(
         &self,
         part: &TrainTensors,
@@ -256,7 +258,8 @@ impl<'a> Steps<'a> {
             model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
         } else {
             let guard = cfg.train.precision.autocast(device)?;
-            // Weights that are cast together get their gradients together, at the end of the backward pass.
+            // Weights that are cast together also get their gradients together, at the end of the backward pass. Buckets need
+            // them earlier.
             let lowered = match self.buckets {
                 Some(_) => None,
                 None => Some(Lowered::weights(cfg.train.precision.kind())?),
@@ -273,28 +276,29 @@ impl<'a> Steps<'a> {
 mod tests {
     use super::*;
     use crate::bench::network::random_batch;
-    use crate::distributed::tests::DRAWING;
+    use crate::distributed::tests::{RNG_LOCK, alone_with_the_rng};
     use crate::encoder_input::sample_shape;
     use crate::optim::adam;
 
-    /// Parameters by name.
+    /// Copies of the trained parameters.
     fn parameters(model: &Talent) -> Vec<Tensor> {
         model.trainable().into_iter().map(|(_, tensor)| tensor.detach().copy()).collect()
     }
 
     #[test]
     fn numbers_on_the_device_do_what_those_of_the_host_do() {
+        let _alone = alone_with_the_rng();
         let mut cfg = Config::tiny();
         cfg.model.decoder.dropout = 0.0;
         let processes = Processes::default();
         let shape = sample_shape(&cfg.model);
         let inputs = TrainTensors::new(&random_batch(2, shape), Device::Cpu, Kind::Float).unwrap();
         let after = |on_device: bool| {
-            let _guard = DRAWING.lock().unwrap();
+            let _guard = RNG_LOCK.lock().unwrap();
             let model = Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap();
             let mut adam = adam(&model, &cfg.train);
             let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
-            // One step: in a second one Adam would take whole steps of rounding.
+            // Only one step: in a second one Adam would turn rounding noise into full-size updates.
             let (rate, scale) = (Tensor::from(0.5_f32), Tensor::from(65536.0_f32));
             let varying = match on_device {
                 true => Varying::Device { rate: &rate, scale: &scale },
@@ -305,7 +309,7 @@ mod tests {
         };
         let (host, device) = (after(false), after(true));
         for (a, b) in host.iter().zip(&device) {
-            // The last digit of a parameter, and of a learning rate in float32.
+            // Tolerance: the last digit of a parameter, and that of a learning rate in float32.
             let excess = f64::try_from(((a - b).abs() - a.abs() * 1.2e-7).max()).unwrap();
             assert!(excess <= 2e-9, "{excess:e}");
         }
@@ -313,9 +317,10 @@ mod tests {
 
     #[test]
     fn a_step_behind_a_failed_one_leaves_the_parameters_alone() {
+        let _alone = alone_with_the_rng();
         let cfg = Config::tiny();
         let model = {
-            let _guard = DRAWING.lock().unwrap();
+            let _guard = RNG_LOCK.lock().unwrap();
             Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap()
         };
         let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
@@ -335,7 +340,7 @@ mod tests {
         assert!(!behind.report().unwrap().updated);
         assert!(same(&start));
 
-        // The running statistics of batch norms are spoiled by now; those of a batch are not.
+        // By now the running statistics of the batch norms contain NaN. Training uses batch statistics, which do not.
         let before = steps.queue(&mut adam, &mut scaler, &good, 1.0, None).unwrap();
         let report =
             steps.queue(&mut adam, &mut scaler, &good, 1.0, Some(&before)).unwrap().report().unwrap();

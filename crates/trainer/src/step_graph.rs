@@ -1,4 +1,4 @@
-//! Training steps as a CUDA graph: recorded once, then asked for by one call instead of thousands.
+//! Training steps as a CUDA graph: captured once, then replayed with one call instead of thousands of kernel launches.
 
 use anyhow::{Result, ensure};
 use refcoco::Batch;
@@ -9,22 +9,22 @@ use crate::batch::TrainTensors;
 use crate::precision::LossScaler;
 use crate::step::{Computed, QueuedStep, Steps, Varying};
 
-/// Steps that go as usual before one is recorded: libraries choose their algorithms and take their workspaces in them.
+/// Ordinary steps before the capture, in which libraries choose their algorithms and allocate their workspaces.
 const WARM_UP: u32 = 3;
 
-/// Steps of a run that are repeated from a recording.
+/// Steps of a run that are replayed from a captured CUDA graph.
 #[derive(Debug, Default)]
 pub(crate) struct GraphedSteps {
     done: u32,
     recorded: Option<Recorded>,
 }
 
-/// A recorded step and the tensors it reads and writes.
+/// A captured step and the tensors that it reads and writes.
 #[derive(Debug)]
 struct Recorded {
     graph: CudaGraph,
     inputs: TrainTensors,
-    /// Factor on the learning rates, a float32 scalar.
+    /// Factor that multiplies the learning rates, a float32 scalar.
     rate: Tensor,
     /// The loss scale, a float32 scalar.
     scale: Tensor,
@@ -34,10 +34,10 @@ struct Recorded {
 }
 
 impl GraphedSteps {
-    /// To be called before the first step, and before anything that is to follow one on the device.
+    /// Call this before the first step, and before any other work that follows a step on the device.
     ///
     /// # Errors
-    /// When steps of this kind cannot be recorded.
+    /// When steps cannot be captured: without an NVIDIA GPU, with several processes, or with activation checkpointing.
     pub(crate) fn prepare(steps: &Steps<'_>) -> Result<Self> {
         ensure!(steps.device.is_cuda(), "--cuda-graphs is for NVIDIA GPUs");
         ensure!(steps.processes.size() == 1, "--cuda-graphs is for one process");
@@ -46,7 +46,7 @@ impl GraphedSteps {
         Ok(Self::default())
     }
 
-    /// As [`Steps::queue`].
+    /// Queues a step as [`Steps::queue`] does, from the captured graph where possible.
     pub(crate) fn queue(
         &mut self,
         steps: &Steps<'_>,
@@ -67,7 +67,7 @@ impl GraphedSteps {
             Some(recorded) if recorded.inputs.n() == batch.n as i64 => {
                 recorded.repeat(steps, scaler, batch, factor)
             }
-            // A batch of another size, from which unreadable samples were left out.
+            // A batch of another size, because unreadable samples were left out.
             _ => steps.queue(adam, scaler, batch, factor, before),
         }
     }
@@ -77,8 +77,8 @@ fn record(steps: &Steps<'_>, adam: &mut Adam, scaler: &LossScaler, batch: &Batch
     let inputs = TrainTensors::new(batch, steps.device, steps.model.store().kind())?;
     let place = (Kind::Float, steps.device);
     let (rate, scale) = (Tensor::ones([], place), Tensor::ones([], place));
-    // Once a step has failed, none behind it is taken; the run ends when the host learns of it. With float16 a step may fail,
-    // and the host looks at each.
+    // After a failed step no later step updates the parameters, and the run ends when the host reads the result. With float16 a
+    // step may fail, and the host reads each result.
     let sticky = (!scaler.may_skip()).then(|| Tensor::zeros([1], place));
     let counters = steps.model.store().counts();
     let (graph, computed) = CudaGraph::record(|| -> Result<Computed> {
@@ -89,7 +89,7 @@ fn record(steps: &Steps<'_>, adam: &mut Adam, scaler: &LossScaler, batch: &Batch
         }
         Ok(computed)
     })?;
-    // Recording is not doing.
+    // Capturing does not run the step, so its counts are taken back.
     steps.model.store().set_counts(&counters);
     let Computed { names, values, failed } = computed;
     Ok(Recorded { graph, inputs, rate, scale, names, values, failed })
@@ -111,6 +111,6 @@ impl Recorded {
             steps.model.store().count_pass();
         }
         let values = Download::start(&self.values)?;
-        QueuedStep::coming(self.names.clone(), values, self.failed.shallow_clone(), scaler)
+        QueuedStep::in_flight(self.names.clone(), values, self.failed.shallow_clone(), scaler)
     }
 }

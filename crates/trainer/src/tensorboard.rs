@@ -1,5 +1,5 @@
-//! Scalars for TensorBoard. The file format is a sequence of framed protocol-buffer messages, few enough fields
-//! that writing them by hand is smaller than any library for it.
+//! Scalars for TensorBoard. The file format is a sequence of framed protocol-buffer messages with so few fields that writing
+//! them by hand takes less code than any library.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +15,7 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Creates a file of its own in the folder.
+    /// Creates a new event file in the folder.
     pub(crate) fn create(folder: &Path) -> Result<Self> {
         let path = folder.join(format!("events.out.tfevents.{}.{}.talent", now() as u64, std::process::id()));
         let file = File::create(&path).with_context(|| path.display().to_string())?;

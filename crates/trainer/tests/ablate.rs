@@ -66,13 +66,14 @@ fn every_cell_is_trained_once_and_a_failed_one_loses_nothing() {
     };
     let written = std::fs::metadata(metrics("all", 3)).unwrap().modified().unwrap();
 
-    // Again: only what failed is tried.
+    // The second time, only failed cells are run.
     let again = ablate(folder.path(), &[]);
     let log = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(log.contains("6 cells (3 rows, 2 seeds), 4 of them finished already"), "{log}");
     assert_eq!(std::fs::metadata(metrics("all", 3)).unwrap().modified().unwrap(), written);
 
-    // Cells of one seed see the same data in the same order, and start alike where they can: rows differ, refs do not.
+    // Cells of one seed see the same data in the same order, and share initial values where possible. Losses differ between
+    // rows and between seeds.
     let first_step = |row: &str, seed: u64| -> Value {
         let text = std::fs::read_to_string(metrics(row, seed).with_file_name("records.jsonl")).unwrap();
         serde_json::from_str(text.lines().next().unwrap()).unwrap()
@@ -86,7 +87,7 @@ fn finished_cells_serve_the_ablation_that_made_them_alone() {
     let folder = tempfile::tempdir().unwrap();
     ablate(folder.path(), &[]);
 
-    // Cells that were cut short are not finished for a longer ablation, and mix with no shorter one.
+    // Cells that ended early count as unfinished in a longer ablation, and are refused in a shorter one.
     let list = ablate(folder.path(), &["--dry-run", "--max-steps", "3"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     assert_eq!(list.lines().filter(|line| line.ends_with("to do")).count(), 6, "{list}");
@@ -94,7 +95,7 @@ fn finished_cells_serve_the_ablation_that_made_them_alone() {
     let log = String::from_utf8_lossy(&shorter.stderr).into_owned();
     assert!(log.contains("it was trained to step 2, and this ablation ends at step 1"), "{log}");
 
-    // Another ablation is not mixed into the folder.
+    // Another ablation is refused in the same folder.
     let runs = folder.path().join("runs");
     let other = talent(&[
         "ablate",
@@ -108,7 +109,7 @@ fn finished_cells_serve_the_ablation_that_made_them_alone() {
     ]);
     let log = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(log.contains("it holds an ablation with other rows"), "{log}");
-    // Metrics that cannot be read are made again.
+    // A cell whose metrics cannot be read is run again.
     std::fs::write(runs.join("all/seed-3/metrics.json"), "").unwrap();
     let list = ablate(folder.path(), &["--dry-run"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
@@ -145,7 +146,7 @@ fn a_signal_reaches_the_cell_and_the_ablation_goes_on_later() {
         assert!(started.elapsed() < Duration::from_secs(120), "the first cell does not begin");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // To this process alone, as a job scheduler may do it.
+    // Signal only this process, as a job scheduler may do.
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! The `bench` commands report what they promise.
+//! Reports of the `bench` commands are complete and consistent.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn bench(args: &[&str]) -> Value {
 fn stages(report: &Value) -> Vec<&str> {
     let stages = report["stages"].as_object().unwrap();
     let inside: f64 = stages.values().map(|seconds| seconds.as_f64().unwrap()).sum();
-    // They are means, the whole is a median.
+    // Stage times are means, while the time of the whole is a median.
     assert!(inside <= 1.5 * report["max_s"].as_f64().unwrap(), "{report}");
     stages.keys().map(String::as_str).collect()
 }

@@ -1,4 +1,4 @@
-//! `check-device` says what passes, what fails and what it had no time for. All its parts run in CI, on the pack.
+//! `check-device` reports what passes, what fails and what there was no time for. CI runs all its parts, on the pack.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -10,7 +10,7 @@ mod program;
 
 use program::talent;
 
-/// Parts with their status, in order, and the exit.
+/// Runs `check-device`. Returns name, status and message of each part, in order, and the process output.
 fn check(args: &[&str]) -> (Vec<(String, String, String)>, Output) {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("check.json");
@@ -70,7 +70,7 @@ fn a_changed_recording_fails_its_part_and_no_other() {
     copy(&golden, folder.path());
     let changed = folder.path().join("loss_seg_soft.safetensors");
     let mut bytes = std::fs::read(&changed).unwrap();
-    // The last values of the file, after its header.
+    // Change the last values of the file; the header is at its start.
     for byte in bytes.iter_mut().rev().take(64) {
         *byte ^= 0x15;
     }

@@ -1,5 +1,5 @@
-//! Faults of the machine and of the data, made for real. Each ends a run with one clear error and code 1, and leaves what was
-//! written before as it was. What takes privileges that a test has not got is said to be skipped.
+//! Real faults of the machine and of the data. Each ends a run with one clear error and exit code 1, and leaves what was
+//! written before unchanged. Tests that need missing privileges report that they are skipped.
 #![allow(missing_docs)]
 
 use std::io::Write;
@@ -30,15 +30,15 @@ fn training(run: &Path, data_root: &Path, extra: &[&str]) -> Vec<String> {
     args
 }
 
-/// Whoever asks for backtraces gets them, beside the error.
-fn quiet(command: &mut Command) -> &mut Command {
+/// Removes `RUST_BACKTRACE`, so that only the error is printed.
+fn without_backtrace(command: &mut Command) -> &mut Command {
     command.env_remove("RUST_BACKTRACE")
 }
 
-/// The program under another that sets limits or rights first.
-fn under(wrapper: &[&str], args: &[String]) -> Output {
+/// Runs the program under a wrapper that first sets limits or permissions.
+fn run_under(wrapper: &[&str], args: &[String]) -> Output {
     let (first, rest) = wrapper.split_first().unwrap();
-    quiet(Command::new(first).args(rest).arg(PROGRAM).args(args)).output().unwrap()
+    without_backtrace(Command::new(first).args(rest).arg(PROGRAM).args(args)).output().unwrap()
 }
 
 /// The one line that ends a failed run.
@@ -52,7 +52,7 @@ fn error_of(output: &Output) -> String {
     errors[0].to_owned()
 }
 
-/// Records are whole lines, and all training states but those being written can be read.
+/// Asserts that records are whole lines, and that all training states except unfinished ones can be read.
 fn assert_intact(run_dir: &Path) {
     let records = std::fs::read_to_string(run_dir.join("records.jsonl")).unwrap();
     let whole = records.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -68,11 +68,11 @@ fn assert_intact(run_dir: &Path) {
     }
 }
 
-/// A file system of its own; unmounted when dropped.
+/// A temporary file system; unmounted when dropped.
 struct Mount(PathBuf);
 
 impl Mount {
-    /// None, said aloud, where this process may not mount.
+    /// `None`, with a message, if this process may not mount.
     fn new(test: &str, size: &str) -> Option<(tempfile::TempDir, Self)> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -102,7 +102,8 @@ impl Drop for Mount {
     }
 }
 
-/// Past the test harness's capture: a test that did not run must not look as if it had.
+/// Reports a skipped test on standard error, bypassing the test harness's capture: a test that did not run must not look as if
+/// it had.
 fn skip<T>(test: &str, why: &str) -> Option<T> {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {}", why.trim());
     None
@@ -117,7 +118,7 @@ fn a_full_disk() {
     let error = error_of(&talent(&args));
     assert!(error.contains("No space left on device") && error.contains("checkpoints/step-"), "{error}");
     assert_intact(&run_dir);
-    // With more room it goes on.
+    // With more space the run can be resumed.
     mount.remount("size=200m");
     let mut again = args;
     again.extend(["--resume", "auto", "--max-steps", "3"].map(str::to_owned));
@@ -126,7 +127,7 @@ fn a_full_disk() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("resuming from"));
 }
 
-/// The same faults where the run's folder is a link and nobody can read the error.
+/// The same faults when the run's folder is a symlink and standard error is closed.
 #[test]
 fn faults_through_links_and_with_standard_error_closed() {
     let closed = |limits: &str| format!("{limits}exec \"$0\" \"$@\" 2>&- >&-");
@@ -176,7 +177,7 @@ fn predictions_on_a_full_disk_are_whole_or_not_there() {
     let mut args = training(&run_dir, data_root(), &[]);
     args.extend(["--max-steps", "1"].map(str::to_owned));
     assert!(talent(&args).status.success());
-    // Noise does not compress: overlay and mask take more than the 3 MB there are.
+    // Noise does not compress: overlay and mask take more than the 3 MB available.
     let picture = root.path().join("noise.png");
     let mut state = 1_u32;
     let noise = image::RgbImage::from_fn(1600, 1200, |_, _| {
@@ -237,9 +238,9 @@ fn a_read_only_file_system() {
 fn a_limit_on_the_size_of_files() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    // In blocks of 512 or 1024 bytes, by shell: below a training state either way.
+    // The unit is 512 or 1024 bytes, depending on the shell; either limit is below the size of a training state.
     let wrapper = ["sh", "-c", "ulimit -f 4000; exec \"$0\" \"$@\""];
-    let error = error_of(&under(&wrapper, &training(&run_dir, data_root(), &[])));
+    let error = error_of(&run_under(&wrapper, &training(&run_dir, data_root(), &[])));
     assert!(error.contains("File too large") && error.contains("checkpoints/step-"), "{error}");
     assert_intact(&run_dir);
 }
@@ -251,9 +252,9 @@ fn no_permission() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // The program and its libraries may lie where others cannot reach them.
+    // Other users may have no access to the program and its libraries.
     let nobody = ["setpriv", "--reuid", "65534", "--clear-groups"];
-    let reachable = under(&nobody, &["--version".to_owned()]);
+    let reachable = run_under(&nobody, &["--version".to_owned()]);
     if !reachable.status.success() {
         skip::<()>("no_permission", "another user cannot start the program here");
         return;
@@ -261,15 +262,16 @@ fn no_permission() {
     let run_dir = folder.path().join("run");
     let shared = tempfile::tempdir().unwrap();
     let args = training(&run_dir, shared.path(), &[]);
-    let error = error_of(&under(&nobody, &args));
+    let error = error_of(&run_under(&nobody, &args));
     assert!(error.contains("Permission denied"), "{error}");
 }
 
 fn spawn(args: &[String]) -> Child {
-    quiet(Command::new(PROGRAM).args(args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    let mut command = Command::new(PROGRAM);
+    without_backtrace(command.args(args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits until a run has done some steps.
+/// Waits until a run has written `n` records.
 fn wait_for_records(run_dir: &Path, n: usize) {
     let started = Instant::now();
     let count = || std::fs::read_to_string(run_dir.join("records.jsonl")).unwrap_or_default().lines().count();
@@ -285,7 +287,7 @@ fn the_folder_is_removed_while_it_runs() {
     let run_dir = folder.path().join("run");
     let child = spawn(&training(&run_dir, data_root(), &["train.epochs=500"]));
     wait_for_records(&run_dir, 2);
-    // More may be written into it while it is being removed.
+    // The run may write into the folder while it is being removed.
     while std::fs::remove_dir_all(&run_dir).is_err() {}
     let error = error_of(&child.wait_with_output().unwrap());
     assert!(error.contains(run_dir.to_str().unwrap()), "{error}");
@@ -305,7 +307,7 @@ fn two_processes_on_one_folder() {
     first.kill().unwrap();
     first.wait().unwrap();
     assert_intact(&run_dir);
-    // The lock has died with its process.
+    // The lock was released when its process ended.
     second.extend(["--max-steps", "2"].map(str::to_owned));
     let _ = std::fs::remove_dir_all(run_dir.join("checkpoints"));
     assert!(talent(&second).status.success());
@@ -368,7 +370,7 @@ fn memory_runs_out() {
         "--threads",
         "1",
     ];
-    let error = error_of(&under(&wrapper, &args.map(str::to_owned)));
+    let error = error_of(&run_under(&wrapper, &args.map(str::to_owned)));
     assert!(error.to_lowercase().contains("memory"), "{error}");
     assert!(!error.contains("frame #"), "{error}");
 }
@@ -392,13 +394,13 @@ fn a_loss_that_is_not_finite() {
     }
 }
 
-/// A copy of the data with one broken picture; returns its file name.
+/// Copies the data with one broken picture; returns its file name.
 fn broken_data(root: &Path) -> String {
     let copied = Command::new("cp").arg("-r").arg(data_root().join("refshapes")).arg(root).status().unwrap();
     assert!(copied.success());
     let mut pictures = walk(&root.join("refshapes/images"));
     pictures.sort();
-    // Those of the training split come first.
+    // Pictures of the training split come first.
     std::fs::write(&pictures[0], "no picture").unwrap();
     pictures[0].file_name().unwrap().to_string_lossy().into_owned()
 }

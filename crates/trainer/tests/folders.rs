@@ -1,4 +1,4 @@
-//! A run's folder: one folder under any name, and nothing in it that is somebody else's is touched.
+//! A run's folder: it is recognised under any path, and files in it that do not belong to the run are left alone.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ mod data;
 use common::{MINIATURE, talent};
 use data::data_root;
 
-/// Arguments of a run of some steps, with a state every three.
+/// Arguments of a run of `n_steps` steps, with a training state every three.
 fn training(run: &Path, n_steps: u64, options: &[&str]) -> Vec<String> {
     let steps = n_steps.to_string();
     let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--checkpoint-every", "3steps"];
@@ -48,7 +48,7 @@ fn steps(run: &Path) -> Vec<u64> {
     records.filter(|record| record["kind"] == "step").map(|record| record["step"].as_u64().unwrap()).collect()
 }
 
-/// All files of a folder and of those below it.
+/// All files in a folder, recursively, with their contents.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -86,7 +86,7 @@ fn a_folder_is_the_same_under_any_name() {
         assert!(said.contains(&format!("at step {}", 3 * (turn - 1))), "{name}: {said}");
         assert_eq!(steps(&run), (1..=3 * turn).collect::<Vec<_>>(), "{name}");
     }
-    // As the user's shell has it: both relative to the folder they are in.
+    // Both paths relative to the current folder.
     let mut args = training(Path::new("a"), 24, &["--resume", "./other/../a"]);
     args[0] = "train".into();
     let output =
@@ -109,7 +109,7 @@ fn another_runs_state_is_refused_before_anything_is_touched() {
     }
     let said = succeed(&training(&b, 15, &["--resume", "auto"]));
     assert!(said.contains("at step 12"), "{said}");
-    // A new folder takes it.
+    // A new folder accepts that state.
     let c = root.path().join("c");
     succeed(&training(&c, 9, &["--resume", a.to_str().unwrap()]));
     assert_eq!(steps(&c), [7, 8, 9]);
@@ -202,7 +202,7 @@ fn only_counted_records_matter_and_they_must_be_whole() {
         let before = contents(&run);
         let earlier = state(&run, 6);
         let mut error = String::new();
-        // From an earlier state, which counts fewer, nothing is set aside either.
+        // Resuming from an earlier state, which counts fewer records, sets nothing aside either.
         for resume in [earlier.to_str().unwrap(), "auto"] {
             error = error_of(&talent(&training(&run, 20, &["--resume", resume])));
             assert_eq!(contents(&run), before, "nothing is touched");
@@ -308,7 +308,7 @@ fn a_training_state_is_evaluated_and_exported_like_the_model_in_it() {
 fn what_is_no_state_of_ours_does_not_stop_a_run() {
     use std::os::unix::ffi::OsStrExt;
     let root = tempfile::tempdir().unwrap();
-    // A name that is no UTF-8, and a folder that is called like a state.
+    // A folder name that is not UTF-8, and a folder in it that is named like a training state.
     let run = root.path().join(std::ffi::OsStr::from_bytes(b"a\xff"));
     let named_like_a_state = state(&run, 99);
     std::fs::create_dir_all(&named_like_a_state).unwrap();
@@ -326,7 +326,7 @@ fn what_is_no_state_of_ours_does_not_stop_a_run() {
     };
     let output = started(6, &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Resumed from that folder by its name, past a damaged state that is told of once.
+    // Resumes from that folder by its name. The damaged state is skipped, with a single warning.
     std::fs::write(state(&run, 6), "damaged").unwrap();
     let output = started(9, &["--resume".as_ref(), run.as_os_str()]);
     let text = String::from_utf8_lossy(&output.stderr);
@@ -353,7 +353,7 @@ fn a_run_that_goes_on_keeps_its_config_but_for_what_is_said() {
     let output = go_on(&["--allow-config-change", "--set", "train.lr=0.0005"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(steps(&run), [1, 2, 3, 4]);
-    // A model is no state.
+    // A model cannot be resumed from: it is not a training state.
     let best = run.join("checkpoints/best.safetensors");
     let mut args = training(&root.path().join("b"), 4, &[]);
     args.extend(["--resume".into(), best.display().to_string()]);
@@ -384,7 +384,7 @@ fn what_belongs_to_a_run_is_not_taken_over_changed_or_lost() {
     assert!(error.contains("config.toml: it cannot be read"), "{error}");
     std::fs::write(&config, &text).unwrap();
 
-    // A lost best model is found anew.
+    // A lost best model is evaluated and saved again.
     std::fs::remove_file(run.join("checkpoints/best.safetensors")).unwrap();
     let output = go_on();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -392,7 +392,7 @@ fn what_belongs_to_a_run_is_not_taken_over_changed_or_lost() {
     assert_eq!(steps(&run), (1..=9).collect::<Vec<u64>>());
     assert!(run.join("checkpoints/best.safetensors").is_file());
 
-    // Masks are not written over what is no file of masks.
+    // Predicted masks do not overwrite a file that does not hold predictions.
     let (checkpoint, masks) = (run.join("checkpoints/best.safetensors"), root.path().join("masks.jsonl"));
     let eval = |to: &Path| {
         let args = ["eval", "--device", "cpu", "--data-root", data_root().to_str().unwrap(), "--checkpoint"];

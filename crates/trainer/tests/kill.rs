@@ -1,6 +1,6 @@
-//! Runs that are killed again and again end as if nothing had happened.
+//! Runs that are killed repeatedly and resumed end with the same results as an uninterrupted run.
 //!
-//! `TALENT_KILLS=50 cargo test --release --package trainer --test kill` kills fifty times; by default it is six.
+//! `TALENT_KILLS=50 cargo test --release --package trainer --test kill` kills fifty times; the default is six.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -27,17 +27,17 @@ fn training(run: &Path) -> Vec<String> {
     args.into_iter().map(str::to_owned).collect()
 }
 
-/// How a run is started, which must not matter.
+/// How a run is started; results must not depend on it.
 #[derive(Debug, Clone, Copy)]
 enum Start {
     Plain,
-    /// Its folder is a link.
+    /// The run's folder is a symlink.
     ThroughLink,
-    /// Nobody can read what it says.
+    /// Standard error is closed.
     StderrClosed,
 }
 
-/// - run: the folder itself
+/// - run: the real folder, not a symlink
 fn start(run: &Path, how: Start) -> Child {
     let mut command = match how {
         Start::StderrClosed => {
@@ -50,7 +50,7 @@ fn start(run: &Path, how: Start) -> Child {
     command.args(training(&named(run, how))).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// What a run's folder is called on the command line.
+/// The path of a run's folder on the command line. Creates the symlink if there is to be one.
 fn named(run: &Path, how: Start) -> PathBuf {
     if !matches!(how, Start::ThroughLink) {
         return run.to_path_buf();
@@ -68,7 +68,8 @@ fn is_writing(run: &Path) -> bool {
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".unfinished-talent-"))
 }
 
-/// Kills the process at a random moment or, if asked, as soon as it writes a checkpoint. False if it was done before.
+/// Kills the process after the time `after` or, with `in_writing`, as soon as it then writes a checkpoint. False if it ended
+/// before.
 fn kill(mut child: Child, run: &Path, in_writing: bool, after: Duration) -> bool {
     let started = Instant::now();
     loop {
@@ -93,7 +94,7 @@ fn without_runtime(text: &str) -> String {
     text.lines().map(parse).collect()
 }
 
-/// Everything that a run leaves but its log of events and what depends on the clock.
+/// All files that a run writes, except TensorBoard events, `environment.json` and run times.
 fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for folder in [run.to_path_buf(), run.join("checkpoints")] {
@@ -117,7 +118,7 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// The first lines that differ, or that something that is no text differs.
+/// The first pair of lines that differ; empty if the contents differ in another way, for example in length.
 fn first_difference(found: &[u8], expected: &[u8]) -> Option<(String, String)> {
     if found == expected {
         return None;
@@ -147,7 +148,7 @@ fn a_killed_run_ends_like_an_uninterrupted_one() {
         let mut finished = false;
         while !finished && killed < n_kills {
             let writing = rng.random_bool(0.5);
-            // Kills within the whole length of a run, so that its start and its end are hit as well.
+            // Kill times cover the whole length of a run, so that its start and its end are hit as well.
             let after = duration.mul_f64(rng.random_range(0.0..if writing { 0.6 } else { 1.0 }));
             if kill(start(&run, how), &run, writing, after) {
                 killed += 1;

@@ -1,4 +1,4 @@
-//! A long run holds no more memory and no more open files at its end than in its middle.
+//! Memory and open files of a long run do not grow in its second half.
 #![allow(missing_docs)]
 
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn evaluations_leave_nothing_behind() {
         vec!["train", "--device", "cpu", "--threads", "1", "--data-root", data_root().to_str().unwrap()];
     args.extend(["--run-dir", run.to_str().unwrap(), "--set"]);
     args.extend(MINIATURE);
-    // An evaluation with its threads every three steps.
+    // One evaluation, with its threads, every three steps.
     args.extend(["train.epochs=60"]);
     let output = talent(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -31,7 +31,7 @@ fn evaluations_leave_nothing_behind() {
         let at = |step: &Value| step["runtime"][key].as_f64().unwrap();
         at(half[half.len() - 1]) - at(half[0])
     };
-    // A leak of 1 MiB per evaluation would make 30.
+    // A leak of 1 MiB per evaluation would add 30.
     assert!(grown("rss_mib") < 10.0, "{} MiB in {} steps; {metrics}", grown("rss_mib"), half.len());
     assert!(grown("open_files") <= 0.0, "{} files", grown("open_files"));
 }

@@ -1,4 +1,4 @@
-//! What cannot be shown stops nothing, and what is shown changes nothing on the terminal.
+//! Output that cannot be written does not stop a run, and control characters in output do not reach the terminal.
 #![allow(missing_docs)]
 
 use std::fs::File;
@@ -61,7 +61,7 @@ fn a_run_goes_on_where_nobody_can_read_what_it_says() {
         Command::new("sh").args(["-c", "exec \"$0\" \"$@\" >&- 2>&-", PROGRAM]).args(&args).status().unwrap();
     assert!(status.success() && finished(&run("closed")), "{status}");
 
-    // An error is an error, whoever reads it.
+    // A failing command exits with code 1 even if nobody can read the error.
     let args = training(&run("full"), &["train.epochs=2"]);
     let status = Command::new(PROGRAM).args(&args).stdout(full()).stderr(full()).status().unwrap();
     assert_eq!(status.code(), Some(1));
@@ -75,7 +75,7 @@ fn a_terminal_that_closes_is_a_signal_like_others() {
     let child =
         Command::new(PROGRAM).args(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_records(&run, 3);
-    // A shell and the kernel may both send one.
+    // Both a shell and the kernel may send SIGHUP.
     send(&child, "-STOP");
     send(&child, "-HUP");
     send(&child, "-HUP");
@@ -115,7 +115,7 @@ fn what_a_command_is_asked_for_must_not_get_lost() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.starts_with("error: standard output: No space left on device"), "{said}");
-    // A reader that has seen enough is no error.
+    // A closed pipe is not an error: its reader may have seen enough.
     let mut child = Command::new(PROGRAM).args(params).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());

@@ -1,4 +1,4 @@
-//! Encoders for the testbed: made, kept, and left alone by parameter-efficient tuning.
+//! Encoders of the testbed are trained once, reused, and not changed by parameter-efficient tuning.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Makes the encoders.
+    /// Pretrains the encoders.
     fn new() -> Self {
         let trial = Self { folder: tempfile::tempdir().unwrap() };
         trial.call(&["pretrain"], &[]);
@@ -38,7 +38,7 @@ impl Trial {
         self.path(&format!("{name}.safetensors"))
     }
 
-    /// Standard error of a command that ends well.
+    /// Runs a command, which must succeed; returns its standard error.
     fn call(&self, command: &[&str], extra: &[&str]) -> String {
         let weights =
             ["image", "text"].map(|name| format!("weights.{name}={}", self.encoder(name).display()));
@@ -85,7 +85,7 @@ fn encoders_are_made_once() {
     let made = tensors(&trial.encoder("image"));
     let again = trial.call(&["pretrain"], &[]);
     assert!(again.contains("are there already"), "{again}");
-    // Two makings give the same encoders; another seed gives others.
+    // Pretraining twice gives the same encoders; another seed gives different ones.
     trial.call(&["pretrain", "--force"], &[]);
     assert_eq!(tensors(&trial.encoder("image")), made);
     trial.call(&["pretrain", "--seed", "5"], &[]);
@@ -108,7 +108,7 @@ fn encoders_stay_frozen_and_are_stored_once() {
         assert!(embedded[&format!("dinov2.{name}")] == *bytes, "{name} has changed");
     }
     assert!(after.iter().all(|(name, bytes)| embedded[name] == *bytes));
-    // From scratch everything is trained.
+    // `--regime full` trains the encoders, too.
     let full = trial.train("full", &["--regime", "full"]);
     assert!(full["dinov2.blocks.0.mlp.fc1.weight"] != encoder["blocks.0.mlp.fc1.weight"]);
 }

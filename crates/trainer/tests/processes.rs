@@ -1,4 +1,4 @@
-//! Runs of several processes: they go on with another number of them, and when one is lost, all end and say which.
+//! Distributed runs can be resumed with another world size. When a rank is lost, all ranks end and say which one it was.
 #![allow(missing_docs)]
 
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use common::{MINIATURE, talent};
 use data::data_root;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Processes of one run, by rank. None outlives it.
+/// Processes of one run, by rank; killed when dropped.
 struct Ranks(Vec<Option<Child>>);
 
 impl Drop for Ranks {
@@ -40,7 +40,7 @@ fn arguments(run: &Path, extra: &[&str]) -> Vec<String> {
 }
 
 impl Ranks {
-    /// - own: further arguments of a rank
+    /// - own: additional arguments of single ranks
     fn start(size: usize, run: &Path, seconds: u64, extra: &[&str], own: &[(usize, &str)]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let start = |rank: usize| {
@@ -68,7 +68,7 @@ impl Ranks {
         kill_process(Pid::from_raw(id as i32).unwrap(), signal).unwrap();
     }
 
-    /// Code and standard error of a rank, which must end in time.
+    /// Exit code and standard error of a rank, which must end within `seconds`.
     fn wait(&mut self, rank: usize, seconds: u64) -> (Option<i32>, String) {
         let end = Instant::now() + Duration::from_secs(seconds);
         let child = self.0[rank].as_mut().unwrap();
@@ -94,7 +94,7 @@ fn steps(run: &Path) -> Vec<Value> {
     records.filter(|record| record["kind"] == "step").collect()
 }
 
-/// Waits until the run has done some steps.
+/// Waits until the run has recorded `n` steps.
 fn wait_for_steps(run: &Path, n: usize) {
     let end = Instant::now() + Duration::from_secs(60);
     while steps(run).len() < n {
@@ -104,7 +104,7 @@ fn wait_for_steps(run: &Path, n: usize) {
 }
 
 const SECONDS: u64 = 60;
-/// Divides by two and by three.
+/// Overrides for a long run whose batch size is divisible by two and by three.
 const LONG: &[&str] =
     &["train.batch_size=6", "train.epochs=100000", "eval.every_epochs=100000", "--checkpoint-every 5steps"];
 
@@ -135,7 +135,7 @@ fn a_run_goes_on_with_another_number_of_processes() {
         for name in ["metrics.json", "overlays.png", "predictions.jsonl", "expressions.jsonl", "curves.png"] {
             assert!(folder.iter().any(|file| file == name), "{name} of {folder:?}");
         }
-        // A line for each expression, in the same order, whoever predicted it.
+        // One line per expression, in the same order for every world size.
         let keys = |run: &Path| -> Vec<Value> {
             let text = std::fs::read_to_string(run.join("predictions.jsonl")).unwrap();
             text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["sent_id"].clone()).collect()
@@ -162,7 +162,7 @@ fn a_killed_process_is_named_and_nothing_is_lost() {
             assert!(stderr.contains(&format!("rank {rank} cannot go on: {named}")), "{stderr}");
             assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
         }
-        // One process takes it up again, on the same folder and at once.
+        // A single process resumes the run at once, in the same folder.
         let mut go_on = LONG.to_vec();
         go_on.extend(["--resume auto", "--max-steps 12"]);
         let output = talent(&arguments(&run, &go_on));

@@ -104,14 +104,14 @@ fn evaluations_repeat_the_run_and_score_its_predictions_alike() {
     let run = folder.path().join("run");
     train(&run, &["--max-steps", "3", "--seed", "4"]);
     let (run_path, root) = (run.to_str().unwrap(), data_root().to_str().unwrap());
-    // As many threads as the run: sums over probabilities depend on it in their last digits.
+    // The same number of threads as the run: the last digits of sums over probabilities depend on it.
     let of_run = ["eval", "--run", run_path, "--threads", "1", "--data-root", root];
     let report = |output: &std::process::Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
     let own = report(&talent(&[&of_run[..], &["--split", "val,testB", "--json"]].concat()));
     assert_eq!(own["splits"]["val"], json(run.join("metrics.json"))["splits"]["val"]);
     assert!(own["splits"]["testB"]["n_expressions"].as_u64().unwrap() > 0);
 
-    // Predicted masks score as the model does, those the run left and those of an evaluation.
+    // Predicted masks get the same scores as the model: those that the run saved, and those of an evaluation.
     let saved = run.join("saved.jsonl");
     let saved_path = saved.to_str().unwrap();
     talent(&[&of_run[..], &["--save-predictions", saved_path]].concat());
@@ -129,7 +129,7 @@ fn one_seed_fixes_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let [a, b, other] = ["a", "b", "other"].map(|name| folder.path().join(name));
     train(&a, &["--max-steps", "4"]);
-    // What saves memory changes nothing either.
+    // Activation checkpointing changes nothing either.
     train(&b, &["--max-steps", "4", "--recompute"]);
     train(&other, &["--max-steps", "4", "--seed", "1"]);
     assert_eq!(records(&a), records(&b));
@@ -144,7 +144,7 @@ fn one_seed_fixes_a_run() {
 fn a_resumed_run_continues_as_if_uninterrupted() {
     let folder = tempfile::tempdir().unwrap();
     let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
-    // Nine steps an epoch at most: the second part begins inside an epoch.
+    // At most nine steps per epoch: the second part begins inside an epoch.
     train(&whole, &["--max-steps", "5"]);
     train(&parts, &["--max-steps", "2", "--resume", "auto"]);
     train(&parts, &["--max-steps", "5", "--resume", "auto"]);
@@ -162,7 +162,7 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     assert!(String::from_utf8_lossy(&train(&parts, &allowed).stderr).contains("train.lr: 0.001 -> 0.5"));
     assert!(steps(&parts)[5]["lr"].as_f64().unwrap() > 0.1);
 
-    // Without a config, a run goes on under its own.
+    // Without a config on the command line, a run is resumed with its own config.
     let name = whole.to_str().unwrap();
     let output = talent(&[
         "train",
@@ -180,7 +180,7 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(steps(&whole).len(), 6);
 
-    // Into another folder it goes on with records and a best model of its own.
+    // Resumed into another folder, a run gets new records and a new best model.
     let third = folder.path().join("third");
     let state = whole.join("checkpoints/step-00000005.state.safetensors");
     train(&third, &["--max-steps", "7", "--resume", state.to_str().unwrap()]);
@@ -207,7 +207,7 @@ fn a_damaged_checkpoint_is_noticed_and_the_one_before_is_used() {
     let last = |run: &Path| tensors(run.join("checkpoints/step-00000005.state.safetensors"));
     assert_eq!(last(&whole), last(&damaged));
 
-    // A damaged model is refused, and so is a folder where nothing is whole.
+    // A damaged model is refused, and so is a folder without any intact state.
     let states: Vec<PathBuf> =
         std::fs::read_dir(damaged.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     for path in &states {
@@ -376,7 +376,7 @@ fn an_exported_model_evaluates_alike() {
     let config = run.join("config.toml");
     let config = ["--config", config.to_str().unwrap()];
     assert_eq!(splits(&eval(&own, &[])), splits(&eval(&exported, &config)));
-    // An export does not say which network it is for, and another network is refused.
+    // An export does not contain its config, and it is refused for another network.
     let message = |output: Output| String::from_utf8(output.stderr).unwrap();
     assert!(message(eval(&exported, &[])).contains("--config"));
     let refused = message(eval(&exported, &["--config", "refcoco/base", "--dataset", "refshapes"]));

@@ -1,8 +1,8 @@
-//! Files that are whole or not there.
+//! Atomic file writes: a file is complete, or it is not there.
 //!
-//! A file is written beside its place under a name of its own, synced, and renamed; then its folder is synced. Whoever reads the
-//! place meanwhile finds the old file or the new one. A process that is killed may leave the unfinished file behind;
-//! [`remove_unfinished`] recognises such files by their names.
+//! The contents are written to a temporary file in the same folder, synced, and renamed; then the folder is synced. A process
+//! that reads the path meanwhile sees the old file or the new one. A process that is killed may leave the temporary file
+//! behind; [`remove_unfinished`] recognises such files by their names.
 
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub struct Error {
     /// The file.
     pub path: PathBuf,
-    /// What the system says.
+    /// The system's reason.
     pub source: std::io::Error,
 }
 
@@ -26,20 +26,20 @@ impl Error {
     }
 }
 
-/// An unfinished file is called `.NAME.unfinished-talent-RANDOM`, with this many letters and digits for RANDOM.
+/// A temporary file is called `.NAME.unfinished-talent-RANDOM`, with `N_RANDOM` letters and digits for RANDOM.
 const MARK: &str = ".unfinished-talent-";
 const N_RANDOM: usize = 8;
 
-/// Writes a file.
+/// Writes a file atomically.
 ///
 /// # Errors
-/// When it cannot be written, or the path is that of something else than a file, such as a folder or a device. What was there
-/// before is then as it was.
+/// When it cannot be written, or the path is not that of a regular file, but of a folder or a device, for example. The old file
+/// is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_with(path, |file| file.write_all(bytes).map_err(Error::at(path)))
 }
 
-/// Writes a file with a function, whose error is returned as it is.
+/// Writes a file atomically with a function, whose error is returned unchanged.
 ///
 /// # Errors
 /// As [`write`].
@@ -48,31 +48,31 @@ pub fn write_with<E: From<Error>>(
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
 ) -> Result<(), E> {
     let fail = |source| Error { path: path.to_path_buf(), source };
-    let place = place_of(path)?;
+    let place = target_of(path)?;
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(place.file_name().unwrap_or_default());
     prefix.push(MARK);
-    // As other files, so that the user's umask decides.
+    // The permissions of other new files, to which the user's umask applies.
     let unfinished = tempfile::Builder::new()
         .prefix(&prefix)
         .rand_bytes(N_RANDOM)
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)
-        .map_err(|error| fail(plain(error)))?;
+        .map_err(|error| fail(without_temporary_name(error)))?;
     let mut buffer = BufWriter::new(unfinished.as_file());
     fill(&mut buffer)?;
     buffer.flush().map_err(fail)?;
     drop(buffer);
     unfinished.as_file().sync_all().map_err(fail)?;
     unfinished.persist(&place).map_err(|error| fail(error.error))?;
-    // The rename itself is durable only once the folder is.
+    // The rename is durable only after the folder is synced.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)?;
     Ok(())
 }
 
-/// Where the file itself is. A link to one stays, and the file that it leads to is replaced.
-fn place_of(path: &Path) -> Result<PathBuf, Error> {
+/// The path of the file itself: a symlink stays, and the file that it points to is replaced.
+fn target_of(path: &Path) -> Result<PathBuf, Error> {
     let fail = |source| Error { path: path.to_path_buf(), source };
     let not_a_file = |what: &str| std::io::Error::other(format!("this is {what}, not a file"));
     match std::fs::metadata(path) {
@@ -84,14 +84,14 @@ fn place_of(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The error without the name of the unfinished file, which `tempfile` adds and which means nothing to a reader.
-fn plain(error: std::io::Error) -> std::io::Error {
+/// The error without the name of the temporary file, which `tempfile` adds and which means nothing to a user.
+fn without_temporary_name(error: std::io::Error) -> std::io::Error {
     let text = error.to_string();
     let text = text.split(" at path \"").next().unwrap_or_default().to_owned();
     std::io::Error::new(error.kind(), text)
 }
 
-/// Whether a name is one that only this crate gives.
+/// Whether a name is that of a temporary file of this crate.
 fn is_unfinished(name: &str) -> bool {
     name.starts_with('.')
         && name.rsplit_once(MARK).is_some_and(|(before, random)| {
@@ -101,10 +101,10 @@ fn is_unfinished(name: &str) -> bool {
         })
 }
 
-/// Removes what killed processes left in a folder that nobody else writes to.
+/// Removes temporary files that killed processes left in a folder. No other process may be writing to the folder.
 ///
 /// # Errors
-/// When the folder cannot be read, or such a file not be removed.
+/// When the folder cannot be read, or a temporary file cannot be removed.
 pub fn remove_unfinished(folder: &Path) -> Result<(), Error> {
     for entry in std::fs::read_dir(folder).map_err(Error::at(folder))?.flatten() {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());

@@ -18,25 +18,25 @@ use super::plan::AblationPlan;
 use crate::config::{Config, differences};
 use crate::interrupt::Interrupt;
 
-/// A row with a seed.
+/// One run of an ablation: a row of the plan with one seed.
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) row: String,
     pub(super) seed: u64,
-    /// Everything over the plan's preset or config.
+    /// All overrides (`KEY=VALUE`) of the plan's preset or config.
     pub(super) overrides: Vec<String>,
     pub(super) run_dir: PathBuf,
-    /// Its config, but for the seed.
+    /// The cell's config, except that `seed` above replaces its seed.
     pub(super) cfg: Config,
 }
 
-/// Who trains cells, one after the other.
+/// What a worker thread needs to train cells one after another.
 #[derive(Debug)]
 pub(super) struct Worker<'a> {
     pub(super) plan: &'a AblationPlan,
     pub(super) args: &'a AblateArgs,
     pub(super) device: String,
-    /// Number of the first of the devices of several processes.
+    /// Index of the first device when several processes train a cell together.
     pub(super) first_device: usize,
     pub(super) threads: Option<usize>,
     pub(super) interrupt: &'a Interrupt,
@@ -69,14 +69,14 @@ impl Cell {
         format!("{}, seed {}", self.row, self.seed)
     }
 
-    /// Whether it has been trained as far as it is to be.
+    /// Whether the cell has been trained up to `max_steps`.
     ///
-    /// - max_steps: after which it is to end; none for its epochs
+    /// - max_steps: optimiser step at which training ends; `None` for all epochs of the config
     ///
     /// # Errors
-    /// When it has been trained further, and a table would mix it up with shorter runs.
+    /// When it has been trained further: a table would mix it with shorter runs.
     pub(super) fn is_finished(&self, max_steps: Option<u64>) -> Result<bool> {
-        // Without metrics, or with some that cannot be read, training goes on and writes them.
+        // Missing or unreadable metrics: training continues and writes them.
         let Ok(metrics) = Metrics::read(&self.run_dir) else { return Ok(false) };
         let cell = run_files::Cell::read(&self.run_dir).ok().flatten();
         let before = cell.map_or(Some(metrics.step), |cell| cell.max_steps);
@@ -91,7 +91,7 @@ impl Cell {
         Ok(before == max_steps)
     }
 
-    /// Refuses a folder that holds a run with another config, which a table would mix up with this one's.
+    /// Returns an error if the run folder holds a run with a different config; a table would mix the two.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         let file = self.run_dir.join("config.toml");
         let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
@@ -110,7 +110,7 @@ impl Cell {
         Config { seed: self.seed, ..self.cfg.clone() }
     }
 
-    /// Trains it to the end, from where an earlier try left off.
+    /// Trains the cell to the end, resuming an earlier attempt if there is one.
     pub(super) fn run(&self, on: &Worker<'_>) -> Outcome {
         let started = Instant::now();
         match self.train(on).and_then(|()| self.final_metrics()) {
@@ -139,7 +139,7 @@ impl Cell {
             command.stdin(Stdio::null()).args(self.arguments(on));
             match rank {
                 0 => command.stdout(file.try_clone()?).stderr(file.try_clone()?),
-                // What they have to say, rank 0 says too.
+                // Rank 0 prints everything that the other ranks would print.
                 _ => command.stdout(Stdio::null()).stderr(Stdio::null()),
             };
             Ok(command)
@@ -148,11 +148,11 @@ impl Cell {
             1 => Ranks::from(process(0)?.spawn()?),
             nproc => Team { first_device: on.first_device, ..Team::here(nproc) }.start(process)?,
         };
-        // A signal that reaches this process alone is passed on, so that the cell saves its step and ends too.
-        let mut told = false;
+        // Forward a signal that only this process received, so that the cell saves its step and ends too.
+        let mut forwarded = false;
         let failed = ranks.supervise(|| {
-            let asked = !told && on.interrupt.check().is_err();
-            told |= asked;
+            let asked = !forwarded && on.interrupt.check().is_err();
+            forwarded |= asked;
             asked.then_some(SIGTERM)
         })?;
         let Some((_, status)) = failed else { return Ok(()) };
@@ -163,7 +163,7 @@ impl Cell {
         }
     }
 
-    /// What its processes are started with.
+    /// Command-line arguments of the cell's training processes.
     fn arguments(&self, on: &Worker<'_>) -> Vec<OsString> {
         let Worker { plan, args, device, threads, .. } = on;
         let mut all: Vec<OsString> =
@@ -196,7 +196,7 @@ impl Cell {
     }
 }
 
-/// What the finished cells gave so far: means over seeds, a line a row.
+/// Table of the results so far: means over the finished seeds, one line per row.
 pub(super) fn table(cells: &[Cell]) -> String {
     let mut rows: Vec<&str> = cells.iter().map(|cell| cell.row.as_str()).collect();
     let mut seen = std::collections::BTreeSet::new();

@@ -1,4 +1,4 @@
-//! `ablate`: every row of a plan with every seed, each in a process and a run folder of its own.
+//! `ablate`: trains every row of a plan with every seed, each in its own process and run folder.
 
 mod cell;
 mod plan;
@@ -27,40 +27,40 @@ pub(crate) struct AblateArgs {
     /// Plan: paper, quick, beyond, or a TOML file [default: quick]
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
-    /// What varies, in place of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
-    /// with its values (loss.cpcl=0,0.1,1), the base first
+    /// Axes to vary, instead of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
+    /// with its values, base value first (loss.cpcl=0,0.1,1)
     #[arg(long, num_args = 1..)]
     axis: Vec<String>,
-    /// How axes become rows [default: grid]
+    /// How axes are combined into rows [default: grid]
     #[arg(long)]
     mode: Option<AxisMode>,
-    /// Preset of every cell, in place of the plan's
+    /// Preset of every cell, instead of the plan's
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
-    /// Config of every cell, in place of the plan's
+    /// Config of every cell, instead of the plan's
     #[arg(long)]
     config: Option<String>,
-    /// Data set of every cell, in place of the config's
+    /// Data set of every cell, instead of the config's
     #[arg(long)]
     dataset: Option<String>,
-    /// Overrides of every cell
+    /// Config overrides for every cell
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     overrides: Vec<String>,
-    /// Seeds, separated by commas, in place of the plan's
+    /// Seeds, separated by commas, instead of the plan's
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     seeds: Vec<u64>,
-    /// Folder of the cells' runs [default: runs/ablate-NAME]
+    /// Folder for the cells' runs [default: runs/ablate-NAME]
     #[arg(long)]
     runs_dir: Option<PathBuf>,
     #[command(flatten)]
     shared: SharedFlags,
-    /// Cells at once [default: as many as there are CUDA devices for, otherwise one]
+    /// Cells to train in parallel [default: as many as the CUDA devices allow, otherwise one]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Processes that train a cell together, each on a CUDA device where there is one
+    /// Processes that train one cell together, each on its own CUDA device if there is one
     #[arg(long, value_name = "N", default_value_t = 1)]
     nproc: usize,
-    /// List the cells and what became of them, and start none
+    /// List the cells and whether they are finished, without training any
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -101,7 +101,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     run_all(&plan, args, (&cells, todo), &runs_dir)
 }
 
-/// The plan, with what the command line says in its place.
+/// Loads the plan and applies the command line to it.
 fn plan_of(args: &AblateArgs) -> Result<AblationPlan> {
     let mut plan = match args.axis.as_slice() {
         [] => AblationPlan::load(args.plan.as_deref().unwrap_or("quick"))?,
@@ -121,7 +121,8 @@ fn plan_of(args: &AblateArgs) -> Result<AblationPlan> {
     Ok(plan)
 }
 
-/// Every row with every seed. Seeds are outermost: whenever it is interrupted, the seeds that are done have all their rows.
+/// All cells: every row with every seed. Seeds are the outer loop, so after an interruption the finished seeds have all
+/// their rows.
 fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Path) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for &seed in &plan.seeds {
@@ -148,7 +149,7 @@ fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Pat
     Ok(cells)
 }
 
-/// Refuses a folder whose ablation has rows that this one lacks.
+/// Returns an error if the folder holds an ablation with rows that this one lacks.
 fn check_rows_before(runs_dir: &Path, rows: &[Row]) -> Result<()> {
     let before = Ablation::read(runs_dir);
     let lost = before.iter().flat_map(|before| &before.rows).find(|row| !rows.contains(row));
@@ -161,7 +162,7 @@ fn check_rows_before(runs_dir: &Path, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// Makes what cells share, before several of them want it at once: generated data, and encoders that can be made.
+/// Makes what cells share before parallel cells need it: generated data, and encoders that `pretrain` can make.
 fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     let mut names: Vec<&String> = cells.iter().flat_map(|cell| &cell.cfg.data.datasets).collect();
     names.sort();
@@ -171,7 +172,7 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     }
     let testbed = config::Config::testbed();
     for cell in cells {
-        // Only encoders of the testbed can be made; others are the user's to bring.
+        // `pretrain` makes only the testbed's encoders; the user provides all others.
         let makes = cell.cfg.weights == testbed.weights;
         if makes && !Path::new(&cell.cfg.weights.image).is_file() {
             pretrain(&cell.cfg, &args.machine, &args.shared.data_root, false)?;
@@ -180,7 +181,7 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Leaves what tables need to know: the order of rows, and which of them is the baseline.
+/// Writes a record of the ablation for its tables, with the order of the rows and the baseline.
 fn write_plan(runs_dir: &Path, plan: &AblationPlan, rows: &[Row]) -> Result<()> {
     std::fs::create_dir_all(runs_dir).with_context(|| runs_dir.display().to_string())?;
     let ablation = Ablation {
@@ -196,16 +197,16 @@ fn write_plan(runs_dir: &Path, plan: &AblationPlan, rows: &[Row]) -> Result<()> 
     Ok(ablation.write(runs_dir)?)
 }
 
-/// Of a cell, on one machine.
+/// Maximum number of processes that train a cell on one machine.
 const MAX_PROCESSES: usize = 256;
 
-/// What cells run on.
+/// How cells are distributed over devices and worker threads.
 #[derive(Clone, Copy)]
 struct Machines {
     n_cuda: usize,
-    /// Whether each cell gets a device of its own.
+    /// Whether cells are spread over all CUDA devices.
     on_all_devices: bool,
-    /// Cells at once.
+    /// Number of cells that train in parallel.
     jobs: usize,
 }
 
@@ -229,7 +230,7 @@ impl Machines {
         } else {
             args.machine.device.clone()
         };
-        // Cells at once share the cores.
+        // Cells that train in parallel share the CPU cores.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let n_processes = self.jobs * args.nproc;
         let threads = args.machine.threads.or((n_processes > 1).then(|| (cores / n_processes).max(1)));
@@ -237,7 +238,9 @@ impl Machines {
     }
 }
 
-/// - cells: all, and those that are not finished
+/// Trains the unfinished cells.
+///
+/// - cells: all cells, and those that are not finished
 fn run_all(
     plan: &AblationPlan,
     args: &AblateArgs,

@@ -1,4 +1,4 @@
-//! What an ablation trains: rows (settings) times seeds.
+//! Ablation plans: what an ablation trains, rows (settings) times seeds.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,56 +16,56 @@ const SHIPPED: [(&str, &str); 3] = [
     ("beyond", include_str!("../../plans/beyond.toml")),
 ];
 
-/// A plan as it stands in a TOML file.
+/// A plan, as written in a TOML file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AblationPlan {
-    /// Names the folder of its runs.
+    /// Name of the plan; its runs are in the folder `runs/ablate-NAME` by default.
     pub(crate) name: String,
     /// Preset of every cell.
     pub(crate) preset: Option<String>,
-    /// Config of every cell, in place of a preset.
+    /// Config of every cell, instead of a preset.
     pub(crate) config: Option<String>,
-    /// Data set of every cell, in place of the config's.
+    /// Data set of every cell, instead of the config's.
     pub(crate) dataset: Option<String>,
     /// Seeds of every row.
     pub(crate) seeds: Vec<u64>,
     /// The row that the others are compared with [default: the first].
     pub(crate) baseline: Option<String>,
-    /// Overrides of every cell.
+    /// Config overrides for every cell.
     #[serde(default)]
     pub(crate) set: Vec<String>,
-    /// How axes become rows.
+    /// How axes are combined into rows.
     #[serde(default)]
     pub(crate) mode: AxisMode,
-    /// Rows by hand.
+    /// Rows that are listed explicitly.
     #[serde(default)]
     pub(crate) row: Vec<Row>,
-    /// What varies; each value of an axis is a list of overrides, the first is the base.
+    /// Axes to vary. Each value of an axis is a list of overrides; the first value is the base.
     #[serde(default)]
     pub(crate) axis: Vec<Axis>,
 }
 
-/// How axes become rows.
+/// How axes are combined into rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum AxisMode {
     /// Every combination of values.
     #[default]
     Grid,
-    /// The base, and every other value of every axis with the others at their base.
+    /// The base row, then every other value of each axis while the remaining axes keep their base value.
     OneAtATime,
-    /// The base, then one axis after the other at its last value.
+    /// The base row, then one axis after another is switched to its last value and stays there.
     Cumulative,
 }
 
-/// Something that varies: a known component to switch, or a config key with a list of values.
+/// An axis: a known component to switch off and on, or a config key with a list of values.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Axis {
     /// `rca`, `rca-adapter`, `rca-neck`, `cpcl`, `tccl`, `gate`, `text-adapters`, or a config key.
     pub(crate) key: String,
-    /// Values of a config key; none for a component, which goes from off to on.
+    /// Values of a config key; empty for a component, whose values are off and on.
     #[serde(default)]
     pub(crate) values: Vec<toml::Value>,
 }
@@ -110,7 +110,7 @@ impl AblationPlan {
         })
     }
 
-    /// Its rows, those by hand first.
+    /// All rows of the plan: first those listed explicitly, then those of the axes.
     pub(crate) fn rows(&self) -> Result<Vec<Row>> {
         let mut rows = self.row.clone();
         if !self.axis.is_empty() {
@@ -124,7 +124,7 @@ impl AblationPlan {
         Ok(rows)
     }
 
-    /// Rows have names that differ, each the name of a folder; the baseline is one of them.
+    /// Checks that row names are distinct and valid as folder names, and that the baseline is one of the rows.
     fn check_rows(&self, rows: &[Row]) -> Result<()> {
         ensure!(!rows.is_empty(), "plan {}: it has neither rows nor axes", self.name);
         let mut seen = BTreeSet::new();
@@ -149,7 +149,7 @@ impl AblationPlan {
         Ok(())
     }
 
-    /// No row sets a key twice, and nothing is set that has no effect.
+    /// Checks that no row sets a key twice, and that every setting has an effect.
     fn check_settings(&self, rows: &[Row]) -> Result<()> {
         let key_of = |setting: &str| setting.split('=').next().unwrap_or_default().trim().to_owned();
         for row in rows {
@@ -226,7 +226,7 @@ impl AblationPlan {
 }
 
 impl Axis {
-    /// `rca`, or `loss.cpcl=0,0.1,1`.
+    /// Parses a component (`rca`) or a config key with values (`loss.cpcl=0,0.1,1`).
     fn parse(text: &str) -> Result<Self> {
         let Some((key, values)) = text.split_once('=') else {
             return Ok(Self { key: text.to_owned(), values: vec![] });
@@ -238,7 +238,7 @@ impl Axis {
         Ok(Self { key: key.to_owned(), values: values.split(',').map(value).collect() })
     }
 
-    /// Its values as rows, the base first.
+    /// The values of the axis as rows, the base first.
     fn levels(&self) -> Result<Vec<Row>> {
         if !self.values.is_empty() {
             let level = |value: &toml::Value| {
@@ -278,15 +278,15 @@ impl Axis {
     }
 }
 
-/// Bytes of a folder's name; file systems allow 255.
+/// Maximum length of a folder's name in bytes; file systems allow 255.
 const MAX_NAME: usize = 200;
 
-/// A row's name as a folder's.
+/// Converts a row's name to a folder name.
 pub(crate) fn folder_name(name: &str) -> String {
     let mut folder = String::new();
     for letter in name.chars() {
         match letter {
-            // A dot in front would hide the folder, or lead out of it.
+            // A leading dot would hide the folder, or (`..`) lead out of the parent folder.
             '.' if folder.is_empty() => {}
             letter if letter.is_ascii_alphanumeric() || matches!(letter, '.' | '=' | '+') => {
                 folder.push(letter);

@@ -1,4 +1,4 @@
-//! Expressions of one image, the way evaluation handles them.
+//! `bench eval`: inference for expressions about one image, as evaluation does it.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -21,10 +21,10 @@ use crate::memory_limit::ensure_sentences_fit;
 pub(crate) struct EvalBenchArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Expressions about the image
+    /// Number of expressions about the image
     #[arg(long, default_value_t = 3)]
     batch_size: usize,
-    /// Size of the image in pixels, across x down
+    /// Size of the image in pixels, as WIDTHxHEIGHT
     #[arg(long, default_value = "640x480", value_parser = image_size)]
     image_size: [usize; 2],
     #[command(flatten)]
@@ -45,7 +45,7 @@ const EXPRESSIONS: [&str; 4] = [
     "a dog lying on the grass beside the bench",
 ];
 
-/// Times everything from decoded image and text to masks in the image's pixels.
+/// Times everything from the decoded image and the text to masks at the image's resolution.
 pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     ensure!(args.batch_size > 0, "--batch-size must be positive");
     let cfg = args.config.load_for_bench()?;
@@ -57,7 +57,7 @@ pub(crate) fn bench_eval(args: &EvalBenchArgs) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(0);
     let image = RgbImage { width, height, data: (0..width * height * 3).map(|_| rng.random()).collect() };
     let expressions: Vec<&str> = EXPRESSIONS.iter().copied().cycle().take(args.batch_size).collect();
-    let measured = args.timing.repeats.measure(Pace::Device, device, || {
+    let measured = args.timing.repeats.measure(Pace::Synchronised, device, || {
         let span = trace_span!("data").entered();
         let (letterbox, batch) =
             about_one_image(&image, &expressions, &*experiment.tokenizer, shape, device)?;

@@ -1,4 +1,4 @@
-//! The consistency loss with a chosen share of positions that have a partner.
+//! `bench loss`: the consistency loss (CPCL) with a chosen share of positions that have a partner.
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
@@ -18,7 +18,7 @@ pub(crate) struct LossBenchArgs {
     /// Share of the positions that have a partner, above 0 and up to 1
     #[arg(long, default_value_t = 0.1)]
     passing: f64,
-    /// Levels of features
+    /// Number of feature levels
     #[arg(long, default_value_t = 3)]
     levels: usize,
     #[command(flatten)]
@@ -50,13 +50,13 @@ pub(crate) fn bench_loss(args: &LossBenchArgs) -> Result<()> {
         }
         Ok(())
     };
-    let measured = args.timing.repeats.measure(Pace::Device, device, &mut run)?;
+    let measured = args.timing.repeats.measure(Pace::Synchronised, device, &mut run)?;
     let peak = peak_mib(device)?;
-    // Leaves' gradients are not the loss's own memory; they exist by now.
+    // The leaf tensors' gradients are not memory of the loss itself. They are already allocated here, so they do not count.
     let extra = if device.is_cuda() { None } else { Some(extra_mib(run)?) };
     let shares: Vec<f64> = levels.iter().map(share).collect::<Result<_>>()?;
-    // The cosines of the rows with a partner, and for the gradient two more products of their size, or, as the matrix is
-    // symmetric, one with all rows.
+    // Forward: cosines of the rows that have a partner. Backward: two more products of that size or, because the matrix is
+    // symmetric, one product over all rows, whichever is less.
     let one = 2.0 * ((rows * columns).pow(2) * channels * n) as f64;
     let flops = shares.iter().map(|share| one * (share + (2.0 * share).min(1.0))).sum::<f64>() as u64;
     let report = BenchReport {
@@ -79,7 +79,8 @@ fn share(level: &Level) -> Result<f64> {
     Ok(f64::try_from(partners.ge(0).to_kind(Kind::Double).mean(None))?)
 }
 
-/// Features as they leave the neck, and a sentence strong enough for the wanted share.
+/// Non-negative random features, like those of the neck, and a sentence vector whose scale is found by bisection so that
+/// the share of positions with a partner is `wanted`.
 fn with_share(shape: [i64; 4], wanted: f64, device: Device) -> Result<Level> {
     let place = (Kind::Float, device);
     let features = Tensor::randn(shape, place).relu();

@@ -1,4 +1,4 @@
-//! `bench`: how long the program's work takes on this machine, and how near that is to what the machine can do.
+//! `bench`: measures how fast the program is on this machine, and compares that with the machine's matrix product rate.
 
 mod eval;
 mod loss;
@@ -27,10 +27,10 @@ use crate::config::Precision;
 use crate::data_program::become_data_program;
 use crate::experiment::Machine;
 
-/// What to time.
+/// What to benchmark.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// The making of training samples (needs no libtorch when run through `cargo xtask bench data`)
+    /// Data loading: preparing training samples (needs no libtorch when run through `cargo xtask bench data`)
     Data {
         /// See `data bench --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -38,17 +38,17 @@ pub(crate) enum Bench {
     },
     /// Training steps: forward, losses, backward, update
     Step(StepBenchArgs),
-    /// The operators that a training step consists of, counted
+    /// Count of the libtorch operators in a training step
     Operators(OperatorsBenchArgs),
-    /// Inference of the network alone, every expression with an image of its own
+    /// Inference of the network alone, with one image per expression
     Forward(NetworkBenchArgs),
-    /// Expressions of one image, from text to masks in the image's pixels
+    /// Inference for expressions about one image, from text to masks at the image's resolution
     Eval(EvalBenchArgs),
-    /// The consistency loss, forward and backward
+    /// The consistency loss (CPCL), forward and backward pass
     Loss(LossBenchArgs),
 }
 
-/// Runs one of them.
+/// Runs a benchmark.
 pub(crate) fn bench(what: &Bench) -> Result<()> {
     match what {
         Bench::Data { args } => become_data_program(
@@ -62,35 +62,35 @@ pub(crate) fn bench(what: &Bench) -> Result<()> {
     }
 }
 
-/// How often to run what is timed.
+/// Number of warm-up and timed runs.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Repeats {
-    /// Timed runs
+    /// Number of timed runs
     #[arg(long, default_value_t = 7)]
     pub(crate) repeats: usize,
-    /// Runs before those
+    /// Number of warm-up runs, which are not timed
     #[arg(long, default_value_t = 2)]
     pub(crate) warm_up: usize,
 }
 
-/// How to time.
+/// Options of all benchmarks.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Timing {
     #[command(flatten)]
     repeats: Repeats,
-    /// Print one JSON document
+    /// Print the results as one JSON document
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     machine: Machine,
 }
 
-/// Timed runs of one piece of work.
+/// Times of repeated runs.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// Of each run, ascending.
+    /// Seconds of each run, ascending.
     seconds: Vec<f64>,
-    /// Of a run, mean. On a GPU, of the device's own time.
+    /// Mean seconds per run in each stage; on a GPU, measured in device time.
     pub(crate) stages: StageSeconds,
 }
 
@@ -108,17 +108,17 @@ impl Measured {
     }
 }
 
-/// Who sees to it that a run's time is that of its work on the device.
+/// Where host and device synchronise, so that a run's wall-clock time includes its work on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// The device is waited for after every run.
-    Device,
-    /// Each run waits for the one before it, so that the device always has work.
-    Own,
+    /// Synchronisation with the device before and after every run.
+    Synchronised,
+    /// Each run itself waits for the run before it, so that the device always has queued work.
+    Pipelined,
 }
 
 impl Repeats {
-    /// Times `work`, which must not leave anything running on the device's queue that it does not need.
+    /// Times repeated calls of `work`, which must not leave unneeded work on the device's queue.
     pub(crate) fn measure(
         self,
         pace: Pace,
@@ -131,7 +131,7 @@ impl Repeats {
             work()?;
         }
         let mut seconds = Vec::with_capacity(self.repeats);
-        let wait = || (pace == Pace::Device).then(|| synchronize(device));
+        let wait = || (pace == Pace::Synchronised).then(|| synchronize(device));
         let mut timed = || -> Result<()> {
             wait();
             let started = Instant::now();
@@ -156,17 +156,18 @@ pub(crate) fn synchronize(device: Device) {
     }
 }
 
-/// Operations per second of a large matrix product in a precision, the best of a few: what the device does at its best.
+/// Achievable peak rate of the device: floating-point operations per second of a large matrix product in a precision, the
+/// best of several.
 pub(crate) fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
     precision.apply()?;
-    // A GPU is through with a small one before it has begun.
+    // On a GPU a small product is over too soon to be timed.
     let (side, in_a_row) = if device.is_cuda() { (8192, 4) } else { (2048, 1) };
     let square = || Tensor::randn([side, side], (Kind::Float, device)).to_kind(precision.kind());
     let (a, b) = (square(), square());
     let mut best = f64::INFINITY;
     let begun = Instant::now();
     for round in 0..10 {
-        // Slow devices vary less from product to product.
+        // Slow devices need fewer rounds: their times vary less from product to product.
         if round >= 2 && begun.elapsed().as_secs_f64() > 1.0 {
             break;
         }
@@ -179,15 +180,15 @@ pub(crate) fn matmul_rate(device: Device, precision: Precision) -> Result<f64> {
     Ok(2.0 * (side as f64).powi(3) / best)
 }
 
-/// What a benchmark reports besides its times.
+/// Results of a benchmark, to be printed.
 #[derive(Debug)]
 struct BenchReport<'a> {
-    /// Name and settings.
+    /// Name and settings of the benchmark.
     head: Value,
     measured: &'a Measured,
-    /// Samples of one run.
+    /// Samples per run.
     samples: usize,
-    /// Operations of one run.
+    /// Floating-point operations per run.
     flops: u64,
     device: Device,
     precision: Precision,

@@ -1,10 +1,10 @@
-//! The network with random weights on random data.
+//! `bench step` and `bench forward`: the network with random weights on random data.
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use refcoco::{Batch, Buffers, SampleShape};
+use refcoco::{Batch, SampleShape};
 use serde_json::json;
 use talent::{Pass, forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
@@ -28,7 +28,7 @@ use crate::step_graph::GraphedSteps;
 pub(crate) struct NetworkBenchArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Samples of a run
+    /// Samples per run
     #[arg(long, default_value_t = 2)]
     batch_size: usize,
     #[command(flatten)]
@@ -39,28 +39,28 @@ pub(crate) struct NetworkBenchArgs {
 pub(crate) struct StepBenchArgs {
     #[command(flatten)]
     network: NetworkBenchArgs,
-    /// Compute the image encoder's blocks again in the backward pass
+    /// Activation checkpointing: recompute the image encoder's blocks in the backward pass
     #[arg(long)]
     recompute: bool,
-    /// Record a step as a CUDA graph and repeat it
+    /// Record a step as a CUDA graph and replay it
     #[arg(long, conflicts_with = "recompute")]
     cuda_graphs: bool,
-    /// Copy samples to a GPU on a stream of their own
+    /// Copy samples to the GPU on a separate CUDA stream
     #[arg(long)]
     upload_stream: bool,
-    /// In several processes: all-reduce gradients in buckets while the backward pass goes on
+    /// With several processes: all-reduce gradients in buckets during the backward pass
     #[arg(long, conflicts_with_all = ["recompute", "cuda_graphs"])]
     overlap_all_reduce: bool,
 }
 
 impl NetworkBenchArgs {
-    /// The config and the device.
+    /// Loads the config and sets up the device.
     fn set_up(&self) -> Result<(Config, Device)> {
         ensure!(self.batch_size > 0, "--batch-size must be positive");
         Ok((self.config.load_for_bench()?, self.timing.machine.set_up()?))
     }
 
-    /// The network and a batch for it.
+    /// Builds the network and a random batch for it.
     pub(super) fn open_network(&self) -> Result<(Experiment, Batch)> {
         Self::open(self.set_up()?, self.batch_size)
     }
@@ -77,7 +77,7 @@ impl NetworkBenchArgs {
     }
 }
 
-/// Noise with token ids of ten words: a network's work does not depend on what it sees.
+/// A batch of random pixels, masks and token ids (up to ten): the network's work does not depend on the values.
 pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
     let mut rng = StdRng::seed_from_u64(0);
     let pixels = n * shape.input_size * shape.input_size;
@@ -94,11 +94,10 @@ pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
         valid: vec![1.0; n],
         refs: (0..n).map(|index| format!("random/{index}")).collect(),
         bad: Vec::new(),
-        buffers: Buffers::default(),
     }
 }
 
-/// A start token, up to eight words, an end token, padding.
+/// Token ids: a start token, up to eight random words, an end token, zero padding.
 fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
     let n_words = word_len.saturating_sub(2).min(8);
     let words = (0..n_words).map(|_| rng.random_range(1..40_000));
@@ -108,7 +107,7 @@ fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
     ids
 }
 
-/// Times optimiser steps.
+/// Times training steps.
 pub(crate) fn bench_step(args: &StepBenchArgs) -> Result<()> {
     let (cfg, device) = args.network.set_up()?;
     let processes = Processes::join(&cfg, device)?;
@@ -139,7 +138,7 @@ fn time_steps(
     };
     let measured = measure_steps(&experiment, processes, &batch, way, args.timing.repeats)?;
     let cfg = &experiment.cfg;
-    // The products' rate is this process's.
+    // Only this process's samples: the matrix product rate in the report is also that of one process.
     let flops = train_flops(&cfg.model, cfg.train.regime.into()).total() * batch.n as u64;
     if !processes.leads() {
         return Ok(());
@@ -147,19 +146,19 @@ fn time_steps(
     args.report("step", &experiment, &measured, flops)
 }
 
-/// How a step is done; the results are the same.
+/// How a training step is executed; the results are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Plain,
-    /// The image encoder's blocks computed again in the backward pass.
+    /// With activation checkpointing: the image encoder's blocks are recomputed in the backward pass.
     Recompute,
-    /// Recorded as a CUDA graph.
+    /// Recorded as a CUDA graph and replayed.
     Graph,
-    /// Gradients reduced over the processes while the backward pass goes on.
+    /// With gradients all-reduced during the backward pass.
     Overlap,
 }
 
-/// Steps on one batch, as a run does them: each is read when the next is queued.
+/// Queues steps on one batch as a training run does: the results of a step are read after the next step is queued.
 pub(crate) struct StepQueue<'a> {
     steps: Steps<'a>,
     batch: &'a Batch,
@@ -194,7 +193,7 @@ impl<'a> StepQueue<'a> {
         })
     }
 
-    /// Queues a step and reads the one before it.
+    /// Queues a step, then reads the results of the step before it.
     pub(crate) fn step(&mut self) -> Result<()> {
         let Self { steps, batch, adam, scaler, graphed, buckets, before } = self;
         let steps = &Steps { buckets: buckets.as_ref(), ..*steps };
@@ -208,7 +207,7 @@ impl<'a> StepQueue<'a> {
         }
     }
 
-    /// Reads the last step.
+    /// Reads the results of the last step.
     fn finish(mut self) -> Result<()> {
         match self.before.take() {
             Some(last) => self.check(last),
@@ -235,7 +234,7 @@ impl<'a> StepQueue<'a> {
     }
 }
 
-/// Times steps.
+/// Times training steps on one batch.
 pub(crate) fn measure_steps(
     experiment: &Experiment,
     processes: &Processes,
@@ -244,17 +243,17 @@ pub(crate) fn measure_steps(
     repeats: Repeats,
 ) -> Result<Measured> {
     let mut queue = StepQueue::new(experiment, processes, batch, way)?;
-    let measured = repeats.measure(Pace::Own, experiment.device, || queue.step())?;
+    let measured = repeats.measure(Pace::Pipelined, experiment.device, || queue.step())?;
     queue.finish()?;
     Ok(measured)
 }
 
-/// Times inference without what comes before and after the network.
+/// Times the network's inference alone, without pre- and postprocessing.
 pub(crate) fn bench_forward(args: &NetworkBenchArgs) -> Result<()> {
     let (experiment, batch) = NetworkBenchArgs::open(args.set_up()?, args.batch_size)?;
     let Experiment { cfg, device, model, .. } = &experiment;
     let TrainTensors { images, words, .. } = TrainTensors::new(&batch, *device, Kind::Float)?;
-    let measured = args.timing.repeats.measure(Pace::Device, *device, || {
+    let measured = args.timing.repeats.measure(Pace::Synchronised, *device, || {
         let _guard = cfg.train.precision.autocast(*device)?;
         let logits: Tensor = tch::no_grad(|| model.forward(&images, &words, &Pass::EVAL).logits);
         drop(logits);

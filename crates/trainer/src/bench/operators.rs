@@ -1,4 +1,4 @@
-//! The operators of a training step that compute: on a GPU, each costs at least one launch.
+//! `bench operators`: counts the operators of a training step that compute. On a GPU each costs at least one kernel launch.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,15 +21,15 @@ use crate::distributed::Processes;
 pub(crate) struct OperatorsBenchArgs {
     #[command(flatten)]
     network: NetworkBenchArgs,
-    /// Names to list, the most frequent ones
+    /// Number of operator names to list, the most frequent first
     #[arg(long, default_value_t = 25)]
     most: usize,
 }
 
-/// The parts of a step; what is neither backward pass nor update is forward pass and losses.
+/// The parts of a step. `forward` is everything outside the backward pass and the update, including the losses.
 const PARTS: [&str; 3] = ["forward", "backward", "update"];
 
-/// When the spans of backward pass and update begin and end, on the profiler's clock.
+/// Boundaries between parts: the part that begins, and when, in nanoseconds on the profiler's clock.
 #[derive(Debug, Clone, Default)]
 struct Bounds(Arc<Mutex<Vec<(&'static str, u64)>>>);
 
@@ -41,7 +41,7 @@ impl Bounds {
         }
     }
 
-    /// The part of a step that something is in that begins at this time.
+    /// The part of the step that contains this time.
     fn part_at(&self, time: u64) -> &'static str {
         let bounds = self.0.lock();
         let last = bounds.ok().and_then(|bounds| bounds.iter().rev().find(|(_, at)| *at <= time).copied());
@@ -65,7 +65,7 @@ impl<S: tracing::Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Bounds 
     }
 }
 
-/// Operators by part and name.
+/// Number of operators by part and name.
 type Counts = BTreeMap<&'static str, BTreeMap<String, usize>>;
 
 fn count(events: &[Event], bounds: &Bounds) -> Counts {
@@ -82,7 +82,7 @@ fn count(events: &[Event], bounds: &Bounds) -> Counts {
     counts
 }
 
-/// Counts the operators of one step, with libtorch's own kernels on a CPU.
+/// Counts the operators of one step. On a CPU, libtorch's own kernels are used in place of this project's.
 pub(crate) fn bench_operators(args: &OperatorsBenchArgs) -> Result<()> {
     let (experiment, batch) = args.network.open_network()?;
     torch_ext::set_cpu_kernels(false);

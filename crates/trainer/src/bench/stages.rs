@@ -13,21 +13,21 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 pub(crate) type StageSeconds = Vec<(&'static str, f64)>;
 
 thread_local! {
-    /// Places of this thread's open spans in the record.
+    /// Stack of this thread's open spans, as indices into the record.
     static OPEN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One stretch in a span.
+/// One time interval inside a span.
 #[derive(Debug)]
 struct Stretch {
     name: &'static str,
-    /// The place of the one it is inside of.
+    /// Index of the enclosing interval in the record.
     outer: Option<usize>,
     start: Moment,
     end: Option<Moment>,
 }
 
-/// Notes when the device comes to the spans' beginnings and ends. A GPU is not waited for.
+/// Records when the device reaches the beginning and end of each span, without synchronising with a GPU.
 #[derive(Debug, Clone)]
 struct StageClock {
     device: Device,
@@ -59,7 +59,7 @@ impl<S: tracing::Subscriber + for<'span> LookupSpan<'span>> Layer<S> for StageCl
     }
 }
 
-/// Time by name, inside spans and outside the spans within them.
+/// Seconds by span name, not counting time in nested spans.
 fn sum_up(record: &[Stretch]) -> StageSeconds {
     let whole = |stretch: &Stretch| {
         let end = stretch.end.as_ref()?;

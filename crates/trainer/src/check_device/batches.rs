@@ -1,4 +1,4 @@
-//! Batches of growing size.
+//! Training speed and peak memory at growing batch sizes.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub(super) fn batches(setting: &Setting) -> Result<Outcome> {
                 outcome.figure(&format!("samples_per_s_{n}"), rate);
                 rows.push(json!({"batch": n, "samples_per_s": rate, "peak_mib": peak_mib(setting.device)?}));
             }
-            // The largest need not fit.
+            // The largest batches may exceed the device's memory.
             Err(error) if n > 32 && format!("{error:#}").contains("out of memory") => {
                 outcome.remark(format!("a batch of {n} does not fit into this device's memory"));
                 break;

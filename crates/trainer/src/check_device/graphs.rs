@@ -1,4 +1,4 @@
-//! Steps recorded as a CUDA graph, beside usual ones.
+//! Compares steps replayed from a CUDA graph with ordinary steps.
 
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
@@ -11,17 +11,17 @@ use crate::precision::LossScaler;
 use crate::step::QueuedStep;
 use crate::step_graph::GraphedSteps;
 
-/// Three steps go as usual, then one is recorded; the others repeat it.
+/// Number of steps: three ordinary warm-up steps, then one is recorded, and the rest replay the recording.
 const STEPS: usize = 10;
-/// Of a loss: sums are in no fixed order on a GPU.
+/// Allowed relative error of a loss: the order of sums is not deterministic on a GPU.
 const OFF: f64 = 0.02;
 
-/// The rate of a step: each another.
+/// Learning rate factor of a step, different for every step.
 fn factor(step: usize) -> f64 {
     1.0 / (1.0 + step as f64)
 }
 
-/// Losses of all steps, and what the parameters have moved by.
+/// Runs all steps. Returns their total losses, and the change of each parameter.
 fn run(bench: &Bench, graphed: bool) -> Result<(Vec<f64>, Vec<Tensor>)> {
     let start = bench.parameters();
     let steps = bench.steps(false);
@@ -66,7 +66,7 @@ pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
         let networks = || Bench::new(setting, precision, 0.0);
         compare(&mut outcome, &label, networks, if precision == Precision::Fp32 { 0.05 } else { 0.3 })?;
     }
-    // With dropout: another draw every step.
+    // With dropout, every step must draw new random numbers.
     let bench = Bench::new(setting, Precision::Bf16, 0.1)?;
     let (losses, _) = run(&bench, true)?;
     outcome
@@ -76,7 +76,7 @@ pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The base model, the graph recorded after another network has trained in the process: its memory is no longer fresh.
+/// Graphs of the base model, recorded after another network has trained in this process, when its memory is no longer fresh.
 pub(super) fn full_size(setting: &Setting) -> Result<Outcome> {
     if !setting.device.is_cuda() {
         return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
@@ -92,7 +92,9 @@ pub(super) fn full_size(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// - off: how far the parameters' way may be from the usual one, in units of it: of noise more in bf16 than in float32
+/// Compares replayed steps with ordinary ones.
+///
+/// - off: allowed relative error of the parameters' change; it is larger in bf16 than in float32 because of noise
 fn compare(outcome: &mut Outcome, label: &str, networks: impl Fn() -> Result<Bench>, off: f64) -> Result<()> {
     let usual = run(&networks()?, false)?;
     let bench = networks()?;

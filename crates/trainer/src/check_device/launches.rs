@@ -1,4 +1,4 @@
-//! What a step asks of a GPU: kernels, the time between them, and whether the host ever waits.
+//! What a step does on a GPU: kernel launches, gaps between kernels, and whether the host ever synchronises with the device.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub(super) fn synchronisations(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Calls that wait, and the innermost operator around each.
+/// Runtime calls that synchronise with the device, each with the innermost operator around it.
 fn waits(events: &[Event]) -> Vec<String> {
     let waits = events.iter().filter(|event| {
         event.kind == EventKind::Runtime
@@ -55,7 +55,7 @@ fn waits(events: &[Event]) -> Vec<String> {
     waits.map(|wait| format!("{} in {}", wait.name, around(wait))).collect()
 }
 
-/// How often each name occurs and the time it takes, the most time first.
+/// Events by name: how often each name occurs, and its total seconds; the longest total first.
 fn by_name<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<(String, usize, f64)> {
     let mut names: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for event in events {
@@ -68,12 +68,13 @@ fn by_name<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<(String, usize, f
     names
 }
 
-/// Kernels and copies.
+/// Events on the device: kernels and copies.
 fn on_device(events: &[Event]) -> impl Iterator<Item = &Event> {
     events.iter().filter(|event| matches!(event.kind, EventKind::Kernel | EventKind::Copy))
 }
 
-/// Kernels and copies of one stream in order: the time they are at work, the largest gap, and the stretch from first to last.
+/// Of kernels and copies in order of time, in seconds: the time that they run, the largest gap between them, and the time
+/// from the first start to the last end.
 fn busy(events: &[Event]) -> (f64, f64, f64) {
     let mut until: Option<u64> = None;
     let (mut first, mut work, mut gap) = (None, 0, 0);

@@ -1,4 +1,4 @@
-//! How fast this machine makes training samples of photos.
+//! How fast this machine makes training samples from photos.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use serde_json::json;
 use super::part::{Outcome, Setting};
 use crate::experiment::open_datasets;
 
-/// COCO's usual size; the pictures' files come to about 160 kB, as COCO's do.
+/// Width and height that most COCO images have. The files are about 160 kB, like COCO's.
 const SIZE: [usize; 2] = [640, 480];
 
-/// A photo to a decoder: smooth areas, edges, and grain that its file has to hold.
+/// An image that costs a JPEG decoder as much as a photo: smooth areas, edges, and grain that enlarges the file.
 fn picture(rng: &mut StdRng) -> Canvas {
     let [width, height] = SIZE;
     let waves: [f32; 6] = std::array::from_fn(|_| rng.random_range(0.005..0.06));
@@ -37,7 +37,7 @@ fn picture(rng: &mut StdRng) -> Canvas {
     Canvas::from_rgb(width, height, data)
 }
 
-/// A data set of one's own: JPEG files with a polygon each.
+/// Writes a user-defined data set: JPEG files with one polygon each. Returns the total size of the JPEG files in bytes.
 fn write_photos(folder: &Path, n: usize) -> Result<u64> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut rng = StdRng::seed_from_u64(0);
@@ -87,7 +87,7 @@ pub(super) fn loader(setting: &Setting) -> Result<Outcome> {
     outcome.figure("samples_per_s", rate(rounds)?);
     if std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 8) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(8).build().context("eight threads")?;
-        // The loader decodes in the pool that it is called from.
+        // The loader decodes in the thread pool that it is called from.
         outcome.figure("samples_per_s_8_cores", pool.install(|| rate(rounds))?);
     }
     Ok(outcome)

@@ -6,14 +6,14 @@ use tlm_losses::{Cpcl, CpclConfig, Segmentation, Tccl};
 
 use super::part::{Outcome, Setting};
 
-/// Float64 sums differ in their order only.
+/// Allowed relative error in float64, where only the order of sums differs.
 const DOUBLE: f64 = 1e-10;
-/// Of the largest entry: sums of up to 1e5 float32 terms.
+/// Allowed error in float32 relative to the largest entry, for sums of up to 1e5 terms.
 const SINGLE: f64 = 2e-5;
-/// Positions whose partner float32 may decide otherwise: responses near the threshold.
+/// Share of positions that may have a different partner in float32 because their response is near the threshold.
 const UNDECIDED: f64 = 0.005;
 
-/// Inputs in float64 on the CPU, and the loss as a function of those that get a gradient, and of the rest.
+/// A loss with its inputs in float64 on the CPU: leaf tensors, which get a gradient, and the rest.
 struct Case {
     name: String,
     leaves: Vec<Tensor>,
@@ -21,10 +21,10 @@ struct Case {
     loss: Box<Loss>,
 }
 
-/// A loss, and the partners of CPCL, from inputs with a gradient and without.
+/// Computes a loss, and CPCL's partners, from the inputs with and without a gradient.
 type Loss = dyn Fn(&[Tensor], &[Tensor]) -> (Tensor, Option<Tensor>);
 
-/// Value, gradients and partners.
+/// Value of the loss, gradients of the leaf tensors, and partners.
 type Found = (Tensor, Vec<Tensor>, Option<Tensor>);
 
 impl Case {
@@ -54,7 +54,7 @@ fn cases(small: bool) -> Vec<Case> {
         cases.push(Case {
             name: name.into(),
             leaves: vec![Tensor::randn([b, c, side, side], place).relu()],
-            // Strong enough for some positions to have partners, not for all.
+            // Scaled so that some positions have partners, but not all.
             rest: vec![Tensor::randn([b, c], place) * (64.0 / f64::from(c as i32)).sqrt()],
             loss: Box::new(move |leaves, rest| {
                 let out = Cpcl::new(how).loss(&leaves[0], &rest[0]);
@@ -83,7 +83,7 @@ fn cases(small: bool) -> Vec<Case> {
     cases
 }
 
-/// The largest difference, in units of the largest entry.
+/// The largest difference, divided by the largest expected entry.
 fn relative(found: &Tensor, expected: &Tensor) -> Result<f64> {
     let largest = |xs: &Tensor| f64::try_from(xs.abs().max());
     Ok(largest(&(found - expected))? / largest(expected)?.max(f64::MIN_POSITIVE))
@@ -106,7 +106,7 @@ pub(super) fn losses(setting: &Setting) -> Result<Outcome> {
                 outcome.figure(&format!("{}: positions with partner", case.name), some);
                 outcome.require(some > 0.01, || format!("{}: too few partners to tell", case.name));
             }
-            // With another partner the loss is another function.
+            // With different partners the loss is a different function, so its value and gradients cannot be compared.
             if decided {
                 let value = relative(&found.0, &expected.0)?;
                 outcome.at_most(&format!("{}, {label}: value", case.name), value, bound);

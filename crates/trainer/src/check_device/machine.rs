@@ -1,4 +1,4 @@
-//! What the device is, and what it does at its best.
+//! Name of the device, and its peak rates of matrix products, copies and uploads.
 
 use std::path::Path;
 use std::process::Command;
@@ -37,7 +37,7 @@ pub(super) fn machine(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Bytes read and written by copies within the device's memory, GB/s.
+/// Rate in GB/s of copies within the device's memory, counting bytes read and bytes written.
 fn copy_rate(setting: &Setting) -> Result<f64> {
     let n: i64 = if setting.small() { 1 << 24 } else { 1 << 28 };
     let from = Tensor::rand([n], (Kind::Float, setting.device));
@@ -51,7 +51,7 @@ fn copy_rate(setting: &Setting) -> Result<f64> {
     Ok(8.0 * n as f64 / best / 1e9)
 }
 
-/// Samples' way from pageable memory through page-locked memory to the device, GB/s.
+/// Upload rate of samples in GB/s, from pageable memory through pinned (page-locked) memory to the device.
 fn upload_rate(setting: &Setting) -> Result<f64> {
     let values = vec![0.5_f32; 32 * 3 * 448 * 448];
     let mut best = f64::INFINITY;
@@ -65,7 +65,7 @@ fn upload_rate(setting: &Setting) -> Result<f64> {
     Ok(4.0 * values.len() as f64 / best / 1e9)
 }
 
-/// Name and driver, from NVIDIA's own tool or else from what its driver says to the system.
+/// Name and driver version of the GPU, from `nvidia-smi` or else from `/proc/driver/nvidia`.
 fn graphics_card(device: &str) -> (String, String) {
     let index = device.strip_prefix("cuda:").unwrap_or("0");
     let query = ["--query-gpu=name,driver_version", "--format=csv,noheader", "--id", index];

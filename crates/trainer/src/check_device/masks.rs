@@ -1,4 +1,4 @@
-//! Masks that the device predicts, beside the CPU's.
+//! Compares masks predicted on the device with the CPU's.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::evaluate::evaluate_queries;
 use crate::experiment::{Experiment, open_datasets};
 use talent::weights::Strictness;
 
-/// Share of the pixels that may be on the other side of the threshold.
+/// Allowed share of pixels that are on the other side of the threshold than on the CPU.
 const OTHER_PIXELS: f64 = 1e-3;
 
 fn model_file(setting: &Setting) -> Result<PathBuf> {
@@ -46,7 +46,7 @@ fn masks(setting: &Setting, file: &Path, device: Device) -> Result<Vec<Mask>> {
     Ok(masks.into_iter().map(|(_, mask)| mask).collect())
 }
 
-/// Pixels that differ, and all.
+/// Number of values that differ, and number of all values.
 fn differing(found: &[u8], expected: &[u8]) -> (usize, usize) {
     let others = found.iter().zip(expected).filter(|(a, b)| a != b).count();
     (others + found.len().abs_diff(expected.len()), expected.len())

@@ -1,5 +1,5 @@
-//! `check-device`: whether everything works on a device, and how fast. One part after the other, each in a process of its
-//! own, since a fault on a GPU spoils the process that meets it.
+//! `check-device`: checks that everything works on a device, and how fast. The parts run one after another, each in its own
+//! process, because a GPU fault makes the process that causes it unusable.
 
 mod batches;
 mod graphs;
@@ -37,22 +37,22 @@ pub(crate) struct CheckDeviceArgs {
     /// Smaller networks and fewer repetitions: minutes on two CPU cores
     #[arg(long)]
     quick: bool,
-    /// Minutes that all parts together may take; parts that find no time left are named
+    /// Time limit of all parts together in minutes; parts that have no time left are reported
     #[arg(long, default_value_t = 9.0)]
     minutes: f64,
-    /// Folder of recordings [default: crates/parity/tests/golden of the checkout, or golden of the pack]
+    /// Folder with recordings of the official code [default: crates/parity/tests/golden of the checkout, or golden of the pack]
     #[arg(long)]
     golden: Option<PathBuf>,
-    /// Write the report here, whole after every part
+    /// Write the report to this file as JSON; it is replaced by a complete report after every part
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these parts, separated by commas
+    /// Run only these parts, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<String>,
     /// List the parts
     #[arg(long)]
     list: bool,
-    /// Carry out one part in this process, and leave its outcome in the folder of --work
+    /// Run one part in this process, and write its outcome into the folder of --work
     #[arg(long, hide = true, requires = "work")]
     part: Option<String>,
     /// Folder that the parts share
@@ -60,7 +60,7 @@ pub(crate) struct CheckDeviceArgs {
     work: Option<PathBuf>,
 }
 
-/// Exit code 0 only if every part passes or is not applicable.
+/// Runs the parts. The exit code is 0 only if every part passes or is not applicable.
 pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     if args.list {
         for part in parts() {
@@ -73,7 +73,7 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = chosen(&args.only)?;
-    // A device that is not there is an error now, not one in every part.
+    // A missing device is an error here, rather than in every part.
     machine_of(&args.device).set_up()?;
     let work = supervise::WorkFolder::create()?;
     let deadline = Instant::now() + Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?;
@@ -82,7 +82,7 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
         Some(path) => whole_file::write(path, format!("{:#}\n", report.to_json()).as_bytes()),
         None => Ok(()),
     };
-    // A file that cannot be written is an error now, not one after the first part.
+    // A file that cannot be written is an error here, rather than after the first part.
     write(&report)?;
     for part in chosen {
         let done = supervise::carry_out(part, args, work.path(), deadline)?;

@@ -1,4 +1,4 @@
-//! The parts of a check, and what comes of one.
+//! The parts of a check, and their outcomes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use crate::panics::as_errors;
 pub(super) struct Part {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    /// The longest it may take.
+    /// Time limit of the part.
     pub(super) limit: Duration,
     pub(super) work: fn(&Setting) -> Result<Outcome>,
 }
 
-/// What all parts are told.
+/// Settings of the check, the same for all parts.
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) device: Device,
-    /// As on the command line.
+    /// The device as named on the command line.
     pub(super) device_name: String,
     pub(super) quick: bool,
     pub(super) golden: Option<PathBuf>,
-    /// A folder that all parts share.
+    /// Working folder that all parts share.
     pub(super) work: PathBuf,
 }
 
 impl Setting {
-    /// Whether to use the small network: at full size a CPU would take minutes a step.
+    /// Whether to use the small network: at full size a CPU would take minutes per step.
     pub(super) fn small(&self) -> bool {
         self.quick || !self.device.is_cuda()
     }
@@ -72,7 +72,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The device lacks what the part is about.
+    /// The outcome of a part that does not apply to the device.
     pub(super) fn not_applicable(why: &str) -> Self {
         Self { remarks: vec![why.to_owned()], not_applicable: true, ..Self::default() }
     }
@@ -81,19 +81,19 @@ impl Outcome {
         self.figures.insert(name.to_owned(), value.into());
     }
 
-    /// Something worth a sentence.
+    /// Adds a remark to the part's message.
     pub(super) fn remark(&mut self, text: impl Into<String>) {
         self.remarks.push(text.into());
     }
 
-    /// Fails the part unless something holds.
+    /// Fails the part with this problem unless the condition holds.
     pub(super) fn require(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.problems.push(problem());
         }
     }
 
-    /// A number that must not exceed a bound; NaN does.
+    /// Adds a figure, and fails the part if it exceeds a bound or is NaN.
     pub(super) fn at_most(&mut self, name: &str, value: f64, bound: f64) {
         self.figure(name, finite(value));
         self.figure(&format!("{name}_bound"), bound);
@@ -109,12 +109,12 @@ impl Outcome {
     }
 }
 
-/// JSON has no infinity.
+/// A number for JSON, which lacks NaN and infinity: these become text.
 pub(super) fn finite(value: f64) -> Value {
     if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
-/// Carries a part out; whatever goes wrong is its outcome.
+/// Runs a part. An error or panic makes the outcome a failure.
 pub(super) fn outcome(part: &Part, setting: &Setting) -> Value {
     let outcome = as_errors(|| (part.work)(setting)).unwrap_or_else(|error| Outcome {
         problems: vec![command_kit::one_line(&error)],
@@ -133,7 +133,7 @@ const fn part(
     Part { name, about, limit: Duration::from_secs(limit_s), work }
 }
 
-/// All parts, in the order in which they are worth knowing.
+/// All parts, the most important results first.
 pub(super) fn parts() -> &'static [Part] {
     const PARTS: &[Part] = &[
         part("machine", 60, machine::machine, "name, driver, copy rate, matrix rate of each dtype"),

@@ -1,4 +1,4 @@
-//! The recordings of the official code, on the device.
+//! Compares the network on the device with recordings of the official code.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub(super) fn full_size(setting: &Setting) -> Result<Outcome> {
     compare(setting, Part::FullSize)
 }
 
-/// The recordings named, of the checkout that this is called in, or of the pack.
+/// Folder of the recordings: that of `--golden`, else of the checkout around the current folder, else of the pack.
 fn folder(setting: &Setting) -> Result<PathBuf> {
     if let Some(given) = &setting.golden {
         return Ok(given.clone());

@@ -1,4 +1,4 @@
-//! The report of a check: JSON, and a table.
+//! The report of a check, as JSON and as a table.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::part::Status;
 
-/// A part that is over.
+/// The result of one part.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) name: &'static str,
@@ -41,7 +41,7 @@ impl DeviceReport {
     }
 }
 
-/// A figure on a few characters; lists and objects are for the JSON.
+/// A figure as short text for the table; `None` for lists and objects, which only the JSON report shows.
 fn short(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),

@@ -1,4 +1,4 @@
-//! A run that is killed and goes on, beside one that is left in peace.
+//! Compares a training run that is killed and resumed with an uninterrupted one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::part::{Outcome, Setting};
 use ranks::this_launcher;
 
-/// The folder of a small RefShapes, generated if it is not there.
+/// Folder of a small RefShapes data set, generated on first use.
 pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {
     let (root, whole) = (setting.work.join("data"), setting.work.join("data/whole"));
     if !whole.is_file() {
@@ -31,14 +31,14 @@ pub(super) fn data_root(setting: &Setting) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// This program with a command.
+/// A command that runs this program with some arguments.
 pub(super) fn talent(args: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program's path")?);
     command.envs([this_launcher()]).args(args).stdin(Stdio::null());
     Ok(command)
 }
 
-/// The run that is left in peace, for parts that need a trained model.
+/// Folder of the uninterrupted run, for parts that need a trained model.
 pub(super) fn trained_run(setting: &Setting) -> PathBuf {
     setting.work.join("run")
 }
@@ -51,7 +51,7 @@ fn training(setting: &Setting, run: &Path, n_steps: u64, more: &[&str]) -> Resul
     Ok(command)
 }
 
-/// Settings of a run from nothing; afterwards the run's own config is used.
+/// Arguments of a new run; a resumed run uses its own config.
 fn settings(setting: &Setting) -> Vec<String> {
     let batch = if setting.small() { 8 } else { 32 };
     ["--preset", "tiny", "--checkpoint-every", "10steps", "--set"]
@@ -74,12 +74,12 @@ fn finish(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// The total loss by step, to the last bit.
+/// The total loss of every step, bit-exact.
 fn losses(run: &Path) -> Result<BTreeMap<u64, f64>> {
     let path = run.join("records.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut losses = BTreeMap::new();
-    // A process that is killed may leave half a line.
+    // A killed process may leave an incomplete line.
     for record in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         if let (Some("step"), Some(step), Some(total)) =
             (record["kind"].as_str(), record["step"].as_u64(), record["loss"]["total"].as_f64())
@@ -112,9 +112,9 @@ pub(super) fn kill_and_resume(setting: &Setting) -> Result<Outcome> {
     let n_steps: u64 = if setting.small() { 40 } else { 200 };
     let settings = settings(setting);
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    let (peaceful, killed) = (trained_run(setting), setting.work.join("killed"));
+    let (unbroken, killed) = (trained_run(setting), setting.work.join("killed"));
     let started = Instant::now();
-    finish(training(setting, &peaceful, n_steps, &settings)?)?;
+    finish(training(setting, &unbroken, n_steps, &settings)?)?;
     let mut outcome = Outcome::default();
     outcome.figure("steps", n_steps);
     outcome.figure("seconds_of_run", started.elapsed().as_secs_f64());
@@ -123,7 +123,7 @@ pub(super) fn kill_and_resume(setting: &Setting) -> Result<Outcome> {
     let doomed = doomed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("a training run")?;
     kill_after(doomed, &killed, n_steps / 2)?;
     finish(training(setting, &killed, n_steps, &["--resume", "auto"])?)?;
-    compare(&mut outcome, setting, &losses(&peaceful)?, &losses(&killed)?, n_steps);
+    compare(&mut outcome, setting, &losses(&unbroken)?, &losses(&killed)?, n_steps);
 
     finish(training(setting, &killed, n_steps + 5, &["--resume", "auto"])?)?;
     let further = losses(&killed)?;
@@ -132,19 +132,20 @@ pub(super) fn kill_and_resume(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// On a CPU everything is the same to the last bit. On a GPU some sums are taken in no fixed order (atomic additions in the
-/// backward passes of gathers and of the enlargement), so two runs of the same seed part at rounding from an early step on:
-/// the data, the start and the random numbers are the same, the losses nearly.
+/// Compares the losses of the two runs. On a CPU they are bit-identical. On a GPU the order of some sums is not
+/// deterministic (atomic additions in the backward passes of gathers and of upsampling). Two runs with the same seed
+/// therefore differ by rounding from an early step on: data, initial values and random numbers are the same, and the losses
+/// nearly the same.
 fn compare(
     outcome: &mut Outcome,
     setting: &Setting,
-    peaceful: &BTreeMap<u64, f64>,
+    unbroken: &BTreeMap<u64, f64>,
     killed: &BTreeMap<u64, f64>,
     n_steps: u64,
 ) {
-    let whole = (1..=n_steps).all(|step| peaceful.contains_key(&step) && killed.contains_key(&step));
-    outcome.require(whole, || format!("{} and {} records of {n_steps} steps", peaceful.len(), killed.len()));
-    let differs = |step: &u64| peaceful.get(step) != killed.get(step);
+    let whole = (1..=n_steps).all(|step| unbroken.contains_key(&step) && killed.contains_key(&step));
+    outcome.require(whole, || format!("{} and {} records of {n_steps} steps", unbroken.len(), killed.len()));
+    let differs = |step: &u64| unbroken.get(step) != killed.get(step);
     let first = (1..=n_steps).find(differs);
     outcome.figure("identical_steps", first.map_or(n_steps, |step| step - 1));
     let mean = |losses: &BTreeMap<u64, f64>, from: u64| {
@@ -152,7 +153,7 @@ fn compare(
         tail.iter().sum::<f64>() / tail.len().max(1) as f64
     };
     let tail = n_steps - n_steps / 5;
-    let (a, b) = (mean(peaceful, tail), mean(killed, tail));
+    let (a, b) = (mean(unbroken, tail), mean(killed, tail));
     outcome.figure("last_loss", a);
     outcome.figure("last_loss_resumed", b);
     if setting.device.is_cuda() {
@@ -164,6 +165,6 @@ fn compare(
     } else {
         outcome.require(first.is_none(), || format!("the resumed run differs from step {first:?} on"));
     }
-    let begins = mean(peaceful, 1);
+    let begins = mean(unbroken, 1);
     outcome.require(a < begins, || "the loss does not fall".into());
 }

@@ -17,7 +17,7 @@ use crate::distributed::Processes;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::Experiment;
 
-/// The network with random weights, and a random batch: base, or tiny where the device is a CPU or time is short.
+/// The network with random weights, and a random batch. The preset is base, or tiny on a CPU or with `--quick`.
 pub(super) struct Network {
     pub(super) experiment: Experiment,
     pub(super) batch: Batch,
@@ -38,7 +38,7 @@ impl Network {
         let mut cfg: Config =
             load(&Source { preset: Some(preset.into()), data_root: PathBuf::new(), ..Source::default() })?;
         cfg.train.precision = precision;
-        // What is measured is one process with one pass a step.
+        // Measure one process with one forward and backward pass per step.
         cfg.train.accumulate = 1;
         change(&mut cfg);
         let experiment = Experiment::with_datasets(cfg, setting.device, Vec::new())?;
@@ -95,7 +95,7 @@ pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
     steps(setting, Precision::Bf16, Way::Recompute)
 }
 
-/// Steps recorded as a CUDA graph, at the batch that eight GPUs leave each of the official 32.
+/// Steps replayed from a CUDA graph. The first batch size, 4, is one GPU's share of the official 32 on eight GPUs.
 pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
     if !setting.device.is_cuda() {
         return Ok(Outcome::not_applicable("graphs are for NVIDIA GPUs"));
@@ -114,7 +114,7 @@ pub(super) fn graphs(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What may be switched on besides, each by itself and all together, in bf16.
+/// Optional optimisations in bf16, each by itself, and all together with a CUDA graph.
 pub(super) fn options(setting: &Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let n = if setting.small() { 4 } else { 32 };
@@ -160,7 +160,7 @@ pub(super) fn evaluation(setting: &Setting) -> Result<Outcome> {
             image_of: Tensor::from_slice(&image_of).to_device(setting.device),
             words: words.to_kind(Kind::Int64).to_device(setting.device),
         };
-        let measured = repeats(setting).measure(Pace::Device, setting.device, || {
+        let measured = repeats(setting).measure(Pace::Synchronised, setting.device, || {
             values(probabilities(&experiment, &tensors, precision)?).map(|_| ())
         })?;
         let median = measured.median();

@@ -1,4 +1,4 @@
-//! Steps in other precisions, with recomputation, and with values that are no numbers.
+//! Checks steps in bf16 and fp16, with activation checkpointing, with uninitialised memory, and with NaN.
 
 use anyhow::{Context, Result, bail, ensure};
 use refcoco::Batch;
@@ -15,7 +15,7 @@ use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::step::{QueuedStep, StepReport, Steps};
 
-/// The small network, and a batch for it.
+/// A network, and a random batch for it.
 pub(super) struct Bench {
     pub(super) cfg: Config,
     pub(super) model: Talent,
@@ -24,10 +24,10 @@ pub(super) struct Bench {
     processes: Processes,
 }
 
-/// What a step leaves behind.
+/// The results of a step.
 struct Taken {
     report: StepReport,
-    /// Float64 on the host.
+    /// Flattened gradients of all parameters, in float64 on the CPU.
     gradients: Vec<Tensor>,
 }
 
@@ -49,7 +49,7 @@ impl Bench {
         Self::of(setting, cfg, 8)
     }
 
-    /// The network of a config, and n samples.
+    /// Builds the network of a config, and a batch of `n` samples.
     pub(super) fn of(setting: &Setting, cfg: Config, n: usize) -> Result<Self> {
         let model = Talent::seeded(&cfg.model, setting.device, Kind::Float, 1)?;
         tch::manual_seed(1);
@@ -63,7 +63,7 @@ impl Bench {
         Steps { recompute, ..Steps::plain(model, cfg, *device, processes) }
     }
 
-    /// The first update of an optimiser.
+    /// Takes the first step of a new optimiser.
     fn step(&self, recompute: bool) -> Result<Taken> {
         let mut adam = adam(&self.model, &self.cfg.train);
         let mut scaler = LossScaler::new(self.cfg.train.precision);
@@ -72,7 +72,7 @@ impl Bench {
         Ok(Taken { report, gradients: adam.grads().into_iter().map(host).collect() })
     }
 
-    /// Steps until one is taken: the scale of float16 starts high and falls where it must.
+    /// Repeats the step until it updates the parameters: float16's loss scale starts high and falls after each overflow.
     fn update(&self, adam: &mut Adam, scaler: &mut LossScaler, recompute: bool) -> Result<StepReport> {
         for _ in 0..16 {
             let step = self.steps(recompute).queue(adam, scaler, &self.batch, 1.0, None)?.report()?;
@@ -98,8 +98,11 @@ fn cosine(a: &[Tensor], b: &[Tensor]) -> Result<f64> {
     Ok(f64::try_from(a.dot(&b) / (a.norm() * b.norm()))?)
 }
 
-/// How far a step in half precision may be from a float32 one: 8 bits of mantissa leave errors of a percent in a loss behind a
-/// dozen layers, 11 bits of a tenth of that, and CPCL counts positions beyond a threshold. Measured on a CPU, with room.
+/// Compares a step in half precision with one in float32. After a dozen layers, 8 bits of mantissa leave errors of a percent
+/// in a loss, 11 bits a tenth of that, and CPCL counts positions beyond a threshold. The bounds were measured on a CPU and
+/// have some margin.
+///
+/// - term: allowed relative error of each loss; angle: allowed 1 - cosine between the gradients
 fn half(setting: &Setting, precision: Precision, term: f64, angle: f64) -> Result<Outcome> {
     let full = Bench::new(setting, Precision::Fp32, 0.0)?.step(false)?;
     let half = Bench::new(setting, precision, 0.0)?.step(false)?;
@@ -124,7 +127,8 @@ pub(super) fn fp16(setting: &Setting) -> Result<Outcome> {
     half(setting, Precision::Fp16, 0.02, 0.005)
 }
 
-/// The blocks' forward passes are done twice, by the same kernels. On a CPU their sums are in the same order.
+/// Compares steps with and without activation checkpointing, which repeats the blocks' forward passes with the same kernels.
+/// On a CPU the order of sums is the same, too, so the results are identical.
 pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
     let bound = if setting.device.is_cuda() { 1e-5 } else { 0.0 };
     let mut outcome = Outcome::default();
@@ -144,7 +148,7 @@ pub(super) fn recompute(setting: &Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// A step reads no memory that nobody has written: with such memory full of NaN it is the same step.
+/// Checks that a step reads no uninitialised memory: filling that memory with NaN must not change the step.
 pub(super) fn uninitialised(setting: &Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for precision in [Precision::Fp32, Precision::Bf16] {
@@ -182,7 +186,7 @@ pub(super) fn nan(setting: &Setting) -> Result<Outcome> {
     let is_skipped = matches!(&skipped, QueuedStep::Known(report) if !report.updated);
     outcome.require(is_skipped && scaler.skipped == 1, || "fp16 does not skip an overflow".into());
     outcome.require(!bench.has_moved(&start), || "parameters moved in a skipped step".into());
-    // Running statistics are spoiled now; a fresh network goes on with the scaler as it is.
+    // The batch norms' running statistics are no longer finite. A new network continues with the same scaler.
     let bench = Bench::new(setting, Precision::Fp16, 0.0)?;
     let mut optimiser = adam(&bench.model, &bench.cfg.train);
     bench.update(&mut optimiser, &mut scaler, false).context("after a skipped step")?;

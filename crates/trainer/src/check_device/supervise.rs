@@ -1,4 +1,4 @@
-//! Parts in processes of their own, ended when their time is up.
+//! Runs each part in its own process, and kills it when its time is up.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -15,17 +15,17 @@ use super::part::{Part, Status};
 use super::report::Done;
 use ranks::this_launcher;
 
-/// With less time left than this, a part is not begun.
-const LEAST: Duration = Duration::from_secs(3);
+/// A part is not started if less time than this is left.
+const MIN_TIME: Duration = Duration::from_secs(3);
 
-/// A folder that goes with this value.
+/// A temporary folder that is removed when this value is dropped.
 #[derive(Debug)]
 pub(super) struct WorkFolder(PathBuf);
 
 impl WorkFolder {
     pub(super) fn create() -> Result<Self> {
         let named = |turn: u32| format!("talent-check-{}-{turn}", std::process::id());
-        // A process of this number may have been killed and have left one behind, outcomes included.
+        // An earlier process with the same id may have been killed and have left its folder with outcomes behind.
         for turn in 0.. {
             let path = std::env::temp_dir().join(named(turn));
             match std::fs::create_dir(&path) {
@@ -48,7 +48,7 @@ impl Drop for WorkFolder {
     }
 }
 
-/// Where a part leaves its outcome.
+/// The file that a part writes its outcome to.
 pub(super) fn outcome_file(work: &Path, part: &Part) -> PathBuf {
     work.join(format!("{}.json", part.name))
 }
@@ -57,10 +57,10 @@ fn log_file(work: &Path, part: &Part) -> PathBuf {
     work.join(format!("{}.log", part.name))
 }
 
-/// Carries a part out in a process of its own.
+/// Runs a part in its own process.
 ///
 /// # Errors
-/// When no process can be started; whatever becomes of a process is its part's outcome.
+/// When the process cannot be started. How the process ends is the outcome of its part, not an error.
 pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadline: Instant) -> Result<Done> {
     let started = Instant::now();
     let left = deadline.saturating_duration_since(started);
@@ -71,7 +71,7 @@ pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadli
         figures,
         message,
     };
-    if left < LEAST {
+    if left < MIN_TIME {
         return Ok(done(Status::NoTime, Default::default(), "not begun".into()));
     }
     let limit = part.limit.min(left);
@@ -103,7 +103,7 @@ fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
         .args(["check-device", "--device", &args.device, "--part", part.name])
         .arg("--work")
         .arg(work);
-    // Threads that wait give their core away: beside other programs, waiting busily makes a step a hundred times slower.
+    // Waiting OpenMP threads yield their core: next to other programs, busy waiting makes a step a hundred times slower.
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         command.env("OMP_WAIT_POLICY", "passive");
     }
@@ -113,14 +113,14 @@ fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
     if let Some(golden) = &args.golden {
         command.arg("--golden").arg(golden);
     }
-    // With processes of its own it is a group, to be ended together.
+    // The part and its child processes form a process group, so that they can be killed together.
     command.process_group(0);
     let output = log.try_clone().context("the part's log")?;
     command.stdin(Stdio::null()).stdout(output).stderr(log);
     command.spawn().with_context(|| program.display().to_string())
 }
 
-/// The process's status, or `None` once it had to be ended.
+/// The exit status of the process, or `None` if it took longer than `limit` and was killed.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let started = Instant::now();
     loop {

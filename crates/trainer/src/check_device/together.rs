@@ -1,4 +1,4 @@
-//! The path of several processes, walked by one.
+//! The code path of several processes, run by one process (world size 1).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::bench::network::Way;
 use crate::config::Precision;
 use crate::distributed::Processes;
 
-/// Joins, reduces, and trains, with gradients reduced after the backward pass and during it.
+/// Joins a process group, checks its collectives, and trains with gradients all-reduced after and during the backward pass.
 fn together(setting: &Setting) -> Result<Outcome> {
     let device = setting.device;
     let meeting = Rendezvous {

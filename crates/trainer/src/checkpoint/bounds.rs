@@ -1,4 +1,4 @@
-//! A checkpoint's config is bounded by the tensors that are there.
+//! Checks that a checkpoint's config is no larger than the tensors that are stored.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use weight_files::WeightFile;
 
 use super::{EncoderFile, Meta};
 
-/// A value takes at least these bytes in an encoder's file.
+/// Minimum size of a value in an encoder's file, in bytes.
 const LEAST_BYTES: f64 = 1.0;
 
-/// Refuses a config whose network has more values than the checkpoint holds, or than the encoders' files can hold.
+/// Returns an error if the config's network has more values than the checkpoint holds, or than the encoders' files can hold.
 pub(super) fn ensure_file_holds(meta: &Meta, file: &WeightFile) -> Result<()> {
     let least = least_parameters(&meta.config.model);
     let mut own = least.rest;
     for (part, encoder) in [(least.image, &meta.encoders.image), (least.text, &meta.encoders.text)] {
         match encoder {
             None => own += part,
-            // A file that is not there is missed later, by name.
+            // A missing file is reported later, by name.
             Some(EncoderFile { path, .. }) => {
                 if let Some(bytes) = size_of(Path::new(path)) {
                     ensure!(

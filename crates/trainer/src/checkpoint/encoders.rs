@@ -1,4 +1,4 @@
-//! Frozen encoders that a checkpoint names in place of holding them.
+//! Frozen encoders that a checkpoint refers to by file name and SHA-256 instead of storing them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,34 +12,34 @@ use torch_ext::Group;
 
 use super::file::hex;
 
-/// Which encoders lie in files of their own.
+/// Files of the encoders that the checkpoint does not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Encoders {
     /// The image encoder's file, if the checkpoint does not hold it.
     pub(crate) image: Option<EncoderFile>,
-    /// The text encoder's.
+    /// The text encoder's file, if the checkpoint does not hold it.
     pub(crate) text: Option<EncoderFile>,
 }
 
 /// A file, or a folder of files, with frozen weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EncoderFile {
-    /// As the config names it.
+    /// Path as given in the config.
     pub(crate) path: String,
-    /// Of the file; of the list of names and checksums for a folder.
+    /// SHA-256 of the file; for a folder, SHA-256 of the list of its files' checksums and names.
     pub(crate) sha256: String,
 }
 
-/// Where to look for encoder files that are not where a checkpoint says.
+/// Where to look for encoder files that have been moved.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct EncoderRoot {
-    /// Folder that holds the encoder files that the checkpoint names, if they have been moved
+    /// Folder with the encoder files that the checkpoint refers to, if they have been moved
     #[arg(long, value_name = "DIR")]
     encoder_root: Option<PathBuf>,
 }
 
 impl EncoderRoot {
-    /// Where an encoder file is that a checkpoint names.
+    /// Path of an encoder file that a checkpoint refers to, in the encoder root if one is given.
     pub(crate) fn find(&self, path: &str) -> PathBuf {
         match (&self.encoder_root, Path::new(path).file_name()) {
             (Some(root), Some(name)) => root.join(name),
@@ -49,6 +49,8 @@ impl EncoderRoot {
 }
 
 impl EncoderFile {
+    /// Computes the checksum of a file or folder.
+    ///
     /// # Errors
     /// When the file cannot be read.
     pub(crate) fn of(path: &str) -> Result<Self> {
@@ -57,13 +59,13 @@ impl EncoderFile {
 }
 
 impl Encoders {
-    /// Whether parameters of a group are in one of these files.
+    /// Whether one of these files holds the parameters of a group.
     pub(crate) fn hold(&self, group: Group) -> bool {
         let of = |encoder: Encoder| encoder.group().name == group.name;
         (of(Encoder::Image) && self.image.is_some()) || (of(Encoder::Text) && self.text.is_some())
     }
 
-    /// Fills a network's encoders from the files.
+    /// Loads a network's encoders from the files.
     ///
     /// # Errors
     /// When a file is missing or is not the one that the checkpoint was made with.

@@ -1,4 +1,4 @@
-//! The files themselves.
+//! Reads and writes checkpoint files.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,15 +13,15 @@ use weight_files::WeightFile;
 
 use super::{Meta, bounds};
 
-/// Of the metadata.
+/// Version of the metadata format that is written.
 pub(super) const FORMAT: u32 = 3;
-/// Formats that are read: in format 2 the checksum did not cover the tensors' types.
+/// Format versions that can be read. In format 2 the checksum did not cover the tensors' dtypes.
 const READABLE: [u64; 2] = [2, 3];
-/// Key of the one metadata entry; more than one would be written in random order.
+/// Key of the only metadata entry; several entries would be written in random order.
 const META_KEY: &str = "talent";
 
-/// What a checkpoint says of itself; `None` if another program wrote it. Nothing is verified, so the config must not decide
-/// about anything.
+/// Reads the metadata of a checkpoint; `None` if another program wrote it. Nothing is verified, so no decision may depend
+/// on the config.
 pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
     meta_of(&WeightFile::open(path)?)
 }
@@ -29,7 +29,7 @@ pub(crate) fn read_meta(path: &Path) -> Result<Option<Meta>> {
 fn meta_of(file: &WeightFile) -> Result<Option<Meta>> {
     let path = file.path().display();
     let Some(info) = file.metadata(META_KEY) else {
-        // Our document under another key: a byte of the key has changed.
+        // Our document under a different key: the key is damaged.
         let is_ours = |text: &str| text.contains("\"sha256\":") && text.contains("\"position\":");
         ensure!(
             !file.all_metadata().any(|(_, text)| is_ours(text)),
@@ -48,8 +48,8 @@ fn meta_of(file: &WeightFile) -> Result<Option<Meta>> {
     Ok(Some(serde_json::from_value(document).with_context(|| format!("{path}: metadata"))?))
 }
 
-/// As [`read_meta`], after reading all of the file and comparing its content with the checksum in it. The config is one that
-/// could be trained with, of a network that the file has the values of.
+/// Like [`read_meta`], but reads the whole file and verifies its checksum. The returned config is valid for training, and
+/// the file holds enough values for its network.
 pub(crate) fn verified_meta(path: &Path) -> Result<Option<Meta>> {
     let mut file = WeightFile::open(path)?;
     let Some(meta) = meta_of(&file)? else { return Ok(None) };
@@ -68,7 +68,7 @@ pub(crate) fn verified_meta(path: &Path) -> Result<Option<Meta>> {
     Ok(Some(meta))
 }
 
-/// SHA-256 of a whole file in which the digits of the checksum itself are zeros.
+/// SHA-256 of a whole file, with the digits of the checksum itself replaced by zeros.
 fn checksum(path: &Path, digits: &str) -> Result<String> {
     let shown = || path.display().to_string();
     let mut file = File::open(path).with_context(shown)?;
@@ -87,11 +87,11 @@ fn checksum(path: &Path, digits: &str) -> Result<String> {
     Ok(hex(hasher))
 }
 
-/// Stands for the checksum while that is computed.
+/// Placeholder for the checksum while it is computed.
 const NO_CHECKSUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Where the checksum's digits are in a file's header, a JSON document in a JSON string. The encoders' checksums go by the same
-/// key.
+/// Byte range of the checksum's digits in a file's header, where the metadata is a JSON document in a JSON string. The
+/// encoders' checksums have the same key, so the digits must match, too; `None` unless there is exactly one match.
 fn place_of(digits: &str, header: &[u8]) -> Option<std::ops::Range<usize>> {
     if digits.len() != NO_CHECKSUM.len() {
         return None;
@@ -102,7 +102,7 @@ fn place_of(digits: &str, header: &[u8]) -> Option<std::ops::Range<usize>> {
     places.next().is_none().then(|| start..start + digits.len())
 }
 
-/// Names, shapes and bytes, as format 2 has it.
+/// The checksum of format 2: SHA-256 of the metadata and of the tensors' names, shapes and bytes.
 fn checksum_of_format_2(file: &mut WeightFile, meta: &Meta) -> Result<String> {
     let mut names: Vec<String> = file.tensors().map(|(name, _)| name.to_owned()).collect();
     names.sort_unstable();
@@ -208,7 +208,7 @@ mod tests {
         verified_meta(&path).unwrap().unwrap();
         let whole = std::fs::read(&path).unwrap();
         let n_header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-        // All kinds of places: the length, the header's first and last bytes (spaces) and every 97th, types among them, and data.
+        // Places of all kinds: the length, the header's first and last bytes (spaces), every 97th byte of it, dtypes, and data.
         let header = (0..40).chain((40..n_header).step_by(97)).chain(n_header - 8..n_header + 8);
         let types = memchr::memmem::find_iter(&whole[..n_header], b"F32").take(5).flat_map(|at| [at, at + 1]);
         let data = (n_header + 8..whole.len()).step_by(whole.len() / 7);

@@ -8,7 +8,7 @@ use cli_kit::errln;
 
 const PREFIX: &str = "step-";
 const SUFFIX: &str = ".state.safetensors";
-/// What the name of a state gets that another has taken the place of.
+/// Suffix that is added to the name of a file that is set aside.
 const SUPERSEDED: &str = ".superseded";
 
 /// The folder `checkpoints` of a run.
@@ -56,8 +56,8 @@ impl Checkpoints {
         Ok(self.numbered()?.into_iter().map(|(_, path)| path).collect())
     }
 
-    /// Whether a file lies in this folder, whatever way it is named. A link in this folder does, and so does the file that a link
-    /// elsewhere leads to.
+    /// Whether a file is in this folder, however its path is written. True for a symlink in this folder, and for a symlink
+    /// elsewhere whose target is in this folder.
     pub(crate) fn hold(&self, file: &Path) -> bool {
         let resolved = file.canonicalize().unwrap_or_default();
         [file, &resolved].into_iter().filter_map(Path::parent).any(|folder| {
@@ -66,12 +66,12 @@ impl Checkpoints {
         })
     }
 
-    /// Renames training states of later steps, so that a run that goes on from an earlier one writes the newest.
+    /// Renames training states of later steps, so that a run resumed from an earlier one writes the newest.
     pub(crate) fn set_aside_after(&self, step: u64) -> Result<()> {
         self.numbered()?.iter().filter(|(later, _)| *later > step).try_for_each(|(_, path)| set_aside(path))
     }
 
-    /// Removes all but the newest training states.
+    /// Removes all but the `n` newest training states; the newest one always stays.
     pub(crate) fn keep(&self, n: usize) -> Result<()> {
         for path in self.states()?.into_iter().skip(n.max(1)) {
             std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
@@ -79,9 +79,9 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The result of `read` on the newest training state on which it succeeds; `None` where there is none at all.
+    /// The result of `read` for the newest training state that it can read; `None` if there are no training states.
     ///
-    /// - passed_over: is told why a newer one could not be read
+    /// - passed_over: called with the error of each training state that cannot be read
     ///
     /// # Errors
     /// When there are training states and none can be read.
@@ -102,14 +102,14 @@ impl Checkpoints {
     }
 }
 
-/// The step that a training state's name tells; `None` for other names.
+/// The step in a training state's file name; `None` for other names.
 pub(crate) fn step_of(state: &Path) -> Option<u64> {
     state.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
 }
 
-/// Renames a file of a later step.
+/// Renames a file of a later step by adding `.superseded`, and prints a warning.
 pub(crate) fn set_aside(path: &Path) -> Result<()> {
-    // What was set aside before stays, too.
+    // Files that were set aside before are kept, too.
     let named = |turn: usize| {
         let mut name = path.to_path_buf().into_os_string();
         name.push(SUPERSEDED);
@@ -138,7 +138,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::of(run.path());
         assert_eq!(checkpoints.newest(|_| Ok(()), drop).unwrap(), None);
-        // A folder of such a name is none of ours.
+        // A folder with the name of a training state is ignored.
         std::fs::create_dir_all(checkpoints.state(11)).unwrap();
         for step in [9, 10, 100_000_000] {
             std::fs::write(checkpoints.state(step), step.to_string()).unwrap();

@@ -1,11 +1,11 @@
-//! Checkpoints: safetensors files whose one metadata entry is a JSON document that says what they are.
+//! Checkpoints: safetensors files with one metadata entry, a JSON document that describes the checkpoint.
 //!
 //! - A *model* holds parameters and buffers under their official names.
-//! - A *training state* holds the model (`model/NAME`), Adam's moments, random states and position: all that a run needs to
-//!   go on, so resuming reads one file and never a mixture of two.
+//! - A *training state* holds the model (`model/NAME`), Adam's moments, RNG states and position: everything needed to
+//!   resume a run. Resuming reads this one file only, so it never mixes two states.
 //!
-//! Frozen encoders that came from a file are not stored again: the checkpoint names that file and its SHA-256. Every
-//! checkpoint carries a SHA-256 of its own content. Its bytes depend on config, seed and step only.
+//! Frozen encoders that came from a file are not stored again: the checkpoint contains the path and SHA-256 of that file.
+//! Every checkpoint contains a SHA-256 of its own content. Its bytes depend on config, seed and step only.
 
 mod bounds;
 mod encoders;
@@ -31,34 +31,34 @@ pub(crate) use folder::{Checkpoints, is_same, set_aside, step_of};
 use crate::config::Config;
 use crate::precision::LossScaler;
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// Optimiser steps done.
     pub(crate) step: u64,
     /// Epochs finished.
     pub(crate) epoch: u64,
-    /// Batches done in the present epoch; all of them if its evaluation is still to come.
+    /// Batches done in the current epoch; all of them if its evaluation is still due.
     pub(crate) batch: u64,
     /// Best validation mIoU so far, in percent.
     pub(crate) best_miou: Option<f64>,
     /// Lines of `records.jsonl` that belong to this state.
     pub(crate) n_records: usize,
-    /// SHA-256 of these lines up to what only the clock decides; empty in states of before it was kept.
+    /// SHA-256 of these lines without their timings; empty in training states that were written before this field existed.
     #[serde(default)]
     pub(crate) records_sha256: String,
-    /// The loss scaler.
+    /// State of the loss scaler.
     pub(crate) scaler: LossScaler,
-    /// Whether the validation splits are still to be evaluated at this step.
+    /// Whether the evaluation of the validation splits at this step is still due.
     #[serde(default)]
     pub(crate) evaluation_due: bool,
-    /// Samples left out so far because they could not be read, by name.
+    /// Names of the samples that have been skipped so far because they could not be read.
     #[serde(default)]
     pub(crate) bad_samples: BTreeSet<String>,
 }
 
 impl Position {
-    /// Nothing done yet.
+    /// The position before the first step.
     pub(crate) fn start(scaler: LossScaler) -> Self {
         Self {
             step: 0,
@@ -74,19 +74,19 @@ impl Position {
     }
 }
 
-/// What a checkpoint says of itself.
+/// Metadata of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) format: u32,
-    /// Of everything else in the file.
+    /// SHA-256 of everything else in the file.
     pub(crate) sha256: String,
     pub(crate) config: Config,
     pub(crate) position: Position,
-    /// The frozen encoders, which lie elsewhere.
+    /// Frozen encoders that are stored in other files.
     pub(crate) encoders: Encoders,
 }
 
-/// What checkpoints of a run have in common.
+/// Writes the checkpoints of a run.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     pub(crate) model: &'a Talent,
@@ -107,7 +107,7 @@ impl Writer<'_> {
         self.write(path, self.own_tensors().collect(), position)
     }
 
-    /// Writes everything a run needs to go on.
+    /// Writes a training state: everything needed to resume the run.
     pub(crate) fn save_state(&self, path: &Path, adam: &Adam, position: &Position) -> Result<()> {
         let mut tensors: Vec<(String, Tensor)> =
             self.own_tensors().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
@@ -132,10 +132,10 @@ impl Writer<'_> {
     }
 }
 
-/// Reads all of a training state of ours, compares it with its checksum, and returns what it says of itself.
+/// Reads a whole training state, verifies its checksum, and returns its metadata.
 ///
 /// # Errors
-/// When it is damaged, or another program's.
+/// When the file is damaged, is a model instead of a training state, or was written by another program.
 pub(crate) fn verify(path: &Path) -> Result<Meta> {
     let meta = verified_meta(path)?
         .with_context(|| format!("{}: this training state was not written by talent", path.display()))?;
@@ -148,13 +148,13 @@ pub(crate) fn verify(path: &Path) -> Result<Meta> {
     Ok(meta)
 }
 
-/// Loads a training state into optimiser, random generators and all of the model that the state holds. The encoders are not
-/// looked at: a run that goes on has loaded them before.
+/// Loads a training state into the optimiser, the RNGs, and the part of the model that the state holds. Encoders in other
+/// files are not read: a resumed run has already loaded them.
 ///
 /// - meta: what [`verify`] returned for this file
 ///
 /// # Errors
-/// When the file belongs to another network. Model and optimiser may then be half filled.
+/// When the file belongs to another network. Model and optimiser may then be partly overwritten.
 pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Adam) -> Result<()> {
     let mut file = WeightFile::open(path)?;
     let mut restore = || -> Result<()> {
@@ -179,12 +179,12 @@ pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Ad
     restore().with_context(|| path.display().to_string())
 }
 
-/// Fills a whole network from a checkpoint, ours or an official one, and from the encoder files that it names.
+/// Loads a whole network from a checkpoint, ours or an official one, and from the encoder files that it refers to.
 ///
 /// - meta: what [`verified_meta`] returned for this file
 ///
 /// # Errors
-/// When a file is missing, damaged or another one than the checkpoint was made with, or does not fit the network.
+/// When a file is missing or damaged, is not the one that the checkpoint was made with, or does not fit the network.
 pub(crate) fn load_model(
     model: &Talent,
     path: &Path,
@@ -198,7 +198,7 @@ pub(crate) fn load_model(
     fill(model, path, meta, strictness)
 }
 
-/// Fills what a checkpoint itself holds of a network; encoders that it only names stay as they are.
+/// Loads the tensors that a checkpoint itself holds into a network; encoders in other files are left unchanged.
 ///
 /// # Errors
 /// When the file is damaged, or does not fit the network.

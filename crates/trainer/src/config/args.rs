@@ -1,4 +1,4 @@
-//! A config, as commands take it.
+//! The command-line flags that choose a config.
 
 use std::path::Path;
 
@@ -19,13 +19,13 @@ pub(crate) struct ConfigArgs {
     /// Data set to train and evaluate on, such as refcoco
     #[arg(long)]
     dataset: Option<String>,
-    /// Override of a config key
+    /// Config keys to override
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     pub(crate) overrides: Vec<String>,
-    /// Seed of everything random
+    /// Random seed
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     pub(crate) seed: Option<u64>,
-    /// Precision of matrix products
+    /// Precision of matrix products and convolutions
     #[arg(long)]
     precision: Option<Precision>,
     /// Which parameters train: pet (adapters and head) or full
@@ -34,12 +34,12 @@ pub(crate) struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Whether a whole config is named, and not only changes of one.
+    /// Whether `--preset` or `--config` is given, and not only overrides.
     pub(crate) fn names_a_config(&self) -> bool {
         self.preset.is_some() || self.config.is_some()
     }
 
-    /// As [`ConfigArgs::load`], where no data set is opened.
+    /// Like [`ConfigArgs::load`], for benchmarks, which open no data set.
     pub(crate) fn load_for_bench(&self) -> Result<Config> {
         self.load(Path::new(DEFAULT_DATA_ROOT))
     }
@@ -48,7 +48,9 @@ impl ConfigArgs {
         self.load_over(None, data_root)
     }
 
-    /// - base: what is changed where no whole config is named
+    /// Loads the config.
+    ///
+    /// - base: config that the overrides apply to, for use when neither `--preset` nor `--config` is given
     pub(crate) fn load_over(&self, base: Option<Config>, data_root: &Path) -> Result<Config> {
         let mut source = Source {
             base,

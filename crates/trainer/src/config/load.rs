@@ -13,13 +13,13 @@ pub struct Source {
     pub preset: Option<String>,
     /// A shipped config's name or a TOML file.
     pub config: Option<String>,
-    /// Replaces the config's data sets, and its word length by theirs.
+    /// Data set that replaces the config's data sets; the config's word length becomes that of this data set.
     pub dataset: Option<String>,
     /// `key.path=value` overrides.
     pub overrides: Vec<String>,
-    /// What overrides are put over in place of a preset or file: the config of a run that goes on.
+    /// Config that the overrides apply to instead of a preset or file: that of a resumed run.
     pub base: Option<Config>,
-    /// Where data sets are that only the user knows.
+    /// Folder of the user's own data sets.
     pub data_root: PathBuf,
 }
 
@@ -43,11 +43,11 @@ pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
     "mixed/large",
 ];
 
-/// Puts a configuration together: preset, then file, then data set, then overrides.
+/// Builds a configuration in layers: preset, then file, then data set, then overrides.
 ///
 /// # Errors
-/// Unknown names and keys are refused with the nearest valid one; values of another type and settings that do not
-/// fit together are refused by name.
+/// For an unknown name or key; the message suggests the nearest valid one. For a value of another type, and for settings
+/// that do not fit together; the message names the keys.
 pub fn load(source: &Source) -> Result<Config> {
     let file = match &source.config {
         Some(name) => Some((name.as_str(), read(name)?)),
@@ -91,7 +91,7 @@ pub fn load(source: &Source) -> Result<Config> {
         set(&mut chosen, &path, parse_value(value.trim()));
         merge(&mut table, chosen, "").with_context(|| format!("--set {text}"))?;
     }
-    // In one line.
+    // The error message in one line.
     let wrong = |error: toml::de::Error| anyhow!("config: {}", error.to_string().trim().replace('\n', " "));
     let config: Config = table.try_into().map_err(wrong)?;
     config.validate()?;
@@ -111,7 +111,7 @@ fn read(name: &str) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| name.to_owned())
 }
 
-/// The most similar of some names.
+/// The most similar of several names.
 fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> &'a str {
     let similar = |candidate: &&str| (strsim::jaro_winkler(name, candidate) * 1e6) as u64;
     names.into_iter().max_by_key(similar).unwrap_or_default()
@@ -131,13 +131,13 @@ fn set(table: &mut Table, path: &[&str], value: Value) {
     }
 }
 
-/// A TOML value where the text is one, otherwise the text itself.
+/// Parses text as a TOML value; text that is not one becomes a string.
 fn parse_value(text: &str) -> Value {
     let parsed = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// Puts `layer` over `table`. The table is complete, so a key it lacks is unknown.
+/// Overwrites values in `table` with those in `layer`. The table is complete, so a key that it lacks is unknown.
 fn merge(table: &mut Table, layer: Table, prefix: &str) -> Result<()> {
     for (key, value) in layer {
         let full = format!("{prefix}{key}");
@@ -170,7 +170,7 @@ pub fn differences(old: &Config, new: &Config) -> Result<Vec<String>> {
 /// All keys with their values, as `--set` would take them.
 ///
 /// # Errors
-/// When it cannot be written as TOML.
+/// When the config cannot be written as TOML.
 pub fn flat(config: &Config) -> Result<BTreeMap<String, String>> {
     fn add(table: &Table, prefix: &str, all: &mut BTreeMap<String, String>) {
         for (key, value) in table {

@@ -1,5 +1,5 @@
-//! The section `loss` of a config: the weight of every loss, 0 to switch it off, and what else each may be set to. Its keys are
-//! those that the losses bring along.
+//! The section `loss` of a config: the weight of every loss (0 switches it off), and the other settings of each loss. The
+//! losses themselves declare the keys, see `LOSSES`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::Number;
 
 use crate::losses::{LOSSES, Setting};
 
-/// Weights and settings of all losses by key. A key that a document lacks has its published value.
+/// Weights and settings of all losses by key. A key that is missing from a document gets its published value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LossConfig(BTreeMap<&'static str, f64>);
 
@@ -31,11 +31,13 @@ impl Default for LossConfig {
 }
 
 impl LossConfig {
-    /// The value of a key; NaN, which no check lets pass, for one that no loss has.
+    /// The value of a key. For a key that no loss has, NaN, which no check accepts.
     pub(crate) fn get(&self, key: &str) -> f64 {
         self.0.get(key).copied().unwrap_or(f64::NAN)
     }
 
+    /// Checks all weights and settings.
+    ///
     /// # Errors
     /// Names the key whose value makes no sense.
     pub(super) fn validate(&self) -> Result<()> {
@@ -45,7 +47,7 @@ impl LossConfig {
         }
         for Setting { key, allows, expected, .. } in settings() {
             let value = self.get(key);
-            // A value that is zero in float32 is used as zero.
+            // Check the value as float32: one that rounds to zero is used as zero.
             ensure!(allows((value as f32).into()), "loss.{key} ({value}) must be {expected}");
         }
         let some = LOSSES.iter().any(|loss| self.get(loss.name()) > 0.0);

@@ -1,4 +1,4 @@
-//! What a run does: everything that may change its result, and nothing that may not.
+//! The configuration of a run: every setting that may change its result, and no other settings.
 
 mod args;
 mod load;
@@ -13,28 +13,28 @@ use refcoco::OnError;
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
 
-/// The largest seed: TOML's whole numbers are signed.
+/// The largest seed: TOML integers are signed.
 pub(crate) const MAX_SEED: u64 = i64::MAX as u64;
 
 /// A complete configuration. See `configs/` for the shipped ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Names the run folder.
+    /// Name of the run's folder.
     pub name: String,
-    /// Fixes start values, data order, expression choice and dropout.
+    /// Random seed of initial values, data order, expression choice and dropout.
     pub seed: u64,
     /// The network.
     pub model: ModelConfig,
     /// Pretrained encoders.
     pub weights: WeightsConfig,
-    /// Data.
+    /// Data settings.
     pub data: DataConfig,
-    /// Training.
+    /// Training settings.
     pub train: TrainConfig,
-    /// Weights of the losses.
+    /// Weights and settings of the losses.
     pub loss: LossConfig,
-    /// Evaluation.
+    /// Evaluation settings.
     pub eval: EvalConfig,
     /// How `pretrain` makes the encoders.
     #[serde(default)]
@@ -45,15 +45,15 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PretrainConfig {
-    /// A generated data set; its `train` split is learned from, its `val` split tells how well.
+    /// A generated data set. Encoders are trained on its `train` split and evaluated on its `val` split.
     pub dataset: String,
-    /// Fixes start values and the order of the scenes.
+    /// Random seed of initial values and of the order of the scenes.
     pub seed: u64,
-    /// Scenes per step; twice as many expressions.
+    /// Scenes per step; the number of expressions is twice as large.
     pub batch_size: usize,
-    /// Steps of the image encoder.
+    /// Training steps of the image encoder.
     pub image_steps: u64,
-    /// Steps of the text encoder.
+    /// Training steps of the text encoder.
     pub text_steps: u64,
     /// Adam's learning rate.
     pub lr: f64,
@@ -72,29 +72,29 @@ impl Default for PretrainConfig {
     }
 }
 
-/// Files with pretrained encoders; an empty name starts that encoder from random values.
+/// Files with pretrained encoders. With an empty path the encoder starts from random values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightsConfig {
-    /// DINOv2 with registers.
+    /// Image encoder: DINOv2 with registers.
     pub image: String,
-    /// CLIP.
+    /// Text encoder: CLIP.
     pub text: String,
 }
 
-/// Data.
+/// Data settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Data sets trained on together; evaluation covers each of them.
     pub datasets: Vec<String>,
-    /// Whether training on several data sets keeps pictures that one of them evaluates on. It inflates results.
+    /// Whether training on several data sets keeps images that one of them evaluates on. Keeping them inflates results.
     #[serde(default)]
     pub keep_evaluated_images: bool,
-    /// What a training sample that cannot be read does: `stop` the run, or `skip`, which counts and lists it.
+    /// What happens when a training sample cannot be read: `stop` ends the run; `skip` leaves it out, counts it and lists it.
     #[serde(default)]
     pub on_error: OnError,
-    /// How many different samples may be skipped before the run stops all the same.
+    /// Number of different samples that may be skipped; with more, the run stops.
     #[serde(default = "default_max_bad_samples")]
     pub max_bad_samples: usize,
 }
@@ -109,7 +109,7 @@ fn default_max_bad_samples() -> usize {
 pub enum Regime {
     /// Parameter-efficient tuning: adapters and head; the encoders stay frozen.
     Pet,
-    /// Everything.
+    /// All parameters.
     Full,
 }
 
@@ -128,25 +128,25 @@ impl From<Regime> for TrainedParts {
 pub enum Precision {
     /// float32 throughout.
     Fp32,
-    /// float32 whose products and convolutions a GPU may round to TF32; on the CPU float32.
+    /// float32, but a GPU may round the operands of products and convolutions to TF32; plain float32 on the CPU.
     Tf32,
     /// bfloat16 autocast.
     Bf16,
-    /// float16 autocast with a loss scaler, as the official code.
+    /// float16 autocast with loss scaling, as in the official code.
     Fp16,
 }
 
-/// How the learning rate changes.
+/// Learning rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// Multiplied by `gamma` after each of the `milestones` (epochs), as the official code.
+    /// Multiplied by `gamma` after each of the `milestones` (epochs), as in the official code.
     MultiStep,
-    /// Linear rise over `warmup_steps`, then a half cosine to zero at the end.
+    /// Linear warm-up over `warmup_steps`, then cosine decay (half a period) to zero at the end.
     Cosine,
 }
 
-/// Training.
+/// Training settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -156,7 +156,7 @@ pub struct TrainConfig {
     pub epochs: u64,
     /// Refs per optimiser step.
     pub batch_size: usize,
-    /// Parts a batch is split into to save memory; batch statistics are then those of a part.
+    /// Gradient accumulation: number of parts a batch is split into to save memory. Batch statistics are then those of a part.
     pub accumulate: usize,
     /// Precision of forward and backward pass.
     pub precision: Precision,
@@ -168,21 +168,21 @@ pub struct TrainConfig {
     pub betas: [f64; 2],
     /// Adam's epsilon.
     pub eps: f64,
-    /// L2 penalty.
+    /// Weight decay, as an L2 penalty.
     pub weight_decay: f64,
-    /// Largest gradient norm; 0 for no clipping.
+    /// Maximum gradient norm; 0 for no clipping.
     pub clip_norm: f64,
-    /// How the learning rate changes.
+    /// Learning rate schedule.
     pub schedule: Schedule,
-    /// Epochs after which `multi-step` lowers the rate.
+    /// Epochs after which `multi-step` lowers the learning rate.
     pub milestones: Vec<u64>,
-    /// Factor of `multi-step`.
+    /// Factor that `multi-step` multiplies the learning rate by.
     pub gamma: f64,
-    /// Steps over which `cosine` rises.
+    /// Number of warm-up steps of `cosine`.
     pub warmup_steps: u64,
 }
 
-/// Evaluation.
+/// Evaluation settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
@@ -192,22 +192,22 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Epochs between evaluations on the validation splits.
     pub every_epochs: u64,
-    /// Which expressions decide on the best model.
+    /// Which expressions of the validation split the best model is selected on.
     pub selection: Selection,
 }
 
-/// Which expressions of a validation split decide on the best model.
+/// Which expressions of a validation split the best model is selected on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
-    /// All of every ref, as in the final evaluation.
+    /// All expressions of every ref, as in the final evaluation.
     AllExpressions,
-    /// The first of every ref, as in the official training.
+    /// The first expression of every ref, as in the official training.
     FirstExpression,
 }
 
 impl Config {
-    /// The small network on RefShapes, from scratch, in minutes on two cores.
+    /// The small network, trained from scratch on RefShapes in minutes on two CPU cores.
     pub fn tiny() -> Self {
         let mut config = Self::base();
         config.name = "tiny".into();
@@ -229,8 +229,8 @@ impl Config {
         config
     }
 
-    /// The testbed for non-target activation: a small network in the regime of the paper, with encoders that `pretrain`
-    /// makes and that stay frozen.
+    /// The testbed for non-target activation (NTA): a small network trained as in the paper, with frozen encoders that
+    /// `pretrain` makes.
     pub fn testbed() -> Self {
         let mut config = Self::tiny();
         config.name = "testbed".into();

@@ -1,4 +1,4 @@
-//! What a configuration's types cannot check.
+//! Checks that the types of a configuration cannot express.
 
 use std::path::{Component, Path};
 
@@ -9,7 +9,7 @@ use super::{Config, DataConfig, EvalConfig, PretrainConfig, TrainConfig};
 use crate::encoder_input::ensure_vocabulary;
 
 impl Config {
-    /// Checks what the types cannot.
+    /// Checks ranges of values, and that settings fit together.
     ///
     /// # Errors
     /// Names the setting that does not fit.
@@ -26,7 +26,8 @@ impl Config {
     }
 }
 
-/// A number that is not finite trains, but JSON cannot hold it, and no checkpoint could be read.
+/// Refuses numbers that are not finite. Training with them would work, but JSON cannot hold them, so the checkpoints could
+/// not be read.
 fn ensure_finite(config: &Config) -> Result<()> {
     fn check(key: &str, value: &Value) -> Result<()> {
         match value {
@@ -35,7 +36,7 @@ fn ensure_finite(config: &Config) -> Result<()> {
                 inner.iter().try_for_each(|(name, value)| check(&key(name), value))
             }
             Value::Array(values) => values.iter().try_for_each(|value| check(key, value)),
-            // Most are used in float32.
+            // Most numbers are used in float32.
             Value::Float(number) if !(*number as f32).is_finite() => {
                 let hint = if key == "train.clip_norm" { "; 0 is for no clipping" } else { "" };
                 Err(anyhow!("{key} must be a finite number in float32, not {number}{hint}"))
@@ -46,7 +47,7 @@ fn ensure_finite(config: &Config) -> Result<()> {
     check("", &Value::Table(Table::try_from(config)?))
 }
 
-/// A run's default folder is `runs/NAME`.
+/// Checks that the name can be a folder below `runs`: a run's default folder is `runs/NAME`.
 fn ensure_name(name: &str) -> Result<()> {
     let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     ensure!(!name.is_empty(), "name must not be empty");
@@ -91,7 +92,7 @@ impl TrainConfig {
             "train.betas ({:?}) must be at least 0 and below 1",
             self.betas
         );
-        // A gradient that is zero would be divided by zero.
+        // With eps = 0, Adam would divide a zero gradient by zero.
         ensure!(self.eps > 0.0, "train.eps ({}) must be positive", self.eps);
         ensure!(self.gamma > 0.0, "train.gamma ({}) must be positive", self.gamma);
         Ok(())
@@ -164,7 +165,7 @@ mod tests {
         Config { name: "refcoco+/base".into(), ..Config::tiny() }.validate().unwrap();
     }
 
-    /// All keys with the kind of their values.
+    /// All keys with their values in the tiny config.
     fn keys() -> Vec<(String, Value)> {
         fn add(table: &Table, prefix: &str, all: &mut Vec<(String, Value)>) {
             for (key, value) in table {
@@ -179,7 +180,7 @@ mod tests {
         all
     }
 
-    /// Another value of the same kind, as `--set` takes it.
+    /// A different value of the same type, in the syntax of `--set`.
     fn another(value: &Value, number: f64, whole: i64, text: &str) -> String {
         match value {
             Value::Float(_) => Value::Float(number).to_string(),
@@ -198,7 +199,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever a key is set to is refused, or survives being written and read as TOML and as JSON.
+        /// Every value of a key is either refused, or survives being written and read as TOML and as JSON.
         #[test]
         fn a_config_survives_being_written(
             at in 0..keys().len(),

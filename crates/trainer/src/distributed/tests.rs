@@ -1,9 +1,9 @@
-//! Threads in the place of processes, each with a group of its own, against one process.
+//! Compares several ranks, which run as threads with one process group each, with a single process.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::Evaluated;
@@ -23,11 +23,20 @@ use crate::optim::adam;
 use crate::precision::LossScaler;
 use crate::step::Steps;
 
-/// libtorch's random generator, which start values are drawn from, is one for all threads.
-pub(crate) static DRAWING: Mutex<()> = Mutex::new(());
+/// Lock around drawing initial values: all threads share libtorch's RNG.
+pub(crate) static RNG_LOCK: Mutex<()> = Mutex::new(());
 
-/// What each of `size` processes returns.
-fn together<T: Send>(size: usize, work: impl Fn(Processes) -> T + Sync) -> Vec<T> {
+/// Held by a test from its first draw to its last step. Activation checkpointing sets the RNG's state, which would change what
+/// another test draws meanwhile.
+static RNG_TEST: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test uses the RNG. A test that failed does not make the others fail.
+pub(crate) fn alone_with_the_rng() -> MutexGuard<'static, ()> {
+    RNG_TEST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` on `size` ranks; returns the results in rank order.
+fn run_ranks<T: Send>(size: usize, work: impl Fn(Processes) -> T + Sync) -> Vec<T> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let join = |rank: usize| {
         let (host, timeout) = ("127.0.0.1".into(), Duration::from_secs(60));
@@ -51,23 +60,22 @@ fn choose(batch: &Batch, places: &[usize]) -> Batch {
     Batch {
         n: places.len(),
         shape: batch.shape,
-        images: pick(&batch.images, n, places),
-        masks: pick(&batch.masks, n, places),
+        images: pick(&batch.images, n, places).into(),
+        masks: pick(&batch.masks, n, places).into(),
         words: pick(&batch.words, n, places),
         positive_words: pick(&batch.positive_words, n, places),
         negative_words: pick(&batch.negative_words, n, places),
         valid: pick(&batch.valid, n, places),
         refs: pick(&batch.refs, n, places),
         bad: Vec::new(),
-        buffers: batch.buffers.clone(),
     }
 }
 
-/// Loss terms, gradients, parameters and buffers after three steps. Two processes recompute, four reduce gradients during the
-/// backward pass, which must not change anything.
+/// Loss terms, gradients, parameters and buffers after three steps. Two ranks use activation checkpointing, four all-reduce
+/// gradients during the backward pass; neither may change any result.
 fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<String, Vec<f64>> {
     let (start, model) = {
-        let _guard = DRAWING.lock().unwrap();
+        let _guard = RNG_LOCK.lock().unwrap();
         let of_kind = |kind| Talent::seeded(&cfg.model, Device::Cpu, kind, 1).unwrap();
         (of_kind(Kind::Double), of_kind(kind))
     };
@@ -79,10 +87,10 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     let mut scaler = LossScaler::new(cfg.train.precision);
     let shape = sample_shape(&cfg.model);
     let mut whole = random_batch(cfg.train.batch_size, shape);
-    // Negatives are spread unevenly, so that shares differ in their divisor.
+    // Negatives are spread unevenly over the ranks, so that the numbers of valid samples differ.
     whole.valid = (0..whole.n).map(|place| f32::from(u8::from(place != 1 && place < 5))).collect();
     for ids in [&mut whole.words, &mut whole.positive_words, &mut whole.negative_words] {
-        // The recorded model knows fewer words.
+        // The recorded model has a smaller vocabulary.
         ids.iter_mut().filter(|id| **id > 0).for_each(|id| *id = 1 + *id % (cfg.model.text.vocabulary - 1));
     }
     let places: Vec<usize> = (0..whole.n).collect();
@@ -108,7 +116,7 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     found
 }
 
-/// The largest difference of any entry.
+/// The largest difference of any entry, with the entry's name.
 fn largest_difference(
     ours: &BTreeMap<String, Vec<f64>>,
     theirs: &BTreeMap<String, Vec<f64>>,
@@ -122,9 +130,10 @@ fn largest_difference(
     differences.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
 
-/// In float64 everything is within 1e-9. In float32 Adam makes whole steps of gradients that are zero but for rounding, so
-/// there the loss terms are compared, with how far one process is from float64.
+/// In float64 all values must agree to 1e-9. In float32, Adam turns gradients that are zero except for rounding into full-size
+/// updates. So only loss terms are compared there, relative to the distance of one process from float64.
 fn compare(model: ModelConfig, regime: Regime, accumulate: usize, sizes: &[usize]) {
+    let _alone = alone_with_the_rng();
     let mut cfg = Config::tiny();
     (cfg.model, cfg.train.regime) = (model, regime);
     cfg.model.decoder.dropout = 0.0;
@@ -139,11 +148,11 @@ fn compare(model: ModelConfig, regime: Regime, accumulate: usize, sizes: &[usize
     let rounded = losses(alone(Kind::Float));
     let (noise, _) = largest_difference(&rounded, &losses(exact.clone()));
     for &size in sizes {
-        for found in together(size, |processes| three_steps(&cfg, Kind::Double, &processes)) {
+        for found in run_ranks(size, |processes| three_steps(&cfg, Kind::Double, &processes)) {
             let (difference, name) = largest_difference(&found, &exact);
             assert!(difference <= 1e-9, "{size} processes: {difference:e} in {name}");
         }
-        for found in together(size, |processes| three_steps(&cfg, Kind::Float, &processes)) {
+        for found in run_ranks(size, |processes| three_steps(&cfg, Kind::Float, &processes)) {
             let (difference, name) = largest_difference(&losses(found), &rounded);
             assert!(
                 difference <= 10.0 * noise,
@@ -168,6 +177,7 @@ fn steps_of_the_recorded_model_equal_those_of_one_process() {
 
 #[test]
 fn a_shared_evaluation_is_that_of_one_process() {
+    let _alone = alone_with_the_rng();
     let root = tempfile::tempdir().unwrap();
     let settings = Settings {
         train_images: 1,
@@ -178,7 +188,7 @@ fn a_shared_evaluation_is_that_of_one_process() {
     };
     generate(&settings, root.path(), |_| {}).unwrap();
     let evaluate = |processes: Processes| -> (Vec<Evaluated>, Vec<usize>) {
-        let _guard = DRAWING.lock().unwrap();
+        let _guard = RNG_LOCK.lock().unwrap();
         let mut cfg = Config::tiny();
         cfg.eval.batch_size = 3;
         let datasets = open_datasets(&cfg.data.datasets, root.path()).unwrap();
@@ -193,7 +203,7 @@ fn a_shared_evaluation_is_that_of_one_process() {
     let (alone, all) = evaluate(Processes::default());
     assert!(alone.len() > 8);
     for size in [2, 4] {
-        let results = together(size, evaluate);
+        let results = run_ranks(size, evaluate);
         let mut visited: Vec<usize> = results.iter().flat_map(|(_, visited)| visited.clone()).collect();
         visited.sort_unstable();
         assert_eq!(visited, all);
@@ -206,9 +216,9 @@ fn a_shared_evaluation_is_that_of_one_process() {
 #[test]
 fn batches_are_cut_part_by_part() {
     let batch: Vec<usize> = (0..8).collect();
-    let shares = together(2, |processes| processes.share_of(&batch, 2).unwrap());
+    let shares = run_ranks(2, |processes| processes.share_of(&batch, 2).unwrap());
     assert_eq!(shares, [[0, 1, 4, 5], [2, 3, 6, 7]]);
-    let errors = together(2, |processes| processes.share_of(&batch[..6], 2).unwrap_err().to_string());
+    let errors = run_ranks(2, |processes| processes.share_of(&batch[..6], 2).unwrap_err().to_string());
     assert!(errors[0].contains("a multiple of 4"), "{}", errors[0]);
 }
 
@@ -218,7 +228,7 @@ fn alone_everything_is_as_it_was() {
     assert_eq!((alone.rank(), alone.size(), alone.leads()), (0, 1, true));
     assert_eq!(alone.share_of(&[1, 2, 3], 2).unwrap(), [1, 2, 3]);
     assert_eq!(alone.gather("x".to_owned()).unwrap(), ["x"]);
-    assert_eq!(alone.leaders(Some(3)).unwrap(), 3);
-    let xs = alone.mean_of(Tensor::from_slice(&[1.0, 3.0])).unwrap();
+    assert_eq!(alone.leader_value(Some(3)).unwrap(), 3);
+    let xs = alone.all_reduce_mean(Tensor::from_slice(&[1.0, 3.0])).unwrap();
     assert_eq!(Vec::<f64>::try_from(xs).unwrap(), [1.0, 3.0]);
 }

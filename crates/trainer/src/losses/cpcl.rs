@@ -18,7 +18,7 @@ const SETTINGS: &[Setting] = &[
         allows: |value| (0.5..1.0).contains(&value),
         expected: "at least 0.5 and below 1; for more than one partner a position, see cpcl_top_k",
     },
-    // Divisor of the cosines; below the published 1 the loss's gradient grows (quirk Q9).
+    // Temperature that divides the cosines. Values below the published 1 increase the loss's gradient (quirk Q9).
     Setting {
         key: "cpcl_temperature",
         default: 1.0,
@@ -26,7 +26,7 @@ const SETTINGS: &[Setting] = &[
         allows: |value| value > 0.0,
         expected: "positive",
     },
-    // Partners of every position, in place of the threshold; 0 for the threshold.
+    // Number of partners of every position, used instead of the threshold; 0 uses the threshold.
     Setting {
         key: "cpcl_top_k",
         default: 0.0,

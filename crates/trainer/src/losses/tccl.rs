@@ -1,4 +1,4 @@
-//! `tccl`: target-centric contrastive learning, of the neck's joined map.
+//! `tccl`: target-centric contrastive learning, on the neck's aggregated map.
 
 use tch::Tensor;
 use tlm_losses::TcclConfig;

@@ -1,4 +1,4 @@
-//! The image encoder: which category covers each patch, and in which colour.
+//! Pretrains the image encoder, which learns to predict the category and the colour of each patch.
 
 use anyhow::Result;
 use backbone::guest::nobody;
@@ -19,21 +19,21 @@ use crate::config::Config;
 use crate::encoder_input::sample_shape;
 use crate::patches::patch_shares;
 
-/// A patch that is neither clearly an object's nor clearly background; no loss is taken there.
+/// Class of a patch that is neither clearly an object nor clearly background; the loss ignores it.
 const UNCLEAR: i64 = -100;
-/// Share of a patch from which it is an object's, and up to which it is background.
+/// Covered shares of a patch: from `OBJECT_SHARE` on it is an object's, up to `BACKGROUND_SHARE` it is background.
 const OBJECT_SHARE: f32 = 0.5;
 const BACKGROUND_SHARE: f32 = 0.1;
-/// Weight of the colours beside the categories: enough that colour stays readable, too little to part objects of one
-/// category.
+/// Weight of the colour loss relative to the category loss: enough to keep colours readable from the features, too little to
+/// separate objects of one category.
 const COLOUR_WEIGHT: f64 = 0.3;
 
-/// Weight of background patches, which are nine in ten.
+/// Class weight of background patches, which are nine in ten.
 const BACKGROUND_WEIGHT: f64 = 0.1;
 
 /// Scenes of a split.
 struct Scenes {
-    /// `[n, 3, S, S]`, normalised.
+    /// Images `[n, 3, S, S]`, normalised.
     images: Tensor,
     /// int64 `[n, H, W]`: 0 for background, otherwise the category from 1, or [`UNCLEAR`].
     categories: Tensor,
@@ -57,7 +57,7 @@ pub(super) fn train(
     let colour_head = Linear::torch_default(&(&root / "colour"), width, Attributes::COLOURS.len() as i64);
     let class_weights = Tensor::ones([n_categories], (Kind::Float, device));
     let _ = class_weights.get(0).fill_(BACKGROUND_WEIGHT);
-    // `[batch, H * W, D]`
+    // Patch features, `[batch, H * W, D]`.
     let features = |images: &Tensor| {
         let last = encoder.forward(images, &[], &nobody, &unobserved).last;
         encoder.map(&encoder.normalise(&last)).flatten(2, 3).transpose(1, 2)
@@ -70,7 +70,7 @@ pub(super) fn train(
         let mut rng = stream(cfg.pretrain.seed, [3, step, 0]);
         let chosen: Vec<i64> = (0..batch_size).map(|_| rng.random_range(0..n)).collect();
         let chosen = Tensor::from_slice(&chosen).to_device(device);
-        // A shape turned or mirrored is the same shape, so every scene serves as eight.
+        // Augmentation: a rotated or mirrored shape is the same shape, so every scene serves as eight.
         let (mirrored, turns) = (rng.random_bool(0.5), rng.random_range(0..4));
         let turn = |maps: &Tensor| {
             let maps = maps.index_select(0, &chosen).rot90(turns, [-2, -1]);

@@ -1,6 +1,6 @@
-//! Frozen encoders for the testbed. Real ones come pretrained; these learn the little that RefShapes asks of them, in
-//! minutes: the image encoder from category-level supervision, so that objects of one category look alike as they do in
-//! real pretrained features, the text encoder from expressions.
+//! Pretrains the frozen encoders of the testbed on RefShapes, within minutes. They learn only what RefShapes needs. The image
+//! encoder learns from category-level supervision, so that objects of one category look alike, as in real pretrained features.
+//! The text encoder learns from expressions.
 
 mod image;
 mod text;
@@ -22,10 +22,10 @@ use crate::config::{Config, PretrainConfig, Schedule, TrainConfig};
 use crate::experiment::Machine;
 use crate::optim::lr_factor;
 
-/// Makes the encoders that a config names, unless they are there, made with the same settings.
+/// Trains the encoders that a config names, unless files made with the same settings exist.
 ///
 /// # Errors
-/// When the data cannot be made or read, or a file cannot be written.
+/// When the data cannot be generated or read, or a file cannot be written.
 pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force: bool) -> Result<()> {
     let (image_file, text_file) = (PathBuf::from(&cfg.weights.image), PathBuf::from(&cfg.weights.text));
     for (key, file) in [("weights.image", &image_file), ("weights.text", &text_file)] {
@@ -37,7 +37,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     }
     let settings = settings(cfg)?;
     let report_file = image_file.with_file_name("pretrain.json");
-    if !force && is_made(&report_file, &settings) && image_file.is_file() && text_file.is_file() {
+    if !force && is_up_to_date(&report_file, &settings) && image_file.is_file() && text_file.is_file() {
         errln!("{}: these encoders are there already", report_file.display());
         return Ok(());
     }
@@ -71,7 +71,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     Ok(())
 }
 
-/// All that the encoders' weights depend on.
+/// All settings that the encoders' weights depend on.
 fn settings(cfg: &Config) -> Result<Value> {
     let mut image = serde_json::to_value(&cfg.model.image)?;
     let mut text = serde_json::to_value(&cfg.model.text)?;
@@ -92,19 +92,19 @@ fn settings(cfg: &Config) -> Result<Value> {
     }))
 }
 
-fn is_made(report: &Path, settings: &Value) -> bool {
+fn is_up_to_date(report: &Path, settings: &Value) -> bool {
     let text = std::fs::read_to_string(report).unwrap_or_default();
     serde_json::from_str::<Value>(&text).is_ok_and(|report| report["settings"] == *settings)
 }
 
-/// A trained encoder with the heads it was trained through.
+/// A trained encoder with the heads that it was trained with.
 struct Trained {
     store: Store,
     /// Accuracies on the validation split, in percent.
     held_out: Value,
 }
 
-/// An encoder's parameters, under the names of its own published files.
+/// An encoder's parameters, named as in its published files.
 fn encoder_tensors(store: &Store, prefix: &str) -> Vec<(String, Tensor)> {
     let parameters = store.entries().into_iter().filter(|(_, entry)| entry.role == Role::Parameter);
     parameters
@@ -114,7 +114,7 @@ fn encoder_tensors(store: &Store, prefix: &str) -> Vec<(String, Tensor)> {
         .collect()
 }
 
-/// Minimises what `loss` gives for each step, with Adam and a cosine schedule.
+/// Minimises `loss`, called with each step's number, with Adam and a cosine schedule.
 fn fit(
     label: &str,
     store: &Store,
@@ -150,12 +150,12 @@ fn fit(
     Ok(())
 }
 
-/// Classes of a head that tells categories by their number.
+/// Number of classes of a head that predicts category ids: the largest id plus one.
 fn n_categories(dataset: &Dataset) -> i64 {
     dataset.instances.categories.keys().copied().max().unwrap_or(0) + 1
 }
 
-/// The share of predicted classes that are right, in percent, to a tenth; true classes below `least` do not count.
+/// Accuracy of predicted classes in percent, to a tenth; true classes below `least` are not counted.
 fn accuracy(found: &Tensor, truth: &Tensor, least: i64) -> Result<f64> {
     let values = |classes: &Tensor| Vec::<i64>::try_from(classes.flatten(0, -1));
     let pairs: Vec<(i64, i64)> =
@@ -164,12 +164,12 @@ fn accuracy(found: &Tensor, truth: &Tensor, least: i64) -> Result<f64> {
     Ok((1000.0 * right as f64 / pairs.len().max(1) as f64).round() / 10.0)
 }
 
-/// What RefShapes' annotations say of each object besides its category.
-struct Attributes(std::collections::BTreeMap<i64, Look>);
+/// Attributes of each object besides its category, from RefShapes' annotations, by annotation id.
+struct Attributes(std::collections::BTreeMap<i64, AttributeClasses>);
 
-/// Classes by number, from 0.
+/// Attribute classes of an object, numbered from 0.
 #[derive(Debug, Clone, Copy)]
-struct Look {
+struct AttributeClasses {
     colour: i64,
     texture: i64,
     size: i64,
@@ -206,7 +206,7 @@ impl Attributes {
             found.map(|index| index as i64).with_context(|| format!("{}: `{word}`", path.display()))
         };
         let look = |Annotation { id, attributes }| {
-            let look = Look {
+            let look = AttributeClasses {
                 colour: class(&Self::COLOURS, &attributes.colour)?,
                 texture: class(&Self::TEXTURES, &attributes.texture)?,
                 size: class(&Self::SIZES, &attributes.size)?,
@@ -216,7 +216,7 @@ impl Attributes {
         Ok(Self(file.annotations.into_iter().map(look).collect::<Result<_>>()?))
     }
 
-    fn of(&self, ann_id: i64) -> Result<Look> {
+    fn of(&self, ann_id: i64) -> Result<AttributeClasses> {
         self.0.get(&ann_id).copied().with_context(|| format!("annotation {ann_id} has no attributes"))
     }
 }

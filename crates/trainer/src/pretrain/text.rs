@@ -1,4 +1,5 @@
-//! The text encoder: what the sentence says of its target, and which word comes next.
+//! Pretrains the text encoder, which learns to predict the target's attributes from the sentence vector, and the next token at
+//! each position.
 
 use std::collections::BTreeMap;
 
@@ -18,17 +19,17 @@ use super::{Attributes, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
 use crate::encoder_input::tokenizer;
 
-/// An attribute that the sentence does not mention; no loss is taken on it.
-const UNSAID: i64 = -100;
+/// Class that the loss ignores, for an attribute that the sentence does not mention.
+const IGNORED: i64 = -100;
 
-/// Category, colour, texture, size.
+/// Number of classification heads: category, colour, texture, size.
 const N_HEADS: usize = 4;
 
 /// Expressions of a split.
 struct Sentences {
-    /// int64 `[n, K]`.
+    /// Token ids, int64 `[n, K]`.
     ids: Tensor,
-    /// For each head, int64 `[n]`: the class, or [`UNSAID`].
+    /// For each head, int64 `[n]`: the class, or [`IGNORED`].
     classes: [Tensor; N_HEADS],
 }
 
@@ -57,8 +58,8 @@ pub(super) fn train(
         .collect();
 
     let sentences = Sentences::load(cfg, dataset, "train", attributes, device)?;
-    // Only the few tokens that occur are told apart, which is all a table of 49,408 would learn too.
-    let occurring = Occurring::of(&sentences.ids)?;
+    // The head has a class only for the few tokens that occur; with all 49,408 it would learn no more.
+    let occurring = OccurringTokens::of(&sentences.ids)?;
     let next_head = Linear::torch_default(&(&root / "next"), encoder_cfg.width, occurring.n);
     let next = occurring.next_tokens(&sentences.ids)?;
     let n = sentences.ids.size()[0];
@@ -69,8 +70,8 @@ pub(super) fn train(
         let chosen = Tensor::from_slice(&chosen).to_device(device);
         let output = encoder.forward(&sentences.ids.index_select(0, &chosen), &nobody, &unobserved);
         let loss = |logits: &Tensor, targets: &Tensor| {
-            logits.cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Sum, UNSAID, 0.0)
-                / targets.ne(UNSAID).sum(Kind::Float).clamp_min(1.0)
+            logits.cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Sum, IGNORED, 0.0)
+                / targets.ne(IGNORED).sum(Kind::Float).clamp_min(1.0)
         };
         let words = next_head.forward(&output.words).flatten(0, 1);
         let mut total = loss(&words, &next.index_select(0, &chosen).flatten(0, 1));
@@ -118,7 +119,7 @@ impl Sentences {
                 ids.extend(tokenizer.encode_padded(&expression.sent, word_len)?);
                 let says = |word: &str| expression.sent.split_whitespace().any(|said| said == word);
                 for (classes, (word, class)) in classes.iter_mut().zip(facts) {
-                    classes.push(if says(word) { class } else { UNSAID });
+                    classes.push(if says(word) { class } else { IGNORED });
                 }
             }
         }
@@ -130,13 +131,13 @@ impl Sentences {
     }
 }
 
-/// The tokens that occur in some sentences, numbered from 0.
-struct Occurring {
+/// The tokens that occur in a set of sentences, numbered from 0.
+struct OccurringTokens {
     numbers: BTreeMap<i64, i64>,
     n: i64,
 }
 
-impl Occurring {
+impl OccurringTokens {
     fn of(ids: &Tensor) -> Result<Self> {
         let tokens: std::collections::BTreeSet<i64> =
             Vec::<i64>::try_from(ids.flatten(0, -1))?.into_iter().collect();
@@ -145,7 +146,7 @@ impl Occurring {
         Ok(Self { numbers, n })
     }
 
-    /// The number of the token behind each one, `[n, K]`; [`UNSAID`] behind the end token and the padding.
+    /// The number of the next token at each position, `[n, K]`; [`IGNORED`] at the end token and on padding.
     fn next_tokens(&self, ids: &Tensor) -> Result<Tensor> {
         let (n, word_len) = ids.size2()?;
         let flat = Vec::<i64>::try_from(ids.flatten(0, -1))?;
@@ -153,7 +154,7 @@ impl Occurring {
         for sentence in flat.chunks_exact(word_len as usize) {
             for at in 0..sentence.len() {
                 let behind = sentence.get(at + 1).filter(|&&token| token != 0);
-                next.push(behind.and_then(|token| self.numbers.get(token)).copied().unwrap_or(UNSAID));
+                next.push(behind.and_then(|token| self.numbers.get(token)).copied().unwrap_or(IGNORED));
             }
         }
         Ok(Tensor::from_slice(&next).view([n, word_len]).to_device(ids.device()))
@@ -167,10 +168,10 @@ mod tests {
     #[test]
     fn the_next_word_by_hand() {
         let ids = Tensor::from_slice(&[7_i64, 5, 9, 0, 7, 9, 0, 0]).view([2, 4]);
-        let occurring = Occurring::of(&ids).unwrap();
+        let occurring = OccurringTokens::of(&ids).unwrap();
         // 0, 5, 7, 9 are numbered 0 to 3.
         assert_eq!(occurring.n, 4);
         let next = Vec::<i64>::try_from(occurring.next_tokens(&ids).unwrap().flatten(0, -1)).unwrap();
-        assert_eq!(next, [1, 3, UNSAID, UNSAID, 3, UNSAID, UNSAID, UNSAID]);
+        assert_eq!(next, [1, 3, IGNORED, IGNORED, 3, IGNORED, IGNORED, IGNORED]);
     }
 }

@@ -1,4 +1,4 @@
-//! Evaluation on the way and at the end.
+//! Evaluation during training and at its end.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
+use crate::data_notes::tell_left_out;
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
@@ -20,7 +21,7 @@ use crate::proc_status;
 use crate::run_dir::RunDir;
 
 impl Run<'_> {
-    /// Evaluates all validation splits and keeps the model if their mean mIoU is the best so far.
+    /// Evaluates all validation splits, and saves the model as the best one if their mean mIoU is at least the best so far.
     pub(super) fn validate(&mut self) -> Result<()> {
         let precision = self.experiment.cfg.train.precision;
         let mut mious = Vec::new();
@@ -74,7 +75,7 @@ impl Run<'_> {
         }))
     }
 
-    /// What the steps of the whole run took, and whether the process has grown on the way.
+    /// Median time of all steps of the run, peak memory, and growth of memory and open files.
     fn run_time(&self, dir: &RunDir) -> Result<RunTime> {
         let records = read_records(dir.path())?;
         let of_steps = |value: &dyn Fn(&StepTime) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -101,7 +102,7 @@ impl Run<'_> {
         draw_curves(&dir.path().join("curves.png"), &read_records(dir.path())?)
     }
 
-    /// Evaluates the best model on every split, draws, and prints the final table.
+    /// Evaluates the best model on every split, draws the pictures, and prints the final table.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.progress.clear();
         let trained = self.started.elapsed();
@@ -110,12 +111,13 @@ impl Run<'_> {
             self.writer().save_model(&checkpoints.last(), &self.at)?;
             load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
         }
-        self.experiment.processes.share(tensors(&self.experiment.model).collect())?;
+        self.experiment.processes.broadcast(tensors(&self.experiment.model).collect())?;
         let mut found = FinalResults::default();
         for position in 0..self.experiment.datasets.len() {
             self.evaluate_splits(position, &mut found)?;
         }
         self.draw_curves()?;
+        tell_left_out(&self.experiment.datasets);
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
         write_expressions(dir.path(), found.expressions)?;
         let metrics = Metrics {
@@ -137,8 +139,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Evaluates validation and test splits of a data set. The pictures and predictions are those of the first one's validation
-    /// split.
+    /// Evaluates the validation and test splits of a data set. Pictures and predictions are saved for the validation split of
+    /// the first data set.
     fn evaluate_splits(&mut self, position: usize, found: &mut FinalResults) -> Result<()> {
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
@@ -184,10 +186,10 @@ impl Run<'_> {
     }
 }
 
-/// What the final evaluations find.
+/// Results of the final evaluations.
 #[derive(Default)]
 struct FinalResults {
-    /// By split, in the order of the table.
+    /// Reports by split, in the order of the table.
     rows: Vec<(String, SplitReport)>,
     expressions: Vec<(String, Vec<Evaluated>)>,
 }

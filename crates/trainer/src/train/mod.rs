@@ -1,4 +1,4 @@
-//! The training loop, to be read from top to bottom.
+//! The training loop. Read it from top to bottom.
 
 mod finish;
 mod options;
@@ -19,11 +19,12 @@ use tch::{Device, Tensor};
 use torch_ext::Adam;
 
 pub use self::options::{CheckpointEvery, Resume, RunOptions, SharedFlags};
-use self::recorded_step::Unsettled;
+use self::recorded_step::PendingStep;
 use self::start::{begin, finished_step, refuse_used_folder};
 pub(crate) use self::start::{config_to_resume, stored_checkpoint};
 use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
+use crate::data_notes::tell_findings;
 use crate::distributed::Processes;
 use crate::experiment::Experiment;
 use crate::gradient_buckets::GradientBuckets;
@@ -36,10 +37,11 @@ use crate::step::Steps;
 use crate::step_graph::GraphedSteps;
 use crate::tensorboard::EventFile;
 
-/// Trains, evaluates and draws a run.
+/// Trains a model, evaluates it, and draws its curves and overlays.
 ///
 /// # Errors
-/// Anything that stops it; the message names the file, key or sample at fault. An interruption by a signal is one too.
+/// Anything that stops the run; the message names the file, key or sample at fault. An interruption by a signal is an error,
+/// too.
 pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let device = options.machine.set_up()?;
     let processes = Processes::join(&cfg, device)?;
@@ -57,13 +59,13 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     let mut experiment = Experiment::new(cfg, device, &options.shared.data_root, processes)?;
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
-    processes.agree("the number of refs to train on", mix.refs.len())?;
+    processes.ensure_equal("the number of refs to train on", mix.refs.len())?;
     if !device.is_cuda() {
         let train = &experiment.cfg.train;
         let at_once = train.batch_size.min(mix.refs.len()) / train.accumulate / processes.size();
         ensure_fits(&experiment.cfg.model, at_once)?;
     }
-    processes.agree("--max-steps", options.shared.max_steps)?;
+    processes.ensure_equal("--max-steps", options.shared.max_steps)?;
     if processes.size() > 1 {
         ensure!(
             experiment.cfg.data.on_error == OnError::Stop,
@@ -101,7 +103,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     done
 }
 
-/// What a run leaves behind.
+/// Output of a run: its folder, and TensorBoard events.
 struct Output {
     dir: RunDir,
     events: EventFile,
@@ -123,20 +125,20 @@ struct Run<'a> {
     mix: TrainingMix,
     adam: Adam,
     options: &'a RunOptions,
-    /// Where the leading process writes.
+    /// Where the leader writes; `None` on other ranks.
     output: Option<Output>,
     encoders: Encoders,
     at: Position,
-    /// Steps from a recording, if asked for.
+    /// Steps that are replayed from a CUDA graph, if asked for.
     graphed: Option<GraphedSteps>,
     buckets: Option<GradientBuckets>,
-    /// The last step, while it has no record yet.
-    unsettled: Option<Unsettled>,
-    /// Steps of an epoch.
+    /// The last queued step, until it is recorded.
+    pending: Option<PendingStep>,
+    /// Number of steps in an epoch.
     per_epoch: u64,
     /// Step at which this run ends.
     n_steps: u64,
-    /// Memory of batches, over all epochs.
+    /// Memory of batches, reused over all epochs.
     buffers: Buffers,
     progress: Progress,
     last_saved: Instant,
@@ -166,7 +168,7 @@ fn tensors(model: &Talent) -> impl Iterator<Item = Tensor> + use<> {
 }
 
 impl<'a> Run<'a> {
-    /// `None`, with nothing touched, if there is nothing left to do.
+    /// Prepares a run. Returns `None`, without changing any file, if there is nothing left to do.
     fn start(
         experiment: Experiment,
         mix: TrainingMix,
@@ -182,19 +184,19 @@ impl<'a> Run<'a> {
         };
         let whole = per_epoch.saturating_mul(cfg.train.epochs);
         let n_steps = options.shared.max_steps.map_or(whole, |limit| limit.min(whole));
-        let (at, finished) = processes.leaders(
+        let (at, finished) = processes.leader_value(
             begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
         )?;
         if at.step >= n_steps && !at.evaluation_due && finished {
             return Ok(None);
         }
         let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
-        processes.share(tensors(&experiment.model).chain(moments).collect())?;
+        processes.broadcast(tensors(&experiment.model).chain(moments).collect())?;
         let buckets = match options.overlap_all_reduce {
             true => GradientBuckets::new(processes, &adam)?,
             false => None,
         };
-        // Refused before anything is written.
+        // Unsupported options are refused before anything is written.
         let graphed = graphed(&experiment, options)?;
         let output = match begun {
             Some((lock, _)) => Some(Output::open(lock, &experiment, options, &at)?),
@@ -215,7 +217,7 @@ impl<'a> Run<'a> {
             at,
             graphed,
             buckets,
-            unsettled: None,
+            pending: None,
             per_epoch,
             n_steps,
             progress,
@@ -238,6 +240,7 @@ impl<'a> Run<'a> {
 
     fn announce(&self) {
         let Some(output) = &self.output else { return };
+        tell_findings(&self.experiment, None);
         let Experiment { cfg, device, datasets, .. } = &self.experiment;
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
         let n_leaking: usize = self.mix.n_leaking.iter().sum();
@@ -268,9 +271,9 @@ impl<'a> Run<'a> {
                 self.is_finished() || (epoch_ends && (self.at.epoch + 1).is_multiple_of(every));
         }
         if self.at.evaluation_due {
-            // A run that is ended in its evaluation begins with it when it goes on.
+            // A run that is interrupted during its evaluation repeats the evaluation when it is resumed.
             self.save()?;
-            // Evaluation shows progress of its own.
+            // Evaluation shows its own progress.
             self.progress.pauser().pause(|| self.validate())?;
             self.at.evaluation_due = false;
         }
@@ -299,13 +302,13 @@ impl<'a> Run<'a> {
             Arc::clone(&self.experiment.tokenizer),
             plan,
         );
-        let done = self.take(loader);
-        // A failure of the next batch does not cost the last step its record.
-        self.settle().and(done)
+        let done = self.train_on(loader);
+        // If the next batch fails, the last step is still recorded.
+        self.finish_pending().and(done)
     }
 
-    /// Steps through the batches of an epoch, to its end or the run's.
-    fn take(&mut self, batches: Prefetch<Batch>) -> Result<()> {
+    /// Trains on the batches of an epoch, to the end of the epoch or of the run.
+    fn train_on(&mut self, batches: Prefetch<Batch>) -> Result<()> {
         for batch in batches {
             self.step(batch?)?;
             if self.is_finished() || self.at.batch == self.per_epoch {
@@ -333,9 +336,9 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
-        self.settle()?;
+        self.finish_pending()?;
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
-        // The state says how many records there are, so they must be there first.
+        // The state contains the number of records, so these must be on disk first.
         dir.sync_records()?;
         dir.count_records(&mut self.at);
         let checkpoints = dir.checkpoints();
@@ -351,7 +354,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whole batches only, as the official loader drops the last incomplete one; a set smaller than a batch is one.
+/// Number of batches in an epoch. The last incomplete batch is dropped, as the official loader does; a data set smaller than a
+/// batch is one batch.
 fn batches_per_epoch(n_refs: usize, batch_size: usize) -> u64 {
     (n_refs / batch_size.min(n_refs).max(1)).max(1) as u64
 }

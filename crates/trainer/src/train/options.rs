@@ -1,4 +1,4 @@
-//! How a run is carried out.
+//! Options of a run.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::experiment::Machine;
 
-/// When to write checkpoints besides the ends of epochs.
+/// When to write checkpoints, in addition to the end of each epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointEvery {
-    /// After so many steps.
+    /// After every N steps.
     Steps(u64),
-    /// After so much time.
+    /// When this much time has passed since the last checkpoint.
     Time(Duration),
 }
 
@@ -31,34 +31,34 @@ impl std::str::FromStr for CheckpointEvery {
     }
 }
 
-/// Where a run starts from.
+/// What a run starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
-    /// From nothing; refuses a folder that holds a run.
+    /// Start a new run; refuses a folder that already holds one.
     No,
-    /// From the run folder's last checkpoint, or from nothing if it has none.
+    /// From the run folder's last checkpoint, or as a new run if it has none.
     Auto,
     /// From this run folder or checkpoint file.
     From(PathBuf),
 }
 
-/// Flags of a run that an ablation hands to each of its runs.
+/// Flags of a run that an ablation passes to each of its runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SharedFlags {
     /// Folder of the data sets
     #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     pub data_root: PathBuf,
-    /// End the run normally after so many steps
+    /// End the run normally after this many steps
     #[arg(long)]
     pub max_steps: Option<u64>,
-    /// Activation checkpointing of the image encoder: compute its blocks again in the backward pass. Less memory, more time, the
+    /// Activation checkpointing of the image encoder: recompute its blocks in the backward pass. Less memory, more time, the
     /// same results
     #[arg(long)]
     pub recompute: bool,
 }
 
 impl SharedFlags {
-    /// The same as arguments.
+    /// The flags as command-line arguments.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let Self { data_root, max_steps, recompute } = self;
         let mut all: Vec<OsString> = vec!["--data-root".into(), data_root.into()];
@@ -68,30 +68,30 @@ impl SharedFlags {
     }
 }
 
-/// How to carry out a run; nothing here changes its result.
+/// Options of a run, none of which changes its result.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Device and threads.
     pub machine: Machine,
-    /// Data root, end, activation checkpointing.
+    /// Data root, number of steps, activation checkpointing.
     pub shared: SharedFlags,
     /// The run's folder.
     pub run_dir: PathBuf,
-    /// Whether steps are recorded as a CUDA graph and repeated.
+    /// Whether steps are captured as a CUDA graph and replayed.
     pub cuda_graphs: bool,
-    /// Whether several processes reduce gradients while the backward pass goes on.
+    /// Whether several processes all-reduce gradients during the backward pass.
     pub overlap_all_reduce: bool,
-    /// Tensors, by the beginning of their official names, that the encoders' files may lack.
+    /// Prefixes of official names: tensors with these names may be missing from the encoders' files.
     pub allow_missing: Vec<String>,
-    /// When to write checkpoints.
+    /// When to write checkpoints, in addition to the end of each epoch.
     pub checkpoint_every: Option<CheckpointEvery>,
     /// How many training states are kept.
     pub keep_checkpoints: usize,
     /// Whether checkpoints also hold frozen encoders that came from a file.
     pub embed_encoders: bool,
-    /// Whether a run may go on under another config.
+    /// Whether a run may be resumed with another config.
     pub allow_config_change: bool,
-    /// Where to start from.
+    /// What the run starts from.
     pub resume: Resume,
 }
 

@@ -20,13 +20,13 @@ use crate::optim::lr_factor;
 use crate::proc_status;
 use crate::step::{QueuedStep, StepReport};
 
-/// A step without its record.
-pub(super) struct Unsettled {
+/// A queued step that is not recorded yet.
+pub(super) struct PendingStep {
     queued: QueuedStep,
     batch: Batch,
-    /// Its samples that could not be read, for the record.
+    /// Samples of the batch that could not be read, for the record.
     bad: Vec<UnreadSample>,
-    /// State of the random generator before it.
+    /// RNG state before the step.
     random: Tensor,
     step: u64,
     epoch: u64,
@@ -35,17 +35,17 @@ pub(super) struct Unsettled {
 }
 
 impl Run<'_> {
-    /// Queues one optimiser step, and settles the one before it, so that a GPU has work meanwhile.
+    /// Queues one optimiser step, then finishes and records the step before it, so that a GPU stays busy.
     pub(super) fn step(&mut self, batch: Batch) -> Result<()> {
         let started = Instant::now();
         let mut queued = self.queue(batch)?;
-        self.settle()?;
+        self.finish_pending()?;
         queued.seconds = started.elapsed().as_secs_f64();
-        self.unsettled = Some(queued);
+        self.pending = Some(queued);
         Ok(())
     }
 
-    fn queue(&mut self, batch: Batch) -> Result<Unsettled> {
+    fn queue(&mut self, batch: Batch) -> Result<PendingStep> {
         let bad = self.note_bad_samples(&batch)?;
         let Experiment { cfg, processes, .. } = &self.experiment;
         let whole_run = self.per_epoch.saturating_mul(cfg.train.epochs);
@@ -56,7 +56,7 @@ impl Run<'_> {
             QueuedStep::empty()
         } else {
             let steps = steps_of(&self.experiment, self.options, self.buckets.as_ref());
-            let before = self.unsettled.as_ref().map(|before| &before.queued);
+            let before = self.pending.as_ref().map(|before| &before.queued);
             let (adam, scaler) = (&mut self.adam, &mut self.at.scaler);
             match &mut self.graphed {
                 Some(graphed) => graphed.queue(&steps, adam, scaler, &batch, factor, before)?,
@@ -66,10 +66,10 @@ impl Run<'_> {
         self.at.step += 1;
         self.at.batch += 1;
         let (step, epoch, lr) = (self.at.step, self.at.epoch, cfg.train.lr * factor);
-        Ok(Unsettled { queued, batch, bad, random, step, epoch, lr, seconds: 0.0 })
+        Ok(PendingStep { queued, batch, bad, random, step, epoch, lr, seconds: 0.0 })
     }
 
-    /// Counts and lists samples that could not be read; returns them for the record.
+    /// Counts samples that could not be read, and warns of each once; returns them for the record.
     fn note_bad_samples(&mut self, batch: &Batch) -> Result<Vec<UnreadSample>> {
         let limit = self.experiment.cfg.data.max_bad_samples;
         for BadSample { name, error } in &batch.bad {
@@ -86,10 +86,10 @@ impl Run<'_> {
         Ok(batch.bad.iter().map(unread).collect())
     }
 
-    /// Waits for the last step, checks and records it. Afterwards nothing is on its way, as it must be before anything else
-    /// uses the model or is written.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        let Some(Unsettled { queued, batch, bad, random, step, epoch, lr, seconds }) = self.unsettled.take()
+    /// Waits for the last queued step, checks and records it. Call this before anything else uses or writes the model: no step
+    /// is in flight afterwards.
+    pub(super) fn finish_pending(&mut self) -> Result<()> {
+        let Some(PendingStep { queued, batch, bad, random, step, epoch, lr, seconds }) = self.pending.take()
         else {
             return Ok(());
         };
@@ -110,7 +110,7 @@ impl Run<'_> {
         let total = losses.iter().find(|(name, _)| *name == "total").map_or(f64::NAN, |(_, value)| *value);
         self.progress.advance(1, &format!("epoch {}  loss {total:.4}  {seconds:.2} s/step", epoch + 1));
         let Some(Output { dir, events }) = &mut self.output else { return Ok(()) };
-        // JSON has no number for what is not finite.
+        // JSON has no numbers that are not finite.
         let finite = |value: f64| value.is_finite().then_some(value);
         dir.record(&Record::Step(StepRecord {
             step,
@@ -133,8 +133,8 @@ impl Run<'_> {
     }
 }
 
-/// Writes what is needed to repeat a step: the batch, the state of the random generator, and the parameters, which a step
-/// whose gradients are not finite, and one queued behind it, leave alone.
+/// Writes what is needed to repeat a step: the batch, the RNG state, and the parameters. The parameters are those before the
+/// step: neither a step with non-finite gradients nor one queued after it updates them.
 fn dump_step(path: &Path, model: &Talent, batch: &Batch, random: Tensor, step: u64) -> Result<()> {
     let TrainTensors { images, masks, words, positives, negatives, valid } =
         TrainTensors::new(batch, Device::Cpu, Kind::Float)?;

@@ -1,4 +1,4 @@
-//! What a run starts from.
+//! Start of a run: from a training state, or as a new run.
 
 use std::path::{Path, PathBuf};
 
@@ -15,12 +15,12 @@ use crate::official_checkpoint::resume_official;
 use crate::precision::LossScaler;
 use crate::run_dir::{RunLock, counted_records};
 
-/// Whether a training state is one of PyTorch's files rather than ours.
+/// Whether a training state is a PyTorch file instead of one of this program.
 fn is_official(path: &Path) -> bool {
     path.extension().is_none_or(|extension| extension != "safetensors")
 }
 
-/// A run without `--resume` must not mix with one that is there.
+/// Refuses a folder that already holds a run, for a run without `--resume`.
 pub(super) fn refuse_used_folder(run: &Path) -> Result<()> {
     ensure!(
         !is_used(run)?,
@@ -41,15 +41,15 @@ fn has_model(checkpoints: &Checkpoints) -> bool {
     checkpoints.best().exists() || checkpoints.last().exists()
 }
 
-/// A training state to go on from.
+/// A training state to resume from.
 enum State {
-    /// One of PyTorch's files, which have no checksum of their own.
+    /// A PyTorch file, which has no checksum.
     Official(PathBuf),
-    /// One of ours, verified, with what it says of itself.
+    /// A state of this program, verified, with its metadata.
     Ours(PathBuf, Box<Meta>),
 }
 
-/// What a training state of ours says of itself, after all of it has been verified.
+/// Verifies a whole training state of this program, and returns its metadata.
 fn verified(path: &Path) -> Result<Meta> {
     let meta = checkpoint::verify(path)?;
     let (named, found) = (step_of(path), meta.position.step);
@@ -62,7 +62,7 @@ fn verified(path: &Path) -> Result<Meta> {
     Ok(meta)
 }
 
-/// `None` for a start from nothing.
+/// Finds the training state to resume from; `None` for a new run.
 fn find_state(options: &RunOptions) -> Result<Option<State>> {
     let ours =
         |path: &Path| -> Result<State> { Ok(State::Ours(path.to_path_buf(), Box::new(verified(path)?))) };
@@ -72,7 +72,8 @@ fn find_state(options: &RunOptions) -> Result<Option<State>> {
         Resume::No => Ok(None),
         Resume::Auto => {
             let found = newest(&options.run_dir)?;
-            // A state comes before the first evaluation, whose model would be overwritten.
+            // A run saves a state before its first evaluation. If there is a model but no state, that evaluation would
+            // overwrite the model.
             ensure!(
                 found.is_some() || !has_model(&Checkpoints::of(&options.run_dir)),
                 "--resume auto: {} holds a model and no training state to go on from; choose another --run-dir",
@@ -90,11 +91,11 @@ fn find_state(options: &RunOptions) -> Result<Option<State>> {
     }
 }
 
-/// The config of the run that `--resume` names, for a command that names none.
+/// The config of the run that `--resume` names, for a command line without a config.
 pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Result<Option<Config>> {
     // The config decides how much memory the network takes, so the file is verified first.
     let config_of = |path: &Path| -> Result<Config> { Ok(verified(path)?.config) };
-    // Whatever is passed over here is passed over once more, with a warning, when the run starts.
+    // States that are skipped here are skipped again, with a warning, when the run starts.
     let of_run = |run: &Path| Checkpoints::of(run).newest(config_of, drop);
     match resume {
         Resume::No => Ok(None),
@@ -105,12 +106,12 @@ pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Resul
     }
 }
 
-/// The step whose model a run's `metrics.json`, the last file it writes, is about.
+/// The step of the model that a run's `metrics.json` describes; it is the last file that a run writes.
 pub(super) fn finished_step(run: &Path) -> Option<u64> {
     Metrics::read(run).ok().map(|metrics| metrics.step)
 }
 
-/// What the leading process does alone: takes the run's folder, and fills model and optimiser with the state to go on from.
+/// The leader's part: locks the run's folder, and loads the state to resume from into model and optimiser.
 pub(super) fn begin(
     experiment: &Experiment,
     per_epoch: u64,
@@ -119,7 +120,7 @@ pub(super) fn begin(
     options: &RunOptions,
 ) -> Result<(RunLock, Position)> {
     let cfg = &experiment.cfg;
-    // From here on nobody else works in this folder.
+    // From here on no other process works in this folder.
     let lock = RunLock::take(&options.run_dir)?;
     let mut at = Position::start(LossScaler::new(cfg.train.precision));
     let found = find_state(options)?;
@@ -143,7 +144,7 @@ pub(super) fn begin(
         Some(State::Ours(path, meta)) => {
             if own.hold(&path) {
                 refuse_stray(&path, &meta, &options.run_dir, options.allow_config_change)?;
-                // Before anything is set aside.
+                // Checked before any file is set aside.
                 counted_records(&records_file(&options.run_dir), &meta.position)?;
             }
             refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
@@ -158,7 +159,7 @@ pub(super) fn begin(
                 own.set_aside_after(at.step)?;
                 set_aside_later_best(&own, &mut at)?;
             } else {
-                // Another run's records and best model stay with it.
+                // Records and best model of another run are not taken over.
                 (at.n_records, at.best_miou) = (0, None);
                 at.records_sha256.clear();
             }
@@ -168,7 +169,7 @@ pub(super) fn begin(
     Ok((lock, at))
 }
 
-/// A state in a run's folder is another run's if its config is not the folder's.
+/// Refuses a state in a run's folder if its config is not the folder's: it belongs to another run.
 fn refuse_stray(state: &Path, meta: &Meta, run: &Path, allowed: bool) -> Result<()> {
     let file = run.join("config.toml");
     let own = match std::fs::read_to_string(&file) {
@@ -196,8 +197,8 @@ fn refuse_stray(state: &Path, meta: &Meta, run: &Path, allowed: bool) -> Result<
     Ok(())
 }
 
-/// A run that goes on from an earlier step has not found its best model yet, if that is of a later one. Where the best model is
-/// lost or damaged, the present one is evaluated again and takes its place.
+/// Sets the best model aside if it is of a later step than the one to resume from. If the best model is missing or damaged, the
+/// model of the present step is evaluated again and takes its place.
 fn set_aside_later_best(own: &Checkpoints, at: &mut Position) -> Result<()> {
     let best = own.best();
     if at.best_miou.is_none() && !best.exists() {
@@ -222,10 +223,10 @@ fn set_aside_later_best(own: &Checkpoints, at: &mut Position) -> Result<()> {
     Ok(())
 }
 
-/// A training state of another config is refused unless that is allowed.
+/// Refuses a training state of another config unless that is allowed.
 fn refuse_change(path: &Path, meta: &Meta, cfg: &Config, encoders: &Encoders, allowed: bool) -> Result<()> {
     let mut changed = differences(&meta.config, cfg)?;
-    // Where the encoders lie does not matter, what they are does.
+    // The encoders' paths may differ; their contents (SHA-256) must not.
     changed.retain(|line| !line.starts_with("weights."));
     for (key, before, now) in [
         ("weights.image", &meta.encoders.image, &encoders.image),

@@ -1,10 +1,10 @@
-//! What tests of the `talent` program share.
+//! Helpers for tests of the `talent` program.
 
 mod program;
 
 pub(crate) use program::talent;
 
-/// Sizes of a network that trains in moments.
+/// Overrides for a network so small that it trains within moments.
 pub(crate) const MINIATURE: &[&str] = &[
     "model.input_size=32",
     "model.image.width=16",

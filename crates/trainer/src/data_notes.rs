@@ -1,0 +1,40 @@
+//! What a run says about its data before it starts and after it has evaluated: oddities that do not stop it.
+
+use cli_kit::errln;
+use refcoco::{Dataset, Findings};
+
+use crate::experiment::Experiment;
+
+/// Refs whose mask is looked at before a run starts. Decoding takes about a millisecond each.
+const MAX_MASKS: usize = 2000;
+
+/// Prints a line about the refs of some splits, if anything about them is odd.
+///
+/// - splits: of each data set; `None` for all splits
+pub(crate) fn tell_findings(experiment: &Experiment, splits: Option<&[String]>) {
+    let word_len = experiment.shape().word_len;
+    for dataset in experiment.datasets.iter() {
+        let is_chosen = |split: &String| splits.is_none_or(|splits| splits.contains(split));
+        let refs: Vec<usize> =
+            (0..dataset.refs.len()).filter(|&index| is_chosen(&dataset.refs[index].split)).collect();
+        let found: Findings = dataset.findings(&refs, &*experiment.tokenizer, word_len, MAX_MASKS);
+        if !found.is_empty() {
+            errln!("{}: {found}; `data verify` names them", dataset.descriptor.name);
+        }
+    }
+}
+
+/// Prints a line if distractors were left out of an evaluation.
+pub(crate) fn tell_left_out(datasets: &[Dataset]) {
+    for dataset in datasets {
+        let left_out = dataset.left_out_distractors();
+        if let Some(first) = left_out.first() {
+            errln!(
+                "{}: {} objects are left out of the distractors, because their mask cannot be read (the first is annotation \
+                 {first}); `data verify` names them",
+                dataset.descriptor.name,
+                left_out.len()
+            );
+        }
+    }
+}
