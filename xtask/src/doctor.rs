@@ -1,4 +1,4 @@
-//! What this machine has.
+//! `doctor`: reports toolchain, libtorch, CPU features, CUDA devices and data sets.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn libtorch() -> Value {
     }
 }
 
-/// Features that libtorch's kernels choose between.
+/// CPU features by which libtorch dispatches its kernels.
 const FEATURES: [&str; 6] = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"];
 
 fn cpu() -> Value {
@@ -71,8 +71,8 @@ fn cpu() -> Value {
     })
 }
 
-/// Whether CUDA can be used, and if not, why. Asks the built program where there is one; otherwise looks for the
-/// pieces that CUDA needs.
+/// Whether CUDA can be used, and if not, why. Asks the program `talent` if it is built, otherwise looks for the driver and for
+/// libtorch's CUDA libraries.
 fn cuda() -> Value {
     let talent = program("talent");
     let asked = output_of(&talent, &["devices"]).and_then(|text| serde_json::from_str::<Value>(&text).ok());

@@ -1,5 +1,4 @@
-//! Hands commands on to the programs that do the work. The program replaces this process, so signals and exit codes
-//! are its own.
+//! Builds a program and replaces this process by it (`exec`), so that signals and exit codes are the program's own.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,20 +11,20 @@ use cli_kit::errln;
 use crate::project::{self, cargo, run_aside};
 use crate::setup::setup;
 
-/// Sets up, builds, and becomes `talent COMMAND ARGS`.
+/// Sets libtorch up, builds `talent`, and replaces this process by `talent COMMAND ARGS`.
 pub(crate) fn to_talent(command: &str, args: &[OsString]) -> Result<()> {
     build_talent(&[])?;
     become_program("talent", command, args)
 }
 
-/// Sets up, builds `talent`, and says where it is.
+/// Sets libtorch up and builds `talent`; returns its path.
 ///
-/// - features: of the package `trainer`
+/// - features: features of the package `trainer`
 pub(crate) fn build_talent(features: &[&str]) -> Result<PathBuf> {
     build_talent_with(features, &[])
 }
 
-/// As [`build_talent`], with variables for the build scripts.
+/// As [`build_talent`], with environment variables for the build scripts.
 pub(crate) fn build_talent_with(features: &[&str], variables: &[(&str, String)]) -> Result<PathBuf> {
     let libtorch = setup()?;
     let mut build = cargo();
@@ -35,13 +34,13 @@ pub(crate) fn build_talent_with(features: &[&str], variables: &[(&str, String)])
     Ok(project::program("talent"))
 }
 
-/// Builds and becomes `talent-data COMMAND ARGS`; needs no libtorch.
+/// Builds `talent-data`, which needs no libtorch, and replaces this process by it.
 pub(crate) fn to_data_program(command: &str, args: &[OsString]) -> Result<()> {
     build_quietly(&mut cargo(), "data-cli", "talent-data")?;
     become_program("talent-data", command, args)
 }
 
-/// Builds and becomes `talent-results ARGS`; needs no libtorch.
+/// Builds `talent-results`, which needs no libtorch, and replaces this process by it.
 pub(crate) fn to_results_program(args: &[OsString]) -> Result<()> {
     build_quietly(&mut cargo(), "results", "talent-results")?;
     become_program("talent-results", "", args)
@@ -67,7 +66,7 @@ fn build_with(build: &mut Command, package: &str, program: &str, features: &[&st
 
 /// - command: goes in front of the arguments unless it is empty
 fn become_program(program: &str, command: &str, args: &[OsString]) -> Result<()> {
-    // Started from the folder the user is in, so that relative paths mean what they say.
+    // Started in the user's working directory, so that relative paths work.
     let path = project::program(program);
     let error =
         Command::new(&path).args(Some(command).filter(|command| !command.is_empty())).args(args).exec();

@@ -1,4 +1,4 @@
-//! Several processes of `talent` on this machine, each told who it is through the environment that torchrun uses too.
+//! `launch`: starts ranks of `talent` on this machine with torchrun's environment variables.
 
 use std::ffi::OsString;
 use std::num::ParseIntError;
@@ -36,7 +36,7 @@ struct Launch {
     command: Vec<OsString>,
 }
 
-/// `None` for the help.
+/// Parses the arguments; `None` if help was printed.
 fn parse(args: &[OsString]) -> Result<Option<Launch>> {
     if args.is_empty() {
         return Ok(None);
@@ -78,7 +78,7 @@ fn rendezvous(text: &str) -> Result<(String, u16)> {
     Ok((host.to_owned(), port))
 }
 
-/// Builds `talent`, starts the processes, and waits for them. Exits as the first of them that failed.
+/// Builds `talent`, starts the ranks and waits for them. The exit code is that of the first rank that failed.
 pub(crate) fn launch(args: &[OsString]) -> Result<()> {
     let Some(Launch { team, nccl, command }) = parse(args)? else {
         outln!("{HELP}");
@@ -114,7 +114,7 @@ pub(crate) fn launch(args: &[OsString]) -> Result<()> {
     }
 }
 
-/// The last SIGINT, SIGTERM or SIGHUP, 0 for none.
+/// Number of the last SIGINT, SIGTERM or SIGHUP; 0 if there was none.
 fn listen() -> Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
     let signals = [SIGINT, SIGTERM, SIGHUP];

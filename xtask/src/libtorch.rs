@@ -1,4 +1,4 @@
-//! What a libtorch folder holds, and where one may be found.
+//! Finds libtorch folders and checks their version and headers.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::project::output_of;
 
-/// The version this project's tch pairs with.
+/// The libtorch version that tch 0.24 needs.
 pub(crate) const VERSION: &str = "2.11.0";
 
-/// A libtorch folder that is fit for use.
+/// A libtorch folder that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Libtorch {
     pub(crate) path: PathBuf,
-    /// With its local part, such as `2.11.0+cu130`.
+    /// Version with its local part, for example `2.11.0+cu130`.
     pub(crate) version: String,
-    /// Whether its CUDA half is there.
+    /// Whether it contains the CUDA libraries.
     pub(crate) has_cuda: bool,
 }
 
@@ -39,7 +39,7 @@ impl Libtorch {
     }
 }
 
-/// From the Python package's `version.py`, or from the `build-version` file of a plain libtorch archive.
+/// Version from the Python package's `version.py`, or from `build-version` of a libtorch archive.
 fn read_version(path: &Path) -> Result<String> {
     if let Ok(text) = std::fs::read_to_string(path.join("version.py")) {
         let line = text.lines().find_map(|line| line.strip_prefix("__version__ = "));
@@ -60,8 +60,7 @@ fn read_version(path: &Path) -> Result<String> {
     }
 }
 
-/// The user's own LIBTORCH. Cargo's `[env]` sets it to the project's link inside `cargo xtask`, which is no choice
-/// of the user's.
+/// LIBTORCH as the user set it. Cargo's `[env]` sets it to the project's link inside `cargo xtask`; that value is ignored.
 pub(crate) fn from_environment(link: &Path) -> Option<PathBuf> {
     let value = PathBuf::from(std::env::var_os("LIBTORCH").filter(|value| !value.is_empty())?);
     let is_link = value == link || (value.parent() == link.parent() && value.file_name() == link.file_name());
@@ -70,7 +69,7 @@ pub(crate) fn from_environment(link: &Path) -> Option<PathBuf> {
 
 /// The torch folder of a Python environment, if it has one.
 pub(crate) fn of_python(python: &Path) -> Option<PathBuf> {
-    // Does not import torch, which would take seconds and may fail for reasons of its own.
+    // torch is located without importing it: an import takes seconds and may fail for other reasons.
     let script = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
     output_of(python, &["-c", script]).filter(|path| !path.is_empty()).map(PathBuf::from)
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask`: set-up, checks, and the way to everything else. Depends on nothing in the workspace that needs
-//! libtorch, because it is what installs it.
+//! `cargo xtask`: set-up, checks, and a front end of the programs. It installs libtorch, so it depends on no crate that needs it.
 
 mod doctor;
 mod forward;
+mod guests;
 mod launch;
 mod libtorch;
 mod lock;
@@ -10,6 +10,7 @@ mod pack;
 mod project;
 mod setup;
 mod tests_and_ci;
+mod worked_changes;
 
 use std::ffi::{OsStr, OsString};
 
@@ -22,7 +23,8 @@ cargo xtask COMMAND
   setup                 find or install libtorch and link it as .libtorch
   doctor [--json]       what this machine has: toolchain, libtorch, devices, data sets
   test [ARGS]           all tests; ARGS go to `cargo test`
-  ci                    formatting, clippy, tests, and a trial of a pack
+  guests                build and run projects outside the workspace that use its crates, and the changes of docs/extending.md
+  ci                    formatting, clippy, tests, documentation, guests, and a trial of a pack
 
   train [...]           train, evaluate and draw a model        (each has --help)
   launch --nproc N train [...]   train in several processes, on one or several machines
@@ -66,6 +68,7 @@ fn run() -> Result<()> {
         "setup" => setup::setup().map(|_| ()),
         "doctor" => doctor::doctor(&rest),
         "test" => tests_and_ci::test(&rest),
+        "guests" => guests::guests().and_then(|()| worked_changes::try_out()),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
         "results" => forward::to_results_program(&rest),
@@ -73,7 +76,7 @@ fn run() -> Result<()> {
             Some((what, rest)) if what == "data" => forward::to_data_program("bench", rest),
             _ => forward::to_talent("bench", &rest),
         },
-        // Needs no libtorch, and whoever scores another program's masks may not have it.
+        // `score` needs no libtorch, so masks of other programs can be scored without it.
         "eval" if rest.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some("--predictions")) => {
             forward::to_data_program("score", &rest)
         }

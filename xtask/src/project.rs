@@ -8,25 +8,25 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
-/// Where cargo puts a program: below `CARGO_TARGET_DIR` if that is set, as cargo does.
+/// Path of a release program: below `CARGO_TARGET_DIR` if that is set, otherwise below `target`.
 pub(crate) fn program(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     root().join(target).join("release").join(name)
 }
 
-/// `cargo` in the workspace's root, as the one that runs this program.
+/// The `cargo` that runs this program, with the workspace's root as working directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Runs a preparatory command to its end; its standard output goes to standard error, which keeps `--json` clean.
+/// Runs a command with its standard output redirected to standard error, so that the output of `--json` stays clean.
 pub(crate) fn run_aside(command: &mut Command) -> Result<()> {
     run(command.stdout(std::io::stderr()))
 }
 
-/// Runs a command to its end.
+/// Runs a command and fails unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}");
     let status = command.status().with_context(|| shown.clone())?;
@@ -34,7 +34,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The output of a command that succeeds, otherwise `None`.
+/// Standard output of a command, trimmed; `None` if it fails.
 pub(crate) fn output_of(program: &Path, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,5 +1,5 @@
-//! Finds or installs libtorch. Safe to repeat, to interrupt, and to run twice at once: one process works at a time,
-//! what is unfinished is made anew, and the link is put in place last, by a rename.
+//! `setup`: finds or installs libtorch. It is idempotent and may be interrupted or run concurrently: a lock admits one process, an
+//! unfinished installation is made anew, and the link is replaced last, by an atomic rename.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,10 +11,10 @@ use crate::libtorch::{Libtorch, VERSION, from_environment, of_python};
 use crate::lock::Lock;
 use crate::project::{output_of, root, run_aside};
 
-/// What the wheel and its dependencies need while being installed.
+/// Free disk space in bytes that installing the wheel needs.
 const DISK_GIB: f64 = 8.0;
 
-/// Makes sure there is a libtorch and says in one line each what it does.
+/// Finds or installs libtorch, and prints a line for each step.
 pub(crate) fn setup() -> Result<Libtorch> {
     let root = root();
     let link = root.join(".libtorch");
@@ -24,7 +24,7 @@ pub(crate) fn setup() -> Result<Libtorch> {
         say(&format!("using LIBTORCH={} ({})", path.display(), describe(&found)));
         return Ok(found);
     }
-    // The usual case must cost nothing and print nothing new.
+    // The usual case: nothing to do, nothing to print.
     if let Ok(found) = Libtorch::check(&link) {
         return Ok(found);
     }
@@ -39,7 +39,7 @@ pub(crate) fn setup() -> Result<Libtorch> {
     Libtorch::check(&link)
 }
 
-/// The libtorch in place, without installing anything.
+/// The libtorch that is linked already; installs nothing.
 pub(crate) fn present() -> Option<Result<Libtorch>> {
     let link = root().join(".libtorch");
     match from_environment(&link) {
@@ -117,7 +117,7 @@ fn find_or_install(root: &Path) -> Result<Libtorch> {
     install(python, &venv)
 }
 
-/// Creates the virtual environment and installs the wheel. `.complete` marks it as whole.
+/// Creates the virtual environment and installs the wheel. A file `.complete` marks a finished installation.
 fn install(python: &Path, venv: &Path) -> Result<Libtorch> {
     let free = free_gib(venv.parent().unwrap_or(Path::new(".")))?;
     ensure!(
@@ -146,7 +146,7 @@ fn install(python: &Path, venv: &Path) -> Result<Libtorch> {
     Ok(found)
 }
 
-/// Points the link at a folder: a new link under another name, then a rename over the old one.
+/// Replaces the symlink atomically: creates a new one under another name, then renames it over the old one.
 fn relink(link: &Path, target: &Path) -> Result<()> {
     let shown = || link.display().to_string();
     let temporary = link.with_extension(format!("new-{}", std::process::id()));

@@ -2,20 +2,44 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
+use crate::guests;
 use crate::pack::trial;
 use crate::project::{cargo, run};
 use crate::setup::setup;
+use crate::worked_changes;
 
 /// All tests of the workspace, in the release profile that the programs use too.
+///
+/// - args: go to `cargo test`
 pub(crate) fn test(args: &[OsString]) -> Result<()> {
     let libtorch = setup()?;
-    run(cargo()
-        .env("LIBTORCH", &libtorch.path)
-        .args(["test", "--release", "--workspace", "--locked"])
-        .args(args))
+    let cargo_test = || {
+        let mut command = cargo();
+        command.env("LIBTORCH", &libtorch.path).args(["test", "--release", "--workspace", "--locked"]);
+        command
+    };
+    if !args.is_empty() {
+        return run(cargo_test().args(args));
+    }
+    // Examples are left to `guests`: every crate has a `quickstart`, and the programs would overwrite each other.
+    run(cargo_test().args(["--lib", "--bins", "--tests"]))?;
+    run(cargo_test().arg("--doc"))
 }
 
-/// Formatting, clippy with warnings denied, tests, and a pack that is made and tried.
+/// Crates on libtorch that other projects depend on, and the network that is made of them.
+const WITHOUT_CPU_KERNELS: [&str; 6] = ["torch-ext", "rca", "backbone", "adapters", "tlm-losses", "talent"];
+
+/// Tests without the CPU kernels of `torch-ext`, so that libtorch computes everything.
+fn test_without_cpu_kernels() -> Result<()> {
+    let libtorch = setup()?;
+    let mut command = cargo();
+    command.env("LIBTORCH", &libtorch.path).args(["test", "--release", "--locked", "--no-default-features"]);
+    command.args(["--lib", "--tests"]).args(WITHOUT_CPU_KERNELS.iter().flat_map(|name| ["-p", name]));
+    run(&mut command)
+}
+
+/// Formatting, clippy with warnings denied, tests, documentation, projects that depend on single crates, and a pack that is made and
+/// tried.
 pub(crate) fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     let libtorch = setup()?;
@@ -23,5 +47,10 @@ pub(crate) fn ci() -> Result<()> {
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     run(cargo().env("LIBTORCH", &libtorch.path).args(clippy))?;
     test(&[])?;
+    test_without_cpu_kernels()?;
+    let doc = ["doc", "--release", "--workspace", "--no-deps", "--locked"];
+    run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))?;
+    guests::guests()?;
+    worked_changes::try_out()?;
     trial::try_out()
 }

@@ -1,4 +1,4 @@
-//! Headers of CUDA and NCCL, which the library for GPUs is compiled with.
+//! Finds or downloads the headers of CUDA and NCCL that the NCCL and CUDA-graph libraries are compiled with.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +10,10 @@ use libtorch_build::beside_package;
 use crate::libtorch::Libtorch;
 use crate::project::{root, run_aside};
 
-/// Packages whose headers PyTorch's own packages lack, of the CUDA that PyTorch's wheel is built with.
+/// pip packages with headers that PyTorch's dependencies do not contain, in the CUDA version of PyTorch's wheel.
 const PACKAGES: [&str; 2] = ["nvidia-cuda-crt>=13.0,<13.1", "nvidia-cuda-cccl>=13.0,<13.1"];
 
-/// Folders separated by colons: those of the environment, or beside PyTorch, or what is missing there fetched by pip.
+/// Include folders, separated by colons: those of the environment variable, or those beside PyTorch, completed by pip.
 pub(super) fn of_nvidia(libtorch: &Libtorch) -> Result<String> {
     if let Ok(given) = std::env::var("TALENT_NVIDIA_HEADERS") {
         return Ok(given);
@@ -43,7 +43,7 @@ pub(super) fn of_nvidia(libtorch: &Libtorch) -> Result<String> {
 }
 
 fn fetch(libtorch: &Path, to: &Path) -> Result<()> {
-    // The Python that has this libtorch, or any: headers are for all.
+    // The Python of this libtorch if there is one, otherwise any: headers do not depend on it.
     let own = libtorch.canonicalize().ok().and_then(|path| Some(path.ancestors().nth(4)?.join("bin/python")));
     let python = own.filter(|python| python.is_file()).unwrap_or_else(|| "python3".into());
     errln!("pack: fetching headers of CUDA into {}", to.display());

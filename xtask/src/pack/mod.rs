@@ -27,9 +27,9 @@ cargo xtask pack --out DIR [--archive]
 
 cargo xtask pack --trial    make one, try it at another place with nothing but PATH and HOME set, and remove it, as CI does";
 
-/// The largest pack: what fits on a borrowed machine beside a checkout.
+/// Largest size of a pack in bytes.
 const MOST_MIB: u64 = 44;
-/// Marks a folder as a pack, which a new one may replace.
+/// File that marks a folder as a pack, so that a new pack may replace it.
 const MARK: &str = "pack.json";
 
 struct Plan {
@@ -84,7 +84,7 @@ pub(crate) fn pack(args: &[OsString]) -> Result<()> {
     Ok(())
 }
 
-/// A pack, an empty folder or nothing may be replaced; anything else is somebody's.
+/// Refuses a target folder that is neither a pack nor empty.
 fn may_be_replaced(out: &Path) -> Result<()> {
     let Ok(mut entries) = std::fs::read_dir(out) else {
         ensure!(
@@ -108,7 +108,7 @@ fn sibling(path: &Path, ending: &str) -> PathBuf {
 fn fill(folder: &Path, talent: &Path) -> Result<()> {
     let bin = folder.join("bin");
     std::fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
-    // Not `talent-results`, whose Polars alone takes 29 MB; the tables of runs are made at home.
+    // `talent-results` is left out: Polars alone takes 29 MB.
     let mut programs = vec![talent.to_path_buf(), project::program("talent-data")];
     programs.extend(libraries(talent)?);
     for program in &programs {
@@ -143,7 +143,7 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
     write(&folder.join(MARK), &format!("{about:#}\n"))
 }
 
-/// The C library that the programs are built with: they run with it or a newer one.
+/// Version of the glibc that the programs are built with, the oldest that they run with.
 fn glibc_version() -> Result<String> {
     let said = output_of(Path::new("getconf"), &["GNU_LIBC_VERSION"]);
     let version = said.as_deref().and_then(|said| said.strip_prefix("glibc "));
@@ -152,7 +152,7 @@ fn glibc_version() -> Result<String> {
         .context("`getconf GNU_LIBC_VERSION` names no glibc; a pack is made on glibc only")
 }
 
-/// The libraries for GPUs that the build has made, by the program's own word.
+/// Paths of the NCCL and CUDA-graph libraries, as the built program reports them.
 fn libraries(talent: &Path) -> Result<Vec<PathBuf>> {
     let devices = output_of(talent, &["devices"]).context("`talent devices` failed")?;
     let devices: serde_json::Value = serde_json::from_str(&devices).context("`talent devices`")?;

@@ -1,4 +1,4 @@
-//! Programs and libraries that run wherever they are put.
+//! Relocatable programs and libraries: no symbols, no RPATH.
 
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -12,8 +12,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::project::run_aside;
 
-/// Copies a program or library into a folder, without its symbols and without the folders it was linked in: those are of the
-/// machine it was built on.
+/// Copies a program or library into a folder, stripped of symbols and of RPATH and RUNPATH, which name folders of the build machine.
 pub(super) fn copy_portable(from: &Path, folder: &Path) -> Result<()> {
     let to = folder.join(from.file_name().context("a program has a name")?);
     run_aside(Command::new("strip").arg("-o").arg(&to).arg(from))
@@ -25,11 +24,11 @@ pub(super) fn copy_portable(from: &Path, folder: &Path) -> Result<()> {
     make_executable(&to)
 }
 
-/// Bytes of an entry of the dynamic section: a tag and a value.
+/// Size in bytes of an entry of the dynamic section: a tag and a value, 8 bytes each.
 const ENTRY: usize = 16;
 
-/// Takes DT_RPATH and DT_RUNPATH out of the dynamic section, in place: the entries behind them move up, and nothing else in
-/// the file moves. What they named is blanked.
+/// Removes DT_RPATH and DT_RUNPATH from the dynamic section in place. Later entries move up, the strings they named are zeroed, and
+/// nothing else in the file moves.
 fn remove_search_path(file: &mut [u8]) -> Result<()> {
     let (table, strings) = dynamic_section(file)?;
     let mut kept: Vec<u8> = Vec::with_capacity(table.len());
@@ -50,7 +49,7 @@ fn remove_search_path(file: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of the dynamic section, and where in the file its strings begin.
+/// Byte range of the dynamic section, and the file offset of its string table.
 fn dynamic_section(file: &[u8]) -> Result<(Range<usize>, usize)> {
     let header = FileHeader64::<LittleEndian>::parse(file)?;
     let segments = header.program_headers(LittleEndian, file)?;

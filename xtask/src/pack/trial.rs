@@ -1,5 +1,5 @@
-//! A pack, tried as a stranger would: at another place, in another Python environment, without cargo, with nothing in the
-//! environment but PATH and HOME.
+//! Tests a pack: moved to another folder, with another Python environment, without cargo, and with no environment variables but PATH
+//! and HOME.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ use crate::libtorch::Libtorch;
 use crate::project::{root, run_aside};
 use crate::setup::setup;
 
-/// Makes a pack and tries it; leaves nothing behind if all is well.
+/// Makes a pack and tests it. On success its folder is removed.
 pub(crate) fn try_out() -> Result<()> {
     let folder = root().join("target/pack-trial");
     let _ = std::fs::remove_dir_all(&folder);
@@ -50,7 +50,7 @@ pub(crate) fn try_out() -> Result<()> {
     std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())
 }
 
-/// A virtual environment that sees the packages beside a libtorch, or none.
+/// Creates a virtual environment that sees the Python packages beside a libtorch, or none.
 fn environment(at: &Path, libtorch: Option<&Libtorch>) -> Result<()> {
     run_aside(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(at))?;
     let Some(libtorch) = libtorch else { return Ok(()) };
@@ -63,7 +63,7 @@ fn environment(at: &Path, libtorch: Option<&Libtorch>) -> Result<()> {
     Ok(())
 }
 
-/// Runs the pack's launcher beside the pack.
+/// Runs the pack's launcher with the folder beside the pack as working directory.
 fn run(pack: &Path, environment: &Path, args: &[&str]) -> Result<Output> {
     let path = format!("{}:/usr/bin:/bin", environment.join("bin").display());
     let launcher = pack.join("talent");
