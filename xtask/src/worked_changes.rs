@@ -39,7 +39,7 @@ fn changes(document: &str) -> Vec<Change> {
     found
 }
 
-/// Applies all changes together and runs `cargo check` on the trainer, which uses all of them.
+/// Applies all changes together and runs `cargo check` on the workspace.
 pub(crate) fn try_out() -> Result<()> {
     let libtorch = setup()?;
     let document = root().join("docs/extending.md");

@@ -53,6 +53,10 @@ impl Archive {
                 continue;
             };
             let name = name.to_string_lossy().into_owned();
+            // macOS puts a second, invisible file beside each one.
+            if name.starts_with("__MACOSX/") {
+                continue;
+            }
             let deflated = match entry.compression() {
                 zip::CompressionMethod::Stored => false,
                 zip::CompressionMethod::Deflated => true,
@@ -72,7 +76,8 @@ impl Archive {
     }
 
     /// The path inside the archive of a picture: the name itself, or the one path that ends with it, such as
-    /// `train2014/NAME`. Of several the shortest, then the first in order of letters.
+    /// `train2014/NAME`. Of several, the one in the folder that is called like the archive, then the shortest, then the first in
+    /// order of letters.
     pub(crate) fn locate(&self, name: &str) -> Option<&str> {
         if let Some((name, _)) = self.entries.get_key_value(name) {
             return Some(name);
@@ -80,7 +85,9 @@ impl Archive {
         let base = name.rsplit('/').next().unwrap_or(name);
         let ends_with_it = |path: &&String| path.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
         let found = self.by_base.get(base)?.iter().filter(ends_with_it);
-        found.min_by_key(|path| (path.len(), path.as_str())).map(String::as_str)
+        let stem =
+            self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned() + "/").unwrap_or_default();
+        found.min_by_key(|path| (!path.starts_with(&stem), path.len(), path.as_str())).map(String::as_str)
     }
 
     /// Length of an entry in bytes, unpacked.

@@ -6,7 +6,7 @@ use crate::annotation::{Annotation, ImageRecord, Ref};
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, MaskError, Result, Turned};
 use crate::file_spelling::stays_inside;
-use crate::image_file::{RgbImage, decode_image_into, turned_on_its_side};
+use crate::image_file::{RgbImage, decode_image_into, is_turned_or_mirrored, turned_on_its_side};
 use crate::image_source::ImageSource;
 use crate::mask::{Mask, segmentation_value};
 use crate::mask_file::read_mask;
@@ -418,10 +418,10 @@ impl Dataset {
             .map_err(|source| self.bad_mask(ann_id, source))
     }
 
-    /// Whether an image's file has an EXIF orientation that exchanges its sides, as phones write it.
+    /// Whether an image's file has an EXIF orientation that turns or mirrors it, as phones write it.
     pub(crate) fn is_turned(&self, image: &ImageRecord) -> bool {
         let bytes = self.image_name(image).and_then(|name| self.images.read(name));
-        bytes.is_ok_and(|bytes| turned_on_its_side(&bytes))
+        bytes.is_ok_and(|bytes| is_turned_or_mirrored(&bytes))
     }
 
     /// - found: height and width of the mask

@@ -75,10 +75,13 @@ impl Descriptor {
     }
 
     fn parse_named(text: &str, name: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error: toml::de::Error| Error::Descriptor {
-            name: name.to_owned(),
-            what: error.message().to_owned(),
-        })
+        let wrong = |what: String| Error::Descriptor { name: name.to_owned(), what };
+        let parsed: Self =
+            toml::from_str(text).map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+        match (2..=MAX_WORD_LEN).contains(&parsed.word_len) {
+            true => Ok(parsed),
+            false => Err(wrong(format!("word_len is {}, it must be 2 to {MAX_WORD_LEN}", parsed.word_len))),
+        }
     }
 
     /// Lists the built-in data sets.
@@ -175,6 +178,9 @@ impl Descriptor {
         }
     }
 }
+
+/// No text encoder takes more tokens.
+const MAX_WORD_LEN: usize = 8192;
 
 /// Names of the entries of a folder, sorted; none if there is no such folder.
 fn names_below(folder: &Path) -> Result<Vec<String>> {

@@ -36,21 +36,10 @@ pub(crate) fn spellings(name: &str) -> Vec<String> {
     found
 }
 
-/// [`spellings`] of a photo, and then:
-///
-/// - without the folders in front, one after the other
-/// - COCO's names of the same photo: 2017 has `000000000009.jpg`, 2014 has `COCO_train2014_000000000009.jpg`
+/// [`spellings`] of a photo, and then COCO's names of the same photo: 2017 has `000000000009.jpg`, 2014 has
+/// `COCO_train2014_000000000009.jpg`. The number is the photo's own, so that these are also tried without folders in front.
 pub(crate) fn photo_spellings(name: &str) -> Vec<String> {
     let mut found = spellings(name);
-    for name in found.clone() {
-        let mut rest = name.as_str();
-        while let Some((_, behind)) = rest.split_once('/') {
-            rest = behind;
-            if !found.iter().any(|known| known == rest) {
-                found.push(rest.to_owned());
-            }
-        }
-    }
     for name in found.clone() {
         let (folders, base) =
             name.rsplit_once('/').map_or(("", name.as_str()), |(front, base)| (front, base));
@@ -58,14 +47,32 @@ pub(crate) fn photo_spellings(name: &str) -> Vec<String> {
         let is_number = |text: &str| text.len() == 16 && text[..12].bytes().all(|byte| byte.is_ascii_digit());
         let coco = base.strip_prefix("COCO_").and_then(|rest| rest.split_once('_')).map(|(_, number)| number);
         match coco {
-            Some(number) if is_number(number) => found.push(in_folder(number.to_owned())),
+            Some(number) if is_number(number) => {
+                found.extend([in_folder(number.to_owned()), base.to_owned(), number.to_owned()]);
+            }
             None if is_number(base) => {
                 found.extend(["train2014", "val2014"].map(|year| in_folder(format!("COCO_{year}_{base}"))));
+                found.push(base.to_owned());
             }
             _ => {}
         }
     }
+    let mut seen = BTreeSet::new();
+    found.retain(|name| seen.insert(name.clone()));
     found
+}
+
+/// A name without leading folders that are the place's own last ones: `train2014/a.jpg` in `images/train2014`.
+///
+/// - place: a folder, or an archive without its extension
+pub(crate) fn without_place<'a>(name: &'a str, place: &Path) -> Option<&'a str> {
+    let place: Vec<_> = place.components().map(|part| part.as_os_str()).collect();
+    let ends: Vec<usize> = name.match_indices('/').map(|(at, _)| at).collect();
+    let is_own = |end: &&usize| {
+        let front: Vec<_> = Path::new(&name[..**end]).components().map(|part| part.as_os_str()).collect();
+        place.ends_with(&front)
+    };
+    ends.iter().rev().find(is_own).map(|&end| &name[end + 1..])
 }
 
 #[cfg(test)]
@@ -95,6 +102,15 @@ mod tests {
         assert!(found.contains(&"000000000009.jpg".to_owned()), "{found:?}");
         let found = photo_spellings("000000000009.jpg");
         assert_eq!(found[1..], ["COCO_train2014_000000000009.jpg", "COCO_val2014_000000000009.jpg"]);
-        assert_eq!(photo_spellings("a.jpg"), ["a.jpg"]);
+        assert_eq!(photo_spellings("01/a.jpg"), ["01/a.jpg"]);
+    }
+
+    #[test]
+    fn only_folders_of_the_place_itself_are_left_out() {
+        let place = Path::new("root/images/train2014");
+        assert_eq!(without_place("train2014/a.jpg", place), Some("a.jpg"));
+        assert_eq!(without_place("images/train2014/01/a.jpg", place), Some("01/a.jpg"));
+        assert_eq!(without_place("01/a.jpg", place), None);
+        assert_eq!(without_place("a.jpg", place), None);
     }
 }

@@ -125,8 +125,16 @@ pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
 
 /// Whether an image's EXIF orientation exchanges its sides. False if it cannot be read.
 pub(crate) fn turned_on_its_side(bytes: &[u8]) -> bool {
-    let found = decoder(Cursor::new(bytes)).and_then(|mut decoder| orientation(bytes, &mut decoder));
-    found.is_ok_and(exchanges_sides)
+    orientation_of(bytes).is_ok_and(exchanges_sides)
+}
+
+/// Whether an image's EXIF orientation turns or mirrors it. False if it cannot be read.
+pub(crate) fn is_turned_or_mirrored(bytes: &[u8]) -> bool {
+    orientation_of(bytes).is_ok_and(|orientation| orientation != Orientation::NoTransforms)
+}
+
+fn orientation_of(bytes: &[u8]) -> Result<Orientation, String> {
+    decoder(Cursor::new(bytes)).and_then(|mut decoder| orientation(bytes, &mut decoder))
 }
 
 fn exchanges_sides(orientation: Orientation) -> bool {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::archive::Archive;
 use crate::error::{Error, Result, io_error};
-use crate::file_spelling::{photo_spellings, spellings};
+use crate::file_spelling::{photo_spellings, spellings, without_place};
 use crate::regular_file::read_regular;
 
 /// Images by file name.
@@ -134,13 +134,17 @@ impl Place {
     fn locate(&self, names: &[String]) -> Option<Found<'_>> {
         match self {
             Self::Folder(folder) => {
-                let paths = names.iter().map(|name| folder.join(name));
+                let own = names.iter().filter_map(|name| without_place(name, folder));
+                let paths = names.iter().map(String::as_str).chain(own).map(|name| folder.join(name));
                 paths.into_iter().find(|path| path.exists()).map(Found::File)
             }
             Self::Archive(path, opened) => {
                 let archive = opened.get_or_init(|| Archive::open(path).map_err(|error| error.to_string()));
                 let archive = archive.as_ref().ok()?;
-                names.iter().find_map(|name| archive.locate(name)).map(|name| Found::Entry(archive, name))
+                let stem = path.with_extension("");
+                let own = names.iter().filter_map(|name| without_place(name, &stem));
+                let mut all = names.iter().map(String::as_str).chain(own);
+                all.find_map(|name| archive.locate(name)).map(|name| Found::Entry(archive, name))
             }
         }
     }

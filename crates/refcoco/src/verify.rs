@@ -50,7 +50,10 @@ pub fn verify(
     let (dataset, mut errors) = Dataset::open_leniently(descriptor, data_root)?;
     let mut warnings = Vec::new();
     refs(&dataset, &mut errors, &mut warnings);
-    annotations(&dataset, &mut errors);
+    annotations(&dataset, &mut errors, &mut warnings);
+    if dataset.refs.is_empty() {
+        errors.push(Problem { record: "refs".into(), what: "there are none".into() });
+    }
     let unusable = dataset.instances.unusable.iter();
     warnings
         .extend(unusable.map(|(record, why)| Problem { record, what: format!("it cannot be used: {why}") }));
@@ -132,11 +135,18 @@ fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem
 }
 
 /// Reports annotations whose image has no record.
-fn annotations(dataset: &Dataset, errors: &mut Vec<Problem>) {
+fn annotations(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    let targets: BTreeSet<i64> =
+        dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
     for annotation in dataset.instances.annotations.values() {
         if !has_image(dataset, annotation.id) {
-            let what = format!("its image {} has no record", annotation.image_id);
-            errors.push(Problem { record: format!("annotation {}", annotation.id), what });
+            let image_id = annotation.image_id;
+            let what = match dataset.instances.unusable.images.get(&image_id) {
+                Some(why) => format!("its image {image_id} cannot be used: {why}"),
+                None => format!("its image {image_id} has no record"),
+            };
+            let problem = Problem { record: format!("annotation {}", annotation.id), what };
+            if targets.contains(&annotation.id) { &mut *errors } else { &mut *warnings }.push(problem);
         }
     }
 }

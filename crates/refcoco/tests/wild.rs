@@ -155,6 +155,16 @@ fn photos_of_coco_2017_and_names_with_folders() {
 }
 
 #[test]
+fn folders_in_a_name_are_not_overruled() {
+    let root = tempfile::tempdir().unwrap();
+    refer(root.path(), |text| text.replace("COCO_train2014_000000000007.png", "01/1.png"));
+    photo(&root.path().join("images/train2014/1.png"), 8, 6);
+    std::fs::create_dir_all(root.path().join("images/train2014/09")).unwrap();
+    photo(&root.path().join("images/train2014/09/1.png"), 8, 6);
+    assert!(format!("{:?}", verified("refcoco", root.path()).errors).contains("No such file"));
+}
+
+#[test]
 fn a_descriptor_in_the_data_root_wins() {
     let root = tempfile::tempdir().unwrap();
     refer(root.path(), |text| text);

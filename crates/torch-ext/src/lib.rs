@@ -11,7 +11,7 @@
 //! - [`GradientHooks`]: hooks that run as soon as a parameter's gradient is complete;
 //! - [`Adam`] with accessible state, and the fused operations below it ([`fused`]);
 //! - [`upload`] and [`Download`]: asynchronous copies to and from a device;
-//! - [`profile`](profile()): operators and kernels from libtorch's profiler; [`Moment`]: times on a device;
+//! - [`profile`](mod@profile): operators and kernels from libtorch's profiler; [`Moment`]: times on a device;
 //!   [`synchronisations_of`]: how often the host waits for a GPU;
 //! - [`CudaGraph`]: capture and replay of a GPU's work;
 //! - [`flops`]: floating-point operations of layers, counted from their sizes;

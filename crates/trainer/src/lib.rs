@@ -1,7 +1,7 @@
 //! Training, evaluation and prediction with TALENT, behind the `talent` program.
 //!
 //! In reading order: [`config`] says what to run, `experiment` opens data and model, [`train`] is the loop, `losses` computes
-//! the weighted loss, [`evaluate`] follows the official protocol, `checkpoint` saves and loads the state of a run.
+//! the weighted loss, `evaluate` follows the official protocol, `checkpoint` saves and loads the state of a run.
 
 mod ablate;
 pub mod allocator;

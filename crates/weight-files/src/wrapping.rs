@@ -52,8 +52,8 @@ pub(crate) fn wrappers(file: &WeightFile) -> Vec<String> {
 }
 
 /// The prefix of wrapper modules and dictionaries behind which a file holds the most of a network's tensors, such as
-/// `state_dict/module.`; empty if the names stand in the file as they are. Of prefixes with equally many, the first in the order
-/// of [`wrappers`].
+/// `state_dict/module.`; empty if the names stand in the file as they are. Of prefixes with equally many, the shortest, and
+/// `teacher` before `student`: the teacher's weights are the ones that DINO publishes.
 ///
 /// - knows: whether the network has a tensor of this name
 ///

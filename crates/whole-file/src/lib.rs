@@ -42,7 +42,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Writes a file atomically with a function, whose error is returned unchanged.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,

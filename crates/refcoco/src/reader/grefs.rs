@@ -12,7 +12,7 @@ use crate::annotation::{Expression, Ref};
 use crate::error::{Error, Result, or_mistaken};
 use crate::reader::in_one_line;
 use crate::reader::json_text;
-use crate::reader::lenient::{flag, whole, wholes};
+use crate::reader::lenient::{flag_if_any, whole, wholes};
 use crate::regular_file::read_regular;
 
 #[derive(Deserialize)]
@@ -27,8 +27,8 @@ struct RawRef {
     category_id: Vec<i64>,
     split: String,
     sentences: Vec<RawSentence>,
-    #[serde(default, deserialize_with = "flag")]
-    no_target: bool,
+    #[serde(default, deserialize_with = "flag_if_any")]
+    no_target: Option<bool>,
 }
 
 /// What a damaged ref still says of itself.
@@ -84,8 +84,14 @@ fn named(item: &RawValue, index: usize) -> String {
 
 fn convert(raw: RawRef) -> Result<Ref, String> {
     let (ann_ids, category_ids) = (raw.ann_id, raw.category_id);
-    if raw.no_target && !ann_ids.is_empty() {
-        return Err(format!("`no_target` is true, but `ann_id` names {ann_ids:?}"));
+    match raw.no_target {
+        Some(true) if !ann_ids.is_empty() => {
+            return Err(format!("`no_target` is true, but `ann_id` names {ann_ids:?}"));
+        }
+        Some(false) if ann_ids.is_empty() => {
+            return Err("`no_target` is false, but `ann_id` names no object: expected numbers".to_owned());
+        }
+        _ => {}
     }
     if ann_ids.iter().collect::<BTreeSet<_>>().len() != ann_ids.len() {
         return Err(format!("`ann_id` names an annotation twice: {ann_ids:?}"));

@@ -73,6 +73,11 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     deserializer.deserialize_any(FlagVisitor)
 }
 
+/// [`flag`] where the key is there.
+pub(super) fn flag_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    flag(deserializer).map(Some)
+}
+
 struct FlagVisitor;
 
 impl<'de> Visitor<'de> for FlagVisitor {
@@ -99,7 +104,10 @@ impl<'de> Visitor<'de> for FlagVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<bool, E> {
-        self.visit_i64(if value.fract() == 0.0 { value as i64 } else { i64::MAX })
+        match value.fract() == 0.0 {
+            true => self.visit_i64(value as i64),
+            false => Err(E::custom(format_args!("{value} is neither 1 nor 0, true nor false"))),
+        }
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
