@@ -29,8 +29,9 @@ pub(crate) fn tell_left_out(datasets: &[Dataset]) {
     for dataset in datasets {
         let left_out = dataset.left_out_distractors();
         if let Some(first) = left_out.first() {
+            let objects = if left_out.len() == 1 { "object is" } else { "objects are" };
             errln!(
-                "{}: {} objects are left out of the distractors, because their mask cannot be read (the first is annotation \
+                "{}: {} {objects} left out of the distractors, because the mask cannot be read (the first is annotation \
                  {first}); `data verify` names them",
                 dataset.descriptor.name,
                 left_out.len()
