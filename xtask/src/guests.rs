@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use cli_kit::outln;
 
-use crate::project::{output_of, root, run_aside};
+use crate::project::{cargo, output_of, program, root, run_aside, target};
 use crate::setup::setup;
 
 /// The crates that others depend on.
@@ -62,14 +62,11 @@ fn try_out(folder: &Path) -> Result<()> {
 /// A package outside of the workspace.
 struct Guest {
     folder: PathBuf,
-    target: PathBuf,
 }
 
 impl Guest {
     fn new(folder: &Path, name: &str, crates: &[&str]) -> Result<Self> {
-        // The workspace's target folder, so that compiled dependencies are shared.
-        let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-        let guest = Self { folder: folder.join(name), target: root().join(target) };
+        let guest = Self { folder: folder.join(name) };
         let mut manifest = format!(
             "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
              anyhow = \"1\"\ntch = {{ version = \"0.24\", default-features = false }}\n"
@@ -96,16 +93,16 @@ impl Guest {
     }
 
     fn build(&self, libtorch: &Path) -> Result<()> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
+        let mut command = cargo();
         command.current_dir(&self.folder).args(["build", "--release", "--offline", "--quiet"]);
-        command.env("CARGO_TARGET_DIR", &self.target).env("LIBTORCH", libtorch).env_remove("LD_LIBRARY_PATH");
+        // The workspace's target folder, so that compiled dependencies are shared.
+        command.env("CARGO_TARGET_DIR", target()).env("LIBTORCH", libtorch).env_remove("LD_LIBRARY_PATH");
         run_aside(&mut command)
     }
 
     /// Runs a program with an empty environment, and checks what it says and what it was linked to.
     fn run(&self, name: &str) -> Result<()> {
-        let program = self.target.join("release").join(name);
+        let program = program(name);
         let output = Command::new(&program).env_clear().current_dir(&self.folder).output();
         let output = output.with_context(|| program.display().to_string())?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -125,8 +122,8 @@ impl Guest {
 fn packages() -> Result<()> {
     for name in CRATES {
         let package = |list: &[&str]| {
-            let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            command.current_dir(root()).args(["package", "--no-verify", "--exclude-lockfile", "--offline"]);
+            let mut command = cargo();
+            command.args(["package", "--no-verify", "--exclude-lockfile", "--offline"]);
             let output = command.args(["--allow-dirty", "--quiet", "-p", name]).args(list).output()?;
             ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
             Ok(output)

@@ -10,8 +10,12 @@ pub(crate) fn root() -> PathBuf {
 
 /// Path of a release program: below `CARGO_TARGET_DIR` if that is set, otherwise below `target`.
 pub(crate) fn program(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    root().join(target).join("release").join(name)
+    target().join("release").join(name)
+}
+
+/// The workspace's target folder: `CARGO_TARGET_DIR` if that is set, otherwise `target`.
+pub(crate) fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The `cargo` that runs this program, with the workspace's root as working directory.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use cli_kit::outln;
 
-use crate::project::{output_of, root, run_aside};
+use crate::project::{cargo, output_of, root, run_aside, target};
 use crate::setup::setup;
 
 /// A change to the workspace.
@@ -39,7 +39,7 @@ fn changes(document: &str) -> Vec<Change> {
     found
 }
 
-/// Applies all changes together and runs `cargo check` on the workspace.
+/// Applies all changes together and runs clippy on the workspace, with warnings denied.
 pub(crate) fn try_out() -> Result<()> {
     let libtorch = setup()?;
     let document = root().join("docs/extending.md");
@@ -49,13 +49,11 @@ pub(crate) fn try_out() -> Result<()> {
     let folder = std::env::temp_dir().join(format!("talent-changed-{}", std::process::id()));
     let checked = copy_workspace(&folder).and_then(|()| {
         changes.iter().try_for_each(|change| make(change, &folder))?;
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(&folder).args(["check", "--release", "--offline", "--quiet", "--locked"]);
-        command.args(["-p", "trainer", "-p", "data-cli", "-p", "results"]).env("RUSTFLAGS", "-D warnings");
-        run_aside(
-            command.env("LIBTORCH", &libtorch.path).env("CARGO_TARGET_DIR", root().join("target/changed")),
-        )
+        let mut command = cargo();
+        command.current_dir(&folder).args(["clippy", "--release", "--offline", "--quiet", "--locked"]);
+        // The target folder and the selection of `ci`'s clippy, so that dependencies are checked already.
+        command.args(["--workspace", "--all-targets", "--", "-D", "warnings"]);
+        run_aside(command.env("LIBTORCH", &libtorch.path).env("CARGO_TARGET_DIR", target()))
     });
     let _ = std::fs::remove_dir_all(&folder);
     checked?;
