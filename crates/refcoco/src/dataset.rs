@@ -131,10 +131,10 @@ impl Dataset {
         self.refs.iter().filter_map(|reference| {
             let Ref { ref_id, ann_ids, image_id, .. } = reference;
             let wrong = |ann_id: &i64| match self.instances.annotations.get(ann_id) {
-                None => Some(match self.instances.unusable.annotations.get(ann_id) {
-                    Some(why) => format!("its annotation {ann_id} cannot be used: {why}"),
-                    None => format!("its annotation {ann_id} has no record"),
-                }),
+                None => {
+                    let why = self.instances.unusable.why_no_annotation(*ann_id);
+                    Some(format!("its annotation {ann_id} {why}"))
+                }
                 Some(annotation) if annotation.image_id != *image_id => Some(format!(
                     "it names image {image_id}, but its annotation {ann_id} is in image {}",
                     annotation.image_id
@@ -143,10 +143,8 @@ impl Dataset {
             };
             let what = ann_ids.iter().find_map(wrong).or_else(|| {
                 let known = self.instances.images.contains_key(image_id);
-                (!known).then(|| match self.instances.unusable.images.get(image_id) {
-                    Some(why) => format!("its image {image_id} cannot be used: {why}"),
-                    None => format!("its image {image_id} has no record"),
-                })
+                let why = || self.instances.unusable.why_no_image(*image_id);
+                (!known).then(|| format!("its image {image_id} {}", why()))
             })?;
             Some((format!("ref_id {ref_id}"), what))
         })
@@ -263,15 +261,22 @@ impl Dataset {
     /// [`Dataset::image`] from bytes that were read already, into a reused buffer.
     pub(crate) fn decode_image_file(&self, image_id: i64, bytes: &[u8], memory: Vec<u8>) -> Result<RgbImage> {
         let record = self.image_record(image_id)?;
-        let path = self.image_path(record)?;
-        let image = decode_image_into(bytes, memory).map_err(|what| match file_kind::mistaken(bytes) {
-            Some(what) => Error::Mistaken { path: path.clone(), what },
-            None => Error::Image { path: path.clone(), what },
-        })?;
+        // Looked up for errors only.
+        let path = || self.image_path(record);
+        let image = match decode_image_into(bytes, memory) {
+            Ok(image) => image,
+            Err(what) => {
+                let path = path()?;
+                return Err(match file_kind::mistaken(bytes) {
+                    Some(what) => Error::Mistaken { path, what },
+                    None => Error::Image { path, what },
+                });
+            }
+        };
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
             let turned = turned_on_its_side(bytes) && found == (expected.1, expected.0);
-            return Err(Error::ImageSize { path, found, expected, turned: Turned(turned) });
+            return Err(Error::ImageSize { path: path()?, found, expected, turned: Turned(turned) });
         }
         Ok(image)
     }

@@ -110,8 +110,10 @@ impl Descriptor {
     /// [`Error::UnknownDataset`] lists the known ones; [`Error::Descriptor`] when `NAME.toml` is malformed.
     pub fn find(name: &str, data_root: &Path) -> Result<Self> {
         if let Some(described) = Self::file_of(name, data_root) {
-            let text = String::from_utf8_lossy(&read_regular(&described)?).into_owned();
-            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            let bytes = read_regular(&described)?;
+            let text = std::str::from_utf8(file_kind::without_mark(&bytes)).map_err(|error| {
+                io_error(&described)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+            })?;
             return Self::parse_named(text, &described.display().to_string())
                 .map_err(|error| or_mistaken(&described, error));
         }

@@ -49,10 +49,11 @@ impl ImageSource {
             }
         };
         let places: Vec<Place> = places.iter().filter_map(place).collect();
-        if let [Place::Archive(path, _)] = &places[..]
-            && let Err(error) = Archive::open(path)
-        {
-            return Some(Err(error));
+        if let [Place::Archive(path, opened)] = &places[..] {
+            match Archive::open(path) {
+                Ok(archive) => drop(opened.set(Ok(archive))),
+                Err(error) => return Some(Err(error)),
+            }
         }
         (!places.is_empty()).then_some(Ok(Self { places, photos: true }))
     }

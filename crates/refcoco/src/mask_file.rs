@@ -1,15 +1,15 @@
 //! Masks that are image files.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder};
 
-use crate::error::{Error, Result, or_mistaken};
+use crate::error::{Error, Result, io_error, or_mistaken};
 use crate::image_file::{decode, decoder, is_jpeg, orientation};
 use crate::mask::Mask;
-use crate::regular_file::read_regular;
+use crate::regular_file::{open_regular, read_regular};
 
 /// Half of what a sample of 8 bits can be.
 const HALF: u8 = 128;
@@ -30,7 +30,9 @@ pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
 
 /// Whether a file is a JPEG, which cannot hold a mask exactly. False if it cannot be read.
 pub(crate) fn is_jpeg_file(path: &Path) -> bool {
-    read_regular(path).is_ok_and(|bytes| is_jpeg(&bytes))
+    let mut start = [0; 2];
+    open_regular(path).and_then(|mut file| file.read_exact(&mut start).map_err(io_error(path))).is_ok()
+        && is_jpeg(&start)
 }
 
 fn mask_of(bytes: &[u8]) -> Result<Mask, String> {

@@ -58,31 +58,32 @@ impl Dataset {
     /// # Errors
     /// The first mask that cannot be decoded.
     pub fn stats(&self) -> Result<DatasetStats> {
-        let facts: Vec<RefFacts> = self
-            .refs
-            .par_iter()
-            .map(|reference| {
+        let tokenizer = ClipTokenizer::new()?;
+        let facts: Vec<RefFacts> = (0..self.refs.len())
+            .into_par_iter()
+            .map(|index| {
+                let reference = &self.refs[index];
                 let n_distractors = self.distractors(reference).len();
+                let n_cut = self.findings(&[index], &tokenizer, self.descriptor.word_len, 0).cut_expressions;
                 if reference.ann_ids.is_empty() {
-                    return Ok(RefFacts { n_distractors, percent: None });
+                    return Ok(RefFacts { n_distractors, n_cut, percent: None });
                 }
                 let mask = self.target(reference)?;
                 let percent = 100.0 * mask.area() as f64 / (mask.width * mask.height).max(1) as f64;
-                Ok(RefFacts { n_distractors, percent: Some(percent) })
+                Ok(RefFacts { n_distractors, n_cut, percent: Some(percent) })
             })
             .collect::<Result<_>>()?;
-        let tokenizer = ClipTokenizer::new()?;
         let of = |chosen: &dyn Fn(&str) -> bool| {
             let indices: Vec<usize> =
                 (0..self.refs.len()).filter(|&index| chosen(&self.refs[index].split)).collect();
-            self.summarise(&indices, &facts, &tokenizer)
+            self.summarise(&indices, &facts)
         };
         let splits =
             self.splits().into_iter().map(|name| (name.to_owned(), of(&|split| split == name))).collect();
         Ok(DatasetStats { splits, total: of(&|_| true) })
     }
 
-    fn summarise(&self, indices: &[usize], facts: &[RefFacts], tokenizer: &ClipTokenizer) -> SplitStats {
+    fn summarise(&self, indices: &[usize], facts: &[RefFacts]) -> SplitStats {
         let refs = || indices.iter().map(|&index| &self.refs[index]);
         let words: Vec<usize> = refs()
             .flat_map(|reference| &reference.expressions)
@@ -99,7 +100,7 @@ impl Dataset {
             refs_without_target: refs().filter(|reference| reference.ann_ids.is_empty()).count(),
             refs_with_several_targets: refs().filter(|reference| reference.ann_ids.len() > 1).count(),
             expressions: words.len(),
-            expressions_cut: self.findings(indices, tokenizer, self.descriptor.word_len, 0).cut_expressions,
+            expressions_cut: indices.iter().map(|&index| facts[index].n_cut).sum(),
             images: refs().map(|reference| reference.image_id).collect::<BTreeSet<_>>().len(),
             words: words.iter().sum(),
             expressions_by_words: histogram(&words),
@@ -137,6 +138,8 @@ fn histogram(values: &[usize]) -> Vec<usize> {
 
 struct RefFacts {
     n_distractors: usize,
+    /// Number of its expressions that are cut.
+    n_cut: usize,
     /// Area of the targets in percent of the image; `None` without a target.
     percent: Option<f64>,
 }

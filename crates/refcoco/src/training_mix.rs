@@ -34,11 +34,9 @@ fn evaluated_keys(datasets: &[Dataset], keys: &[BTreeMap<i64, Vec<PictureKey>>])
 /// When a data set has no `train` split.
 pub fn training_mix(datasets: &[Dataset], keep_evaluated: bool) -> Result<TrainingMix> {
     let by_design = matches!(datasets, [one] if one.descriptor.splits_share_images);
-    let keys = picture_keys(datasets);
-    let evaluated = match by_design || keep_evaluated {
-        true => BTreeSet::new(),
-        false => evaluated_keys(datasets, &keys),
-    };
+    // Own pictures are hashed for their keys, so that these are only made where they decide.
+    let keys = if by_design || keep_evaluated { Vec::new() } else { picture_keys(datasets) };
+    let evaluated = evaluated_keys(datasets, &keys);
     let zeros = vec![0; datasets.len()];
     let mut mix = TrainingMix { refs: Vec::new(), n_leaking: zeros.clone(), n_without_expression: zeros };
     for (position, dataset) in datasets.iter().enumerate() {
@@ -46,7 +44,10 @@ pub fn training_mix(datasets: &[Dataset], keep_evaluated: bool) -> Result<Traini
             let reference = &dataset.refs[index];
             if reference.expressions.is_empty() {
                 mix.n_without_expression[position] += 1;
-            } else if keys[position][&reference.image_id].iter().any(|key| evaluated.contains(key)) {
+            } else if keys
+                .get(position)
+                .is_some_and(|keys| keys[&reference.image_id].iter().any(|key| evaluated.contains(key)))
+            {
                 mix.n_leaking[position] += 1;
             } else {
                 mix.refs.push(RefAt { dataset: position, index });

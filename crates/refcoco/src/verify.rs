@@ -50,7 +50,9 @@ pub fn verify(
     let (dataset, mut errors) = Dataset::open_leniently(descriptor, data_root)?;
     let mut warnings = Vec::new();
     refs(&dataset, &mut errors, &mut warnings);
-    annotations(&dataset, &mut errors, &mut warnings);
+    let targets: BTreeSet<i64> =
+        dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
+    annotations(&dataset, &targets, &mut errors, &mut warnings);
     if dataset.refs.is_empty() {
         errors.push(Problem { record: "refs".into(), what: "there are none".into() });
     }
@@ -76,13 +78,12 @@ pub fn verify(
         errors.extend(error);
         warnings.extend(warning);
     }
-    let targets: BTreeSet<i64> =
-        dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
     // Annotations without an image record are listed as errors already.
     let masks: Vec<i64> = images.iter().flat_map(|&id| dataset.annotations_in_image(id)).copied().collect();
     let masks: Vec<i64> = masks.into_iter().filter(|id| has_image(&dataset, *id)).collect();
+    let turned = turned_pictures(&dataset, &known);
     let found: Vec<(i64, Option<Problem>, Option<Problem>)> =
-        masks.par_iter().map(|&id| mask(&dataset, id)).collect();
+        masks.par_iter().map(|&id| mask(&dataset, id, &turned)).collect();
     for (id, problem, odd) in found {
         // A bad mask of an object that no ref asks for only costs a distractor.
         if targets.contains(&id) { &mut errors } else { &mut warnings }.extend(problem);
@@ -135,16 +136,16 @@ fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem
 }
 
 /// Reports annotations whose image has no record.
-fn annotations(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-    let targets: BTreeSet<i64> =
-        dataset.refs.iter().flat_map(|reference| &reference.ann_ids).copied().collect();
+fn annotations(
+    dataset: &Dataset,
+    targets: &BTreeSet<i64>,
+    errors: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
     for annotation in dataset.instances.annotations.values() {
         if !has_image(dataset, annotation.id) {
             let image_id = annotation.image_id;
-            let what = match dataset.instances.unusable.images.get(&image_id) {
-                Some(why) => format!("its image {image_id} cannot be used: {why}"),
-                None => format!("its image {image_id} has no record"),
-            };
+            let what = format!("its image {image_id} {}", dataset.instances.unusable.why_no_image(image_id));
             let problem = Problem { record: format!("annotation {}", annotation.id), what };
             if targets.contains(&annotation.id) { &mut *errors } else { &mut *warnings }.push(problem);
         }
@@ -157,10 +158,8 @@ fn has_image(dataset: &Dataset, ann_id: i64) -> bool {
 }
 
 fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
-    let mut of_image: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
-    for reference in &dataset.refs {
-        of_image.entry(reference.image_id).or_default().insert(&reference.split);
-    }
+    let of_image = splits_by_image(dataset);
+    same_pictures(dataset, &of_image, errors);
     let shared: Vec<(i64, String)> = of_image
         .into_iter()
         .filter(|(_, splits)| splits.len() > 1)
@@ -178,7 +177,6 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
             what: format!("it is in more than one split: {splits}"),
         }));
     }
-    same_pictures(dataset, errors);
     let val = &dataset.descriptor.val;
     if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == *val) {
         let what = format!("there is no split `{val}`, so no model can be selected on this data set");
@@ -205,14 +203,18 @@ fn cut_expressions(dataset: &Dataset, warnings: &mut Vec<Problem>) -> Result<()>
     Ok(())
 }
 
+fn splits_by_image(dataset: &Dataset) -> BTreeMap<i64, BTreeSet<&str>> {
+    let mut splits: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
+    for reference in &dataset.refs {
+        splits.entry(reference.image_id).or_default().insert(&reference.split);
+    }
+    splits
+}
+
 /// Own data: one picture under two names, in several splits.
-fn same_pictures(dataset: &Dataset, errors: &mut Vec<Problem>) {
+fn same_pictures(dataset: &Dataset, splits_of: &BTreeMap<i64, BTreeSet<&str>>, errors: &mut Vec<Problem>) {
     if dataset.descriptor.format != AnnotationFormat::Own || dataset.descriptor.splits_share_images {
         return;
-    }
-    let mut splits_of: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
-    for reference in &dataset.refs {
-        splits_of.entry(reference.image_id).or_default().insert(&reference.split);
     }
     let keys = picture_keys(std::slice::from_ref(dataset)).pop().unwrap_or_default();
     let mut first: BTreeMap<PictureKey, i64> = BTreeMap::new();
@@ -230,8 +232,18 @@ fn same_pictures(dataset: &Dataset, errors: &mut Vec<Problem>) {
     }
 }
 
+/// Own pictures that their EXIF orientation turns or mirrors.
+fn turned_pictures(dataset: &Dataset, images: &[i64]) -> BTreeSet<i64> {
+    if dataset.descriptor.format != AnnotationFormat::Own {
+        return BTreeSet::new();
+    }
+    let is_turned =
+        |id: &&i64| dataset.instances.images.get(id).is_some_and(|image| dataset.is_turned(image));
+    images.par_iter().filter(is_turned).copied().collect()
+}
+
 /// What is likely a mistake about a mask that can be used.
-fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask) -> Option<String> {
+fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeSet<i64>) -> Option<String> {
     let annotation = dataset.instances.annotations.get(&ann_id)?;
     let image = dataset.instances.images.get(&annotation.image_id)?;
     if let Some(path) = dataset.mask_file(ann_id).ok()? {
@@ -241,7 +253,7 @@ fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask) -> Option<String> {
                 path.display()
             ));
         }
-    } else if dataset.descriptor.format == AnnotationFormat::Own && dataset.is_turned(image) {
+    } else if turned.contains(&image.id) {
         let reach = reach_of(annotation.segmentation.get());
         let beyond =
             reach.is_some_and(|[x, y]| x > image.width as f64 + 1.0 || y > image.height as f64 + 1.0);
@@ -281,12 +293,12 @@ fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
 }
 
 /// The annotation, what makes its mask unusable, and what is odd about a usable one.
-fn mask(dataset: &Dataset, ann_id: i64) -> (i64, Option<Problem>, Option<Problem>) {
+fn mask(dataset: &Dataset, ann_id: i64, turned: &BTreeSet<i64>) -> (i64, Option<Problem>, Option<Problem>) {
     let problem = |what: String| Some(Problem { record: format!("annotation {ann_id}"), what });
     match dataset.mask(ann_id) {
         Err(Error::Segmentation { source, .. }) => (ann_id, problem(source.to_string()), None),
         Err(error) => (ann_id, problem(error.to_string()), None),
         Ok(mask) if mask.area() == 0 => (ann_id, problem("its mask is empty".into()), None),
-        Ok(mask) => (ann_id, None, odd_mask(dataset, ann_id, &mask).and_then(problem)),
+        Ok(mask) => (ann_id, None, odd_mask(dataset, ann_id, &mask, turned).and_then(problem)),
     }
 }

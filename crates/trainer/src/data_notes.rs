@@ -10,13 +10,12 @@ const MAX_MASKS: usize = 2000;
 
 /// Prints a line about the refs of some splits, if anything about them is odd.
 ///
-/// - splits: of each data set; `None` for all splits
-pub(crate) fn tell_findings(experiment: &Experiment, splits: Option<&[String]>) {
+/// - is_used: whether the run uses this split of the data set
+pub(crate) fn tell_findings(experiment: &Experiment, is_used: impl Fn(&Dataset, &String) -> bool) {
     let word_len = experiment.shape().word_len;
     for dataset in experiment.datasets.iter() {
-        let is_chosen = |split: &String| splits.is_none_or(|splits| splits.contains(split));
         let refs: Vec<usize> =
-            (0..dataset.refs.len()).filter(|&index| is_chosen(&dataset.refs[index].split)).collect();
+            (0..dataset.refs.len()).filter(|&index| is_used(dataset, &dataset.refs[index].split)).collect();
         let found: Findings = dataset.findings(&refs, &*experiment.tokenizer, word_len, MAX_MASKS);
         if !found.is_empty() {
             errln!("{}: {found}; `data verify` names them", dataset.descriptor.name);

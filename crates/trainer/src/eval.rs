@@ -7,6 +7,7 @@ use clap::Args;
 use cli_kit::outln;
 use command_kit::{ScoreArgs, metric_or_dash, metrics_table, reports_json, score};
 use metrics::SplitReport;
+use refcoco::Dataset;
 use run_files::may_hold_predictions;
 use serde_json::json;
 
@@ -80,12 +81,10 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     let experiment = open(args, &file)?;
     let precision = args.precision.unwrap_or(experiment.cfg.train.precision);
     let mut found = EvalResults::default();
-    tell_findings(&experiment, (!args.split.is_empty()).then_some(&args.split[..]));
+    tell_findings(&experiment, |dataset, split| splits_of(args, dataset).contains(split));
     let mut predictions = PredictionFile::new(experiment.cfg.eval.threshold);
     for position in 0..experiment.datasets.len() {
-        let val = &experiment.datasets[position].descriptor.val;
-        let splits = if args.split.is_empty() { std::slice::from_ref(val) } else { &args.split };
-        for split in splits {
+        for split in splits_of(args, &experiment.datasets[position]) {
             let evaluated = evaluate_split(&experiment, position, split, precision, |place, prediction| {
                 if args.save_predictions.is_some() {
                     predictions.visit(place, &experiment.datasets[position], &prediction);
@@ -100,6 +99,11 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
         predictions.save(path)?;
     }
     found.print(args, &file)
+}
+
+/// The splits of a data set that are evaluated.
+fn splits_of<'a>(args: &'a EvalArgs, dataset: &'a Dataset) -> &'a [String] {
+    if args.split.is_empty() { std::slice::from_ref(&dataset.descriptor.val) } else { &args.split }
 }
 
 /// The network of a checkpoint with the data to evaluate it on.

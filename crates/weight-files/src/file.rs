@@ -88,9 +88,8 @@ impl WeightFile {
         if let Some(what) = file_kind::mistaken(text.as_bytes()) {
             return Err(Error::malformed(index, what));
         }
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let Index { weight_map: map } =
-            serde_json::from_str(text).map_err(|error| Error::malformed(index, error.to_string()))?;
+        let Index { weight_map: map } = serde_json::from_slice(file_kind::without_mark(text.as_bytes()))
+            .map_err(|error| Error::malformed(index, error.to_string()))?;
         let map = map.ok_or_else(|| Error::malformed(index, "the index has no `weight_map`"))?;
         let mut shards: Vec<&str> = Vec::new();
         for (name, shard) in &map {

@@ -1,5 +1,6 @@
 //! Prefixes that training programs put in front of a network's own tensor names.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::file::WeightFile;
@@ -47,8 +48,13 @@ fn prefixes_of(name: &str) -> Vec<&str> {
 pub(crate) fn wrappers(file: &WeightFile) -> Vec<String> {
     let all: BTreeSet<&str> = file.tensors().flat_map(|(name, _)| prefixes_of(name)).collect();
     let mut all: Vec<String> = all.into_iter().map(str::to_owned).collect();
-    all.sort_by_key(|prefix| (prefix.contains("student"), prefix.len(), prefix.clone()));
+    all.sort_by(|a, b| preference(a).cmp(&preference(b)));
     all
+}
+
+/// Sort key of prefixes, the preferred ones first.
+fn preference(prefix: &str) -> (bool, usize, &str) {
+    (prefix.contains("student"), prefix.len(), prefix)
 }
 
 /// The prefix of wrapper modules and dictionaries behind which a file holds the most of a network's tensors, such as
@@ -70,10 +76,7 @@ pub fn wrapping(file: &WeightFile, knows: &dyn Fn(&str) -> bool) -> String {
             *counts.entry(prefix).or_default() += usize::from(knows(&name[prefix.len()..]));
         }
     }
-    let rank = |(prefix, count): &(&str, usize)| {
-        (std::cmp::Reverse(*count), prefix.contains("student"), prefix.len(), (*prefix).to_owned())
-    };
-    let best = counts.into_iter().min_by_key(rank);
+    let best = counts.into_iter().min_by_key(|&(prefix, count)| (Reverse(count), preference(prefix)));
     best.filter(|(_, count)| *count > 0).map(|(prefix, _)| prefix.to_owned()).unwrap_or_default()
 }
 

@@ -42,6 +42,16 @@ pub struct Unusable {
 }
 
 impl Unusable {
+    /// Why there is no image of this id among the usable ones, as the end of a sentence.
+    pub(crate) fn why_no_image(&self, id: i64) -> String {
+        why(self.images.get(&id))
+    }
+
+    /// Why there is no annotation of this id among the usable ones, as the end of a sentence.
+    pub(crate) fn why_no_annotation(&self, id: i64) -> String {
+        why(self.annotations.get(&id))
+    }
+
     /// All of them: what each is, and why it cannot be used.
     pub fn iter(&self) -> impl Iterator<Item = (String, &str)> {
         let images = self.images.iter().map(|(id, what)| (format!("image {id}"), what.as_str()));
@@ -50,6 +60,10 @@ impl Unusable {
         let without_id = self.without_id.iter().map(|what| ("a record".to_owned(), what.as_str()));
         images.chain(annotations).chain(without_id)
     }
+}
+
+fn why(unusable: Option<&String>) -> String {
+    unusable.map_or_else(|| "has no record".to_owned(), |why| format!("cannot be used: {why}"))
 }
 
 #[derive(Deserialize)]

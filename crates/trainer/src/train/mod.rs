@@ -240,7 +240,7 @@ impl<'a> Run<'a> {
 
     fn announce(&self) {
         let Some(output) = &self.output else { return };
-        tell_findings(&self.experiment, None);
+        tell_findings(&self.experiment, |_, _| true);
         let Experiment { cfg, device, datasets, .. } = &self.experiment;
         let names: Vec<&str> = datasets.iter().map(|dataset| dataset.descriptor.name.as_str()).collect();
         let n_leaking: usize = self.mix.n_leaking.iter().sum();
