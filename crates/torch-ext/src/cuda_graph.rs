@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use tch::Device;
+use tch::{Device, Tensor};
 
+use crate::remembered::served_during;
 use crate::shim::ShimError;
 use crate::shim::graph::RawGraph;
 
@@ -28,8 +29,14 @@ pub fn library_for_gpus(variable: &str, name: &str, built: Option<&str>) -> Opti
 
 /// A captured CUDA graph. It reads and writes the tensors that it was captured with: overwrite its inputs in place before a
 /// replay, and read its results before the next one. Each replay draws new random numbers.
+///
+/// A graph knows addresses, not tensors: whoever captures must keep every tensor that was made before the capture and is read in
+/// it. Those that a [`Remembered`](crate::Remembered) served are kept by the graph itself.
 #[derive(Debug)]
-pub struct CudaGraph(RawGraph);
+pub struct CudaGraph {
+    raw: RawGraph,
+    _remembered: Vec<Tensor>,
+}
 
 impl CudaGraph {
     /// Switches this thread to a CUDA stream that can be captured. Call it before the warm-up run.
@@ -47,12 +54,13 @@ impl CudaGraph {
     /// When CUDA fails, or `work` returns an error.
     pub fn record<T, E: From<ShimError>>(work: impl FnOnce() -> Result<T, E>) -> Result<(Self, T), E> {
         let graph = RawGraph::begin()?;
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let work = std::panic::AssertUnwindSafe(work);
+        let (done, remembered) = served_during(|| std::panic::catch_unwind(work));
         // The capture must end even if `work` failed or panicked.
         let ended = graph.end();
         let result = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         ended?;
-        Ok((Self(graph), result))
+        Ok((Self { raw: graph, _remembered: remembered }, result))
     }
 
     /// Queues one execution of the graph.
@@ -60,6 +68,6 @@ impl CudaGraph {
     /// # Errors
     /// When CUDA fails.
     pub fn replay(&self) -> Result<(), ShimError> {
-        self.0.replay()
+        self.raw.replay()
     }
 }

@@ -28,6 +28,8 @@ struct Recorded {
     rate: Tensor,
     /// The loss scale, a float32 scalar.
     scale: Tensor,
+    /// 1 after a failed step, see [`record`]. The graph reads and writes it, so it must live as long.
+    _sticky: Option<Tensor>,
     names: Vec<&'static str>,
     values: Tensor,
     failed: Tensor,
@@ -92,7 +94,7 @@ fn record(steps: &Steps<'_>, adam: &mut Adam, scaler: &LossScaler, batch: &Batch
     // Capturing does not run the step, so its counts are taken back.
     steps.model.store().set_counts(&counters);
     let Computed { names, values, failed } = computed;
-    Ok(Recorded { graph, inputs, rate, scale, names, values, failed })
+    Ok(Recorded { graph, inputs, rate, scale, _sticky: sticky, names, values, failed })
 }
 
 impl Recorded {

@@ -1,10 +1,12 @@
 //! Compares steps replayed from a CUDA graph with ordinary steps.
 
 use anyhow::{Context, Result, ensure};
-use tch::Tensor;
+use talent::{Pass, Triplet};
+use tch::{Kind, Tensor};
 
 use super::part::{Outcome, Setting};
 use super::steps::Bench;
+use crate::batch::TrainTensors;
 use crate::config::{Config, Precision};
 use crate::optim::adam;
 use crate::precision::LossScaler;
@@ -19,6 +21,21 @@ const OFF: f64 = 0.02;
 /// Learning rate factor of a step, different for every step.
 fn factor(step: usize) -> f64 {
     1.0 / (1.0 + step as f64)
+}
+
+/// Reuses memory of all sizes that is free, and leaves NaN in it; also runs the network on a smaller batch, so that its caches
+/// hold tensors of other sizes. A graph that reads a tensor that nothing keeps alive then computes with NaN.
+fn use_freed_memory(bench: &Bench) -> Result<()> {
+    let shared =
+        TrainTensors::new(&bench.batch, bench.device, Kind::Float)?.part(0, bench.batch.n as i64 / 2);
+    let ids = Triplet { words: &shared.words, positives: &shared.positives, negatives: &shared.negatives };
+    tch::no_grad(|| bench.model.forward(&shared.images, ids, &Pass::EVAL));
+    let nan = |n: i64| Tensor::full([n], f64::NAN, (Kind::Float, bench.device));
+    let sizes = [(1, 1000), (1000, 200), (100_000, 50), (10_000_000, 10)];
+    let reused: Vec<Tensor> =
+        sizes.iter().flat_map(|&(n, count)| (0..count).map(move |_| n)).map(nan).collect();
+    drop(reused);
+    Ok(())
 }
 
 /// Runs all steps. Returns their total losses, and the change of each parameter.
@@ -47,6 +64,9 @@ fn run(bench: &Bench, graphed: bool) -> Result<(Vec<f64>, Vec<Tensor>)> {
         };
         if let Some(last) = before.replace(queued) {
             read(last)?;
+        }
+        if graphed {
+            use_freed_memory(bench)?;
         }
     }
     if let Some(last) = before {

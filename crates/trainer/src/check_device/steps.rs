@@ -20,7 +20,7 @@ pub(super) struct Bench {
     pub(super) cfg: Config,
     pub(super) model: Talent,
     pub(super) batch: Batch,
-    device: Device,
+    pub(super) device: Device,
     processes: Processes,
 }
 
