@@ -13,6 +13,7 @@ use crate::mask_file::read_mask;
 use crate::memory_rule::afford_pixels;
 use crate::problem::Problem;
 use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
+use crate::unreadable::LeftOut;
 
 /// One data set, indexed: refs by position, images and annotations by id.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct Dataset {
     instances_path: PathBuf,
     /// Annotations whose mask could not be read when it was asked for as a distractor's.
     left_out: Mutex<BTreeSet<i64>>,
+    pub(crate) left_out_refs: Option<LeftOut>,
 }
 
 impl Dataset {
@@ -123,6 +125,7 @@ impl Dataset {
             refs_path,
             instances_path,
             left_out: Mutex::default(),
+            left_out_refs: None,
         })
     }
 
@@ -159,6 +162,18 @@ impl Dataset {
             }
         }
         names
+    }
+
+    /// The splits that are evaluated and have refs: the descriptor's validation split, then its test splits.
+    pub fn evaluated_splits(&self) -> Vec<String> {
+        let present = self.splits();
+        let named = std::iter::once(&self.descriptor.val).chain(&self.descriptor.test);
+        named.filter(|split| present.contains(&split.as_str())).cloned().collect()
+    }
+
+    /// Whether the validation split has refs.
+    pub fn has_validation_split(&self) -> bool {
+        self.refs.iter().any(|reference| reference.split == self.descriptor.val)
     }
 
     /// Number of refs per split.

@@ -13,6 +13,7 @@ use crate::loader::SampleShape;
 use crate::mask::Mask;
 use crate::prefetch::Prefetch;
 use crate::tokenizer::Tokenizer;
+use crate::unreadable::has_text;
 
 /// One expression to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,21 +26,24 @@ pub struct Query {
     pub text: String,
 }
 
-/// Lists the queries of a split: every expression of every ref.
+/// Lists the queries of a split: every expression of every ref, but for what [`Dataset::leave_out_unreadable`] left out.
 ///
 /// # Errors
 /// When the split does not exist.
 pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
     let refs = dataset.split(split)?;
+    let left_out = dataset.left_out_refs();
     let of_ref = |ref_index: usize| {
         let expressions = &dataset.refs[ref_index].expressions;
-        expressions.iter().map(move |expression| Query {
+        let asked = expressions.iter().filter(|expression| left_out.is_none() || has_text(expression));
+        asked.map(move |expression| Query {
             ref_index,
             sent_id: expression.sent_id,
             text: expression.sent.clone(),
         })
     };
-    Ok(refs.into_iter().flat_map(of_ref).collect())
+    let stays = |index: &usize| left_out.is_none_or(|left_out| !left_out.refs.contains_key(index));
+    Ok(refs.into_iter().filter(stays).flat_map(of_ref).collect())
 }
 
 /// Pairs of queries that test whether a model uses the text. The first list has the expressions of refs that share image and

@@ -37,6 +37,7 @@ pub mod sampler;
 mod stats;
 mod tokenizer;
 pub mod training_mix;
+mod unreadable;
 mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
@@ -58,6 +59,7 @@ pub use reader::{Instances, Unusable, read_grefs, read_instances, read_own, read
 pub use regular_file::open_regular;
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
+pub use unreadable::LeftOut;
 pub use verify::{Verification, verify};
 
 /// The README's example is tested.

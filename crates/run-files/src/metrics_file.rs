@@ -28,6 +28,9 @@ pub struct Metrics {
     /// Samples left out because they could not be read.
     #[serde(default)]
     pub bad_samples: BTreeSet<String>,
+    /// Refs left out of the evaluations because they could not be read (`eval.on_error = "skip"`).
+    #[serde(default)]
+    pub left_out_refs: BTreeSet<String>,
     /// Time and memory of the run.
     #[serde(default)]
     pub runtime: RunTime,

@@ -1,5 +1,6 @@
 //! `eval`: metrics of a checkpoint, or of predicted masks in a file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -7,12 +8,12 @@ use clap::Args;
 use cli_kit::outln;
 use command_kit::{ScoreArgs, metric_or_dash, metrics_table, reports_json, score};
 use metrics::SplitReport;
-use refcoco::Dataset;
+use refcoco::{Dataset, OnError};
 use run_files::may_hold_predictions;
 use serde_json::json;
 
 use crate::config::Precision;
-use crate::data_notes::{tell_findings, tell_left_out};
+use crate::data_notes::{leave_out_unreadable, left_out_of_evaluation, tell_findings, tell_left_out};
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
@@ -22,7 +23,7 @@ use crate::train::stored_checkpoint;
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Score these masks instead of a model's, see `data score --help`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "config", "allow_missing", "encoder_root"], requires = "dataset")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "skip_unreadable", "config", "allow_missing", "encoder_root"], requires = "dataset")]
     predictions: Option<PathBuf>,
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
@@ -51,6 +52,10 @@ pub(crate) struct EvalArgs {
     /// Also write the predicted masks to a file that --predictions reads
     #[arg(long, value_name = "FILE", conflicts_with = "predictions")]
     save_predictions: Option<PathBuf>,
+    /// Leave out expressions whose image or target cannot be read, for example images of another size than their record, and
+    /// count them [default: as trained, eval.on_error]
+    #[arg(long)]
+    skip_unreadable: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -98,7 +103,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.save_predictions {
         predictions.save(path)?;
     }
-    found.print(args, &file)
+    found.print(args, &file, &left_out_of_evaluation(&experiment.datasets))
 }
 
 /// The splits of a data set that are evaluated.
@@ -117,7 +122,13 @@ fn open(args: &EvalArgs, file: &Path) -> Result<Experiment> {
         args.save_predictions.is_none() || cfg.data.datasets.len() == 1,
         "--save-predictions writes masks of one data set; choose it with --dataset"
     );
-    let datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
+    let mut datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
+    if args.skip_unreadable || cfg.eval.on_error == OnError::Skip {
+        for dataset in &mut datasets {
+            let splits = splits_of(args, dataset).to_vec();
+            leave_out_unreadable(dataset, &splits)?;
+        }
+    }
     let experiment = Experiment::with_datasets(cfg, device, datasets)?;
     args.stored.fill(&experiment.model, file, meta.as_ref())?;
     Ok(experiment)
@@ -155,11 +166,14 @@ impl EvalResults {
         Ok(())
     }
 
-    fn print(self, args: &EvalArgs, file: &Path) -> Result<()> {
+    fn print(self, args: &EvalArgs, file: &Path, left_out: &BTreeSet<String>) -> Result<()> {
         if args.json {
             let mut head = json!({"checkpoint": file.to_string_lossy()});
             if args.features {
                 head["feature_nta"] = self.features.into();
+            }
+            if !left_out.is_empty() {
+                head["left_out_refs"] = json!(left_out);
             }
             outln!("{}", reports_json(&head, self.rows)?);
         } else {

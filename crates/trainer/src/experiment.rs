@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use command_kit::DEFAULT_DATA_ROOT;
-use refcoco::{Dataset, SampleShape, Tokenizer};
+use refcoco::{Dataset, OnError, SampleShape, Tokenizer};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Kind};
 
 use crate::checkpoint::{self, EncoderRoot, Meta};
 use crate::config::{self, Config, Source};
+use crate::data_notes::leave_out_unreadable;
 use crate::distributed::{Processes, local_device};
 use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
@@ -130,7 +131,13 @@ pub(crate) struct Experiment {
 impl Experiment {
     /// Opens the data sets and builds the model, with initial values drawn from the config's seed.
     pub(crate) fn new(cfg: Config, device: Device, data_root: &Path, processes: &Processes) -> Result<Self> {
-        let datasets = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root))?;
+        let mut datasets = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root))?;
+        if cfg.eval.on_error == OnError::Skip {
+            for dataset in &mut datasets {
+                let splits = dataset.evaluated_splits();
+                leave_out_unreadable(dataset, &splits)?;
+            }
+        }
         let experiment = Self::with_datasets(cfg, device, datasets)?;
         Ok(Self { processes: processes.clone(), ..experiment })
     }

@@ -15,12 +15,13 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use refcoco::{Dataset, open_regular};
 use serde_json::json;
 
-use crate::import::rows::{Object, Picture, Table};
+use crate::import::rows::{Mask, Object, Picture, Table};
 use command_kit::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Parquet files, or folders of them, with the columns of lmms-lab/RefCOCO (pictures included) or of jxu124/refcoco
+    /// Parquet files, or folders of them, with the columns of lmms-lab/RefCOCO, moondream/refcoco-m (pictures included) or
+    /// jxu124/refcoco
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
     /// Folder to write, DATA_ROOT/NAME; the data set is then called NAME
@@ -107,6 +108,7 @@ struct Writer<'a> {
     pictures: BTreeMap<String, u64>,
     ref_ids: BTreeSet<i64>,
     n_without_mask: usize,
+    n_masks: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -118,7 +120,7 @@ impl<'a> Writer<'a> {
         let path = folder.join("refs.jsonl");
         let lines = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
         let (pictures, ref_ids) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { folder, args, lines, pictures, ref_ids, n_without_mask: 0 })
+        Ok(Self { folder, args, lines, pictures, ref_ids, n_without_mask: 0, n_masks: 0 })
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
@@ -130,17 +132,22 @@ impl<'a> Writer<'a> {
         let rows = reader.get_row_iter(None).context("not a readable parquet file")?;
         for (number, row) in rows.enumerate() {
             let at = || format!("row {number}");
-            let object = table.object(&row.with_context(at)?).with_context(at)?;
-            self.add(object, &stem).with_context(at)?;
+            for object in table.objects(&row.with_context(at)?).with_context(at)? {
+                self.add(object, &stem).with_context(at)?;
+            }
             progress.advance(1, "");
         }
         Ok(())
     }
 
     fn add(&mut self, object: Object, stem: &str) -> Result<()> {
-        let Some(mask) = object.mask else {
-            self.n_without_mask += 1;
-            return Ok(());
+        let mask = match object.mask {
+            Mask::None => {
+                self.n_without_mask += 1;
+                return Ok(());
+            }
+            Mask::Coco(mask) => mask,
+            Mask::Picture(bytes) => json!(self.write_mask(&bytes)?),
         };
         if let Some(ref_id) = object.ref_id {
             ensure!(self.ref_ids.insert(ref_id), "ref_id {ref_id} occurs twice");
@@ -161,6 +168,16 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(writeln!(self.lines, "{line}")?)
+    }
+
+    /// Writes a mask picture; returns its path below the folder.
+    fn write_mask(&mut self, bytes: &[u8]) -> Result<String> {
+        let folder = self.folder.join(MASKS);
+        std::fs::create_dir_all(&folder)?;
+        let name = format!("{:06}.png", self.n_masks);
+        self.n_masks += 1;
+        std::fs::write(folder.join(&name), bytes)?;
+        Ok(format!("{MASKS}/{name}"))
     }
 
     /// Writes or finds a picture; returns its path below the folder.
@@ -214,6 +231,7 @@ impl<'a> Writer<'a> {
 
 const LINKED: &str = "images";
 const WRITTEN: &str = "pictures";
+const MASKS: &str = "masks";
 
 fn hash_of(bytes: &[u8]) -> u64 {
     use std::hash::{DefaultHasher, Hasher};

@@ -1,4 +1,4 @@
-//! Rows of the two public Parquet layouts of RefCOCO.
+//! Rows of the public Parquet layouts of RefCOCO, and of tables like them.
 
 use anyhow::{Context, Result, bail};
 use parquet::file::reader::FileReader;
@@ -11,8 +11,7 @@ use crate::import::coco;
 #[derive(Debug)]
 pub(super) struct Object {
     pub(super) picture: Picture,
-    /// A COCO segmentation; `None` if the row has none.
-    pub(super) mask: Option<Value>,
+    pub(super) mask: Mask,
     pub(super) expressions: Vec<String>,
     pub(super) category: Option<String>,
     pub(super) split: Option<String>,
@@ -20,20 +19,38 @@ pub(super) struct Object {
     pub(super) sent_ids: Option<Vec<i64>>,
 }
 
-/// A picture: its bytes, or only its path.
+/// An object's mask.
 #[derive(Debug)]
+pub(super) enum Mask {
+    /// The row has none.
+    None,
+    /// A COCO segmentation.
+    Coco(Value),
+    /// The bytes of a mask picture.
+    Picture(Vec<u8>),
+}
+
+/// A picture: its bytes, or only its path.
+#[derive(Debug, Clone)]
 pub(super) struct Picture {
     pub(super) name: String,
     pub(super) bytes: Option<Vec<u8>>,
 }
 
+/// Columns that may hold the expressions, in the order in which they are looked up.
+const EXPRESSION_COLUMNS: [&str; 6] =
+    ["answer", "expressions", "sentences", "expression", "sentence", "text"];
+
 /// Layout of a file, recognised by its columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Table {
-    /// `image {bytes, path}`, `answer` (the expressions), `segmentation` (one polygon), `iscrowd`, `file_name`.
-    Lmms,
+    /// One object a row: `image {bytes, path}`, its expressions, and its mask as polygons or RLE (`segmentation`) or as a picture
+    /// (`mask {bytes, path}`). lmms-lab/RefCOCO is of this kind.
+    Objects { expressions: &'static str, mask: &'static str },
     /// `raw_anns` (a COCO annotation as JSON), `sentences`, `image_path`, `split`, `ref_id`.
     Jxu124,
+    /// One image a row, with all its objects: `image {bytes, path}`, `file_name`, `samples [{id, category, sentences, mask}]`.
+    RefcocoM,
 }
 
 impl Table {
@@ -41,51 +58,162 @@ impl Table {
         let schema = reader.metadata().file_metadata().schema();
         let columns: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
         let has = |names: &[&str]| names.iter().all(|name| columns.contains(name));
-        if has(&["image", "answer", "segmentation"]) {
-            Ok(Self::Lmms)
-        } else if has(&["raw_anns", "sentences", "image_path"]) {
-            Ok(Self::Jxu124)
-        } else {
-            bail!(
-                "its columns are neither those of lmms-lab/RefCOCO (image, answer, segmentation) nor those of \
-                 jxu124/refcoco (raw_anns, sentences, image_path): {}",
+        if has(&["raw_anns", "sentences", "image_path"]) {
+            return Ok(Self::Jxu124);
+        }
+        if has(&["image", "samples"]) {
+            return Ok(Self::RefcocoM);
+        }
+        let expressions = EXPRESSION_COLUMNS.into_iter().find(|name| columns.contains(name));
+        let mask = ["segmentation", "mask"].into_iter().find(|name| columns.contains(name));
+        match (has(&["image"]), expressions, mask) {
+            (true, Some(expressions), Some(mask)) => Ok(Self::Objects { expressions, mask }),
+            _ => bail!(
+                "its columns are none of these: lmms-lab/RefCOCO (image, answer, segmentation), jxu124/refcoco (raw_anns, \
+                 sentences, image_path), moondream/refcoco-m (image, samples), or image, mask and expressions; it has {}",
                 columns.join(", ")
-            )
+            ),
         }
     }
 
-    pub(super) fn object(self, row: &Row) -> Result<Object> {
+    /// The objects of a row.
+    pub(super) fn objects(&self, row: &Row) -> Result<Vec<Object>> {
         match self {
-            Self::Lmms => lmms(row),
-            Self::Jxu124 => jxu124(row),
+            Self::Objects { expressions, mask } => Ok(vec![one_object(row, expressions, mask)?]),
+            Self::Jxu124 => Ok(vec![jxu124(row)?]),
+            Self::RefcocoM => refcoco_m(row),
         }
     }
 }
 
-fn lmms(row: &Row) -> Result<Object> {
+/// The picture of a struct `{bytes, path}`.
+fn picture(field: &Field) -> Result<(Option<Vec<u8>>, Option<String>)> {
     let (mut bytes, mut path) = (None, None);
-    if let Field::Group(image) = column(row, "image")? {
-        for (name, field) in image.get_column_iter() {
-            match (name.as_str(), field) {
-                ("bytes", Field::Bytes(data)) => bytes = Some(data.data().to_vec()),
-                ("path", Field::Str(text)) => path = Some(text.clone()),
-                _ => {}
+    match field {
+        Field::Group(image) => {
+            for (name, field) in image.get_column_iter() {
+                match (name.as_str(), field) {
+                    ("bytes", Field::Bytes(data)) => bytes = Some(data.data().to_vec()),
+                    ("path", Field::Str(text)) => path = Some(text.clone()),
+                    _ => {}
+                }
             }
         }
+        Field::Bytes(data) => bytes = Some(data.data().to_vec()),
+        other => bail!("expected a picture (bytes, path), found {other}"),
     }
+    Ok((bytes, path))
+}
+
+/// The picture in column `image`, named by `file_name` or by its path.
+fn named_picture(row: &Row) -> Result<Picture> {
+    let (bytes, path) = picture(column(row, "image")?).context("image")?;
     let name = match row.get_column_iter().find(|(name, _)| *name == "file_name") {
         Some((_, Field::Str(name))) => name.clone(),
         _ => path.context("neither `file_name` nor `image.path` names the picture")?,
     };
-    let corners = numbers(column(row, "segmentation")?).context("segmentation")?;
+    Ok(Picture { name, bytes })
+}
+
+fn one_object(row: &Row, expressions: &str, mask: &str) -> Result<Object> {
+    let mask = match mask {
+        "mask" => match picture(column(row, mask)?).context("mask")?.0 {
+            Some(bytes) => Mask::Picture(bytes),
+            None => Mask::None,
+        },
+        _ => segmentation(column(row, mask)?).context("segmentation")?,
+    };
     Ok(Object {
-        picture: Picture { name, bytes },
-        mask: (!corners.is_empty()).then(|| json!([corners])),
-        expressions: texts(column(row, "answer")?).context("answer")?,
+        picture: named_picture(row)?,
+        mask,
+        expressions: texts(column(row, expressions)?).with_context(|| expressions.to_owned())?,
         category: None,
-        split: None,
+        split: optional_text(row, "split"),
         ref_id: None,
         sent_ids: None,
+    })
+}
+
+/// All objects of a row of RefCOCO-M.
+fn refcoco_m(row: &Row) -> Result<Vec<Object>> {
+    let whole = named_picture(row)?;
+    let samples = items(column(row, "samples")?).context("samples")?;
+    let object = |sample: &Field| -> Result<Object> {
+        let Field::Group(sample) = sample else { bail!("samples: expected groups, found {sample}") };
+        let id = integer(column(sample, "id")?).context("samples: id")?;
+        let at = || format!("sample {id}");
+        Ok(Object {
+            picture: whole.clone(),
+            mask: segmentation(column(sample, "mask")?).with_context(at)?,
+            expressions: texts(column(sample, "sentences")?).with_context(at)?,
+            category: optional_text(sample, "category"),
+            split: None,
+            ref_id: Some(id),
+            sent_ids: None,
+        })
+    };
+    samples.iter().map(object).collect()
+}
+
+/// A segmentation of numbers (one polygon), lists of numbers (several), an RLE `{size, counts}`, or COCO's JSON as text.
+fn segmentation(field: &Field) -> Result<Mask> {
+    let value = match field {
+        Field::Str(text) => serde_json::from_str(text).context("expected COCO's JSON")?,
+        other => json_value(other)?,
+    };
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    Ok(match value {
+        value if is_empty(&value) => Mask::None,
+        Value::Array(items) if items.iter().all(is_empty) => Mask::None,
+        Value::Array(items) if items.iter().all(Value::is_number) => Mask::Coco(json!([items])),
+        value @ (Value::Array(_) | Value::Object(_)) => Mask::Coco(value),
+        other => bail!("expected polygons or an RLE, found {other}"),
+    })
+}
+
+fn json_value(field: &Field) -> Result<Value> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::ListInternal(list) => {
+            Value::Array(list.elements().iter().map(json_value).collect::<Result<_>>()?)
+        }
+        Field::Group(row) => {
+            let entries = row.get_column_iter();
+            Value::Object(
+                entries.map(|(name, field)| Ok((name.clone(), json_value(field)?))).collect::<Result<_>>()?,
+            )
+        }
+        Field::Str(text) => json!(text),
+        Field::Bytes(data) => json!(data.as_utf8().context("expected text")?),
+        other => number(other)?,
+    })
+}
+
+fn number(field: &Field) -> Result<Value> {
+    Ok(match field {
+        // The shortest decimal that gives this float32, so that 12.3 stays 12.3.
+        Field::Float(value) => json!(value.to_string().parse::<f64>().context("a number")?),
+        Field::Double(value) => json!(value),
+        Field::Byte(value) => json!(value),
+        Field::Short(value) => json!(value),
+        Field::Int(value) => json!(value),
+        Field::Long(value) => json!(value),
+        Field::UByte(value) => json!(value),
+        Field::UShort(value) => json!(value),
+        Field::UInt(value) => json!(value),
+        Field::ULong(value) => json!(value),
+        other => bail!("expected numbers, found {other}"),
+    })
+}
+
+fn optional_text(row: &Row, name: &str) -> Option<String> {
+    row.get_column_iter().find_map(|(column, field)| match field {
+        Field::Str(text) if column == name => Some(text.clone()),
+        _ => None,
     })
 }
 
@@ -102,7 +230,7 @@ fn jxu124(row: &Row) -> Result<Object> {
     let empty = segmentation.is_null() || segmentation.as_array().is_some_and(Vec::is_empty);
     Ok(Object {
         picture: Picture { name: text(column(row, "image_path")?)?.to_owned(), bytes: None },
-        mask: (!empty).then(|| segmentation.clone()),
+        mask: if empty { Mask::None } else { Mask::Coco(segmentation.clone()) },
         expressions,
         category: Some(coco::category(category_id)),
         split: Some(text(column(row, "split")?)?.to_owned()),
@@ -124,11 +252,7 @@ fn text(field: &Field) -> Result<&str> {
 }
 
 fn integer(field: &Field) -> Result<i64> {
-    match field {
-        Field::Long(value) => Ok(*value),
-        Field::Int(value) => Ok(i64::from(*value)),
-        other => bail!("expected an integer, found {other}"),
-    }
+    number(field)?.as_i64().with_context(|| format!("expected an integer, found {field}"))
 }
 
 fn items(field: &Field) -> Result<&[Field]> {
@@ -139,16 +263,10 @@ fn items(field: &Field) -> Result<&[Field]> {
     }
 }
 
+/// Texts of a list, or the one text of a column that is no list.
 fn texts(field: &Field) -> Result<Vec<String>> {
-    items(field)?.iter().map(|item| Ok(text(item)?.to_owned())).collect()
-}
-
-fn numbers(field: &Field) -> Result<Vec<f64>> {
-    let number = |item: &Field| match item {
-        // The shortest decimal that gives this float32, so that 12.3 stays 12.3.
-        Field::Float(value) => value.to_string().parse().context("a number"),
-        Field::Double(value) => Ok(*value),
-        other => bail!("expected numbers, found {other}"),
-    };
-    items(field)?.iter().map(number).collect()
+    match field {
+        Field::Str(text) => Ok(vec![text.clone()]),
+        list => items(list)?.iter().map(|item| Ok(text(item)?.to_owned())).collect(),
+    }
 }

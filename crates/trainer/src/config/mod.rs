@@ -194,6 +194,10 @@ pub struct EvalConfig {
     pub every_epochs: u64,
     /// Which expressions of the validation split the best model is selected on.
     pub selection: Selection,
+    /// What happens when an image or a target of an evaluated ref cannot be read, or an expression has no text: `stop` ends the
+    /// run; `skip` leaves the ref out and counts it.
+    #[serde(default)]
+    pub on_error: OnError,
 }
 
 /// Which expressions of a validation split the best model is selected on.
@@ -284,6 +288,7 @@ impl Config {
                 batch_size: 64,
                 every_epochs: 1,
                 selection: Selection::AllExpressions,
+                on_error: OnError::Stop,
             },
             pretrain: PretrainConfig::default(),
         }

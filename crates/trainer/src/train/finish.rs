@@ -13,7 +13,7 @@ use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
-use crate::data_notes::tell_left_out;
+use crate::data_notes::{left_out_of_evaluation, tell_left_out};
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
@@ -21,11 +21,15 @@ use crate::proc_status;
 use crate::run_dir::RunDir;
 
 impl Run<'_> {
-    /// Evaluates all validation splits, and saves the model as the best one if their mean mIoU is at least the best so far.
+    /// Evaluates all validation splits, and saves the model as the best one if their mean mIoU is at least the best so far. Without
+    /// any validation split, the latest model is the best.
     pub(super) fn validate(&mut self) -> Result<()> {
         let precision = self.experiment.cfg.train.precision;
         let mut mious = Vec::new();
         for position in 0..self.experiment.datasets.len() {
+            if !self.experiment.datasets[position].has_validation_split() {
+                continue;
+            }
             let split = self.experiment.datasets[position].descriptor.val.clone();
             let started = Instant::now();
             let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
@@ -47,9 +51,9 @@ impl Run<'_> {
             output.events.scalars(self.at.step, &scalars)?;
             self.record_metrics(Record::Eval, &name, &report, started.elapsed())?;
         }
-        let miou = mious.iter().sum::<f64>() / mious.len().max(1) as f64;
-        if self.at.best_miou.is_none_or(|best| miou >= best) {
-            self.at.best_miou = Some(miou);
+        let miou = (!mious.is_empty()).then(|| mious.iter().sum::<f64>() / mious.len() as f64);
+        if miou >= self.at.best_miou {
+            self.at.best_miou = miou;
             if let Some(Output { dir, .. }) = &self.output {
                 dir.count_records(&mut self.at);
                 self.writer().save_model(&dir.checkpoints().best(), &self.at)?;
@@ -127,6 +131,7 @@ impl Run<'_> {
             trained_values: self.adam.n_values() as u64,
             splits: found.rows.iter().cloned().collect(),
             bad_samples: self.at.bad_samples.clone(),
+            left_out_refs: left_out_of_evaluation(&self.experiment.datasets),
             runtime: self.run_time(dir)?,
         };
         metrics.write(dir.path())?;
@@ -139,16 +144,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Evaluates the validation and test splits of a data set. Pictures and predictions are saved for the validation split of
-    /// the first data set.
+    /// Evaluates the validation and test splits of a data set. Pictures and predictions are saved for the first split of the
+    /// first data set.
     fn evaluate_splits(&mut self, position: usize, found: &mut FinalResults) -> Result<()> {
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
         let dataset = &self.experiment.datasets[position];
-        let mut splits = vec![dataset.descriptor.val.clone()];
-        let present: Vec<String> = dataset.splits().iter().map(|&split| split.to_owned()).collect();
-        splits.extend(dataset.descriptor.test.iter().filter(|split| present.contains(split)).cloned());
-        let queries = refcoco::evaluation::queries(dataset, &splits[0])?;
+        let splits = dataset.evaluated_splits();
+        let Some(first) = splits.first() else { return Ok(()) };
+        let queries = refcoco::evaluation::queries(dataset, first)?;
         let mut sheet = SheetCollector::new(queries.len(), threshold);
         let mut predictions = PredictionFile::new(threshold);
         for (index, split) in splits.iter().enumerate() {
@@ -175,8 +179,8 @@ impl Run<'_> {
                 predictions.save(&dir.path().join("predictions.jsonl"))?;
             }
         }
-        let exchanged = evaluate_exchanged(&self.experiment, position, &splits[0], precision)?;
-        let name = self.experiment.split_name(position, &splits[0]);
+        let exchanged = evaluate_exchanged(&self.experiment, position, first, precision)?;
+        let name = self.experiment.split_name(position, first);
         for (label, metrics) in EXCHANGED.into_iter().zip(exchanged) {
             let name = format!("{name}, {label}");
             self.record_metrics(Record::Final, &name, &metrics, Duration::ZERO)?;

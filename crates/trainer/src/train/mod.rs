@@ -24,7 +24,7 @@ use self::start::{begin, finished_step, refuse_used_folder};
 pub(crate) use self::start::{config_to_resume, stored_checkpoint};
 use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
-use crate::data_notes::tell_findings;
+use crate::data_notes::{tell_findings, tell_missing_validation};
 use crate::distributed::Processes;
 use crate::experiment::Experiment;
 use crate::gradient_buckets::GradientBuckets;
@@ -74,8 +74,8 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
         let batch = &mix.refs[..experiment.cfg.train.batch_size.min(mix.refs.len())];
         processes.share_of(batch, experiment.cfg.train.accumulate)?;
     }
-    for position in 0..experiment.datasets.len() {
-        experiment.datasets[position].split(&experiment.datasets[position].descriptor.val)?;
+    if processes.leads() {
+        tell_missing_validation(&experiment.datasets);
     }
     let strictness = Strictness { allow_missing: options.allow_missing.clone() };
     let mut encoders = load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
