@@ -12,6 +12,7 @@ mod panics;
 mod program;
 mod progress;
 mod score;
+mod suite;
 
 pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open, tell_override};
 pub use metrics_table::{metric_or_dash, metrics_table};

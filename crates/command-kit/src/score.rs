@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use cli_kit::outln;
 use metrics::{Activation, Evaluated, SplitReport, has_position_word};
@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::data_root::{DEFAULT_DATA_ROOT, open};
 use crate::metrics_table::metrics_table;
 use crate::progress::Progress;
+use crate::suite::Suite;
 
 /// Arguments of `score`.
 #[derive(Debug, Args)]
@@ -23,8 +24,12 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     pub predictions: PathBuf,
     /// Data set, such as refcoco
-    #[arg(long)]
-    pub dataset: String,
+    #[arg(long, required_unless_present = "suite")]
+    pub dataset: Option<String>,
+    /// Score on every data set of a suite that is below the data root: robustness, or names of data sets separated by commas.
+    /// --predictions may then be a folder with one NAME.jsonl a data set
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dataset", "split"])]
+    pub suite: Option<String>,
     /// Folder of the data sets
     #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     pub data_root: PathBuf,
@@ -34,6 +39,9 @@ pub struct ScoreArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+    /// Also write the suite's report to this file as HTML
+    #[arg(long, value_name = "FILE", requires = "suite")]
+    pub html: Option<PathBuf>,
 }
 
 /// Prints metrics of a file of masks, with probability 1 inside a mask and 0 outside.
@@ -42,7 +50,11 @@ pub struct ScoreArgs {
 /// When a line is malformed, has an unknown or repeated expression, or a mask of another size than the image; the message names
 /// the file and line. Also when an expression has no line; the message names the expression.
 pub fn score(args: &ScoreArgs) -> Result<()> {
-    let dataset = open(&args.dataset, &args.data_root)?;
+    if let Some(name) = &args.suite {
+        return score_suite(args, name);
+    }
+    let name = args.dataset.as_deref().context("--dataset or --suite is missing")?;
+    let dataset = open(name, &args.data_root)?;
     let predictions = Predictions::read(&args.predictions, &dataset)?;
     let splits = match args.split.is_empty() {
         true => std::slice::from_ref(&dataset.descriptor.val),
@@ -61,6 +73,19 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     Ok(())
 }
 
+fn score_suite(args: &ScoreArgs, name: &str) -> Result<()> {
+    let suite = Suite { predictions: &args.predictions, name, data_root: &args.data_root };
+    let report = suite.score()?;
+    if let Some(path) = &args.html {
+        whole_file::write(path, report.html(&suite).as_bytes())?;
+    }
+    match args.json {
+        true => outln!("{}", report.json(&suite)?),
+        false => report.print(),
+    }
+    Ok(())
+}
+
 /// The JSON document `{"splits": {NAME: REPORT}}`, with the keys of `head` in front.
 ///
 /// # Errors
@@ -72,7 +97,18 @@ pub fn reports_json(head: &serde_json::Value, rows: Vec<(String, SplitReport)>) 
     Ok(document)
 }
 
-fn score_split(
+/// Number of a split's expressions without a predicted mask, and number of all.
+pub(crate) fn unanswered(
+    dataset: &Dataset,
+    split: &str,
+    predictions: &Predictions,
+) -> Result<(usize, usize)> {
+    let queries = queries(dataset, split)?;
+    let unanswered = queries.iter().filter(|query| !predictions.contains(key_of(dataset, query)));
+    Ok((unanswered.count(), queries.len()))
+}
+
+pub(crate) fn score_split(
     dataset: &Dataset,
     split: &str,
     predictions: &Predictions,
@@ -96,7 +132,10 @@ fn score_split(
         .map(|query| {
             let reference = &dataset.refs[query.ref_index];
             let image = dataset.image_record(reference.image_id)?;
-            let mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
+            let mut mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
+            if let Some(ignored) = dataset.ignored(reference)? {
+                mask.subtract(&ignored);
+            }
             let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
             let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
             if let Ok(mut progress) = progress.lock() {

@@ -70,3 +70,36 @@ fn other_files_are_refused_by_name() {
         assert!(error.contains(name) && error.contains(what), "{error}");
     }
 }
+
+#[test]
+fn tables_of_other_sets() {
+    // The areas of the targets in order.
+    let cases: [(&str, &str, &[usize]); 4] = [
+        ("validation-00000-of-00001-refcoco-m.parquet", "val", &[72, 60]),
+        ("val-00000-of-00001-whole-numbers.parquet", "val", &[72]),
+        ("val-00000-of-00001-nested.parquet", "val", &[72 + 60]),
+        ("test-00000-of-00001-masks.parquet", "test", &[72]),
+    ];
+    for (name, split, areas) in cases {
+        let root = tempfile::tempdir().unwrap();
+        import(&["--from", &golden(name), "--to", target(&root).to_str().unwrap()])
+            .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let dataset = Dataset::open("mine", &root.path().join("data")).unwrap();
+        assert_eq!(dataset.splits(), [split], "{name}");
+        let found: Vec<usize> =
+            dataset.refs.iter().map(|reference| dataset.target(reference).unwrap().area()).collect();
+        assert_eq!(found, areas, "{name}");
+        assert_eq!(dataset.image(1).unwrap().width, 32);
+    }
+}
+
+#[test]
+fn refcoco_m_is_a_set_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let to = root.path().join("refcoco_m");
+    let from = golden("validation-00000-of-00001-refcoco-m.parquet");
+    import(&["--from", &from, "--to", to.to_str().unwrap()]).unwrap();
+    let dataset = Dataset::open("refcoco_m", root.path()).unwrap();
+    assert_eq!(dataset.descriptor.val, "val");
+    assert_eq!(dataset.distractors(&dataset.refs[0]).len(), 1);
+}

@@ -82,3 +82,52 @@ fn by_hand_on_the_example() {
         assert!(output.stdout.is_empty());
     }
 }
+
+#[test]
+fn a_suite_scores_what_is_there_and_names_what_is_not() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../refcoco/tests/golden/published");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("all.jsonl");
+    let mut text = String::new();
+    // All of D-cube exactly, and RRSIS-D but for its test split. Their ids collide nowhere because the lines name their set.
+    for name in ["d3", "rrsisd"] {
+        let dataset = Dataset::open(name, &root).unwrap();
+        for reference in dataset.refs.iter().filter(|reference| reference.split != "test") {
+            let expression = &reference.expressions[0];
+            let mask = line(reference.ref_id, expression.sent_id, &dataset.target(reference).unwrap());
+            text += &mask.replacen('{', &format!("{{\"dataset\": \"{name}\", "), 1);
+        }
+    }
+    std::fs::write(&file, text).unwrap();
+    let run = |suite: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_talent-data"));
+        command.args(["score", "--suite", suite, "--predictions"]).arg(&file).arg("--data-root").arg(&root);
+        command.args(more).output().unwrap()
+    };
+    let html = folder.path().join("report.html");
+    let output = run("robustness", &["--json", "--html", html.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let splits: Vec<&String> = report["splits"].as_object().unwrap().keys().collect();
+    assert_eq!(splits, ["d3 abs", "d3 pres", "rrsisd val"]);
+    // The official IoU adds 1e-6 to the union.
+    assert!(report["splits"]["d3 pres"]["mIoU"].as_f64().unwrap() > 99.999, "{report}");
+    assert_eq!(report["splits"]["d3 abs"]["N_acc"], 100.0, "{report}");
+    assert!(report["splits"]["d3 pres"]["groups"]["with distractors"].is_object());
+    let missing = report["missing"].as_array().unwrap();
+    let why = |name: &str| {
+        let of = missing.iter().find(|missing| missing["data_set"] == name);
+        of.unwrap_or_else(|| panic!("{name}: {missing:?}"))["why"].as_str().unwrap().to_owned()
+    };
+    assert!(why("rrsisd test").contains("1 of 1 expressions"), "{}", why("rrsisd test"));
+    assert!(why("grefcoco").contains("grefs"), "{}", why("grefcoco"));
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("d3 pres") && page.contains("Not scored"), "{page}");
+
+    let text = run("rrsisd,d3", &[]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("By group:") && text.contains("Not scored:"), "{text}");
+    let wrong = run("robust", &[]);
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("robustness"), "{wrong:?}");
+}

@@ -3,16 +3,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::annotation::{Annotation, ImageRecord, Ref};
+use crate::dataset_files::DatasetFiles;
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, MaskError, Result, Turned};
 use crate::file_spelling::stays_inside;
 use crate::image_file::{RgbImage, decode_image_into, is_turned_or_mirrored, turned_on_its_side};
 use crate::image_source::ImageSource;
-use crate::mask::{Mask, segmentation_value};
+use crate::mask::{Mask, paint, segmentation_value, shapes_of};
 use crate::mask_file::read_mask;
 use crate::memory_rule::afford_pixels;
 use crate::problem::Problem;
-use crate::reader::{Instances, read_grefs, read_instances, read_own, read_refs};
+use crate::reader::Instances;
 use crate::unreadable::LeftOut;
 
 /// One data set, indexed: refs by position, images and annotations by id.
@@ -79,34 +80,8 @@ impl Dataset {
     }
 
     fn read(descriptor: Descriptor, data_root: &Path) -> Result<Self> {
-        let folder = data_root.join(&descriptor.folder);
-        let layout = |what: String| Error::Layout {
-            dataset: descriptor.name.clone(),
-            what,
-            root: data_root.to_path_buf(),
-            advice: "see datasets/README.md for the layout, or point --data-root at the folder that has it"
-                .into(),
-        };
-        let refs_path = folder.join(&descriptor.refs);
-        let own = descriptor.format == AnnotationFormat::Own;
-        // Own data has refs and annotations in one file.
-        let instances_path = if own { refs_path.clone() } else { folder.join("instances.json") };
-        for path in [&refs_path, &instances_path] {
-            if !path.is_file() {
-                let shown = path.strip_prefix(data_root).unwrap_or(path);
-                return Err(layout(format!("file `{}`", shown.display())));
-            }
-        }
-        let images = match own {
-            true => ImageSource::folder(refs_path.parent().unwrap_or(Path::new(""))),
-            false => ImageSource::find(data_root, &descriptor.images)
-                .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??,
-        };
-        let (refs, instances) = match descriptor.format {
-            AnnotationFormat::Refer => (read_refs(&refs_path)?, read_instances(&instances_path)?),
-            AnnotationFormat::Grefcoco => (read_grefs(&refs_path)?, read_instances(&instances_path)?),
-            AnnotationFormat::Own => read_own(&refs_path)?,
-        };
+        let DatasetFiles { refs, instances, images, refs_path, instances_path } =
+            DatasetFiles::read(&descriptor, data_root)?;
         let mut refs_by_image: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (index, reference) in refs.iter().enumerate() {
             refs_by_image.entry(reference.image_id).or_default().push(index);
@@ -395,10 +370,26 @@ impl Dataset {
         }
     }
 
-    /// Path of the mask file, where own data names one in place of a segmentation.
+    /// Pixels of a ref's image that an evaluation leaves out, as ReasonSeg marks them; `None` if there are none.
+    ///
+    /// # Errors
+    /// As [`Dataset::mask`].
+    pub fn ignored(&self, reference: &Ref) -> Result<Option<Mask>> {
+        if self.descriptor.format != AnnotationFormat::Reasonseg {
+            return Ok(None);
+        }
+        let [ann_id] = reference.ann_ids[..] else { return Ok(None) };
+        let ignored = self.decode(ann_id, |width, height, value| match shapes_of(value) {
+            Some(shapes) => Ok(paint(width, height, shapes)?.ignored),
+            None => Ok(Mask::zeros(width, height)),
+        })?;
+        Ok(Some(ignored).filter(|ignored| ignored.area() > 0))
+    }
+
+    /// Path of the mask file, where the format names one in place of a segmentation.
     pub(crate) fn mask_file(&self, ann_id: i64) -> Result<Option<PathBuf>> {
         let text = self.annotation(ann_id)?.segmentation.get();
-        if self.descriptor.format != AnnotationFormat::Own || !text.starts_with('"') {
+        if !self.descriptor.format.has_mask_files() || !text.starts_with('"') {
             return Ok(None);
         }
         let name: String = serde_json::from_str(text)

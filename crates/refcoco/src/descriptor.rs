@@ -17,6 +17,26 @@ pub enum AnnotationFormat {
     Grefcoco,
     /// One JSONL file beside its images, see [`read_own`](crate::read_own).
     Own,
+    /// RefSegRS: `output_phrase_SPLIT.txt`, and folders `images` and `masks`.
+    Refsegrs,
+    /// ReasonSeg: folders `train`, `val`, `test` with one JSON file beside each image.
+    Reasonseg,
+    /// aRefCOCO: expressions in one JSON file, objects from RefCOCO and RefCOCOg.
+    Arefcoco,
+    /// D-cube: four pickles.
+    D3,
+}
+
+impl AnnotationFormat {
+    /// Whether file names of images are relative to the annotations' folder.
+    pub(crate) fn has_images_beside(self) -> bool {
+        matches!(self, Self::Own | Self::Refsegrs | Self::Reasonseg)
+    }
+
+    /// Whether a segmentation may be the name of a mask file.
+    pub(crate) fn has_mask_files(self) -> bool {
+        matches!(self, Self::Own | Self::Refsegrs)
+    }
 }
 
 /// Describes a data set: its name, its files below the data root, and its expected contents. One `descriptors/*.toml`.
@@ -32,7 +52,11 @@ pub struct Descriptor {
     pub format: AnnotationFormat,
     /// Folder of the annotations below the data root.
     pub folder: String,
-    /// Name of the refs file in that folder.
+    /// Other folders in which the annotations may be; the first that exists is used.
+    #[serde(default)]
+    pub other_folders: Vec<String>,
+    /// Name of the refs file in that folder; empty for formats of several files.
+    #[serde(default)]
     pub refs: String,
     /// Image folders or zip archives below the data root; the first that exists is used. Own data needs none: its images lie
     /// beside its JSONL file.
@@ -52,7 +76,7 @@ pub struct Descriptor {
     pub expected_refs: BTreeMap<String, usize>,
 }
 
-const BUILT_IN: [&str; 10] = [
+const BUILT_IN: [&str; 16] = [
     include_str!("../descriptors/refshapes.toml"),
     include_str!("../descriptors/refshapes_nta.toml"),
     include_str!("../descriptors/refshapes_pretrain.toml"),
@@ -63,6 +87,12 @@ const BUILT_IN: [&str; 10] = [
     include_str!("../descriptors/grefcoco.toml"),
     include_str!("../descriptors/refclef_unc.toml"),
     include_str!("../descriptors/refclef_berkeley.toml"),
+    include_str!("../descriptors/rrsisd.toml"),
+    include_str!("../descriptors/refsegrs.toml"),
+    include_str!("../descriptors/refcoco_m.toml"),
+    include_str!("../descriptors/arefcoco.toml"),
+    include_str!("../descriptors/reasonseg.toml"),
+    include_str!("../descriptors/d3.toml"),
 ];
 
 impl Descriptor {
@@ -131,6 +161,13 @@ impl Descriptor {
         Err(Error::UnknownDataset { name: name.to_owned(), known })
     }
 
+    /// The folder of the annotations: the first of [`Descriptor::folder`] and the others that exists.
+    pub(crate) fn folder_below(&self, data_root: &Path) -> PathBuf {
+        let folders = std::iter::once(&self.folder).chain(&self.other_folders);
+        let mut folders = folders.map(|folder| data_root.join(folder));
+        folders.find(|folder| folder.is_dir()).unwrap_or_else(|| data_root.join(&self.folder))
+    }
+
     /// `DATA_ROOT/NAME.toml`, if it exists.
     fn file_of(name: &str, data_root: &Path) -> Option<PathBuf> {
         let is_name = !name.is_empty() && !name.contains(['/', '\\']) && data_root != Path::new("");
@@ -170,6 +207,7 @@ impl Descriptor {
             about: "own data".to_owned(),
             format: AnnotationFormat::Own,
             folder: folder.to_owned(),
+            other_folders: Vec::new(),
             refs: refs.to_owned(),
             images: Vec::new(),
             splits_share_images: false,

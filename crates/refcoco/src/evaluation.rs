@@ -82,6 +82,8 @@ pub struct EvalItem {
     pub target: Arc<Mask>,
     /// Masks of the other non-crowd objects of the target's category, see [`Dataset::distractors`].
     pub distractors: Arc<Vec<Mask>>,
+    /// Pixels that count neither for nor against a prediction, see [`Dataset::ignored`].
+    pub ignored: Option<Arc<Mask>>,
     /// Geometry between the original image and the network input.
     pub letterbox: Letterbox,
 }
@@ -143,8 +145,13 @@ fn images_of(
     loaded.into_iter().collect()
 }
 
-/// A ref's target and distractors.
-type Masks = (Arc<Mask>, Arc<Vec<Mask>>);
+/// Masks of a ref, see [`EvalItem`].
+#[derive(Clone)]
+struct Masks {
+    target: Arc<Mask>,
+    distractors: Arc<Vec<Mask>>,
+    ignored: Option<Arc<Mask>>,
+}
 
 /// Decodes the masks of each ref once, by index of the ref.
 fn masks_of(dataset: &Dataset, queries: &[Query]) -> Result<BTreeMap<usize, Masks>> {
@@ -153,8 +160,12 @@ fn masks_of(dataset: &Dataset, queries: &[Query]) -> Result<BTreeMap<usize, Mask
         .into_par_iter()
         .map(|index| {
             let reference = &dataset.refs[index];
-            let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
-            Ok((index, (Arc::new(target), Arc::new(distractors))))
+            let masks = Masks {
+                target: Arc::new(dataset.target(reference)?),
+                distractors: Arc::new(dataset.distractor_masks(reference)?),
+                ignored: dataset.ignored(reference)?.map(Arc::new),
+            };
+            Ok((index, masks))
         })
         .collect();
     decoded.into_iter().collect()
@@ -183,7 +194,7 @@ fn load(
             return Err(Error::Expression { what });
         }
         let Letterboxed { image, letterbox, pixels } = &images[&reference.image_id];
-        let (target, distractors) = &masks[&query.ref_index];
+        let Masks { target, distractors, ignored } = masks[&query.ref_index].clone();
         let next = places.len();
         let place = *places.entry(reference.image_id).or_insert_with(|| {
             batch.images.extend(pixels);
@@ -194,8 +205,9 @@ fn load(
         batch.items.push(EvalItem {
             query: query.clone(),
             image: Arc::clone(image),
-            target: Arc::clone(target),
-            distractors: Arc::clone(distractors),
+            target,
+            distractors,
+            ignored,
             letterbox: *letterbox,
         });
     }

@@ -14,6 +14,7 @@ mod annotation;
 mod archive;
 mod buffers;
 mod dataset;
+mod dataset_files;
 mod descriptor;
 mod error;
 pub mod evaluation;

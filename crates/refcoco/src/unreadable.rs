@@ -77,7 +77,7 @@ mod tests {
         picture("b.png", 5);
         let line = |image: &str, text: &str, mask: &str| {
             format!(
-                r#"{{"image": "{image}", "split": "val", "expression": "{text}", "mask": {{"size": [4, 6], "counts": {mask}}}}}"#
+                r#"{{"image": "{image}", "split": "val", "expressions": ["{text}"], "mask": {{"size": [4, 6], "counts": {mask}}}}}"#
             )
         };
         let lines = [

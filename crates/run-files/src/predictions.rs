@@ -61,6 +61,8 @@ pub fn may_hold_predictions(path: &Path) -> bool {
 
 #[derive(Deserialize)]
 struct ReadLine {
+    #[serde(default)]
+    dataset: Option<String>,
     ref_id: Number,
     sent_id: Number,
     segmentation: Box<RawValue>,
@@ -86,22 +88,25 @@ impl Number {
     }
 }
 
-/// A line as it is read: its expression and its segmentation.
-fn parse_line(line: &str) -> std::result::Result<(Key, Box<RawValue>), String> {
-    let ReadLine { ref_id, sent_id, segmentation } = serde_json::from_str(line).map_err(|error| {
-        let text = error.to_string();
-        let is_coco = text.contains("missing field")
-            && line.contains("\"image_id\"")
-            && line.contains("\"category_id\"");
-        match is_coco {
-            true => {
-                format!("{text}: these are COCO results; a line needs `ref_id`, `sent_id` and `segmentation`")
+/// A line as it is read: its data set if it names one, its expression, and its segmentation.
+fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawValue>), String> {
+    let ReadLine { dataset, ref_id, sent_id, segmentation } =
+        serde_json::from_str(line).map_err(|error| {
+            let text = error.to_string();
+            let is_coco = text.contains("missing field")
+                && line.contains("\"image_id\"")
+                && line.contains("\"category_id\"");
+            match is_coco {
+                true => {
+                    format!(
+                        "{text}: these are COCO results; a line needs `ref_id`, `sent_id` and `segmentation`"
+                    )
+                }
+                false => text,
             }
-            false => text,
-        }
-    })?;
+        })?;
     let whole = |name: &str, number: Number| number.whole().ok_or(format!("`{name}` must be a whole number"));
-    Ok(((whole("ref_id", ref_id)?, whole("sent_id", sent_id)?), segmentation))
+    Ok((dataset, (whole("ref_id", ref_id)?, whole("sent_id", sent_id)?), segmentation))
 }
 
 /// A file of predicted masks, which are decoded on demand.
@@ -128,12 +133,25 @@ fn finds_nothing(segmentation: &str) -> bool {
 }
 
 impl Predictions {
-    /// Reads the masks of expressions of a data set.
+    /// Reads the masks of expressions of a data set. Lines that name another one (`"dataset": "refcoco_m"`) are left out.
     ///
     /// # Errors
     /// When a line is malformed, or its expression is not in the data set or has another line; the message names the file and
     /// line.
     pub fn read(path: &Path, dataset: &Dataset) -> Result<Self> {
+        Self::read_lines(path, dataset, true)
+    }
+
+    /// As [`Predictions::read`], from a file with lines of several data sets: those whose expression is not in this one are left
+    /// out.
+    ///
+    /// # Errors
+    /// As [`Predictions::read`], but for unknown expressions.
+    pub fn read_matching(path: &Path, dataset: &Dataset) -> Result<Self> {
+        Self::read_lines(path, dataset, false)
+    }
+
+    fn read_lines(path: &Path, dataset: &Dataset, only_this: bool) -> Result<Self> {
         let known: BTreeSet<Key> = dataset
             .refs
             .iter()
@@ -143,9 +161,15 @@ impl Predictions {
         for line in refcoco::read_lines(path)? {
             let (number, line) = line?;
             let fail = |what: String| Error::Line { path: path.to_path_buf(), number, what };
-            let ((ref_id, sent_id), segmentation) = parse_line(&line).map_err(fail)?;
+            let (of, (ref_id, sent_id), segmentation) = parse_line(&line).map_err(fail)?;
+            let name = &dataset.descriptor.name;
+            if of.is_some_and(|of| of != *name) {
+                continue;
+            }
             if !known.contains(&(ref_id, sent_id)) {
-                let name = &dataset.descriptor.name;
+                if !only_this {
+                    continue;
+                }
                 return Err(fail(format!(
                     "{name} has no expression with ref_id {ref_id} and sent_id {sent_id}"
                 )));

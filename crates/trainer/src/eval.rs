@@ -23,8 +23,15 @@ use crate::train::stored_checkpoint;
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Score these masks instead of a model's, see `data score --help`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "skip_unreadable", "config", "allow_missing", "encoder_root"], requires = "dataset")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "skip_unreadable", "config", "allow_missing", "encoder_root"])]
     predictions: Option<PathBuf>,
+    /// Score --predictions on every data set of a suite that is below the data root: robustness, or names of data sets separated by
+    /// commas
+    #[arg(long, value_name = "NAME", requires = "predictions", conflicts_with_all = ["dataset", "split"])]
+    suite: Option<String>,
+    /// Also write the suite's report to this file as HTML
+    #[arg(long, value_name = "FILE", requires = "suite")]
+    html: Option<PathBuf>,
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
     run: Option<PathBuf>,
@@ -66,10 +73,16 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
-    if let (Some(predictions), Some(dataset)) = (&args.predictions, &args.dataset) {
+    if let Some(predictions) = &args.predictions {
+        ensure!(
+            args.dataset.is_some() || args.suite.is_some(),
+            "--predictions needs --dataset NAME or --suite NAME"
+        );
         return score(&ScoreArgs {
             predictions: predictions.clone(),
-            dataset: dataset.clone(),
+            dataset: args.dataset.clone(),
+            suite: args.suite.clone(),
+            html: args.html.clone(),
             data_root: data_root(args.data_root.as_ref()),
             split: args.split.clone(),
             json: args.json,

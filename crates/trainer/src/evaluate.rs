@@ -133,7 +133,14 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, 
         .par_iter()
         .zip(maps.par_chunks_exact(plane))
         .map(|(item, map)| {
-            let map = item.letterbox.map_to_image(map);
+            let mut map = item.letterbox.map_to_image(map);
+            if let Some(ignored) = &item.ignored {
+                for (probability, _) in
+                    map.iter_mut().zip(&ignored.data).filter(|(_, ignored)| **ignored != 0)
+                {
+                    *probability = 0.0;
+                }
+            }
             let distractors: Vec<&[u8]> = item.distractors.iter().map(|mask| mask.data.as_slice()).collect();
             (Activation::of_probabilities(&map, threshold, &item.target.data, &distractors), map)
         })

@@ -3,10 +3,12 @@
 mod polygon;
 mod rle;
 mod segmentation;
+mod shapes;
 
 use serde_json::Value;
 
 use self::segmentation::{Part, parts_of, rle_mask};
+pub(crate) use self::shapes::paint;
 use crate::error::MaskError;
 use crate::memory_rule::{afford_pixels, afford_text};
 
@@ -25,6 +27,13 @@ impl Mask {
     /// An empty mask.
     pub fn zeros(width: usize, height: usize) -> Self {
         Self { width, height, data: vec![0; width * height] }
+    }
+
+    /// Removes the pixels of another mask of the same size.
+    pub fn subtract(&mut self, other: &Self) {
+        for (pixel, &removed) in self.data.iter_mut().zip(&other.data) {
+            *pixel &= 1 - removed;
+        }
     }
 
     /// Mask of the pixels whose probability is above a threshold.
@@ -100,6 +109,9 @@ impl Mask {
     /// See [`MaskError`].
     pub fn parts_of_segmentation(width: usize, height: usize, value: &Value) -> Result<Vec<Self>, MaskError> {
         let whole = Self::from_segmentation(width, height, value)?;
+        if shapes_of(value).is_some() {
+            return Ok(vec![whole]);
+        }
         let parts = parts_of(value)?;
         if parts.len() < 2 {
             return Ok(vec![whole]);
@@ -123,12 +135,16 @@ impl Mask {
         Self::from_segmentation(width, height, &segmentation_value(text)?)
     }
 
-    /// Decodes any COCO `segmentation` value for an image of this size.
+    /// Decodes any COCO `segmentation` value for an image of this size, or the target of `{"shapes": [...]}`, polygons with
+    /// labels as ReasonSeg has them.
     ///
     /// # Errors
     /// See [`MaskError`].
     pub fn from_segmentation(width: usize, height: usize, value: &Value) -> Result<Self, MaskError> {
         afford_pixels(width as u64, height as u64, 1).map_err(MaskError::Memory)?;
+        if let Some(shapes) = shapes_of(value) {
+            return Ok(paint(width, height, shapes)?.target);
+        }
         let (mut polygons, mut union) = (Vec::new(), None::<Self>);
         let parts = parts_of(value)?;
         for part in parts {
@@ -152,6 +168,11 @@ impl Mask {
             None => Self::from_polygons(width, height, &polygons),
         }
     }
+}
+
+/// The labelled polygons of `{"shapes": [...]}`.
+pub(crate) fn shapes_of(value: &Value) -> Option<&[Value]> {
+    value.get("shapes")?.as_array().map(Vec::as_slice)
 }
 
 /// Parses a segmentation's JSON text within the memory limit.

@@ -84,7 +84,8 @@ struct RawAnnotation {
     id: i64,
     #[serde(default, deserialize_with = "whole_or_null")]
     image_id: Option<i64>,
-    #[serde(default, deserialize_with = "whole_or_null")]
+    // RRSIS-D writes `categories_id`.
+    #[serde(default, alias = "categories_id", deserialize_with = "whole_or_null")]
     category_id: Option<i64>,
     #[serde(default, deserialize_with = "flag")]
     iscrowd: bool,

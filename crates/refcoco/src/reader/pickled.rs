@@ -117,6 +117,27 @@ pub(super) fn entry<'a>(item: Value<'a>, key: &str) -> Option<Value<'a>> {
     })
 }
 
+/// A value of plain data as JSON: numbers, text and bytes, lists, and dicts with text keys.
+pub(super) fn json(value: Value<'_>) -> Option<serde_json::Value> {
+    if let Some(pairs) = value.pairs().filter(|_| is_dict(value)) {
+        let entries = pairs.map(|(key, value)| Some((text(key)?, json(value)?)));
+        return Some(serde_json::Value::Object(entries.collect::<Option<_>>()?));
+    }
+    if let Some(items) = value.items() {
+        return Some(serde_json::Value::Array(items.map(json).collect::<Option<_>>()?));
+    }
+    if let Some(number) = value.as_i64() {
+        return Some(number.into());
+    }
+    if let Some(number) = value.as_f64() {
+        return serde_json::Number::from_f64(number).map(serde_json::Value::Number);
+    }
+    text(value)
+        .or_else(|| String::from_utf8(value.as_bytes()?.to_vec()).ok())
+        .map(serde_json::Value::String)
+        .or_else(|| whole(value).map(Into::into))
+}
+
 /// Whether a value is a dict or like one.
 pub(super) fn is_dict(item: Value<'_>) -> bool {
     item.pairs().is_some_and(|pairs| pairs.len() > 0 || item.object().is_none())
