@@ -11,7 +11,7 @@ use crate::libtorch::{Libtorch, VERSION, from_environment, of_python};
 use crate::lock::Lock;
 use crate::project::{output_of, root, run_aside};
 
-/// Free disk space in bytes that installing the wheel needs.
+/// Free disk space in GiB that installing the wheel needs.
 const DISK_GIB: f64 = 8.0;
 
 /// Finds or installs libtorch, and prints a line for each step.

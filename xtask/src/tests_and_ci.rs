@@ -27,14 +27,15 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
 }
 
 /// Crates on libtorch that other projects depend on, and the network that is made of them.
-const WITHOUT_CPU_KERNELS: [&str; 6] = ["torch-ext", "rca", "backbone", "adapters", "tlm-losses", "talent"];
+const WITHOUT_DEFAULT_FEATURES: [&str; 7] =
+    ["torch-ext", "c10d", "rca", "backbone", "adapters", "tlm-losses", "talent"];
 
-/// Tests without the CPU kernels of `torch-ext`, so that libtorch computes everything.
-fn test_without_cpu_kernels() -> Result<()> {
+/// Tests without the CPU kernels of `torch-ext`, so that libtorch computes everything, and without Gloo.
+fn test_without_default_features() -> Result<()> {
     let libtorch = setup()?;
     let mut command = cargo();
     command.env("LIBTORCH", &libtorch.path).args(["test", "--release", "--locked", "--no-default-features"]);
-    command.args(["--lib", "--tests"]).args(WITHOUT_CPU_KERNELS.iter().flat_map(|name| ["-p", name]));
+    command.args(["--lib", "--tests"]).args(WITHOUT_DEFAULT_FEATURES.iter().flat_map(|name| ["-p", name]));
     run(&mut command)
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn ci() -> Result<()> {
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     run(cargo().env("LIBTORCH", &libtorch.path).args(clippy))?;
     test(&[])?;
-    test_without_cpu_kernels()?;
+    test_without_default_features()?;
     let doc = ["doc", "--release", "--workspace", "--no-deps", "--locked"];
     run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))?;
     guests::guests()?;

@@ -53,7 +53,7 @@ impl WordUnit {
         }
     }
 
-    /// How much each patch answers to one word: the product of both in the unit's common width. None for a unit that does
+    /// Patch-word similarity: the dot product of each patch and one word in the unit's common width. `None` for a unit that does
     /// not see the words.
     ///
     /// - patches: `[batch, patches, r]`; word: `[batch, T]`; result `[batch, patches]`

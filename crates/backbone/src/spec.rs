@@ -28,7 +28,7 @@ pub struct EncoderSpec<I> {
     pub n_heads: i64,
     /// Input format.
     pub input: I,
-    /// Names, without the prefix, of parameters that files of the encoder may lack because nothing computes with them.
+    /// Names, without the prefix, of unused parameters that published files may omit.
     pub optional: &'static [&'static str],
     /// What a file must hold, for error messages.
     pub wanted: &'static str,

@@ -118,7 +118,7 @@ impl Watch {
     }
 
     /// [`diagnose`] with a time-out, in a thread that may be left behind. The store of a stopped process keeps its connections
-    /// open and never answers, and libtorch waits for it beyond any time-out.
+    /// open and never answers, and libtorch ignores its time-out while it waits.
     fn diagnose_in_time(&self) -> Option<(String, Vec<usize>)> {
         let (store, rank, size) = (Arc::clone(&self.store), self.meeting.rank, self.meeting.size);
         let (send, receive) = channel();

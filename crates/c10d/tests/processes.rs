@@ -1,4 +1,6 @@
 //! Process groups of threads in one process: each thread joins with its own `Group`.
+// Without Gloo there are no process groups on the CPU.
+#![cfg(feature = "gloo")]
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;

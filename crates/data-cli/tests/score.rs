@@ -112,7 +112,7 @@ fn a_suite_scores_what_is_there_and_names_what_is_not() {
     assert_eq!(splits, ["d3 abs", "d3 pres", "rrsisd val"]);
     // The official IoU adds 1e-6 to the union.
     assert!(report["splits"]["d3 pres"]["mIoU"].as_f64().unwrap() > 99.999, "{report}");
-    assert_eq!(report["splits"]["d3 abs"]["N_acc"], 100.0, "{report}");
+    assert_eq!(report["splits"]["d3 abs"]["N-acc"], 100.0, "{report}");
     assert!(report["splits"]["d3 pres"]["groups"]["with distractors"].is_object());
     let missing = report["missing"].as_array().unwrap();
     let why = |name: &str| {

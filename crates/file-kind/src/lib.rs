@@ -23,8 +23,8 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// What stands in the place of the expected content and what to do about it, as the end of a sentence; `None` if nothing known
-/// does.
+/// What the file contains instead of the expected content, and what to do about it, as the end of a sentence; `None` if it is
+/// nothing known.
 ///
 /// - start: the first [`PREFIX_LEN`] bytes of the file, or all of a shorter one
 pub fn mistaken(start: &[u8]) -> Option<&'static str> {

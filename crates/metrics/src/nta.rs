@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn without_distractors_there_is_nothing_to_measure() {
-        // A distractor that the target covers is none.
+        // A distractor that the target covers is not counted.
         let found = Activation::of_mask(&[1; 8], &TARGET, &[&[0, 1, 0, 0, 0, 0, 0, 0]]);
         assert!(found.distractors.is_empty());
         let metrics = NtaMetrics::from_activations([&found]);

@@ -1,4 +1,6 @@
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -21,6 +23,14 @@ pub(crate) struct Case {
     used: BTreeSet<String>,
     comparisons: Vec<Comparison>,
     notes: Vec<String>,
+}
+
+/// First line of a panic's message.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without message");
+    // libtorch appends its stack frames, escaped because tch unwraps its errors.
+    text.split(['\n']).next().and_then(|line| line.split("\\n").next()).unwrap_or(text)
 }
 
 impl Case {
@@ -62,8 +72,12 @@ impl Case {
     }
 
     fn execute(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
-        if let Err(error) = work(&mut self) {
-            self.notes.push(format!("{error:#}"));
+        // tch panics where libtorch refuses an operation, for example because a recorded tensor has another shape.
+        let done = catch_unwind(AssertUnwindSafe(|| work(&mut self)));
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.notes.push(format!("{error:#}")),
+            Err(panic) => self.notes.push(format!("cannot be computed: {}", panic_message(&*panic))),
         }
         let unused: Vec<&str> =
             self.tensors.keys().filter(|name| !self.used.contains(*name)).map(String::as_str).collect();
@@ -177,4 +191,22 @@ pub(crate) fn read_tensors(path: &Path, device: Device) -> Result<BTreeMap<Strin
         .into_iter()
         .map(|name| Ok((name.clone(), read_tensor(&mut file, &name)?.to_device(device))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Verdict;
+
+    #[test]
+    fn a_case_that_libtorch_refuses_fails_alone() {
+        let report = Case::bare("shapes", |_| {
+            let _ = Tensor::zeros([2, 3], (tch::Kind::Float, Device::Cpu))
+                .matmul(&Tensor::zeros([2, 3], (tch::Kind::Float, Device::Cpu)));
+            Ok(())
+        });
+        assert_eq!(report.verdict, Verdict::Fail);
+        let line = report.to_string();
+        assert!(line.contains("cannot be computed") && line.lines().count() <= 2, "{line}");
+    }
 }

@@ -179,7 +179,7 @@ pub enum MaskError {
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What stands in the place of a file, if that is known: the error of a reader that could not read it becomes this one.
+/// Replaces a reader's error if the file is something else, such as a git-lfs pointer or a web page.
 pub(crate) fn or_mistaken(path: &std::path::Path, error: Error) -> Error {
     match file_kind::mistaken_file(path) {
         Some(what) => Error::Mistaken { path: path.to_path_buf(), what },

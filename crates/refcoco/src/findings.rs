@@ -1,4 +1,4 @@
-//! The cheap part of a data set's checks, for whoever is about to train or evaluate on it.
+//! Quick checks of a data set before training or evaluation.
 
 use std::fmt;
 
@@ -94,7 +94,7 @@ impl Dataset {
         let masks = |&index: &usize| {
             let reference = &self.refs[index];
             let mut found = Findings { masks: 1, ..Findings::default() };
-            // Whoever needs a mask that cannot be read is told so then.
+            // Unreadable masks are reported when they are first used.
             if let Ok(mask) = self.target(reference)
                 && !reference.ann_ids.is_empty()
             {

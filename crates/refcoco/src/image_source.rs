@@ -108,7 +108,7 @@ impl ImageSource {
         if let Some(what) = broken {
             return Error::Image { path, what: format!("not found, and an archive cannot be read: {what}") };
         }
-        // In the system's own words where there is nothing to add.
+        // Own data: report the error of the operating system.
         if !self.photos
             && let Err(error) = std::fs::metadata(&path)
         {

@@ -1,4 +1,4 @@
-//! Which images of different data sets, whose image ids differ, are the same picture.
+//! Detects identical pictures across data sets with different image ids.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -78,6 +78,6 @@ fn photo_key(dataset: &Dataset, image_id: i64) -> Option<PictureKey> {
 fn content_hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
-    // 0 stands for a length that no other file has.
+    // 0 is reserved for files of a unique length, which need no hash.
     hasher.finish().max(1)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -65,16 +66,7 @@ pub fn verify(
     let images: BTreeSet<i64> = dataset.refs.iter().map(|reference| reference.image_id).collect();
     let known: Vec<i64> =
         images.iter().copied().filter(|id| dataset.instances.images.contains_key(id)).collect();
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    let checked: Vec<(Option<Problem>, Option<Problem>)> = known
-        .par_iter()
-        .map(|&id| {
-            let found = image(&dataset, id);
-            progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, known.len());
-            found
-        })
-        .collect();
-    for (error, warning) in checked {
+    for (error, warning) in check_images(&dataset, &known, progress) {
         errors.extend(error);
         warnings.extend(warning);
     }
@@ -104,6 +96,21 @@ pub fn verify(
         errors,
         warnings,
     })
+}
+
+/// Decodes images in parallel. Returns an error and a warning for each.
+fn check_images(
+    dataset: &Dataset,
+    ids: &[i64],
+    progress: impl Fn(usize, usize) + Sync,
+) -> Vec<(Option<Problem>, Option<Problem>)> {
+    let done = AtomicUsize::new(0);
+    let check = |&id: &i64| {
+        let found = image(dataset, id);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, ids.len());
+        found
+    };
+    ids.par_iter().map(check).collect()
 }
 
 fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
@@ -242,7 +249,7 @@ fn turned_pictures(dataset: &Dataset, images: &[i64]) -> BTreeSet<i64> {
     images.par_iter().filter(is_turned).copied().collect()
 }
 
-/// What is likely a mistake about a mask that can be used.
+/// Warns about a usable mask that is probably a mistake.
 fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeSet<i64>) -> Option<String> {
     let annotation = dataset.instances.annotations.get(&ann_id)?;
     let image = dataset.instances.images.get(&annotation.image_id)?;
@@ -292,7 +299,7 @@ fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
     }
 }
 
-/// The annotation, what makes its mask unusable, and what is odd about a usable one.
+/// Returns the annotation id, an error, and a warning.
 fn mask(dataset: &Dataset, ann_id: i64, turned: &BTreeSet<i64>) -> (i64, Option<Problem>, Option<Problem>) {
     let problem = |what: String| Some(Problem { record: format!("annotation {ann_id}"), what });
     match dataset.mask(ann_id) {

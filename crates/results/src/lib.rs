@@ -58,7 +58,7 @@ pub enum Error {
     /// A plot could not be drawn.
     #[error(transparent)]
     Figure(#[from] figures::Error),
-    /// There is nothing for the table that was asked for.
+    /// No runs match the requested table.
     #[error("{0}")]
     Empty(String),
 }

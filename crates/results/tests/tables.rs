@@ -42,6 +42,7 @@ fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
         trained_values: 1234,
         splits: BTreeMap::from([("val".to_owned(), report.clone())]),
         bad_samples: BTreeSet::new(),
+        left_out_refs: BTreeSet::new(),
         runtime: RunTime { median_step_seconds: Some(0.25), peak_rss_mib: Some(512.0), ..RunTime::default() },
     };
     metrics.write(folder).unwrap();

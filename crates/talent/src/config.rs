@@ -354,6 +354,24 @@ impl ModelConfig {
         }
         check(self.image.n_registers >= 0, "image.n_registers must not be negative".into())?;
         check(self.decoder.depth >= 0, "decoder.depth must not be negative".into())?;
+        // Far beyond any published network; a typing error otherwise takes minutes until memory runs out.
+        let limits = [
+            ("image.depth", self.image.depth, 1000),
+            ("text.depth", self.text.depth, 1000),
+            ("decoder.depth", self.decoder.depth, 1000),
+            ("image.mlp_ratio", self.image.mlp_ratio, 100),
+            ("image.n_registers", self.image.n_registers, 10_000),
+            ("image.width", self.image.width, 100_000),
+            ("image.adapter_width", self.image.adapter_width, 100_000),
+            ("text.adapter_width", self.text.adapter_width, 100_000),
+            ("image.fusion_width", self.image.fusion_width, 100_000),
+            ("decoder.ffn_width", self.decoder.ffn_width, 1_000_000),
+            ("head.width", self.head.width, 100_000),
+            ("text.context", self.text.context, 10_000),
+        ];
+        for (name, value, most) in limits {
+            check(value <= most, format!("{name} must be at most {most}, not {value}"))?;
+        }
         let multiples = [
             ("input_size", self.input_size, "image.patch_size", self.image.patch_size),
             ("image.width", self.image.width, "image.n_heads", self.image.n_heads),
@@ -377,12 +395,19 @@ impl ModelConfig {
             let (width, heads) = (self.image.fusion_width, WordCrossAttention::N_HEADS);
             check(
                 width % heads == 0,
-                format!("image.fusion_width ({width}) must be a multiple of the {heads} heads"),
+                format!(
+                    "image.fusion_width ({width}) must be a multiple of the {heads} heads of image.fusion=cross-attention"
+                ),
             )?;
         }
         if self.head.fusion == NeckFusion::CrossAttention {
             let (width, heads) = (self.head.width, NECK_ATTENTION_HEADS);
-            check(width % heads == 0, format!("head.width ({width}) must be a multiple of {heads} heads"))?;
+            check(
+                width % heads == 0,
+                format!(
+                    "head.width ({width}) must be a multiple of the {heads} heads of head.fusion=cross-attention"
+                ),
+            )?;
         }
         Ok(())
     }
@@ -414,7 +439,10 @@ impl ModelConfig {
         let blocks = |name: &str, blocks: &[i64], depth: i64| {
             let stray = blocks.iter().find(|&&block| block < 0 || block >= depth);
             let what = format!("{name} names block {}, but there are {depth}", stray.unwrap_or(&0));
-            check(stray.is_none(), what)
+            check(stray.is_none(), what)?;
+            let twice = blocks.iter().enumerate().find(|(place, block)| blocks[..*place].contains(block));
+            let what = format!("{name} names block {} twice", twice.map_or(0, |(_, &block)| block));
+            check(twice.is_none(), what)
         };
         blocks("image.adapter_blocks", &self.image.adapter_blocks, self.image.depth)?;
         blocks("text.adapter_blocks", &self.text.adapter_blocks, self.text.depth)

@@ -63,7 +63,7 @@ pub fn profile<T>(device: Device, work: impl FnOnce() -> T) -> Result<(T, Vec<Ev
     Ok((result, events))
 }
 
-/// An operator that computes and contains no other one that does. On a GPU it is one kernel or a few.
+/// A leaf operator: it computes, and calls no other operator that does. On a GPU it is one kernel or a few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf<'a> {
     /// The operator.

@@ -7,8 +7,8 @@ thread_local! {
     static SERVED: RefCell<Option<Vec<Tensor>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`. Also returns every tensor that a [`Remembered`] served meanwhile on this thread. Who keeps them keeps their
-/// memory, even when a cache computes another tensor afterwards.
+/// Runs `work`. Also returns every tensor that a [`Remembered`] served meanwhile on this thread. Holding
+/// them keeps their memory allocated, even when a cache computes another tensor afterwards.
 pub(crate) fn served_during<T>(work: impl FnOnce() -> T) -> (T, Vec<Tensor>) {
     SERVED.set(Some(Vec::new()));
     let result = work();

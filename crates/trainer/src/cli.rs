@@ -256,6 +256,8 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
             count(parity::Verdict::NotRun),
         );
     }
+    let compared = report.count(parity::Verdict::Pass) + report.count(parity::Verdict::Fail);
+    ensure!(compared > 0, "{}: no recording in it was compared", args.golden.display());
     Ok(ExitCode::from(report.exit_code()))
 }
 

@@ -8,7 +8,7 @@ use refcoco::{Dataset, Findings, LeftOut};
 
 use crate::experiment::Experiment;
 
-/// Refs whose mask is looked at before a run starts. Decoding takes about a millisecond each.
+/// Number of refs whose masks are checked before a run starts. Decoding takes about a millisecond each.
 const MAX_MASKS: usize = 2000;
 
 /// Prints a line about the refs of some splits, if anything about them is odd.

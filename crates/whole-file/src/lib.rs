@@ -1,4 +1,4 @@
-//! Atomic file writes: a file is complete, or it is not there.
+//! Atomic file writes: a file is written completely or not at all.
 //!
 //! The contents are written to a temporary file in the same folder, synced, and renamed; then the folder is synced. A process
 //! that reads the path meanwhile sees the old file or the new one. A process that is killed may leave the temporary file

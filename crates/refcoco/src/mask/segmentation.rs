@@ -48,7 +48,7 @@ fn collect<'a>(value: &'a Value, depth: usize, parts: &mut Vec<Part<'a>>) -> Res
             let points = items.iter().flat_map(|pair| pair.as_array().into_iter().flatten());
             parts.push(Part::Polygon(points.map(coordinate).collect::<Result<_, _>>()?));
         }
-        // An empty polygon encloses nothing, but is a part: COCO's tools refuse a segmentation that begins with one.
+        // An empty polygon counts as a part without area. COCO's tools refuse a segmentation that begins with one.
         Value::Array(items) if items.is_empty() && depth > 0 => parts.push(Part::Polygon(Vec::new())),
         Value::Array(items) if depth < MAX_NESTING => {
             for item in items {

@@ -137,6 +137,19 @@ fn parse_value(text: &str) -> Value {
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
+/// What a setting must be, in a user's words.
+fn in_words(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::String(_) => "text",
+        Value::Boolean(_) => "true or false",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table of settings",
+        Value::Datetime(_) => "a date",
+    }
+}
+
 /// Overwrites values in `table` with those in `layer`. The table is complete, so a key that it lacks is unknown.
 fn merge(table: &mut Table, layer: Table, prefix: &str) -> Result<()> {
     for (key, value) in layer {
@@ -150,7 +163,7 @@ fn merge(table: &mut Table, layer: Table, prefix: &str) -> Result<()> {
             (target @ Value::Float(_), Value::Integer(value)) => *target = Value::Float(value as f64),
             (target, value) if target.same_type(&value) => *target = value,
             (target, value) => {
-                bail!("`{full}` must be a {}, not the {} `{value}`", target.type_str(), value.type_str())
+                bail!("`{full}` must be {}, not `{value}`", in_words(target))
             }
         }
     }
@@ -236,7 +249,7 @@ mod tests {
         let error = |text: &str| format!("{:#}", with(&[text]).unwrap_err());
         assert!(error("train.batchsize=8").contains("nearest is `train.batch_size`"));
         assert!(error("modle.word_len=8").contains("nearest is `model`"));
-        assert!(error("train.epochs=many").contains("`train.epochs` must be a integer"));
+        assert!(error("train.epochs=many").contains("`train.epochs` must be a whole number"));
         assert!(error("model.head.fusion=rca").contains("rca"));
         assert!(error("model.input_size=100").contains("input_size"));
         let unknown = error("model.image.encoder=bert");

@@ -47,7 +47,7 @@ impl LossConfig {
         }
         for Setting { key, allows, expected, .. } in settings() {
             let value = self.get(key);
-            // Check the value as float32: one that rounds to zero is used as zero.
+            // Check the value as float32: values that underflow to zero act as zero.
             ensure!(allows((value as f32).into()), "loss.{key} ({value}) must be {expected}");
         }
         let some = LOSSES.iter().any(|loss| self.get(loss.name()) > 0.0);

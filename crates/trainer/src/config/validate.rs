@@ -68,6 +68,9 @@ fn not_negative(values: &[(&str, f64)]) -> Result<()> {
 impl DataConfig {
     fn validate(&self) -> Result<()> {
         ensure!(!self.datasets.is_empty(), "data.datasets must name at least one data set");
+        for (place, name) in self.datasets.iter().enumerate() {
+            ensure!(!self.datasets[..place].contains(name), "data.datasets names `{name}` twice");
+        }
         Ok(())
     }
 }
