@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use cli_kit::outln;
+use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
 use refcoco::{Dataset, Ref};
 
@@ -60,6 +60,9 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
         }
     }
     sheet.save(&args.out)?;
+    if let Some(note) = figures::missing_letters_note() {
+        errln!("{}: {note}", args.out.display());
+    }
     outln!("{}", args.out.display());
     Ok(())
 }

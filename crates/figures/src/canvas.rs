@@ -1,11 +1,12 @@
 use std::path::Path;
 
-use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
+use ab_glyph::{Font, PxScale, ScaleFont};
 
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use crate::Error;
+use crate::fonts::{Face, face_of};
 
 /// An RGB picture.
 #[derive(Debug, Clone)]
@@ -13,6 +14,16 @@ pub struct Canvas {
     width: usize,
     height: usize,
     data: Vec<u8>,
+}
+
+/// Where the next letter goes.
+struct Pen {
+    x: f32,
+    y: f32,
+    /// Right end of the line.
+    end: f32,
+    height: f32,
+    colour: [u8; 3],
 }
 
 impl Canvas {
@@ -70,33 +81,54 @@ impl Canvas {
         }
     }
 
-    /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels.
+    /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels. Letters come from the compiled-in
+    /// fonts or those of the machine, without ligatures and from left to right; a letter that no font has is written as `\u{...}`
+    /// ([`missing_letters`](crate::missing_letters)).
     pub fn text(&mut self, text: &str, x: usize, y: usize, height: f32, max_width: usize, colour: [u8; 3]) {
-        // The font is compiled in and valid. Without it a picture would only lack its captions.
-        let Ok(font) = FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT) else { return };
-        let scaled = font.as_scaled(PxScale::from(height));
-        let mut pen = x as f32;
+        let mut pen = Pen { x: x as f32, y: y as f32, end: (x + max_width) as f32, height, colour };
         for letter in text.chars() {
-            let id = font.glyph_id(letter);
-            let advance = scaled.h_advance(id);
-            if pen + advance > (x + max_width) as f32 {
+            let fits = match face_of(letter) {
+                Some(face) => self.letter(&face, letter, &mut pen),
+                None => letter
+                    .escape_unicode()
+                    .all(|letter| face_of(letter).is_none_or(|face| self.letter(&face, letter, &mut pen))),
+            };
+            if !fits {
                 return;
             }
-            let glyph = id.with_scale_and_position(height, ab_glyph::point(pen, y as f32 + scaled.ascent()));
-            if let Some(outline) = font.outline_glyph(glyph) {
-                let bounds = outline.px_bounds();
-                outline.draw(|dx, dy, coverage| {
-                    let (px, py) = (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
-                    if (0..self.width as i64).contains(&px) && (0..self.height as i64).contains(&py) {
-                        let start = (py as usize * self.width + px as usize) * 3;
-                        for (value, ink) in self.data[start..start + 3].iter_mut().zip(colour) {
-                            *value = (f32::from(*value) * (1.0 - coverage) + f32::from(ink) * coverage) as u8;
-                        }
-                    }
-                });
-            }
-            pen += advance;
         }
+    }
+
+    fn letter(&mut self, face: &Face, letter: char, pen: &mut Pen) -> bool {
+        match face {
+            Face::BuiltIn(font) => self.glyph(*font, letter, pen),
+            Face::Machine(font) => self.glyph(*font, letter, pen),
+        }
+    }
+
+    /// Draws a letter and moves the pen. Returns false if it would cross the end of the line.
+    fn glyph(&mut self, font: &impl Font, letter: char, pen: &mut Pen) -> bool {
+        let scaled = font.as_scaled(PxScale::from(pen.height));
+        let id = font.glyph_id(letter);
+        let advance = scaled.h_advance(id);
+        if pen.x + advance > pen.end {
+            return false;
+        }
+        let at = ab_glyph::point(pen.x, pen.y + scaled.ascent());
+        if let Some(outline) = font.outline_glyph(id.with_scale_and_position(pen.height, at)) {
+            let bounds = outline.px_bounds();
+            outline.draw(|dx, dy, coverage| {
+                let (px, py) = (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
+                if (0..self.width as i64).contains(&px) && (0..self.height as i64).contains(&py) {
+                    let start = (py as usize * self.width + px as usize) * 3;
+                    for (value, ink) in self.data[start..start + 3].iter_mut().zip(pen.colour) {
+                        *value = (f32::from(*value) * (1.0 - coverage) + f32::from(ink) * coverage) as u8;
+                    }
+                }
+            });
+        }
+        pen.x += advance;
+        true
     }
 
     /// Writes a PNG file atomically.

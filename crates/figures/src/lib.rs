@@ -5,12 +5,14 @@ mod bars;
 mod canvas;
 mod comparison;
 mod curves;
+mod fonts;
 mod sheet;
 
 pub use bars::{BarPanel, Bars, bars};
 pub use canvas::{Canvas, overlay};
 pub use comparison::{ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves};
+pub use fonts::{missing_letters, missing_letters_note};
 pub use sheet::{SheetRow, contact_sheet};
 
 /// Why a picture could not be made.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use cli_kit::errln;
 use figures::{Canvas, Panel, Series, SheetRow};
 use metrics::METRICS;
 use refcoco::Dataset;
@@ -107,6 +108,10 @@ impl SheetCollector {
             })
         };
         let rows: Vec<SheetRow> = self.found.iter().map(row).collect::<Result<_>>()?;
-        Ok(figures::contact_sheet(&rows).save(path)?)
+        figures::contact_sheet(&rows).save(path)?;
+        if let Some(note) = figures::missing_letters_note() {
+            errln!("{}: {note}", path.display());
+        }
+        Ok(())
     }
 }
