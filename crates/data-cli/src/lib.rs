@@ -1,6 +1,7 @@
 //! The `data` commands. They need no libtorch, so they are a separate small program, which `talent data` executes.
 
 mod bench;
+mod export;
 mod import;
 mod list;
 mod show;
@@ -17,6 +18,7 @@ use command_kit::{DEFAULT_DATA_ROOT, ScoreArgs, parse, score};
 use refcoco::refshapes::{self, Settings};
 
 use crate::bench::BenchArgs;
+use crate::export::ExportArgs;
 use crate::import::ImportArgs;
 use crate::list::ListArgs;
 use crate::show::ShowArgs;
@@ -42,8 +44,10 @@ enum Command {
     Show(ShowArgs),
     /// Generate RefShapes
     Synth(SynthArgs),
-    /// Convert Hugging Face Parquet files into a data set folder with refs.jsonl
+    /// Convert Parquet files, or what an annotation tool wrote, into a data set folder with refs.jsonl
     Import(ImportArgs),
+    /// Write a data set as own data (refs.jsonl) or in the REFER layout
+    Export(ExportArgs),
     /// Compute metrics of a file of predicted masks
     Score(ScoreArgs),
     /// Time the preparation of training samples, stage by stage
@@ -78,6 +82,7 @@ pub fn run(args: &[OsString]) -> Result<()> {
         Command::Show(args) => show::show(&args),
         Command::Synth(args) => synth(&args),
         Command::Import(args) => import::import(&args),
+        Command::Export(args) => export::export(&args),
         Command::Score(args) => score(&args),
         Command::Bench(args) => bench::bench(&args),
     }

@@ -1,7 +1,11 @@
-//! `data import`: converts Hugging Face Parquet files into a data set folder with `refs.jsonl`.
+//! `data import`: converts Hugging Face Parquet files, and what annotation tools write, into a data set folder with
+//! `refs.jsonl`.
 
 mod coco;
+mod expressions;
+mod labelled;
 mod rows;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,19 +13,21 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use cli_kit::{errln, outln};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use refcoco::{Dataset, open_regular};
 use serde_json::json;
 
+use crate::import::expressions::Expressions;
+use crate::import::labelled::Found;
 use crate::import::rows::{Mask, Object, Picture, Table};
 use command_kit::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// Parquet files, or folders of them, with the columns of lmms-lab/RefCOCO, moondream/refcoco-m (pictures included) or
-    /// jxu124/refcoco
+    /// Parquet files or folders of them (columns of lmms-lab/RefCOCO, moondream/refcoco-m or jxu124/refcoco), a folder of labelme's
+    /// JSON files, COCO's instances JSON, a folder with images and YOLO's labels, or a folder with images and masks
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
     /// Folder to write, DATA_ROOT/NAME; the data set is then called NAME
@@ -30,13 +36,62 @@ pub(crate) struct ImportArgs {
     /// Folder of the pictures, for files that only name them; it is symlinked, not copied
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Split of all rows [default: the rows' split column, or the name of their file]
+    /// Split of all rows [default: the rows' split column, or the name of their file or folder]
     #[arg(long)]
     split: Option<String>,
+    /// What --from is [default: found out]
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// CSV file with expressions for objects of annotation tools: columns ann_id, or image and category, and expression [default: the
+    /// names of the categories]
+    #[arg(long, value_name = "FILE")]
+    expressions: Option<PathBuf>,
+}
+
+/// What can be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Hugging Face Parquet files
+    Parquet,
+    /// A folder of labelme's JSON files
+    Labelme,
+    /// COCO's instances JSON
+    Coco,
+    /// A folder with `images` and YOLO's segmentation `labels`
+    Yolo,
+    /// A folder with `images` and `masks`
+    Masks,
+}
+
+impl Kind {
+    /// Finds out what a path is.
+    fn of(path: &Path) -> Result<Self> {
+        let ends = |path: &Path, extension: &str| path.extension().is_some_and(|end| end == extension);
+        if !path.is_dir() {
+            return Ok(if ends(path, "json") { Self::Coco } else { Self::Parquet });
+        }
+        let has = |name: &str| path.join(name).is_dir();
+        let files = labelled::files_below(path)?;
+        let any = |extension: &str| files.iter().any(|file| ends(file, extension));
+        match () {
+            () if any("parquet") => Ok(Self::Parquet),
+            () if has("images") && has("labels") => Ok(Self::Yolo),
+            () if has("images") && has("masks") => Ok(Self::Masks),
+            () if any("json") => Ok(Self::Labelme),
+            () => bail!(
+                "{}: it holds no .parquet file, no .json file, and no folders images with labels or masks",
+                path.display()
+            ),
+        }
+    }
 }
 
 pub(crate) fn import(args: &ImportArgs) -> Result<()> {
-    let files = parquet_files(&args.from)?;
+    let first = args.from.first().context("--from is missing")?;
+    let kind = match args.kind {
+        Some(kind) => kind,
+        None => Kind::of(first)?,
+    };
     ensure!(!args.to.exists(), "{}: it exists already", args.to.display());
     let (Some(name), Some(parent)) = (args.to.file_name().and_then(|name| name.to_str()), args.to.parent())
     else {
@@ -49,11 +104,17 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         .prefix(&format!(".{name}."))
         .tempdir_in(parent)
         .with_context(|| parent.display().to_string())?;
-    let mut writer = Writer::new(partial.path(), args)?;
-    for file in &files {
-        writer.add_file(file).with_context(|| file.display().to_string())?;
+    match kind {
+        Kind::Parquet => {
+            let files = parquet_files(&args.from)?;
+            let mut writer = Writer::new(partial.path(), args)?;
+            for file in &files {
+                writer.add_file(file).with_context(|| file.display().to_string())?;
+            }
+            writer.finish()?;
+        }
+        _ => import_labelled(kind, args, partial.path())?,
     }
-    writer.finish()?;
     // Check that the result can be opened.
     let file = partial.path().join("refs.jsonl");
     let dataset = Dataset::open(&file.to_string_lossy(), Path::new(""))?;
@@ -67,6 +128,37 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         args.to.display(),
         if parent.as_os_str().is_empty() { Path::new(".") } else { parent }.display()
     );
+    Ok(())
+}
+
+/// Imports what an annotation tool wrote.
+fn import_labelled(kind: Kind, args: &ImportArgs, folder: &Path) -> Result<()> {
+    let table = args.expressions.as_deref().map(Expressions::read).transpose()?;
+    let mut found = Found::default();
+    for from in &args.from {
+        let one = match kind {
+            Kind::Labelme => tools::labelme(from)?,
+            Kind::Coco => tools::coco(from, args.images.as_ref())?,
+            Kind::Yolo => tools::yolo(from)?,
+            Kind::Masks | Kind::Parquet => tools::masks(from, table.is_some())?,
+        };
+        found.objects.extend(one.objects);
+        for (what, n) in one.left_out {
+            *found.left_out.entry(what).or_default() += n;
+        }
+    }
+    if let Some(split) = &args.split {
+        found.objects.iter_mut().for_each(|object| object.split.clone_from(split));
+    }
+    for (what, n) in &found.left_out {
+        errln!("{n} {what} are left out");
+    }
+    let path = folder.join("refs.jsonl");
+    let mut lines = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
+    labelled::write(found, table.as_ref(), folder, &mut lines).with_context(|| {
+        args.from.iter().map(|from| from.display().to_string()).collect::<Vec<_>>().join(", ")
+    })?;
+    lines.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     Ok(())
 }
 

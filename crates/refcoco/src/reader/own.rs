@@ -18,12 +18,26 @@ use crate::reader::{Instances, in_one_line};
 #[serde(deny_unknown_fields)]
 struct Line {
     image: String,
-    mask: Box<RawValue>,
+    #[serde(default, deserialize_with = "present")]
+    mask: Option<Box<RawValue>>,
     expressions: Vec<String>,
     category: Option<String>,
     split: Option<String>,
     ref_id: Option<i64>,
     sent_ids: Option<Vec<i64>>,
+    /// As typed; `expressions` by default.
+    raw: Option<Vec<String>>,
+    ann_id: Option<i64>,
+    ann_ids: Option<Vec<i64>>,
+    image_id: Option<i64>,
+    category_id: Option<i64>,
+    #[serde(default)]
+    crowd: bool,
+}
+
+/// A value that is there, even if it is null.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Reads a JSONL file of the user's own data. Each line is one object in an image:
@@ -41,6 +55,13 @@ struct Line {
 /// - `ref_id`: by default the line number
 /// - `sent_ids`: by default the running number of each expression in the file, from 1
 ///
+/// These keys are for sets that were something else before, so that nothing is lost:
+///
+/// - `ann_id`: id of the object, by default the line number; lines of one image that name the same id are one object
+/// - `ann_ids`: ids of objects in other lines, in place of `mask`: the expressions ask for all of them together
+/// - `raw`: the expressions as typed; `image_id`, `category_id`: numbers of image and category
+/// - `crowd`: true for an object that marks a crowd, which is no distractor
+///
 /// # Errors
 /// Names the file and the line: malformed JSON, missing or unknown key, a path that leaves the folder, an image that is missing
 /// or unreadable, an id used twice. Empty lines are skipped.
@@ -53,53 +74,134 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         lines.push((number, parsed));
     }
 
-    let mut image_ids: BTreeMap<&str, (i64, usize)> = BTreeMap::new();
-    for (number, line) in &lines {
-        let next = image_ids.len() as i64 + 1;
-        image_ids.entry(&line.image).or_insert((next, *number));
-    }
+    let image_ids = image_ids(path, &lines)?;
     let images = image_records(path, &image_ids)?;
-    let names: BTreeSet<&str> = lines.iter().filter_map(|(_, line)| line.category.as_deref()).collect();
-    let category_ids: BTreeMap<&str, i64> = names.into_iter().zip(1..).collect();
-    let (mut refs, mut annotations) = (Vec::new(), BTreeMap::new());
+    let category_ids = category_ids(path, &lines)?;
+    let (mut refs, mut annotations) = (Vec::new(), BTreeMap::<i64, Annotation>::new());
     let (mut seen, mut n_sentences) = (BTreeSet::new(), 0);
     for (number, line) in &lines {
         let ref_id = line.ref_id.unwrap_or(*number as i64);
-        if !seen.insert(ref_id) {
+        let is_ref = !line.expressions.is_empty();
+        if is_ref && !seen.insert(ref_id) {
             return Err(fail(*number, format!("ref_id {ref_id} occurs twice")));
         }
         let sent_ids = line.sent_ids(n_sentences + 1).map_err(|what| fail(*number, what))?;
         n_sentences += line.expressions.len() as i64;
-        let ann_id = *number as i64;
-        // A unique negative id, so that no two objects without a category share one.
-        let category_id = line.category.as_deref().map_or(-ann_id, |name| category_ids[name]);
         let (image_id, _) = image_ids[line.image.as_str()];
-        let has_target = line.mask.get() != "null";
-        if has_target {
-            let segmentation = line.mask.clone();
-            let annotation = Annotation { id: ann_id, image_id, category_id, is_crowd: false, segmentation };
-            annotations.insert(ann_id, annotation);
+        if let Some(annotation) = line.annotation(*number, image_id, &category_ids) {
+            let known = annotations.get(&annotation.id);
+            if known.is_some_and(|known| known.image_id != image_id) {
+                return Err(fail(*number, format!("ann_id {} is in another image too", annotation.id)));
+            }
+            annotations.insert(annotation.id, annotation);
+        } else if line.mask.is_none() && line.ann_ids.is_none() {
+            return Err(fail(
+                *number,
+                "missing field `mask`; it may be null for expressions without a target".into(),
+            ));
         }
-        if line.expressions.is_empty() {
-            continue;
+        if is_ref {
+            refs.push((
+                *number,
+                line.reference(*number, ref_id, image_id, &sent_ids).map_err(|what| fail(*number, what))?,
+            ));
         }
-        let expressions = sent_ids.into_iter().zip(&line.expressions);
-        let expressions =
-            expressions.map(|(sent_id, text)| Expression { sent_id, sent: text.clone(), raw: text.clone() });
-        refs.push(Ref {
-            ref_id,
-            ann_ids: has_target.then_some(ann_id).into_iter().collect(),
-            image_id,
-            category_ids: has_target.then_some(category_id).into_iter().collect(),
-            split: line.split.clone().unwrap_or_else(|| "train".to_owned()),
-            expressions: expressions.collect(),
-        });
+    }
+    // Objects may stand behind the lines that name them.
+    for (number, reference) in &mut refs {
+        for ann_id in &reference.ann_ids {
+            let Some(annotation) =
+                annotations.get(ann_id).filter(|found| found.image_id == reference.image_id)
+            else {
+                return Err(fail(*number, format!("no line of this image has ann_id {ann_id}")));
+            };
+            reference.category_ids.push(annotation.category_id);
+        }
     }
     let categories = category_ids.into_iter().map(|(name, id)| (id, name.to_owned())).collect();
+    let refs = refs.into_iter().map(|(_, reference)| reference).collect();
     Ok((refs, Instances { images, annotations, categories, ..Instances::default() }))
 }
 
+/// An id for each image name, and the first line that names it.
+fn image_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<&'a str, (i64, usize)>> {
+    let mut ids: BTreeMap<&str, (i64, usize)> = BTreeMap::new();
+    let mut names: BTreeMap<i64, &str> = BTreeMap::new();
+    let given: BTreeSet<i64> = lines.iter().filter_map(|(_, line)| line.image_id).collect();
+    let mut free = (1..).filter(|id| !given.contains(id));
+    for (number, line) in lines {
+        let (id, _) = *ids
+            .entry(&line.image)
+            .or_insert_with(|| (line.image_id.unwrap_or_else(|| free.next().unwrap_or_default()), *number));
+        let name = *names.entry(id).or_insert(&line.image);
+        if name != line.image || line.image_id.is_some_and(|given| given != id) {
+            let what = format!("image_id {} is another image's", line.image_id.unwrap_or(id));
+            return Err(at_line(path, *number, what));
+        }
+    }
+    Ok(ids)
+}
+
+/// An id for each category name.
+fn category_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<&'a str, i64>> {
+    let mut ids: BTreeMap<&str, i64> = BTreeMap::new();
+    for (number, line) in lines {
+        let (Some(name), Some(id)) = (line.category.as_deref(), line.category_id) else { continue };
+        let other = ids.iter().any(|(other, other_id)| *other_id == id && *other != name);
+        if other || *ids.entry(name).or_insert(id) != id {
+            return Err(at_line(path, *number, format!("category_id {id} is another category's")));
+        }
+    }
+    let names: BTreeSet<&str> = lines.iter().filter_map(|(_, line)| line.category.as_deref()).collect();
+    let given: BTreeSet<i64> = ids.values().copied().collect();
+    let mut free = (1..).filter(|id| !given.contains(id));
+    for name in names {
+        ids.entry(name).or_insert_with(|| free.next().unwrap_or_default());
+    }
+    Ok(ids)
+}
+
 impl Line {
+    /// The line's object; `None` if it has none.
+    fn annotation(
+        &self,
+        number: usize,
+        image_id: i64,
+        category_ids: &BTreeMap<&str, i64>,
+    ) -> Option<Annotation> {
+        let segmentation = self.mask.clone().filter(|mask| mask.get() != "null")?;
+        let id = self.ann_id.unwrap_or(number as i64);
+        // A unique negative id, so that no two objects without a category share one.
+        let category_id = self.category.as_deref().map_or(-id, |name| category_ids[name]);
+        Some(Annotation { id, image_id, category_id, is_crowd: self.crowd, segmentation })
+    }
+
+    /// The line's ref, still without categories.
+    fn reference(&self, number: usize, ref_id: i64, image_id: i64, sent_ids: &[i64]) -> Result<Ref, String> {
+        let has_object = self.mask.as_ref().is_some_and(|mask| mask.get() != "null");
+        let ann_ids = match (&self.ann_ids, has_object) {
+            (Some(_), true) => return Err("`mask` and `ann_ids` exclude each other".to_owned()),
+            (Some(ids), false) => ids.clone(),
+            (None, true) => vec![self.ann_id.unwrap_or(number as i64)],
+            (None, false) => Vec::new(),
+        };
+        let raw = self.raw.as_ref().unwrap_or(&self.expressions);
+        if raw.len() != self.expressions.len() {
+            return Err(format!("{} `raw` for {} expressions", raw.len(), self.expressions.len()));
+        }
+        let texts = sent_ids.iter().zip(&self.expressions).zip(raw);
+        let expressions =
+            texts.map(|((&sent_id, sent), raw)| Expression { sent_id, sent: sent.clone(), raw: raw.clone() });
+        Ok(Ref {
+            ref_id,
+            ann_ids,
+            image_id,
+            category_ids: Vec::new(),
+            split: self.split.clone().unwrap_or_else(|| "train".to_owned()),
+            expressions: expressions.collect(),
+        })
+    }
+
     /// Ids of the line's expressions: its `sent_ids`, by default the numbers from `next` on.
     fn sent_ids(&self, next: i64) -> Result<Vec<i64>, String> {
         let n = self.expressions.len();

@@ -1,0 +1,149 @@
+//! `data export`: writes a data set in another layout: own data (`refs.jsonl`) or REFER (`refs(unc).p` with `instances.json`).
+
+mod own;
+mod refer;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use cli_kit::outln;
+use command_kit::{Progress, open};
+use refcoco::{Annotation, Dataset, Mask};
+use serde_json::{Value, json};
+
+/// Layouts that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// One `refs.jsonl` beside its pictures
+    Own,
+    /// `refs(unc).p` and `instances.json`; `grefs(unc).json` if a ref has no target or several
+    Refer,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Data set, such as refcoco
+    #[arg(long)]
+    dataset: String,
+    /// Folder of the data sets
+    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
+    data_root: PathBuf,
+    /// Folder to write, DATA_ROOT/NAME; the data set is then called NAME
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Layout to write
+    #[arg(long, value_enum, default_value = "own")]
+    format: Layout,
+    /// Only these splits, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    split: Vec<String>,
+}
+
+const PICTURES: &str = "images";
+
+pub(crate) fn export(args: &ExportArgs) -> Result<()> {
+    let dataset = open(&args.dataset, &args.data_root)?;
+    for split in &args.split {
+        dataset.split(split)?;
+    }
+    ensure!(!args.to.exists(), "{}: it exists already", args.to.display());
+    let (Some(name), Some(parent)) = (args.to.file_name().and_then(|name| name.to_str()), args.to.parent())
+    else {
+        bail!("--to {}: expected a folder DATA_ROOT/NAME", args.to.display());
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    // Written beside the target and renamed at the end, so that an incomplete data set is never seen.
+    let partial = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .tempdir_in(parent)
+        .with_context(|| parent.display().to_string())?;
+    let chosen = Chosen::new(&dataset, &args.split);
+    copy_pictures(&chosen, partial.path())?;
+    match args.format {
+        Layout::Own => own::write(&chosen, partial.path())?,
+        Layout::Refer => {
+            let descriptor = refer::write(&chosen, partial.path(), name)?;
+            let path = parent.join(format!("{name}.toml"));
+            ensure!(!path.exists(), "{}: it exists already", path.display());
+            whole_file::write(&path, descriptor.as_bytes())?;
+        }
+    }
+    let partial = partial.keep();
+    std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
+    outln!(
+        "{}: {} refs in {} images; use it with --dataset {name} --data-root {}",
+        args.to.display(),
+        chosen.refs.len(),
+        chosen.images.len(),
+        parent.display()
+    );
+    Ok(())
+}
+
+/// The part of a data set that is written: refs, their images, and all objects of these images.
+struct Chosen<'a> {
+    dataset: &'a Dataset,
+    /// Indices in [`Dataset::refs`].
+    refs: Vec<usize>,
+    images: BTreeSet<i64>,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(dataset: &'a Dataset, splits: &[String]) -> Self {
+        let is_chosen = |index: &usize| splits.is_empty() || splits.contains(&dataset.refs[*index].split);
+        let refs: Vec<usize> = (0..dataset.refs.len()).filter(is_chosen).collect();
+        let images = refs.iter().map(|&index| dataset.refs[index].image_id).collect();
+        Self { dataset, refs, images }
+    }
+
+    fn annotations(&self) -> impl Iterator<Item = &'a Annotation> {
+        let ids = self.images.iter().flat_map(|&id| self.dataset.annotations_in_image(id));
+        ids.filter_map(|id| self.dataset.instances.annotations.get(id))
+    }
+
+    /// A category's name; `None` for the negative ids of objects without a category.
+    fn category(&self, id: i64) -> Option<&'a str> {
+        self.dataset.instances.categories.get(&id).map(String::as_str).filter(|_| id >= 0)
+    }
+
+    /// Name of an image's copy below the written folder.
+    fn picture(&self, image_id: i64) -> Result<String> {
+        Ok(format!("{PICTURES}/{}", plain_name(&self.dataset.image_record(image_id)?.file_name)))
+    }
+}
+
+/// A file name with `/` alone, and without `./`.
+fn plain_name(name: &str) -> String {
+    let name = name.replace('\\', "/");
+    name.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
+}
+
+fn copy_pictures(chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
+    let mut progress = Progress::new("export images", chosen.images.len() as u64, 0);
+    for &id in &chosen.images {
+        let path = folder.join(chosen.picture(id)?);
+        let parent = path.parent().context("an image lies in a folder")?;
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        std::fs::write(&path, chosen.dataset.image_bytes(id)?).with_context(|| path.display().to_string())?;
+        progress.advance(1, "");
+    }
+    Ok(())
+}
+
+/// An object's segmentation as COCO has it: as in the file, or as an RLE where the file has something else (the name of a mask
+/// file, labelled polygons).
+fn segmentation(dataset: &Dataset, annotation: &Annotation) -> Result<Value> {
+    let value: Value = serde_json::from_str(annotation.segmentation.get())?;
+    match value {
+        Value::String(_) | Value::Null => Ok(rle(&dataset.mask(annotation.id)?)),
+        Value::Object(ref fields) if fields.contains_key("shapes") => Ok(rle(&dataset.mask(annotation.id)?)),
+        other => Ok(other),
+    }
+}
+
+fn rle(mask: &Mask) -> Value {
+    json!({"size": [mask.height, mask.width], "counts": mask.to_rle_string()})
+}

@@ -1,0 +1,130 @@
+//! A table of expressions (CSV) for objects that have none.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::labelled::Labelled;
+
+/// Rows of a CSV file with a header.
+#[derive(Debug)]
+pub(super) struct Expressions {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    /// Line in the file, for messages.
+    line: usize,
+    number: Option<i64>,
+    image: Option<String>,
+    category: Option<String>,
+    expression: String,
+    split: Option<String>,
+}
+
+impl Expressions {
+    /// Reads a CSV file with the column `expression`, and either `ann_id` (or `annotation_id`, `id`), or `image` with or without
+    /// `category` (or `label`); optionally `split`.
+    ///
+    /// # Errors
+    /// Names the file and the line.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let fail = || path.display().to_string();
+        let text = std::fs::read(path).with_context(fail)?;
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
+        let header = reader.headers().with_context(fail)?.clone();
+        let column =
+            |names: &[&str]| header.iter().position(|name| names.contains(&name.to_lowercase().as_str()));
+        let number = column(&["ann_id", "annotation_id", "id"]);
+        let (image, category) =
+            (column(&["image", "file_name", "mask"]), column(&["category", "label", "class"]));
+        let split = column(&["split"]);
+        let (Some(expression), true) =
+            (column(&["expression", "sentence", "text", "caption"]), number.or(image).is_some())
+        else {
+            bail!(
+                "{}: expected the columns ann_id or image, and expression; found {}",
+                path.display(),
+                header.iter().collect::<Vec<_>>().join(", ")
+            );
+        };
+        let mut rows = Vec::new();
+        for record in reader.records() {
+            let record = record.with_context(fail)?;
+            let line = record.position().map_or(0, |position| position.line() as usize);
+            let at = || format!("{}: line {line}", path.display());
+            let cell = |column: Option<usize>| {
+                column
+                    .and_then(|column| record.get(column))
+                    .filter(|cell| !cell.is_empty())
+                    .map(str::to_owned)
+            };
+            let number = match cell(number) {
+                Some(text) => Some(text.parse().with_context(at).context("ann_id must be a whole number")?),
+                None => None,
+            };
+            let expression = cell(Some(expression)).with_context(at).context("the expression is empty")?;
+            rows.push(Row {
+                line,
+                number,
+                image: cell(image),
+                category: cell(category),
+                expression,
+                split: cell(split),
+            });
+        }
+        Ok(Self { rows })
+    }
+
+    /// Gives each expression to the objects that its row names. Those for several objects together are returned with the places of
+    /// the objects.
+    ///
+    /// # Errors
+    /// Names the row that fits no object.
+    pub(super) fn assign(&self, objects: &mut [Labelled]) -> Result<Vec<(Vec<usize>, String)>> {
+        let mut together = Vec::new();
+        for row in &self.rows {
+            let places: Vec<usize> = (0..objects.len()).filter(|&index| row.fits(&objects[index])).collect();
+            ensure!(!places.is_empty(), "--expressions: line {} names no object of the source", row.line);
+            if let Some(split) = &row.split {
+                for &place in &places {
+                    objects[place].split.clone_from(split);
+                }
+            }
+            together.push((places, row.expression.clone()));
+        }
+        Ok(together)
+    }
+}
+
+impl Row {
+    fn fits(&self, object: &Labelled) -> bool {
+        let same_image = |image: &String| {
+            let image = image.replace('\\', "/");
+            let stem =
+                |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
+            let base = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
+            object.name == image
+                || base(&object.name) == base(&image)
+                || stem(&base(&object.name)) == base(&image)
+                || object.mask_name().is_some_and(|mask| mask == base(&image) || stem(&mask) == base(&image))
+        };
+        self.number.is_none_or(|number| object.number == Some(number))
+            && self.image.as_ref().is_none_or(same_image)
+            && self.category.as_ref().is_none_or(|category| object.category.as_ref() == Some(category))
+    }
+}
+
+impl Labelled {
+    /// Name of the mask file, if the mask is one.
+    fn mask_name(&self) -> Option<String> {
+        match &self.mask {
+            super::labelled::LabelledMask::File(path) => {
+                Some(path.file_name()?.to_string_lossy().into_owned())
+            }
+            super::labelled::LabelledMask::Coco(_) => None,
+        }
+    }
+}

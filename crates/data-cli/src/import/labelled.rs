@@ -1,0 +1,187 @@
+//! Objects of annotation tools: each in a picture file, with a category, and expressions if there are any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::expressions::Expressions;
+use super::{MASKS, WRITTEN};
+
+/// An object as an annotation tool has it.
+#[derive(Debug)]
+pub(super) struct Labelled {
+    /// The picture file.
+    pub(super) picture: PathBuf,
+    /// Its name below the written folder, with `/`.
+    pub(super) name: String,
+    pub(super) mask: LabelledMask,
+    pub(super) category: Option<String>,
+    /// Expressions for this object alone.
+    pub(super) expressions: Vec<String>,
+    /// The tool's number of the object, for a table of expressions.
+    pub(super) number: Option<i64>,
+    pub(super) split: String,
+    pub(super) crowd: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum LabelledMask {
+    /// A COCO segmentation.
+    Coco(Value),
+    /// A mask file.
+    File(PathBuf),
+}
+
+/// What a source holds: its objects, and how many things in it cannot be read as objects, by what they are.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) objects: Vec<Labelled>,
+    pub(super) left_out: BTreeMap<&'static str, usize>,
+}
+
+impl Found {
+    pub(super) fn leave_out(&mut self, what: &'static str) {
+        *self.left_out.entry(what).or_default() += 1;
+    }
+}
+
+/// Writes the pictures, and a line for each object. Expressions of the table come first; objects without any are asked for by the
+/// name of their category, all of a category in one picture together.
+pub(super) fn write(
+    found: Found,
+    table: Option<&Expressions>,
+    folder: &Path,
+    lines: &mut impl Write,
+) -> Result<()> {
+    ensure!(!found.objects.is_empty(), "there is no object in it");
+    let mut objects = found.objects;
+    let mut together: Vec<(Vec<usize>, String)> = match table {
+        Some(table) => table.assign(&mut objects)?,
+        None => Vec::new(),
+    };
+    if table.is_none() {
+        let mut groups: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+        for (index, object) in objects.iter().enumerate() {
+            if let (true, Some(category)) = (object.expressions.is_empty() && !object.crowd, &object.category)
+            {
+                groups.entry((&object.name, category)).or_default().push(index);
+            }
+        }
+        together
+            .extend(groups.into_iter().map(|((_, category), indices)| (indices, category.replace('_', " "))));
+    }
+    for (indices, expression) in std::mem::take(&mut together) {
+        match indices[..] {
+            [index] => objects[index].expressions.push(expression),
+            _ => together.push((indices, expression)),
+        }
+    }
+    let mut written = BTreeSet::new();
+    for (index, object) in objects.iter().enumerate() {
+        ensure!(stays_inside(&object.name), "picture name `{}`", object.name);
+        if written.insert(object.name.clone()) {
+            copy(&object.picture, &folder.join(WRITTEN).join(&object.name))?;
+        }
+        let mask = match &object.mask {
+            LabelledMask::Coco(mask) => mask.clone(),
+            LabelledMask::File(file) => {
+                let extension = file.extension().unwrap_or_default().to_string_lossy();
+                let name = format!("{MASKS}/{index:06}.{extension}");
+                copy(file, &folder.join(&name))?;
+                json!(name)
+            }
+        };
+        let mut line = json!({
+            "image": format!("{WRITTEN}/{}", object.name),
+            "mask": mask,
+            "ann_id": index + 1,
+            "expressions": object.expressions,
+            "split": object.split,
+        });
+        if let Some(category) = &object.category {
+            line["category"] = json!(category);
+        }
+        if object.crowd {
+            line["crowd"] = json!(true);
+        }
+        writeln!(lines, "{line}")?;
+    }
+    for (indices, expression) in together {
+        let first = &objects[indices[0]];
+        let ann_ids: Vec<usize> = indices.iter().map(|index| index + 1).collect();
+        let image = format!("{WRITTEN}/{}", first.name);
+        let line =
+            json!({"image": image, "ann_ids": ann_ids, "expressions": [expression], "split": first.split});
+        writeln!(lines, "{line}")?;
+    }
+    Ok(())
+}
+
+fn stays_inside(name: &str) -> bool {
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let parent = to.parent().context("a file lies in a folder")?;
+    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    std::fs::copy(from, to).with_context(|| from.display().to_string())?;
+    Ok(())
+}
+
+/// All files below a folder, sorted. Symlinks to folders are not followed: they may form a cycle.
+pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let entry = entry.with_context(|| folder.display().to_string())?;
+            let is_folder = entry.file_type().with_context(|| entry.path().display().to_string())?.is_dir();
+            if is_folder { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Path below a folder, with `/`; the file's name alone if it lies elsewhere.
+pub(super) fn name_below(path: &Path, folder: &Path) -> String {
+    let below = path.strip_prefix(folder).ok();
+    let name = below.or_else(|| path.file_name().map(Path::new)).unwrap_or(path);
+    name.to_string_lossy().replace('\\', "/")
+}
+
+/// The split that a path's folders or file name say: `train`, `val` or `test`; `train` by default.
+pub(super) fn split_of_path(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let words: Vec<&str> = lower.split(|letter: char| !letter.is_ascii_alphabetic()).collect();
+    let known =
+        [("val", "val"), ("valid", "val"), ("validation", "val"), ("test", "test"), ("train", "train")];
+    let split = known.iter().find(|(word, _)| words.contains(word));
+    split.map_or("train", |(_, split)| split).to_owned()
+}
+
+/// Whether a file is a picture by its name.
+pub(super) fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    ["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp"].contains(&extension.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_in_paths() {
+        for (name, split) in [
+            ("images/val/a.jpg", "val"),
+            ("instances_val2017.json", "val"),
+            ("valley/a.jpg", "train"),
+            ("labels/test/b.txt", "test"),
+            ("a.json", "train"),
+        ] {
+            assert_eq!(split_of_path(name), split, "{name}");
+        }
+    }
+}

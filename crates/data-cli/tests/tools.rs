@@ -1,0 +1,152 @@
+//! `data import` of what annotation tools write.
+#![allow(missing_docs)]
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use image::{GrayImage, Luma, RgbImage};
+use refcoco::Dataset;
+
+/// Imports `root/from` as `root/data/mine`.
+fn import(root: &Path, from: &str, more: &[&str]) -> anyhow::Result<Dataset> {
+    let (from, to) = (root.join(from), root.join("data/mine"));
+    let mut args: Vec<OsString> =
+        vec!["import".into(), "--from".into(), from.into(), "--to".into(), to.into()];
+    args.extend(more.iter().map(Into::into));
+    data_cli::run(&args)?;
+    Ok(Dataset::open("mine", &root.join("data"))?)
+}
+
+fn write(root: &Path, name: &str, text: &str) {
+    let path = root.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn picture(root: &Path, name: &str) {
+    let path = root.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    RgbImage::from_pixel(20, 10, image::Rgb([90, 120, 90])).save(path).unwrap();
+}
+
+/// Each ref's expressions, split and area.
+fn refs(dataset: &Dataset) -> Vec<(Vec<&str>, &str, usize)> {
+    let one = |one: &'_ refcoco::Ref| -> (Vec<String>, String, usize) {
+        let texts = one.expressions.iter().map(|expression| expression.sent.clone()).collect();
+        (texts, one.split.clone(), dataset.target(one).unwrap().area())
+    };
+    let all: Vec<_> = dataset.refs.iter().map(one).collect();
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    all.into_iter()
+        .map(|(texts, split, area)| (texts.into_iter().map(leak).collect(), leak(split), area))
+        .collect()
+}
+
+#[test]
+fn labelme() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "l/a.png");
+    write(
+        root.path(),
+        "l/a.json",
+        r#"{"version": "5.0", "flags": {}, "imagePath": "..\\l\\a.png", "imageData": null, "imageHeight": 10, "imageWidth": 20, "shapes": [
+            {"label": "cup", "points": [[0, 0], [4, 0], [4, 5], [0, 5]], "group_id": null, "shape_type": "polygon", "flags": {}},
+            {"label": "cup", "points": [[10, 2], [14, 6]], "group_id": 1, "shape_type": "rectangle"},
+            {"label": "cup", "points": [[16, 2], [18, 6]], "group_id": 1, "shape_type": "rectangle"},
+            {"label": "red_box", "points": [[10, 7], [13, 9]], "group_id": null, "shape_type": "rectangle", "description": "the box below"},
+            {"label": "x", "points": [[1, 1]], "group_id": null, "shape_type": "point"}]}"#,
+    );
+    let dataset = import(root.path(), "l", &[]).unwrap();
+    // Two cups, which their name alone asks for together; a cup of two parts.
+    assert_eq!(refs(&dataset), [(vec!["the box below"], "train", 6), (vec!["cup"], "train", 20 + 16 + 8)]);
+    assert_eq!(dataset.instances.annotations.len(), 3);
+    assert_eq!(dataset.image(dataset.refs[0].image_id).unwrap().width, 20);
+}
+
+#[test]
+fn coco_with_expressions_from_a_table_or_from_names() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "photos/a.jpg");
+    write(
+        root.path(),
+        "instances_val2017.json",
+        r#"{"images": [{"id": 3, "file_name": "a.jpg", "width": 20, "height": 10}],
+            "annotations": [
+              {"id": 7, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": [[0, 0, 4, 0, 4, 5, 0, 5]]},
+              {"id": 8, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": [[8, 0, 10, 0, 10, 5, 8, 5]]},
+              {"id": 9, "image_id": 3, "category_id": 1, "iscrowd": 1, "segmentation": {"size": [10, 20], "counts": [0, 10, 190]}},
+              {"id": 10, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": []}],
+            "categories": [{"id": 1, "name": "dog"}]}"#,
+    );
+    let photos = root.path().join("photos");
+    let photos = photos.to_str().unwrap();
+    let by_name = import(root.path(), "instances_val2017.json", &["--images", photos]).unwrap();
+    assert_eq!(refs(&by_name), [(vec!["dog"], "val", 30)]);
+    assert_eq!(by_name.instances.annotations.values().filter(|one| one.is_crowd).count(), 1);
+
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    write(
+        root.path(),
+        "e.csv",
+        "\u{feff}annotation_id,expression\n7,\"the dog, left\"\n7,first dog\n8,second dog\n",
+    );
+    let table = root.path().join("e.csv");
+    let more = ["--images", photos, "--expressions", table.to_str().unwrap()];
+    let by_table = import(root.path(), "instances_val2017.json", &more).unwrap();
+    assert_eq!(
+        refs(&by_table),
+        [(vec!["the dog, left", "first dog"], "val", 20), (vec!["second dog"], "val", 10)]
+    );
+    assert_eq!(by_table.distractors(&by_table.refs[0]).len(), 1);
+
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    write(root.path(), "e.csv", "annotation_id,expression\n99,nobody\n");
+    let error = format!("{:#}", import(root.path(), "instances_val2017.json", &more).unwrap_err());
+    assert!(error.contains("line 2 names no object"), "{error}");
+    assert!(!root.path().join("data/mine").exists());
+    let error = format!("{:#}", import(root.path(), "instances_val2017.json", &[]).unwrap_err());
+    assert!(error.contains("--images"), "{error}");
+}
+
+#[test]
+fn yolo() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "y/images/val/a.png");
+    write(root.path(), "y/labels/val/a.txt", "1 0 0 0.5 0 0.5 0.5 0 0.5\n0 0.5 0.5 0.1 0.1\n");
+    write(root.path(), "y/data.yaml", "path: .\nnames:\n  0: cat\n  1: fire_truck  # red\n");
+    let dataset = import(root.path(), "y", &[]).unwrap();
+    assert_eq!(refs(&dataset), [(vec!["fire truck"], "val", 50)]);
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    write(root.path(), "y/data.yaml", "names: ['cat', \"truck\"]\n");
+    assert_eq!(refs(&import(root.path(), "y", &[]).unwrap()), [(vec!["truck"], "val", 50)]);
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    write(root.path(), "y/labels/val/a.txt", "1 0 zero\n");
+    let error = format!("{:#}", import(root.path(), "y", &[]).unwrap_err());
+    assert!(error.contains("a.txt: line 1"), "{error}");
+}
+
+#[test]
+fn folders_of_masks() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "m/images/a.png");
+    picture(root.path(), "m/images/a_b.png");
+    std::fs::create_dir_all(root.path().join("m/masks/a_b")).unwrap();
+    let mask = |name: &str, n: u32| {
+        let mask = GrayImage::from_fn(20, 10, |x, y| Luma([if y == 0 && x < n { 255 } else { 0 }]));
+        mask.save(root.path().join("m/masks").join(name)).unwrap();
+    };
+    mask("a_left_cup.png", 3);
+    mask("a_b/the right cup.png", 5);
+    let dataset = import(root.path(), "m", &[]).unwrap();
+    assert_eq!(refs(&dataset), [(vec!["the right cup"], "train", 5), (vec!["left cup"], "train", 3)]);
+
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    mask("a.png", 4);
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("a.png") && error.contains("--expressions"), "{error}");
+    write(root.path(), "e.csv", "mask,expression,split\na.png,a cup,val\n");
+    let table = root.path().join("e.csv");
+    let named = import(root.path(), "m", &["--kind", "masks", "--expressions", table.to_str().unwrap()]);
+    let named = named.unwrap();
+    assert!(refs(&named).iter().any(|one| one.0.contains(&"a cup") && one.1 == "val"), "{:?}", refs(&named));
+}
