@@ -33,8 +33,11 @@ fn export(name: &str, root: &Path, to: &Path, format: &str) -> Dataset {
 /// Everything a data set says about one ref.
 type Told = (i64, String, Vec<(i64, String, String)>, Vec<i64>, i64, Vec<Option<String>>, Vec<i64>, Mask);
 
-/// What a data set says: its refs; each object's image, mask and crowd mark.
-fn told(dataset: &Dataset) -> (Vec<Told>, BTreeMap<i64, (i64, bool, Mask)>) {
+/// Each object's image, crowd mark and mask, by id.
+type Objects = BTreeMap<i64, (i64, bool, Mask)>;
+
+/// What a data set says: its refs and its objects.
+fn told(dataset: &Dataset) -> (Vec<Told>, Objects) {
     let category = |id: &i64| dataset.instances.categories.get(id).filter(|name| *name != "object").cloned();
     let refs = dataset.refs.iter().map(|one| {
         let expressions =
