@@ -47,3 +47,17 @@ pub fn metric_or_dash(value: Option<f64>) -> String {
     let rounded = |value: f64| (value * 100.0).round() / 100.0 + 0.0;
     value.map_or_else(|| "-".to_owned(), |value| format!("{:.2}", rounded(value)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_over_no_expressions_has_dashes() {
+        let table = metrics_table(&[("val, with same-category rival".to_owned(), SplitReport::new(&[]))]);
+        let row = table.lines().nth(1).unwrap();
+        assert!(!row.contains("0.00"), "{table}");
+        assert_eq!(row.split_whitespace().filter(|cell| *cell == "-").count(), METRICS.len(), "{table}");
+        assert_eq!(metric_or_dash(Some(-0.0001)), "0.00");
+    }
+}

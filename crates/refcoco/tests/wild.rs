@@ -264,3 +264,35 @@ fn oddities_of_own_data_are_told() {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
 }
+
+#[test]
+fn pictures_and_masks_in_tiff_and_webp() {
+    let root = tempfile::tempdir().unwrap();
+    let set = root.path().join("mine");
+    std::fs::create_dir(&set).unwrap();
+    let mut lines = String::new();
+    for extension in ["tif", "webp", "png"] {
+        photo(&set.join(format!("a.{extension}")), 8, 6);
+        let mask = image::GrayImage::from_fn(8, 6, |x, _| image::Luma([if x < 3 { 255 } else { 0 }]));
+        image::DynamicImage::from(mask).to_rgb8().save(set.join(format!("m.{extension}"))).unwrap();
+        lines += &format!(
+            "{{\"image\": \"a.{extension}\", \"mask\": \"m.{extension}\", \"expressions\": [\"a cup\"], \"split\": \"val\"}}\n"
+        );
+    }
+    std::fs::write(set.join("refs.jsonl"), lines).unwrap();
+    let dataset = Dataset::open("mine", root.path()).unwrap();
+    for reference in &dataset.refs {
+        assert_eq!(dataset.image(reference.image_id).unwrap().data[..3], [90, 80, 70]);
+        assert_eq!(dataset.target(reference).unwrap().area(), 18);
+    }
+}
+
+/// Written by numpy 2: `int32`, `int64`, `float64`, `str_` scalars, an `OrderedDict`, tuples.
+#[test]
+fn refs_with_numpy_s_scalars() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/numpy-refs.p");
+    let [first, second] = &refcoco::read_refs(&path).unwrap()[..] else { panic!("two refs") };
+    assert_eq!((first.ref_id, &first.ann_ids[..], first.image_id), (1, &[11][..], 7));
+    assert_eq!((first.split.as_str(), first.expressions[0].sent.as_str()), ("val", "left cup"));
+    assert_eq!((second.ref_id, second.expressions.len()), (2, 2));
+}

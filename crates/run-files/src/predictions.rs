@@ -63,28 +63,17 @@ pub fn may_hold_predictions(path: &Path) -> bool {
 struct ReadLine {
     #[serde(default)]
     dataset: Option<String>,
-    ref_id: Number,
-    sent_id: Number,
+    ref_id: serde_json::Value,
+    sent_id: serde_json::Value,
     segmentation: Box<RawValue>,
 }
 
 /// A whole number, also as a float or as text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Number {
-    Int(i64),
-    Float(f64),
-    Text(String),
-}
-
-impl Number {
-    fn whole(self) -> Option<i64> {
-        let of_float = |value: f64| (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64);
-        match self {
-            Self::Int(value) => Some(value),
-            Self::Float(value) => of_float(value),
-            Self::Text(text) => text.trim().parse().ok(),
-        }
+fn whole(value: &serde_json::Value) -> Option<i64> {
+    let of_float = |value: f64| (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64);
+    match value {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        value => value.as_i64().or_else(|| of_float(value.as_f64()?)),
     }
 }
 
@@ -105,8 +94,10 @@ fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawVa
                 false => text,
             }
         })?;
-    let whole = |name: &str, number: Number| number.whole().ok_or(format!("`{name}` must be a whole number"));
-    Ok((dataset, (whole("ref_id", ref_id)?, whole("sent_id", sent_id)?), segmentation))
+    let number = |name: &str, value: &serde_json::Value| {
+        whole(value).ok_or_else(|| format!("`{name}` must be a whole number, not {value}"))
+    };
+    Ok((dataset, (number("ref_id", &ref_id)?, number("sent_id", &sent_id)?), segmentation))
 }
 
 /// A file of predicted masks, which are decoded on demand.
@@ -204,5 +195,32 @@ impl Predictions {
             number: *number,
             what: error.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_every_form_and_messages_without_rust() {
+        let line = |ref_id: &str| format!(r#"{{"ref_id": {ref_id}, "sent_id": 2.0, "segmentation": null}}"#);
+        for form in ["7", "7.0", "\"7\""] {
+            assert_eq!(parse_line(&line(form)).unwrap().1, (7, 2), "{form}");
+        }
+        for form in ["null", "7.5", "true", "[7]", "\"x\""] {
+            let error = parse_line(&line(form)).unwrap_err();
+            assert!(error.contains("`ref_id` must be a whole number") && !error.contains("enum"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_found_in_every_form() {
+        for form in ["null", "[]", "[[]]", "[[], []]"] {
+            assert!(finds_nothing(form), "{form}");
+        }
+        for form in ["[1, 2]", "{}", "0", "[null]"] {
+            assert!(!finds_nothing(form), "{form}");
+        }
     }
 }

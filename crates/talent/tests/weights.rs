@@ -172,3 +172,90 @@ fn other_networks_are_refused() {
     let error = refused(Encoder::Text, text, nested);
     assert!(error.contains("says 8 attention heads"), "{error}");
 }
+
+/// The recorded tensors of an encoder by their names behind its prefix.
+fn encoder_tensors(encoder: Encoder, prefix: &str) -> Vec<(String, Tensor)> {
+    let model = blank(&miniature());
+    let entries = model.store().entries().into_iter();
+    let groups: BTreeMap<String, &str> = entries.map(|(name, entry)| (name, entry.group.name)).collect();
+    let all = recording("model_init").into_iter();
+    let own = all.filter(|(name, _)| groups[name] == encoder.group().name);
+    own.map(|(name, tensor)| (name.strip_prefix(prefix).unwrap().to_owned(), tensor)).collect()
+}
+
+fn written(folder: &Path, tensors: &[(String, Tensor)]) -> std::path::PathBuf {
+    let path = folder.join("encoder.safetensors");
+    Tensor::write_safetensors(tensors, &path).unwrap();
+    path
+}
+
+#[test]
+fn encoders_inside_what_training_programs_put_around_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for (encoder, prefix, wrappers) in [
+        (
+            Encoder::Image,
+            "dinov2.",
+            &[
+                "module.",
+                "_orig_mod.",
+                "backbone.",
+                "module.backbone.",
+                "model._orig_mod.",
+                "teacher.backbone.",
+            ][..],
+        ),
+        (Encoder::Text, "txt_backbone.", &["module.", "text.", "module.text."][..]),
+    ] {
+        let own = encoder_tensors(encoder, prefix);
+        for wrapper in wrappers {
+            let wrapped: Vec<(String, Tensor)> = own
+                .iter()
+                .map(|(name, tensor)| (format!("{wrapper}{name}"), tensor.shallow_clone()))
+                .collect();
+            let model = blank(&miniature());
+            let path = written(folder.path(), &wrapped);
+            let loaded = load_encoder(&model, encoder, &path, &Strictness::default());
+            loaded.unwrap_or_else(|error| panic!("{wrapper}: {error}"));
+            assert_filled(&model, encoder, Tensor::shallow_clone);
+        }
+    }
+}
+
+#[test]
+fn chunked_blocks_and_timm_s_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = encoder_tensors(Encoder::Image, "dinov2.");
+    let chunked: Vec<(String, Tensor)> = own
+        .iter()
+        .map(|(name, tensor)| {
+            let block = name.strip_prefix("blocks.");
+            (block.map_or(name.clone(), |rest| format!("blocks.0.{rest}")), tensor.shallow_clone())
+        })
+        .collect();
+    let model = blank(&miniature());
+    load_encoder(&model, Encoder::Image, &written(folder.path(), &chunked), &Strictness::default()).unwrap();
+    assert_filled(&model, Encoder::Image, Tensor::shallow_clone);
+
+    // timm adds the class token's position to the token, and has no mask token.
+    let tensor = |name: &str| own.iter().find(|(other, _)| other == name).unwrap().1.shallow_clone();
+    let positions = tensor("pos_embed");
+    let class = tensor("cls_token") + positions.narrow(1, 0, 1);
+    let timm: Vec<(String, Tensor)> = own
+        .iter()
+        .filter(|(name, _)| name != "mask_token")
+        .map(|(name, tensor)| match name.as_str() {
+            "register_tokens" => ("reg_token".to_owned(), tensor.shallow_clone()),
+            "cls_token" => (name.clone(), class.shallow_clone()),
+            "pos_embed" => (name.clone(), positions.narrow(1, 1, positions.size()[1] - 1).contiguous()),
+            _ => (name.clone(), tensor.shallow_clone()),
+        })
+        .collect();
+    let model = blank(&miniature());
+    load_encoder(&model, Encoder::Image, &written(folder.path(), &timm), &Strictness::default()).unwrap();
+    let found = |name: &str| model.store().get(&format!("dinov2.{name}")).unwrap();
+    let n = positions.size()[1] - 1;
+    assert_eq!(found("pos_embed").narrow(1, 1, n), positions.narrow(1, 1, n));
+    let sum = found("cls_token") + found("pos_embed").narrow(1, 0, 1);
+    common::assert_close("class token with its position", &sum, &class, 1e-6);
+}
