@@ -30,8 +30,11 @@ fn main() {
     // Set by torch-sys; absent under `--features tch/doc-only`, where nothing is linked.
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     let lib = PathBuf::from(lib);
-    // Include path of `guarded.h` for other crates that bind libtorch.
-    println!("cargo:include={}/csrc", env!("CARGO_MANIFEST_DIR"));
+    // Include path of `guarded.h` for other crates that bind libtorch. It is a copy among the build's outputs: two checkouts that
+    // share a target folder share this script's results, so these must not point into one of them.
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    std::fs::copy("csrc/guarded.h", out.join("guarded.h")).expect("guarded.h can be copied");
+    println!("cargo:include={}", out.display());
     let Some(root) = lib.parent() else { return };
     let mut build = cc::Build::new();
     build
