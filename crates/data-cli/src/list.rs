@@ -30,7 +30,8 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
     let is_described = |name: &str| described.iter().any(|(known, _)| known == name);
     let mut descriptors = Descriptor::all()?;
     let own = Descriptor::own_below(&args.data_root)?;
-    descriptors.extend(own.into_iter().filter(|own| own.format == refcoco::AnnotationFormat::Own));
+    let built_in: Vec<String> = descriptors.iter().map(|descriptor| descriptor.name.clone()).collect();
+    descriptors.extend(own.into_iter().filter(|own| !built_in.contains(&own.name)));
     descriptors.retain(|descriptor| !is_described(&descriptor.name));
     let mut entries: Vec<Entry> =
         descriptors.into_iter().map(|descriptor| entry(descriptor, &args.data_root)).collect();
@@ -55,8 +56,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
 }
 
 fn entry(descriptor: Descriptor, data_root: &std::path::Path) -> Entry {
-    let present = data_root.join(&descriptor.folder).join(&descriptor.refs).is_file();
-    if !present {
+    if !descriptor.is_present(data_root) {
         let Descriptor { name, about, .. } = descriptor;
         return Entry { name, about, state: "missing", detail: String::new() };
     }

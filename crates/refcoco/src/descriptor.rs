@@ -168,6 +168,12 @@ impl Descriptor {
         folders.find(|folder| folder.is_dir()).unwrap_or_else(|| data_root.join(&self.folder))
     }
 
+    /// Whether the file of the refs is below a data root, or the folder for formats of several files.
+    pub fn is_present(&self, data_root: &Path) -> bool {
+        let path = self.folder_below(data_root).join(&self.refs);
+        if self.refs.is_empty() { path.is_dir() } else { path.is_file() }
+    }
+
     /// `DATA_ROOT/NAME.toml`, if it exists.
     fn file_of(name: &str, data_root: &Path) -> Option<PathBuf> {
         let is_name = !name.is_empty() && !name.contains(['/', '\\']) && data_root != Path::new("");

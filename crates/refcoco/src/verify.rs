@@ -189,6 +189,10 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
         let what = format!("there is no split `{val}`, so no model can be selected on this data set");
         warnings.push(Problem { record: "splits".into(), what });
     }
+    if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == "train") {
+        let what = "there is no split `train`: the data set is for evaluation alone".to_owned();
+        warnings.push(Problem { record: "splits".into(), what });
+    }
     let known: Vec<&String> = [&dataset.descriptor.val].into_iter().chain(&dataset.descriptor.test).collect();
     for split in dataset.splits() {
         if split != "train" && !known.iter().any(|known| *known == split) {

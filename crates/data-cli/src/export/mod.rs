@@ -62,15 +62,17 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
         .with_context(|| parent.display().to_string())?;
     let chosen = Chosen::new(&dataset, &args.split);
     copy_pictures(&chosen, partial.path())?;
-    match args.format {
-        Layout::Own => own::write(&chosen, partial.path())?,
-        Layout::Refer => {
-            let descriptor = refer::write(&chosen, partial.path(), name)?;
-            let path = parent.join(format!("{name}.toml"));
-            ensure!(!path.exists(), "{}: it exists already", path.display());
-            whole_file::write(&path, descriptor.as_bytes())?;
+    // A descriptor keeps the names of the splits, and wins where NAME is that of a built-in set.
+    let path = parent.join(format!("{name}.toml"));
+    ensure!(!path.exists(), "{}: it exists already", path.display());
+    let descriptor = match args.format {
+        Layout::Own => {
+            own::write(&chosen, partial.path())?;
+            descriptor(&chosen, name, "own", "refs.jsonl")?
         }
-    }
+        Layout::Refer => refer::write(&chosen, partial.path(), name)?,
+    };
+    whole_file::write(&path, descriptor.as_bytes())?;
     let partial = partial.keep();
     std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
     outln!(
@@ -146,4 +148,25 @@ fn segmentation(dataset: &Dataset, annotation: &Annotation) -> Result<Value> {
 
 fn rle(mask: &Mask) -> Value {
     json!({"size": [mask.height, mask.width], "counts": mask.to_rle_string()})
+}
+
+/// `NAME.toml` of the new data set.
+fn descriptor(chosen: &Chosen<'_>, name: &str, format: &str, file: &str) -> Result<String> {
+    let of = &chosen.dataset.descriptor;
+    let text = |value: &str| serde_json::to_string(value);
+    let list = |values: &[String]| values.iter().map(|value| text(value)).collect::<Result<Vec<_>, _>>();
+    Ok(format!(
+        "name = {}\nabout = {}\nformat = \"{}\"\nfolder = {}\nrefs = {}\nimages = [{}]\nsplits_share_images = {}\nword_len = {}\n\
+         val = {}\ntest = [{}]\n",
+        text(name)?,
+        text(&format!("exported from {}", of.name))?,
+        format,
+        text(name)?,
+        text(file)?,
+        text(&format!("{name}/{PICTURES}"))?,
+        of.splits_share_images,
+        of.word_len,
+        text(&of.val)?,
+        list(&of.test)?.join(", "),
+    ))
 }

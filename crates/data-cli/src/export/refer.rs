@@ -7,7 +7,7 @@ use anyhow::Result;
 use refcoco::{Annotation, Ref};
 use serde_json::{Value, json};
 
-use super::{Chosen, PICTURES, plain_name, segmentation};
+use super::{Chosen, descriptor, plain_name, segmentation};
 
 /// Writes the files; returns the descriptor of the new data set.
 pub(super) fn write(chosen: &Chosen<'_>, folder: &Path, name: &str) -> Result<String> {
@@ -20,7 +20,7 @@ pub(super) fn write(chosen: &Chosen<'_>, folder: &Path, name: &str) -> Result<St
     };
     whole_file::write(&folder.join(file), &bytes)?;
     whole_file::write(&folder.join("instances.json"), format!("{}\n", instances(chosen)?).as_bytes())?;
-    descriptor(chosen, name, file, one_each)
+    descriptor(chosen, name, if one_each { "refer" } else { "grefcoco" }, file)
 }
 
 fn file_name(chosen: &Chosen<'_>, image_id: i64) -> Result<String> {
@@ -141,25 +141,4 @@ fn annotation_json(chosen: &Chosen<'_>, annotation: &Annotation) -> Result<Value
         "bbox": [left, top, right - left, bottom - top],
         "segmentation": segmentation(chosen.dataset, annotation)?,
     }))
-}
-
-/// `NAME.toml` of the new data set.
-fn descriptor(chosen: &Chosen<'_>, name: &str, file: &str, one_each: bool) -> Result<String> {
-    let of = &chosen.dataset.descriptor;
-    let text = |value: &str| serde_json::to_string(value);
-    let list = |values: &[String]| values.iter().map(|value| text(value)).collect::<Result<Vec<_>, _>>();
-    Ok(format!(
-        "name = {}\nabout = {}\nformat = \"{}\"\nfolder = {}\nrefs = {}\nimages = [{}]\nsplits_share_images = {}\nword_len = {}\n\
-         val = {}\ntest = [{}]\n",
-        text(name)?,
-        text(&format!("exported from {}", of.name))?,
-        if one_each { "refer" } else { "grefcoco" },
-        text(name)?,
-        text(file)?,
-        text(&format!("{name}/{PICTURES}"))?,
-        of.splits_share_images,
-        of.word_len,
-        text(&of.val)?,
-        list(&of.test)?.join(", "),
-    ))
 }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use cli_kit::{errln, outln};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -216,7 +216,13 @@ impl<'a> Writer<'a> {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let reader = SerializedFileReader::new(open_regular(path)?).context("not a readable parquet file")?;
+        let reader =
+            SerializedFileReader::new(open_regular(path)?).map_err(
+                |error| match file_kind::mistaken_file(path) {
+                    Some(what) => anyhow!("{what}"),
+                    None => anyhow!("not a readable parquet file, or only half of one: {error}"),
+                },
+            )?;
         let table = Table::recognise(&reader)?;
         let n_rows = reader.metadata().file_metadata().num_rows().max(0) as u64;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();

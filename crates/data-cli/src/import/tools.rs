@@ -170,6 +170,16 @@ pub(super) fn yolo(folder: &Path) -> Result<Found> {
                 found.leave_out("boxes, which are no masks");
                 continue;
             }
+            ensure!(
+                numbers[1..].iter().all(|number| (-0.01..=1.01).contains(number)),
+                "{}: coordinates must be shares of the picture's size, 0 to 1",
+                at()
+            );
+            ensure!(
+                *class >= 0.0 && class.fract() == 0.0,
+                "{}: the class must be a whole number from 0 on",
+                at()
+            );
             let scaled = numbers[1..].as_chunks::<2>().0.iter();
             let corners: Vec<f64> = scaled.flat_map(|[x, y]| [x * width as f64, y * height as f64]).collect();
             let class = *class as usize;
@@ -200,10 +210,26 @@ fn yolo_classes(folder: &Path) -> Result<BTreeMap<usize, String>> {
     let is_yaml = |path: &PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
     let Some(path) = files_below(folder)?.into_iter().find(is_yaml) else { return Ok(BTreeMap::new()) };
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let Some((_, names)) = text.split_once("names:") else { return Ok(BTreeMap::new()) };
+    // The key stands at the beginning of its line; `# class names:` is a comment.
+    let Some(at) =
+        text.match_indices("names:").map(|(at, _)| at).find(|&at| at == 0 || text[..at].ends_with('\n'))
+    else {
+        return Ok(BTreeMap::new());
+    };
+    let names = &text[at + "names:".len()..];
     let first = names.lines().next().unwrap_or_default().trim();
-    if let Some(list) = first.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
-        return Ok(list.split(',').map(clean).enumerate().collect());
+    if first.starts_with(['[', '{']) {
+        // A flow list or mapping, perhaps over several lines.
+        let end =
+            names.find([']', '}']).with_context(|| format!("{}: `names` has no end", path.display()))?;
+        let entries = names[..end].trim().trim_start_matches(['[', '{']).split(',').map(str::trim);
+        let entries = entries.filter(|entry| !entry.is_empty()).enumerate();
+        return Ok(entries
+            .map(|(place, entry)| match entry.split_once(':').map(|(key, name)| (key.trim().parse(), name)) {
+                Some((Ok(number), name)) if first.starts_with('{') => (number, clean(name)),
+                _ => (place, clean(entry)),
+            })
+            .collect());
     }
     let mut classes = BTreeMap::new();
     for line in names.lines().skip(1).take_while(|line| line.starts_with([' ', '-', '\t']) || line.is_empty())

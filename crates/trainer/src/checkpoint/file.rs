@@ -237,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let mut meta = meta();
-        meta.config.model.image.depth = 100_000_000;
+        meta.config.model.image.position_grid = 50_000;
         write_checkpoint(&path, tensors(), meta).unwrap();
         let error = verified_meta(&path).unwrap_err().to_string();
         assert!(error.contains("a.safetensors") && error.contains("values"), "{error}");
