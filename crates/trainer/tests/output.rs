@@ -168,12 +168,15 @@ fn settings_that_cannot_be_meant_are_refused_before_anything_is_written() {
     refused(&set("train.betas=[0.9, 1.5]"), &["train.betas"]);
     refused(&set("name=../../evil"), &["name (../../evil)"]);
     refused(&set("model.input_size=120000"), &["GiB of memory", "model.input_size 120000"]);
-    refused(&set("model.image.depth=1000000000"), &["GiB of memory", "model.image.depth 1000000000"]);
+    refused(&set("model.image.depth=1000000000"), &["model.image.depth must be at most 1000"]);
     refused(&set("model.text.vocabulary=9000000000000"), &["GiB of memory", "vocabulary 9000000000000"]);
-    refused(&set("model.image.fusion_width=800000000"), &["GiB of memory"]);
+    refused(&set("model.image.fusion_width=800000000"), &["model.image.fusion_width must be at most"]);
     refused(&["bench", "eval", "--preset", "tiny", "--batch-size", "1000000000000"], &["sentences at once"]);
     refused(&["bench", "forward", "--preset", "tiny", "--threads", "1000000000"], &["--threads 1000000000"]);
-    refused(&["params", "--preset", "base", "--set", "model.image.depth=1000000000"], &["GiB of memory"]);
+    refused(
+        &["params", "--preset", "base", "--set", "model.image.depth=1000000000"],
+        &["model.image.depth must be at most 1000"],
+    );
     refused(
         &["bench", "forward", "--preset", "tiny", "--device", "cpu", "--batch-size", "1000000000"],
         &["GiB of memory", "samples at once 1000000000"],
