@@ -97,17 +97,8 @@ pub fn reports_json(head: &serde_json::Value, rows: Vec<(String, SplitReport)>) 
     Ok(document)
 }
 
-/// Number of a split's expressions without a predicted mask, and number of all.
-pub(crate) fn unanswered(
-    dataset: &Dataset,
-    split: &str,
-    predictions: &Predictions,
-) -> Result<(usize, usize)> {
-    let queries = queries(dataset, split)?;
-    let unanswered = queries.iter().filter(|query| !predictions.contains(key_of(dataset, query)));
-    Ok((unanswered.count(), queries.len()))
-}
-
+/// # Errors
+/// When an expression of the split has no predicted mask; says how many.
 pub(crate) fn score_split(
     dataset: &Dataset,
     split: &str,

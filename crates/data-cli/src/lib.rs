@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod list;
 mod show;
+mod staging;
 mod stats;
 mod verify;
 

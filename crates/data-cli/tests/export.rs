@@ -103,35 +103,17 @@ fn nothing_is_lost_of_refshapes_and_the_example() {
 fn only_the_splits_that_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let root = published();
-    let to = folder.path().join("few");
-    let args = [
-        "export",
-        "--dataset",
-        "rrsisd",
-        "--data-root",
-        root.to_str().unwrap(),
-        "--to",
-        to.to_str().unwrap(),
-    ];
-    run(&[&args[..], &["--split", "val,test"]].concat()).unwrap();
+    let export = |to: &str, splits: &str| {
+        let to = folder.path().join(to);
+        let (root, to) = (root.to_str().unwrap(), to.to_str().unwrap());
+        run(&["export", "--dataset", "rrsisd", "--data-root", root, "--to", to, "--split", splits])
+    };
+    export("few", "val,test").unwrap();
     let few = Dataset::open("few", folder.path()).unwrap();
     assert_eq!(few.splits(), ["val", "test"]);
     assert_eq!(few.instances.images.len(), 2);
-    let error = run(&[&args[..], &["--split", "val"]].concat()).unwrap_err().to_string();
+    let error = export("few", "val").unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
-    let other = folder.path().join("other");
-    let error = run(&[
-        "export",
-        "--dataset",
-        "rrsisd",
-        "--data-root",
-        root.to_str().unwrap(),
-        "--to",
-        other.to_str().unwrap(),
-        "--split",
-        "testA",
-    ])
-    .unwrap_err()
-    .to_string();
-    assert!(error.contains("testA") && !other.exists(), "{error}");
+    let error = export("other", "testA").unwrap_err().to_string();
+    assert!(error.contains("testA") && !folder.path().join("other").exists(), "{error}");
 }

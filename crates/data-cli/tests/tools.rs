@@ -7,9 +7,13 @@ use std::path::Path;
 use image::{GrayImage, Luma, RgbImage};
 use refcoco::Dataset;
 
-/// Imports `root/from` as `root/data/mine`.
+/// Imports `root/from` as `root/data/mine`, in place of what is there.
 fn import(root: &Path, from: &str, more: &[&str]) -> anyhow::Result<Dataset> {
     let (from, to) = (root.join(from), root.join("data/mine"));
+    // What an earlier import of the same test wrote.
+    if to.exists() {
+        std::fs::remove_dir_all(&to)?;
+    }
     let mut args: Vec<OsString> =
         vec!["import".into(), "--from".into(), from.into(), "--to".into(), to.into()];
     args.extend(more.iter().map(Into::into));
@@ -84,7 +88,6 @@ fn coco_with_expressions_from_a_table_or_from_names() {
     assert_eq!(refs(&by_name), [(vec!["dog"], "val", 30)]);
     assert_eq!(by_name.instances.annotations.values().filter(|one| one.is_crowd).count(), 1);
 
-    std::fs::remove_dir_all(root.path().join("data")).unwrap();
     write(
         root.path(),
         "e.csv",
@@ -99,7 +102,6 @@ fn coco_with_expressions_from_a_table_or_from_names() {
     );
     assert_eq!(by_table.distractors(&by_table.refs[0]).len(), 1);
 
-    std::fs::remove_dir_all(root.path().join("data")).unwrap();
     write(root.path(), "e.csv", "annotation_id,expression\n99,nobody\n");
     let error = format!("{:#}", import(root.path(), "instances_val2017.json", &more).unwrap_err());
     assert!(error.contains("line 2 names no object"), "{error}");
@@ -116,10 +118,8 @@ fn yolo() {
     write(root.path(), "y/data.yaml", "path: .\nnames:\n  0: cat\n  1: fire_truck  # red\n");
     let dataset = import(root.path(), "y", &[]).unwrap();
     assert_eq!(refs(&dataset), [(vec!["fire truck"], "val", 50)]);
-    std::fs::remove_dir_all(root.path().join("data")).unwrap();
     write(root.path(), "y/data.yaml", "names: ['cat', \"truck\"]\n");
     assert_eq!(refs(&import(root.path(), "y", &[]).unwrap()), [(vec!["truck"], "val", 50)]);
-    std::fs::remove_dir_all(root.path().join("data")).unwrap();
     write(root.path(), "y/labels/val/a.txt", "1 0 zero\n");
     let error = format!("{:#}", import(root.path(), "y", &[]).unwrap_err());
     assert!(error.contains("a.txt: line 1"), "{error}");
@@ -140,7 +140,6 @@ fn folders_of_masks() {
     let dataset = import(root.path(), "m", &[]).unwrap();
     assert_eq!(refs(&dataset), [(vec!["the right cup"], "train", 5), (vec!["left cup"], "train", 3)]);
 
-    std::fs::remove_dir_all(root.path().join("data")).unwrap();
     mask("a.png", 4);
     let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
     assert!(error.contains("a.png") && error.contains("--expressions"), "{error}");

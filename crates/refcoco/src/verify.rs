@@ -185,7 +185,7 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
         }));
     }
     let val = &dataset.descriptor.val;
-    if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == *val) {
+    if !dataset.refs.is_empty() && !dataset.has_validation_split() {
         let what = format!("there is no split `{val}`, so no model can be selected on this data set");
         warnings.push(Problem { record: "splits".into(), what });
     }

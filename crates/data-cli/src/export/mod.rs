@@ -6,12 +6,14 @@ mod refer;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use cli_kit::outln;
 use command_kit::{Progress, open};
 use refcoco::{Annotation, Dataset, Mask};
 use serde_json::{Value, json};
+
+use crate::staging::NewDataset;
 
 /// Layouts that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,39 +50,28 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     for split in &args.split {
         dataset.split(split)?;
     }
-    ensure!(!args.to.exists(), "{}: it exists already", args.to.display());
-    let (Some(name), Some(parent)) = (args.to.file_name().and_then(|name| name.to_str()), args.to.parent())
-    else {
-        bail!("--to {}: expected a folder DATA_ROOT/NAME", args.to.display());
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    // Written beside the target and renamed at the end, so that an incomplete data set is never seen.
-    let partial = tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .tempdir_in(parent)
-        .with_context(|| parent.display().to_string())?;
+    let new = NewDataset::create(&args.to)?;
+    let (name, data_root) = (new.name, new.data_root.clone());
     let chosen = Chosen::new(&dataset, &args.split);
-    copy_pictures(&chosen, partial.path())?;
+    copy_pictures(&chosen, new.path())?;
     // A descriptor keeps the names of the splits, and wins where NAME is that of a built-in set.
-    let path = parent.join(format!("{name}.toml"));
+    let path = data_root.join(format!("{name}.toml"));
     ensure!(!path.exists(), "{}: it exists already", path.display());
     let descriptor = match args.format {
         Layout::Own => {
-            own::write(&chosen, partial.path())?;
+            own::write(&chosen, new.path())?;
             descriptor(&chosen, name, "own", "refs.jsonl")?
         }
-        Layout::Refer => refer::write(&chosen, partial.path(), name)?,
+        Layout::Refer => refer::write(&chosen, new.path(), name)?,
     };
     whole_file::write(&path, descriptor.as_bytes())?;
-    let partial = partial.keep();
-    std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
+    new.finish()?;
     outln!(
         "{}: {} refs in {} images; use it with --dataset {name} --data-root {}",
         args.to.display(),
         chosen.refs.len(),
         chosen.images.len(),
-        parent.display()
+        data_root.display()
     );
     Ok(())
 }

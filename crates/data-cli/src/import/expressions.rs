@@ -32,7 +32,7 @@ impl Expressions {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let fail = || path.display().to_string();
         let text = std::fs::read(path).with_context(fail)?;
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let text = file_kind::without_mark(&text);
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
         let header = reader.headers().with_context(fail)?.clone();
         let column =

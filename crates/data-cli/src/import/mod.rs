@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::import::expressions::Expressions;
 use crate::import::labelled::Found;
 use crate::import::rows::{Mask, Object, Picture, Table};
+use crate::staging::NewDataset;
 use command_kit::Progress;
 
 #[derive(Debug, Args)]
@@ -92,41 +93,30 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         Some(kind) => kind,
         None => Kind::of(first)?,
     };
-    ensure!(!args.to.exists(), "{}: it exists already", args.to.display());
-    let (Some(name), Some(parent)) = (args.to.file_name().and_then(|name| name.to_str()), args.to.parent())
-    else {
-        bail!("--to {}: expected a folder DATA_ROOT/NAME", args.to.display());
-    };
-    // Everything is written into a temporary folder beside the target and moved there at the end, so that an incomplete data
-    // set is never seen.
-    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let partial = tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .tempdir_in(parent)
-        .with_context(|| parent.display().to_string())?;
+    let new = NewDataset::create(&args.to)?;
     match kind {
         Kind::Parquet => {
             let files = parquet_files(&args.from)?;
-            let mut writer = Writer::new(partial.path(), args)?;
+            let mut writer = Writer::new(new.path(), args)?;
             for file in &files {
                 writer.add_file(file).with_context(|| file.display().to_string())?;
             }
             writer.finish()?;
         }
-        _ => import_labelled(kind, args, partial.path())?,
+        _ => import_labelled(kind, args, new.path())?,
     }
     // Check that the result can be opened.
-    let file = partial.path().join("refs.jsonl");
+    let file = new.path().join("refs.jsonl");
     let dataset = Dataset::open(&file.to_string_lossy(), Path::new(""))?;
     let (n_refs, n_images) = (dataset.refs.len(), dataset.instances.images.len());
     let n_expressions: usize = dataset.refs.iter().map(|reference| reference.expressions.len()).sum();
-    let partial = partial.keep();
-    std::fs::rename(&partial, &args.to).with_context(|| args.to.display().to_string())?;
+    let (name, data_root) = (new.name, new.data_root.clone());
+    new.finish()?;
     outln!(
         "{}: {n_refs} refs with {n_expressions} expressions in {n_images} images; use it with --dataset {name} \
          --data-root {}",
         args.to.display(),
-        if parent.as_os_str().is_empty() { Path::new(".") } else { parent }.display()
+        data_root.display()
     );
     Ok(())
 }
@@ -171,20 +161,8 @@ fn parquet_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
             files.push(place.clone());
             continue;
         }
-        let mut folders = vec![place.clone()];
-        let mut found = Vec::new();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-                let entry = entry.with_context(|| folder.display().to_string())?;
-                // Symlinks are not followed: they may form a cycle.
-                match entry.file_type().with_context(|| entry.path().display().to_string())?.is_dir() {
-                    true => folders.push(entry.path()),
-                    false => found.push(entry.path()),
-                }
-            }
-        }
+        let mut found = labelled::files_below(place)?;
         found.retain(is_parquet);
-        found.sort();
         ensure!(!found.is_empty(), "{}: there is no .parquet file in it", place.display());
         files.extend(found);
     }

@@ -10,8 +10,7 @@ use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, na
 
 fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-    serde_json::from_slice(text).with_context(|| path.display().to_string())
+    serde_json::from_slice(file_kind::without_mark(&text)).with_context(|| path.display().to_string())
 }
 
 /// Reads a folder of labelme's JSON files. A shape's label is its category, its description an expression. Shapes of one label and
