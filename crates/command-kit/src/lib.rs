@@ -7,6 +7,7 @@
 //! - [`score`](score()) computes metrics of predicted masks in a file.
 
 mod data_root;
+mod left_out;
 mod metrics_table;
 mod panics;
 mod program;
@@ -15,6 +16,7 @@ mod score;
 mod suite;
 
 pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open, tell_override};
+pub use left_out::{leave_out_unreadable, left_out_of_evaluation, tell_left_out};
 pub use metrics_table::{metric_or_dash, metrics_table};
 pub use panics::{as_errors, message};
 pub use program::{conclude, one_line, parse};

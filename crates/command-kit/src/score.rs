@@ -13,6 +13,7 @@ use run_files::{Predictions, key_of};
 use serde_json::json;
 
 use crate::data_root::{DEFAULT_DATA_ROOT, open};
+use crate::left_out::{leave_out_unreadable, left_out_of_evaluation, tell_left_out};
 use crate::metrics_table::metrics_table;
 use crate::progress::Progress;
 use crate::suite::Suite;
@@ -36,6 +37,10 @@ pub struct ScoreArgs {
     /// Splits, separated by commas [default: the data set's validation split]
     #[arg(long, value_delimiter = ',')]
     pub split: Vec<String>,
+    /// Leave out expressions whose image or target cannot be read, for example images of another size than their record, and
+    /// count them
+    #[arg(long)]
+    pub skip_unreadable: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -54,19 +59,28 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
         return score_suite(args, name);
     }
     let name = args.dataset.as_deref().context("--dataset or --suite is missing")?;
-    let dataset = open(name, &args.data_root)?;
-    let predictions = Predictions::read(&args.predictions, &dataset)?;
+    let mut dataset = open(name, &args.data_root)?;
     let splits = match args.split.is_empty() {
-        true => std::slice::from_ref(&dataset.descriptor.val),
-        false => args.split.as_slice(),
+        true => vec![dataset.descriptor.val.clone()],
+        false => args.split.clone(),
     };
+    if args.skip_unreadable {
+        leave_out_unreadable(&mut dataset, &splits)?;
+    }
+    let predictions = Predictions::read(&args.predictions, &dataset)?;
     let mut rows = Vec::new();
-    for split in splits {
+    for split in &splits {
         rows.push((split.clone(), score_split(&dataset, split, &predictions, &args.predictions)?));
     }
+    tell_left_out(std::slice::from_ref(&dataset));
     match args.json {
         true => {
-            outln!("{}", reports_json(&json!({"predictions": args.predictions.to_string_lossy()}), rows)?)
+            let mut head = json!({"predictions": args.predictions.to_string_lossy()});
+            let left_out = left_out_of_evaluation(std::slice::from_ref(&dataset));
+            if !left_out.is_empty() {
+                head["left_out_refs"] = json!(left_out);
+            }
+            outln!("{}", reports_json(&head, rows)?)
         }
         false => outln!("{}", metrics_table(&rows)),
     }
@@ -74,7 +88,12 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
 }
 
 fn score_suite(args: &ScoreArgs, name: &str) -> Result<()> {
-    let suite = Suite { predictions: &args.predictions, name, data_root: &args.data_root };
+    let suite = Suite {
+        predictions: &args.predictions,
+        name,
+        data_root: &args.data_root,
+        skip_unreadable: args.skip_unreadable,
+    };
     let report = suite.score()?;
     if let Some(path) = &args.html {
         whole_file::write(path, report.html(&suite).as_bytes())?;

@@ -11,6 +11,7 @@ use run_files::Predictions;
 use serde_json::{Value, json};
 
 use crate::data_root::open;
+use crate::left_out::leave_out_unreadable;
 use crate::metrics_table::{metric_or_dash, metrics_table};
 use crate::score::{reports_json, score_split};
 
@@ -27,6 +28,8 @@ pub(crate) struct Suite<'a> {
     /// Name of a suite, or names of data sets separated by commas.
     pub(crate) name: &'a str,
     pub(crate) data_root: &'a Path,
+    /// Whether expressions whose image or target cannot be read are left out.
+    pub(crate) skip_unreadable: bool,
 }
 
 /// Reports by data set and split, and what could not be scored.
@@ -85,7 +88,11 @@ impl Suite<'_> {
     }
 
     fn score_dataset(&self, name: &str, report: &mut SuiteReport) -> Result<()> {
-        let dataset = open(name, self.data_root)?;
+        let mut dataset = open(name, self.data_root)?;
+        if self.skip_unreadable {
+            let splits = dataset.evaluated_splits();
+            leave_out_unreadable(&mut dataset, &splits)?;
+        }
         let path = self.file_of(name);
         ensure!(path.is_file(), "{}: there are no predictions for it", path.display());
         let predictions = Predictions::read_matching(&path, &dataset)?;

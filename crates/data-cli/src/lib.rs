@@ -27,7 +27,7 @@ use crate::stats::StatsArgs;
 use crate::verify::VerifyArgs;
 
 #[derive(Debug, Parser)]
-#[command(name = "data", about = "Look at data sets")]
+#[command(name = "data", bin_name = "talent data", about = "Look at data sets")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,5 +1,5 @@
-//! Recognises files that are not what their name promises: git-lfs pointers, web pages and error documents that a failed
-//! download left behind, and empty files. Readers ask here when they cannot read a file, so that the message says what happened.
+//! Recognises files that are not what their name promises: git-lfs pointers, web pages and error messages that a failed
+//! download left behind, compressed files, text in UTF-16, and empty files. Readers ask here when they cannot read a file, so that the message says what happened.
 //!
 //! ```
 //! let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
@@ -9,7 +9,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Bytes of a file's beginning that [`mistaken`] looks at.
@@ -28,26 +28,151 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 ///
 /// - start: the first [`PREFIX_LEN`] bytes of the file, or all of a shorter one
 pub fn mistaken(start: &[u8]) -> Option<&'static str> {
-    let text = without_mark(start).trim_ascii_start();
     if start.is_empty() {
         return Some("the file is empty (0 bytes): the download or the copy failed; fetch it again");
     }
-    if text.starts_with(b"version https://git-lfs.github.com/spec/") {
+    if let Some(what) = other_encoding(start) {
+        return Some(what);
+    }
+    let text = without_mark(start).trim_ascii_start();
+    if is_git_pointer(text) {
         return Some(
             "this is a git-lfs pointer in place of the file: run `git lfs pull` in the repository it is from",
         );
     }
-    let lower: Vec<u8> = text.iter().take(64).map(u8::to_ascii_lowercase).collect();
-    if [&b"<!doctype html"[..], b"<html", b"<head", b"<body"].iter().any(|mark| lower.starts_with(mark)) {
+    let lower = text.to_ascii_lowercase();
+    let markup = without_comments(&lower);
+    if ["<!doctype html", "<html", "<head", "<body", "<title", "<script", "<meta", "<center"]
+        .iter()
+        .any(|mark| markup.starts_with(mark.as_bytes()))
+    {
         return Some("this is a web page in place of the file: the download failed; fetch it again");
     }
-    if lower.starts_with(b"<?xml") || lower.starts_with(b"<error") {
+    if markup.starts_with(b"<?xml") || markup.starts_with(b"<error") {
         return Some(
             "this is an XML document, such as a server's error message: the download failed; fetch it again",
         );
     }
-    None
+    let is_short = start.len() < PREFIX_LEN;
+    (is_short && is_server_message(&lower)).then_some(
+        "this is a server's error message in place of the file: the download failed; fetch it again",
+    )
 }
+
+/// Compressed files, and text in another encoding than UTF-8.
+fn other_encoding(start: &[u8]) -> Option<&'static str> {
+    let kinds: [(&[u8], &str); 7] = [
+        (b"\xFF\xFE", UTF16),
+        (b"\xFE\xFF", UTF16),
+        (b"\x1F\x8B", "this is a file compressed with gzip: unpack it with `gunzip`"),
+        (b"BZh", "this is a file compressed with bzip2: unpack it with `bunzip2`"),
+        (b"\xFD7zXZ\x00", "this is a file compressed with xz: unpack it with `unxz`"),
+        (b"\x28\xB5\x2F\xFD", "this is a file compressed with Zstandard: unpack it with `unzstd`"),
+        (b"7z\xBC\xAF\x27\x1C", "this is a 7-Zip archive: unpack it, or pack its files as zip"),
+    ];
+    // A safetensors file begins with the length of its header, whose bytes may be any.
+    if start.get(5..9) == Some(b"\0\0\0{") {
+        return None;
+    }
+    let is_tar = start.get(257..262) == Some(b"ustar");
+    let tar = is_tar.then_some("this is a tar archive: unpack it, or pack its files as zip");
+    kinds.iter().find(|(mark, _)| start.starts_with(mark)).map(|(_, what)| *what).or(tar)
+}
+
+const UTF16: &str = "this is text in UTF-16, as some Windows programs write it: save it as UTF-8";
+
+/// Pointers of git-lfs, of its forerunners, and of git-annex.
+fn is_git_pointer(text: &[u8]) -> bool {
+    let after =
+        ["version https://", "version http://"].iter().find_map(|mark| text.strip_prefix(mark.as_bytes()));
+    let hosts = ["git-lfs.github.com/spec/", "hawser.github.com/spec/", "git-media.io/v/"];
+    after.is_some_and(|rest| hosts.iter().any(|host| rest.starts_with(host.as_bytes())))
+        || text.starts_with(b"# git-media")
+        || text.starts_with(b"/annex/objects/")
+}
+
+/// Markup without the comments and the white space in front of it.
+fn without_comments(mut markup: &[u8]) -> &[u8] {
+    while let Some(rest) = markup.strip_prefix(b"<!--") {
+        let Some(end) = rest.windows(3).position(|part| part == b"-->") else { return markup };
+        markup = rest[end + 3..].trim_ascii_start();
+    }
+    markup
+}
+
+/// Text behind white space, colons, brackets and dashes.
+fn without_punctuation(text: &[u8]) -> &[u8] {
+    let is_mark = |byte: &u8| byte.is_ascii_whitespace() || b":(-".contains(byte);
+    let n = text.iter().take_while(|byte| is_mark(byte)).count();
+    &text[n..]
+}
+
+/// Whether a short text is what servers answer in place of a file, in plain words or as JSON.
+///
+/// - lower: the text in lower case
+fn is_server_message(lower: &[u8]) -> bool {
+    let sentences = [
+        "not found",
+        "file not found",
+        "entry not found",
+        "repository not found",
+        "access denied",
+        "access to model",
+        "access to dataset",
+        "forbidden",
+        "unauthorized",
+        "invalid username or password",
+        "invalid credentials",
+        "too many requests",
+        "rate limit exceeded",
+        "internal server error",
+        "bad gateway",
+        "service unavailable",
+        "gateway timeout",
+    ];
+    let says = |text: &[u8]| sentences.iter().any(|sentence| text.starts_with(sentence.as_bytes()));
+    // "404: Not Found", "HTTP/1.1 404 Not Found", "Error 404 (Not Found)".
+    let is_status = |text: &[u8]| {
+        let text = text.strip_prefix(b"http/").map_or(text, |rest| {
+            rest.iter().position(|byte| *byte == b' ').map_or(rest, |at| &rest[at + 1..])
+        });
+        let text = text.strip_prefix(b"error ").unwrap_or(text);
+        matches!(text, [b'4' | b'5', a, b, rest @ ..] if a.is_ascii_digit() && b.is_ascii_digit()
+            && says(without_punctuation(rest)))
+    };
+    let first_key = |text: &[u8]| {
+        let inside = text.strip_prefix(b"{")?.trim_ascii_start().strip_prefix(b"\"")?;
+        Some(
+            ["error", "errors", "message", "detail", "error_message"]
+                .iter()
+                .any(|key| inside.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.starts_with(b"\""))),
+        )
+    };
+    says(lower) || is_status(lower) || first_key(lower).unwrap_or(false)
+}
+
+/// What a file is that a zip reader cannot read and that begins like a zip archive without having its end, as the end of a
+/// sentence; `None` for others, and if it cannot be read.
+pub fn cut_zip(path: &Path) -> Option<&'static str> {
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut file = File::open(path).ok()?;
+    let mut start = [0; 4];
+    file.read_exact(&mut start).ok()?;
+    let length = file.seek(SeekFrom::End(0)).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(ZIP_END))).ok()?;
+    let mut end = Vec::new();
+    file.take(ZIP_END).read_to_end(&mut end).ok()?;
+    let has_end = end.windows(4).any(|bytes| bytes == b"PK\x05\x06");
+    (start == *b"PK\x03\x04" && !has_end).then_some(
+        "it begins like a zip archive, but its table of contents at the end is missing: the download or the copy ended too \
+         early; fetch it again",
+    )
+}
+
+/// Longest end of a zip archive: the record of 22 bytes, and a comment.
+const ZIP_END: u64 = 22 + 65_535;
 
 /// [`mistaken`] of a file's beginning. `None` also if the file cannot be read.
 pub fn mistaken_file(path: &Path) -> Option<&'static str> {
@@ -72,13 +197,68 @@ mod tests {
         let denied = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>";
         assert!(mistaken(denied.as_bytes()).is_some_and(|what| what.contains("XML")));
         assert!(mistaken(b"").is_some_and(|what| what.contains("empty")));
+        for page in ["<!-- a -->\n<!-- b --><html>", "<title>Sign in", "<script>"] {
+            assert!(mistaken(page.as_bytes()).is_some_and(|what| what.contains("web page")), "{page}");
+        }
+        for message in [
+            "404: Not Found",
+            "Not Found\n",
+            "Entry not found",
+            "HTTP/1.1 403 Forbidden",
+            "{\"error\":\"Repository not found\"}",
+            "{ \"message\" : \"rate limit\"}",
+        ] {
+            assert!(mistaken(message.as_bytes()).is_some_and(|what| what.contains("server")), "{message}");
+        }
+        for pointer in ["version http://git-media.io/v/2\n", "version https://hawser.github.com/spec/v1\n"] {
+            assert!(
+                mistaken(pointer.as_bytes()).is_some_and(|what| what.contains("git lfs pull")),
+                "{pointer}"
+            );
+        }
+    }
+
+    #[test]
+    fn compressed_files_and_other_encodings_are_named() {
+        for (start, what) in [
+            (&b"\xFF\xFE{\x00"[..], "UTF-16"),
+            (b"\xFE\xFF\x00{", "UTF-16"),
+            (b"\x1F\x8B\x08", "gzip"),
+            (b"BZh9", "bzip2"),
+        ] {
+            assert!(mistaken(start).is_some_and(|found| found.contains(what)), "{what}");
+        }
+        // Lengths of a safetensors header that begin like one of these.
+        for length in [0xfeff_u64, 0x088b1f, 0x685a42] {
+            let start = [&length.to_le_bytes()[..], b"{\"a\""].concat();
+            assert_eq!(mistaken(&start), None, "{length:x}");
+        }
+    }
+
+    #[test]
+    fn half_a_zip_archive_is_called_that() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"PK\x03\x04 and so on").unwrap();
+        assert!(cut_zip(file.path()).is_some_and(|what| what.contains("too early")));
+        std::fs::write(file.path(), b"PK\x03\x04 and so on PK\x05\x06").unwrap();
+        assert_eq!(cut_zip(file.path()), None);
     }
 
     #[test]
     fn real_files_are_left_alone() {
-        for start in
-            [&b"PK\x03\x04"[..], b"{\"a\":1}", b"[", b"\x89PNG", b"(lp0\n", b"version = 1", b"PAR1", b" "]
-        {
+        for start in [
+            &b"PK\x03\x04"[..],
+            b"{\"a\":1}",
+            b"[",
+            b"\x89PNG",
+            b"(lp0\n",
+            b"version = 1",
+            b"PAR1",
+            b" ",
+            b"404",
+            b"{\"errors_of\": 1}",
+            b"4040 not found",
+        ] {
             assert_eq!(mistaken(start), None, "{start:?}");
         }
     }

@@ -7,7 +7,7 @@ use crate::dataset_files::DatasetFiles;
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, MaskError, Result, Turned};
 use crate::file_spelling::stays_inside;
-use crate::image_file::{RgbImage, decode_image_into, is_turned_or_mirrored, turned_on_its_side};
+use crate::image_file::{ExifTurn, RgbImage, decode_image_into};
 use crate::image_source::ImageSource;
 use crate::mask::{Mask, paint, segmentation_value, shapes_of};
 use crate::mask_file::read_mask;
@@ -265,7 +265,7 @@ impl Dataset {
         };
         let (found, expected) = ((image.width, image.height), (record.width, record.height));
         if found != expected {
-            let turned = turned_on_its_side(bytes) && found == (expected.1, expected.0);
+            let turned = ExifTurn::of(bytes) == ExifTurn::ExchangesSides && found == (expected.1, expected.0);
             return Err(Error::ImageSize { path: path()?, found, expected, turned: Turned(turned) });
         }
         Ok(image)
@@ -430,9 +430,9 @@ impl Dataset {
     }
 
     /// Whether an image's file has an EXIF orientation that turns or mirrors it, as phones write it.
-    pub(crate) fn is_turned(&self, image: &ImageRecord) -> bool {
+    fn is_turned(&self, image: &ImageRecord) -> bool {
         let bytes = self.image_name(image).and_then(|name| self.images.read(name));
-        bytes.is_ok_and(|bytes| is_turned_or_mirrored(&bytes))
+        bytes.is_ok_and(|bytes| ExifTurn::of(&bytes) != ExifTurn::None)
     }
 
     /// - found: height and width of the mask

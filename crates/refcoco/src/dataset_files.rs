@@ -51,7 +51,7 @@ impl DatasetFiles {
             false => ImageSource::find(data_root, &descriptor.images)
                 .ok_or_else(|| layout(format!("images (`{}`)", descriptor.images.join("`, `"))))??,
         };
-        let (refs, instances) = match descriptor.format {
+        let (mut refs, instances) = match descriptor.format {
             AnnotationFormat::Refer => (read_refs(&refs_path)?, read_instances(&instances_path)?),
             AnnotationFormat::Grefcoco => (read_grefs(&refs_path)?, read_instances(&instances_path)?),
             AnnotationFormat::Own => read_own(&refs_path)?,
@@ -60,6 +60,15 @@ impl DatasetFiles {
             AnnotationFormat::Arefcoco => read_arefcoco(&refs_path, data_root)?,
             AnnotationFormat::D3 => read_d3(&folder)?,
         };
+        fill_categories(&mut refs, &instances);
         Ok(Self { refs, instances, images, refs_path, instances_path })
+    }
+}
+
+/// Takes the categories of refs that name none from their annotations.
+fn fill_categories(refs: &mut [Ref], instances: &Instances) {
+    for reference in refs.iter_mut().filter(|reference| reference.category_ids.is_empty()) {
+        let annotations = reference.ann_ids.iter().filter_map(|id| instances.annotations.get(id));
+        reference.category_ids = annotations.map(|annotation| annotation.category_id).collect();
     }
 }

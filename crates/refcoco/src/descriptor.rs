@@ -132,7 +132,7 @@ impl Descriptor {
 
     /// Finds a data set by name, built in or the user's own. For own data:
     ///
-    /// - a name that ends in `.jsonl` is the path of a JSONL file
+    /// - a name that ends in `.jsonl` is the path of a JSONL file, below the data root or from the working folder
     /// - `DATA_ROOT/NAME.toml` is a descriptor; it wins over a built-in one ([`Descriptor::override_of`])
     /// - `DATA_ROOT/NAME/refs.jsonl` needs no descriptor
     ///
@@ -152,7 +152,10 @@ impl Descriptor {
             return Ok(known.clone());
         }
         if name.ends_with(".jsonl") {
-            return Ok(Self::own(name, "", name));
+            // Below the data root, or as a path of its own.
+            let elsewhere = Path::new(name).canonicalize().ok().filter(|_| !data_root.join(name).is_file());
+            let path = elsewhere.map_or_else(|| name.to_owned(), |path| path.to_string_lossy().into_owned());
+            return Ok(Self::own(name, "", &path));
         }
         if data_root.join(name).join(OWN_FILE).is_file() {
             return Ok(Self::own(name, name, OWN_FILE));

@@ -171,6 +171,9 @@ pub enum MaskError {
     /// Decoding it would take more memory than the limit for one file.
     #[error("{0}")]
     Memory(String),
+    /// The segmentation's text is not JSON that can be read.
+    #[error("malformed JSON: {0}")]
+    Json(String),
     /// The segmentation is neither polygons nor RLE.
     #[error("a segmentation must be a list of polygons or an RLE object, found {0}")]
     Kind(String),

@@ -1,7 +1,8 @@
 //! Other spellings of a file name from an annotation file.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path};
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -16,7 +17,6 @@ pub(crate) fn stays_inside(name: &str) -> bool {
 ///
 /// - as written, without `./`
 /// - with `/` in place of `\`, as Windows programs write paths
-/// - each of these in Unicode's composed and decomposed form: macOS stores names decomposed
 pub(crate) fn spellings(name: &str) -> Vec<String> {
     let plain = |name: &str| {
         let parts = Path::new(name).components().filter(|part| *part != Component::CurDir);
@@ -26,14 +26,43 @@ pub(crate) fn spellings(name: &str) -> Vec<String> {
     if name.contains('\\') {
         found.push(plain(&name.replace('\\', "/")));
     }
-    if !name.is_ascii() {
-        let both = |name: &String| [name.nfc().collect::<String>(), name.nfd().collect()];
-        let forms: Vec<String> = found.iter().flat_map(both).collect();
-        found.extend(forms);
-    }
     let mut seen = BTreeSet::new();
     found.retain(|name| seen.insert(name.clone()) && (name.contains('\\') || stays_inside(name)));
     found
+}
+
+/// The file of this name below a folder, if it exists. Each part of the name may be in Unicode's composed or decomposed form:
+/// macOS stores names decomposed.
+pub(crate) fn below(folder: &Path, name: &str) -> Option<PathBuf> {
+    let whole = folder.join(name);
+    if whole.exists() {
+        return Some(whole);
+    }
+    if name.is_ascii() {
+        return None;
+    }
+    let mut path = folder.to_path_buf();
+    for part in name.split('/') {
+        let forms = [part.to_owned(), part.nfc().collect(), part.nfd().collect()];
+        path = forms.iter().map(|form| path.join(form)).find(|path| path.exists())?;
+    }
+    Some(path)
+}
+
+/// A file in the place of a missing one whose name differs from it in case or extension alone.
+pub(crate) fn similar_name(folder: &Path, name: &str) -> Option<String> {
+    let path = folder.join(name);
+    let key = |name: &OsString| Path::new(name).file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
+    let wanted = key(&path.file_name()?.to_owned());
+    let names = std::fs::read_dir(path.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let mut found: Vec<OsString> = names.filter(|found| key(found) == wanted).collect();
+    found.sort();
+    Some(found.first()?.to_string_lossy().into_owned())
+}
+
+/// The name without its first folder, without its first two, and so on.
+pub(crate) fn without_folders(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('/').map(|(at, _)| &name[at + 1..])
 }
 
 /// [`spellings`] of a photo, and then COCO's names of the same photo: 2017 has `000000000009.jpg`, 2014 has
@@ -44,22 +73,27 @@ pub(crate) fn photo_spellings(name: &str) -> Vec<String> {
         let (folders, base) =
             name.rsplit_once('/').map_or(("", name.as_str()), |(front, base)| (front, base));
         let in_folder = |base: String| if folders.is_empty() { base } else { format!("{folders}/{base}") };
-        let is_number = |text: &str| text.len() == 16 && text[..12].bytes().all(|byte| byte.is_ascii_digit());
-        let coco = base.strip_prefix("COCO_").and_then(|rest| rest.split_once('_')).map(|(_, number)| number);
-        match coco {
-            Some(number) if is_number(number) => {
-                found.extend([in_folder(number.to_owned()), base.to_owned(), number.to_owned()]);
-            }
-            None if is_number(base) => {
+        match coco_number(base) {
+            Some(number) if number == base => {
                 found.extend(["train2014", "val2014"].map(|year| in_folder(format!("COCO_{year}_{base}"))));
                 found.push(base.to_owned());
             }
-            _ => {}
+            Some(number) => found.extend([in_folder(number.to_owned()), base.to_owned(), number.to_owned()]),
+            None => {}
         }
     }
     let mut seen = BTreeSet::new();
     found.retain(|name| seen.insert(name.clone()));
     found
+}
+
+/// `000000000009.jpg`, the name of 2017, from a COCO photo's name of 2014 or 2017; `None` for other names.
+pub(crate) fn coco_number(base: &str) -> Option<&str> {
+    let number = base.strip_prefix("COCO_").map_or(Some(base), |rest| Some(rest.split_once('_')?.1))?;
+    let (digits, extension) = number.split_once('.')?;
+    let is_photo =
+        digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit()) && extension.len() == 3;
+    is_photo.then_some(number)
 }
 
 /// A name without leading folders that are the place's own last ones: `train2014/a.jpg` in `images/train2014`.
@@ -92,8 +126,27 @@ mod tests {
     fn spellings_of_windows_and_macos() {
         assert_eq!(spellings("./a.png"), ["a.png"]);
         assert_eq!(spellings("pics\\a.png"), ["pics\\a.png", "pics/a.png"]);
-        assert_eq!(spellings("caf\u{e9}.png"), ["caf\u{e9}.png", "cafe\u{301}.png"]);
-        assert_eq!(spellings("cafe\u{301}.png"), ["cafe\u{301}.png", "caf\u{e9}.png"]);
+    }
+
+    #[test]
+    fn each_part_of_a_path_may_be_composed_or_decomposed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("e\u{301}te\u{301}/caf\u{e9}.png");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "").unwrap();
+        for name in ["\u{e9}t\u{e9}/caf\u{e9}.png", "e\u{301}t\u{e9}/cafe\u{301}.png"] {
+            // A part in mixed form is not on the disk in that form.
+            assert_eq!(below(root.path(), name), Some(path.clone()), "{name}");
+        }
+        assert_eq!(below(root.path(), "\u{e9}t\u{e9}/b.png"), None);
+    }
+
+    #[test]
+    fn names_that_differ_in_case_or_extension_are_found_for_messages() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("IMG_1.JPEG"), "").unwrap();
+        assert_eq!(similar_name(root.path(), "img_1.jpg").as_deref(), Some("IMG_1.JPEG"));
+        assert_eq!(similar_name(root.path(), "img_2.jpg"), None);
     }
 
     #[test]

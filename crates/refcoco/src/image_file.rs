@@ -123,18 +123,26 @@ pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xff, 0xd8])
 }
 
-/// Whether an image's EXIF orientation exchanges its sides. False if it cannot be read.
-pub(crate) fn turned_on_its_side(bytes: &[u8]) -> bool {
-    orientation_of(bytes).is_ok_and(exchanges_sides)
+/// What an image's EXIF orientation does to its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExifTurn {
+    /// Nothing, or it cannot be read.
+    None,
+    /// Mirrors it, or turns it upside down.
+    SameSides,
+    /// Turns it on its side.
+    ExchangesSides,
 }
 
-/// Whether an image's EXIF orientation turns or mirrors it. False if it cannot be read.
-pub(crate) fn is_turned_or_mirrored(bytes: &[u8]) -> bool {
-    orientation_of(bytes).is_ok_and(|orientation| orientation != Orientation::NoTransforms)
-}
-
-fn orientation_of(bytes: &[u8]) -> Result<Orientation, String> {
-    decoder(Cursor::new(bytes)).and_then(|mut decoder| orientation(bytes, &mut decoder))
+impl ExifTurn {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let read = decoder(Cursor::new(bytes)).and_then(|mut decoder| orientation(bytes, &mut decoder));
+        match read {
+            Err(_) | Ok(Orientation::NoTransforms) => Self::None,
+            Ok(orientation) if exchanges_sides(orientation) => Self::ExchangesSides,
+            Ok(_) => Self::SameSides,
+        }
+    }
 }
 
 fn exchanges_sides(orientation: Orientation) -> bool {

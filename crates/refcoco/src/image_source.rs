@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Located};
 use crate::error::{Error, Result, io_error};
-use crate::file_spelling::{photo_spellings, spellings, without_place};
+use crate::file_spelling::{below, photo_spellings, similar_name, spellings, without_folders, without_place};
 use crate::regular_file::read_regular;
 
 /// Images by file name.
@@ -18,21 +18,31 @@ pub(crate) struct ImageSource {
 
 #[derive(Debug)]
 enum Place {
-    Folder(PathBuf),
+    Folder(PathBuf, Flat),
     /// Opened when no place before it has an image.
     Archive(PathBuf, OnceLock<Result<Archive, String>>),
+}
+
+/// Whether a folder has no folders in it, found out when it is first asked for.
+type Flat = OnceLock<bool>;
+
+fn is_flat(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    !entries.into_iter().any(|entry| entry.path().is_dir())
 }
 
 /// An image that was found.
 enum Found<'a> {
     File(PathBuf),
     Entry(&'a Archive, &'a str),
+    /// Two different files of an archive that the name fits alike.
+    Ambiguous(&'a Archive, [&'a str; 2]),
 }
 
 impl ImageSource {
     /// A folder of own data, where names are what they are but for their spelling.
     pub(crate) fn folder(path: &Path) -> Self {
-        Self { places: vec![Place::Folder(path.to_path_buf())], photos: false }
+        Self { places: vec![Place::Folder(path.to_path_buf(), Flat::new())], photos: false }
     }
 
     /// Those of these places that exist, in order; a name that ends in `.zip` is an archive. `None` if there is none.
@@ -45,7 +55,7 @@ impl ImageSource {
             let is_archive = path.extension().is_some_and(|extension| extension == "zip");
             match is_archive {
                 true => path.is_file().then(|| Place::Archive(path, OnceLock::new())),
-                false => path.is_dir().then(|| Place::Folder(path)),
+                false => path.is_dir().then(|| Place::Folder(path, Flat::new())),
             }
         };
         let places: Vec<Place> = places.iter().filter_map(place).collect();
@@ -62,17 +72,28 @@ impl ImageSource {
         if self.photos { photo_spellings(name) } else { spellings(name) }
     }
 
-    /// The first spelling in the first place that has one.
+    /// The first spelling in the first place that has one. Photos are also sought without leading folders of their name, as few as
+    /// possible; without any only where pictures do not lie in folders, which tell pictures of one name apart.
     fn locate(&self, name: &str) -> Option<Found<'_>> {
         let names = self.names(name);
-        self.places.iter().find_map(|place| place.locate(&names))
+        let found = self.places.iter().find_map(|place| place.locate(&names));
+        let shorter = || {
+            self.places.iter().find_map(|place| {
+                let shorter = names.iter().flat_map(|name| without_folders(name));
+                let shorter = shorter.filter(|name| name.contains('/') || place.is_flat());
+                place.locate(&shorter.map(str::to_owned).collect::<Vec<_>>())
+            })
+        };
+        found.or_else(|| if self.photos { shorter() } else { None })
     }
 
     /// Path of an image, or where it would be if it were there. In an archive: the archive's path joined with the path inside.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         match self.locate(name) {
             Some(Found::File(path)) => path,
-            Some(Found::Entry(archive, name)) => archive.path.join(name),
+            Some(Found::Entry(archive, name) | Found::Ambiguous(archive, [name, _])) => {
+                archive.path.join(name)
+            }
             None => self.places.first().map_or_else(PathBuf::new, |place| place.path().join(name)),
         }
     }
@@ -87,6 +108,7 @@ impl ImageSource {
         match self.locate(name)? {
             Found::File(path) => Some(std::fs::metadata(path).ok()?.len()),
             Found::Entry(archive, name) => archive.size(name),
+            Found::Ambiguous(..) => None,
         }
     }
 
@@ -95,22 +117,29 @@ impl ImageSource {
         match self.locate(name) {
             Some(Found::File(path)) => read_regular(&path),
             Some(Found::Entry(archive, name)) => archive.read(name),
+            Some(Found::Ambiguous(archive, [one, other])) => Err(Error::Image {
+                path: archive.path.clone(),
+                what: format!(
+                    "`{name}` may be `{one}` or `{other}`, which differ: write folders in front of the name in its record"
+                ),
+            }),
             None => Err(self.missing(name)),
         }
     }
 
-    fn missing(&self, name: &str) -> Error {
+    /// Why an image cannot be found.
+    pub(crate) fn missing(&self, name: &str) -> Error {
         let path = self.path(name);
         let broken = self.places.iter().find_map(|place| match place {
             Place::Archive(_, opened) => opened.get()?.as_ref().err(),
-            Place::Folder(_) => None,
+            Place::Folder(..) => None,
         });
         if let Some(what) = broken {
             return Error::Image { path, what: format!("not found, and an archive cannot be read: {what}") };
         }
-        // Own data: report the error of the operating system.
-        if !self.photos
-            && let Err(error) = std::fs::metadata(&path)
+        // It may be there, and be unreadable.
+        if let Err(error) = std::fs::metadata(&path)
+            && !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
         {
             return io_error(&path)(error);
         }
@@ -121,23 +150,39 @@ impl ImageSource {
             [] => String::new(),
             others => format!(", also as {}", others.join(", ")),
         };
-        Error::Image { path, what: format!("No such file; looked in {}{others}", places.join(", ")) }
+        let folders = self.places.iter().filter(|place| matches!(place, Place::Folder(..)));
+        let similar = folders.filter_map(|place| similar_name(place.path(), name)).next();
+        let similar = similar.map_or_else(String::new, |found| format!("; there is `{found}`"));
+        let what = format!("No such file; looked in {}{others}{similar}", places.join(", "));
+        io_error(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what))
     }
 }
 
 impl Place {
     fn path(&self) -> &Path {
         match self {
-            Self::Folder(path) | Self::Archive(path, _) => path,
+            Self::Folder(path, _) | Self::Archive(path, _) => path,
+        }
+    }
+
+    /// Whether pictures lie in no folders here. Archives look for that themselves.
+    fn is_flat(&self) -> bool {
+        match self {
+            Self::Folder(folder, flat) => *flat.get_or_init(|| is_flat(folder)),
+            Self::Archive(..) => false,
         }
     }
 
     fn locate(&self, names: &[String]) -> Option<Found<'_>> {
         match self {
-            Self::Folder(folder) => {
+            Self::Folder(folder, _) => {
                 let own = names.iter().filter_map(|name| without_place(name, folder));
-                let paths = names.iter().map(String::as_str).chain(own).map(|name| folder.join(name));
-                paths.into_iter().find(|path| path.exists()).map(Found::File)
+                names
+                    .iter()
+                    .map(String::as_str)
+                    .chain(own)
+                    .find_map(|name| below(folder, name))
+                    .map(Found::File)
             }
             Self::Archive(path, opened) => {
                 let archive = opened.get_or_init(|| Archive::open(path).map_err(|error| error.to_string()));
@@ -145,7 +190,10 @@ impl Place {
                 let stem = path.with_extension("");
                 let own = names.iter().filter_map(|name| without_place(name, &stem));
                 let mut all = names.iter().map(String::as_str).chain(own);
-                all.find_map(|name| archive.locate(name)).map(|name| Found::Entry(archive, name))
+                all.find_map(|name| archive.locate(name)).map(|located| match located {
+                    Located::At(name) => Found::Entry(archive, name),
+                    Located::Ambiguous(one, other) => Found::Ambiguous(archive, [one, other]),
+                })
             }
         }
     }

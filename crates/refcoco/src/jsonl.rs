@@ -1,9 +1,9 @@
 //! Reads files with one JSON object per line (JSONL).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result, io_error};
@@ -15,7 +15,10 @@ use crate::regular_file::open_regular;
 pub type Lines = Box<dyn Iterator<Item = Result<(usize, String)>>>;
 
 /// Iterates over the lines of a file that are not blank, each with its line number, counted from 1. A byte order mark at the
-/// start is left out. A file that is one JSON array instead gives its elements, each with its number in the array.
+/// start is left out, and `NaN` and `Infinity`, which Python writes, become `null`.
+///
+/// Two other forms of the same are read: a file that is one JSON array gives its elements, each with its number in the array;
+/// objects over several lines each come with the number of their first line.
 ///
 /// # Errors
 /// When the file cannot be opened or is not a regular file. An item is an error when its line cannot be read, is not UTF-8, or
@@ -35,30 +38,90 @@ pub fn read_lines(path: &Path) -> Result<Lines> {
     if is_array {
         return elements(path, file, limit);
     }
-    Ok(Box::new(lines(path, file, limit)))
+    let mut first = Vec::new();
+    file.by_ref().take(limit + 1).read_until(b'\n', &mut first).map_err(io_error(path))?;
+    // An object that its first line does not end.
+    let goes_on = first.len() <= LONGEST_FIRST_LINE
+        && first.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<IgnoredAny>(&json_text(&first)).is_err_and(|error| error.is_eof());
+    let file = Cursor::new(first).chain(file);
+    match goes_on {
+        true => objects(path, file, limit),
+        false => Ok(Box::new(lines(path, file, limit))),
+    }
+}
+
+/// Bytes of the longest first line that is looked at for an object over several lines. Programs that write these write short
+/// lines.
+const LONGEST_FIRST_LINE: usize = 1 << 16;
+
+/// A whole file, if it is not longer than the limit.
+fn whole_text(path: &Path, file: impl Read, limit: u64, record: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error(path))?;
+    if bytes.len() as u64 > limit {
+        let what = format!("longer than {} MiB; write one object a line (JSONL)", limit >> 20);
+        return Err(Error::Record { path: path.to_path_buf(), record: record.to_owned(), what });
+    }
+    Ok(json_text(&bytes))
+}
+
+/// The objects of a file that has them over several lines.
+fn objects(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
+    let text = whole_text(path, file, limit, "objects over several lines")?;
+    let mut found = Vec::new();
+    let (mut number, mut counted) = (1, 0);
+    let mut objects = serde_json::Deserializer::from_slice(&text).into_iter::<Box<RawValue>>();
+    loop {
+        let at = objects.byte_offset();
+        let blank = text[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        number += memchr::memchr_iter(b'\n', &text[counted..at + blank]).count();
+        counted = at + blank;
+        match objects.next() {
+            None => break,
+            Some(Ok(object)) => found.push(Ok((number, object.get().replace(['\n', '\r'], " ")))),
+            Some(Err(error)) => {
+                let record = format!("the object that begins in line {number}");
+                return Err(Error::Record { path: path.to_path_buf(), record, what: error.to_string() });
+            }
+        }
+    }
+    if let [Ok((_, only))] = &found[..]
+        && let Some(list) = list_inside(only)
+    {
+        let what = format!(
+            "the file is one object that holds the list `{list}`: write that list alone, or one object a line"
+        );
+        return Err(Error::Record { path: path.to_path_buf(), record: "line 1".into(), what });
+    }
+    Ok(Box::new(found.into_iter()))
+}
+
+/// Key of the first list of objects in an object.
+fn list_inside(object: &str) -> Option<String> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(object).ok()?;
+    let is_list = |value: &serde_json::Value| {
+        value.as_array().is_some_and(|list| list.iter().any(serde_json::Value::is_object))
+    };
+    fields.into_iter().find(|(key, value)| key != "segmentation" && is_list(value)).map(|(key, _)| key)
 }
 
 /// The elements of a file that is one JSON array.
 fn elements(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
     let fail =
         |what: String| Error::Record { path: path.to_path_buf(), record: "the JSON array".into(), what };
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error(path))?;
-    if bytes.len() as u64 > limit {
-        let what = format!("it is longer than {} MiB; write one object a line (JSONL)", limit >> 20);
-        return Err(fail(what));
-    }
-    let read: Result<Vec<Box<RawValue>>, _> = serde_json::from_slice(&json_text(&bytes));
+    let text = whole_text(path, file, limit, "the JSON array")?;
+    let read: Result<Vec<Box<RawValue>>, _> = serde_json::from_slice(&text);
     let items = read.map_err(|error| fail(format!("{error}; one object a line (JSONL) is expected here")))?;
     let items = items.into_iter().enumerate();
     Ok(Box::new(items.map(|(index, item)| Ok((index + 1, item.get().replace('\n', " "))))))
 }
 
-fn lines(
+fn lines<R: BufRead>(
     path: &Path,
-    mut file: BufReader<File>,
+    mut file: R,
     limit: u64,
-) -> impl Iterator<Item = Result<(usize, String)>> + use<> {
+) -> impl Iterator<Item = Result<(usize, String)>> + use<R> {
     let path = path.to_path_buf();
     let mut number = 0;
     let mut failed = false;
@@ -82,7 +145,7 @@ fn lines(
             match text {
                 Ok(text) if text.is_empty() => return None,
                 Ok(text) if text.trim().is_empty() => {}
-                Ok(text) => return Some(Ok((number, text.trim_end_matches(['\r', '\n']).to_owned()))),
+                Ok(text) => return Some(Ok((number, without_nan(text.trim_end_matches(['\r', '\n']))))),
                 Err(error) => {
                     failed = true;
                     return Some(Err(error));
@@ -91,6 +154,15 @@ fn lines(
         }
         None
     })
+}
+
+/// A line of JSON with `null` in place of NaN and infinities.
+fn without_nan(line: &str) -> String {
+    let may_have = |word: &str| memchr::memmem::find(line.as_bytes(), word.as_bytes()).is_some();
+    match may_have("NaN") || may_have("Infinity") {
+        true => String::from_utf8_lossy(&json_text(line.as_bytes())).into_owned(),
+        false => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +194,30 @@ mod tests {
         file.as_file().set_len(40 << 30).unwrap();
         let error = read_lines(file.path()).unwrap().next().unwrap().unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("TALENT_MAX_IMAGE_MIB"), "{error}");
+    }
+
+    fn read(text: &str) -> Result<Vec<(usize, String)>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        read_lines(file.path())?.collect()
+    }
+
+    #[test]
+    fn objects_may_go_over_several_lines() {
+        let found = read("\u{feff}{\n  \"a\": NaN\n}\n\n{\n \"b\": 2}\n{}").unwrap();
+        assert_eq!(found[0], (1, "{   \"a\": null }".to_owned()));
+        assert_eq!((found[1].0, found[2].0, found.len()), (5, 7, 3));
+        let error = read("{\n\"refs\": [{\"a\": 1}]\n}").unwrap_err().to_string();
+        assert!(error.contains("`refs`") && error.contains("one object a line"), "{error}");
+        let error = read("{\n\"a\": 1}\n{\n\"b\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_json_lacks_become_null() {
+        let found = read("{\"a\": NaN, \"b\": \"NaN\"}\n{\"a\": -Infinity}\n").unwrap();
+        assert_eq!(found[0].1, "{\"a\": null, \"b\": \"NaN\"}");
+        assert_eq!(found[1].1, "{\"a\": null}");
     }
 
     #[test]

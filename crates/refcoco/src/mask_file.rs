@@ -6,7 +6,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder};
 
-use crate::error::{Error, Result, io_error, or_mistaken};
+use crate::error::{Error, Result, or_mistaken};
 use crate::image_file::{decode, decoder, is_jpeg, orientation};
 use crate::mask::Mask;
 use crate::regular_file::{open_regular, read_regular};
@@ -14,28 +14,48 @@ use crate::regular_file::{open_regular, read_regular};
 /// Half of what a sample of 8 bits can be.
 const HALF: u8 = 128;
 
-/// Reads a mask from an image file. Foreground is:
-///
-/// - PNG with a palette: every pixel whose index is not 0
-/// - an image with an alpha channel that is not constant: every pixel that is at least half opaque
-/// - JPEG, which blurs edges: every pixel with a channel of at least one half
-/// - anything else: every pixel that is not black
+/// Reads a mask from an image file, see [`decode_mask`].
 ///
 /// # Errors
 /// Names the file: not a regular file, unreadable, of another format, damaged.
 pub(crate) fn read_mask(path: &Path) -> Result<Mask> {
     let bytes = read_regular(path)?;
-    mask_of(&bytes).map_err(|what| or_mistaken(path, Error::Image { path: path.to_path_buf(), what }))
+    decode_mask(&bytes).map_err(|what| or_mistaken(path, Error::Image { path: path.to_path_buf(), what }))
 }
 
-/// Whether a file is a JPEG, which cannot hold a mask exactly. False if it cannot be read.
-pub(crate) fn is_jpeg_file(path: &Path) -> bool {
-    let mut start = [0; 2];
-    open_regular(path).and_then(|mut file| file.read_exact(&mut start).map_err(io_error(path))).is_ok()
-        && is_jpeg(&start)
+/// The name of a file's format if that cannot hold a mask exactly. `None` if the file cannot be read.
+pub(crate) fn lossy_format(path: &Path) -> Option<&'static str> {
+    let mut start = Vec::new();
+    open_regular(path).ok()?.take(LOSSY_START).read_to_end(&mut start).ok()?;
+    lossy(&start)
 }
 
-fn mask_of(bytes: &[u8]) -> Result<Mask, String> {
+/// Bytes of a WebP file in which the kind of its first picture is looked for.
+const LOSSY_START: u64 = 4096;
+
+fn lossy(bytes: &[u8]) -> Option<&'static str> {
+    let start = &bytes[..bytes.len().min(LOSSY_START as usize)];
+    let is_webp = start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP");
+    match () {
+        () if is_jpeg(start) => Some("JPEG"),
+        // `VP8L` is the lossless kind.
+        () if is_webp && memchr::memmem::find(start, b"VP8 ").is_some() => Some("lossy WebP"),
+        () => None,
+    }
+}
+
+/// Decodes a mask from the bytes of an image file. Foreground is:
+///
+/// - PNG with a palette: every pixel whose index is not 0
+/// - an image with an alpha channel that is not constant: every pixel that is at least half opaque. If its opaque pixels are black
+///   and one other colour, and at least as many are black as are transparent, only those of that other colour: the mask is in the
+///   colours then, and transparency is an accident
+/// - JPEG and lossy WebP, which blur edges: every pixel with a channel of at least one half
+/// - anything else: every pixel that is not black
+///
+/// # Errors
+/// A message that says what is wrong with the data.
+pub fn decode_mask(bytes: &[u8]) -> Result<Mask, String> {
     // Also checks what the pixels take.
     let mut decoder = decoder(Cursor::new(bytes))?;
     let orientation = orientation(bytes, &mut decoder)?;
@@ -44,7 +64,7 @@ fn mask_of(bytes: &[u8]) -> Result<Mask, String> {
     }
     let image = decode(decoder, orientation)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
-    let data = if is_jpeg(bytes) {
+    let data = if lossy(bytes).is_some() {
         image
             .into_rgb8()
             .as_raw()
@@ -67,10 +87,29 @@ fn foreground(image: DynamicImage) -> Vec<u8> {
         let alphas = || wide.as_raw().chunks_exact(4).map(|pixel| pixel[3]);
         let first = alphas().next();
         if alphas().any(|alpha| Some(alpha) != first) {
+            if let Some(marked) = marked_in_colour(wide.as_raw()) {
+                return marked;
+            }
             return alphas().map(|alpha| u8::from(alpha >= u16::from(HALF) << 8)).collect();
         }
     }
     image.into_rgb16().as_raw().chunks_exact(3).map(|pixel| is_any(pixel, |&level| level > 0)).collect()
+}
+
+/// The pixels that are opaque and not black, if the opaque ones are black and exactly one other colour, and no more pixels are
+/// transparent than are black.
+///
+/// - rgba: four samples a pixel
+fn marked_in_colour(rgba: &[u16]) -> Option<Vec<u8>> {
+    let is_opaque = |pixel: &[u16; 4]| pixel[3] >= u16::from(HALF) << 8;
+    let is_black = |pixel: &[u16; 4]| pixel[..3] == [0; 3];
+    let pixels = rgba.as_chunks::<4>().0;
+    let mut colours = pixels.iter().filter(|pixel| is_opaque(pixel) && !is_black(pixel));
+    let first = colours.next()?;
+    let n_black = pixels.iter().filter(|pixel| is_opaque(pixel) && is_black(pixel)).count();
+    let n_transparent = pixels.iter().filter(|pixel| !is_opaque(pixel)).count();
+    let is_mask = n_black > 0 && n_black >= n_transparent && colours.all(|pixel| pixel[..3] == first[..3]);
+    is_mask.then(|| pixels.iter().map(|pixel| u8::from(is_opaque(pixel) && !is_black(pixel))).collect())
 }
 
 /// The pixels of a PNG with a palette whose index is not 0, row by row; `None` for any other file. Colours say nothing: a
@@ -125,7 +164,7 @@ mod tests {
     }
 
     fn data(bytes: &[u8]) -> Vec<u8> {
-        mask_of(bytes).unwrap().data
+        decode_mask(bytes).unwrap().data
     }
 
     #[test]
@@ -145,6 +184,9 @@ mod tests {
         use png::ColorType::{GrayscaleAlpha, Rgba};
         let varying = [[0, 0, 0, 0], [0, 0, 0, 255], [9, 9, 9, 200], [9, 9, 9, 10]].concat();
         assert_eq!(data(&png(Rgba, Eight, None, &varying)), [0, 1, 1, 0]);
+        // White on black with one transparent pixel.
+        let stray = [[0, 0, 0, 255], [255, 255, 255, 255], [255, 255, 255, 255], [0, 0, 0, 0]].concat();
+        assert_eq!(data(&png(Rgba, Eight, None, &stray)), [0, 1, 1, 0]);
         let constant = [[0, 255], [255, 255], [1, 255], [0, 255]].concat();
         assert_eq!(data(&png(GrayscaleAlpha, Eight, None, &constant)), [0, 1, 1, 0]);
     }
@@ -158,12 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn lossy_formats_are_told_apart() {
+        assert_eq!(lossy(&[0xff, 0xd8, 0xff]), Some("JPEG"));
+        assert_eq!(lossy(b"RIFF\x10\0\0\0WEBPVP8 \0"), Some("lossy WebP"));
+        assert_eq!(lossy(b"RIFF\x10\0\0\0WEBPVP8X\x0a\0\0\0----------VP8 "), Some("lossy WebP"));
+        assert_eq!(lossy(b"RIFF\x10\0\0\0WEBPVP8L\0"), None);
+        assert_eq!(lossy(b"\x89PNG"), None);
+    }
+
+    #[test]
     fn a_jpeg_is_cut_at_one_half() {
         let grey = GrayImage::from_fn(16, 16, |x, _| image::Luma([if x < 8 { 20 } else { 240 }]));
         let mut bytes = Vec::new();
         DynamicImage::ImageLuma8(grey)
             .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Jpeg)
             .unwrap();
-        assert_eq!(mask_of(&bytes).unwrap().area(), 128);
+        assert_eq!(decode_mask(&bytes).unwrap().area(), 128);
     }
 }

@@ -7,20 +7,26 @@ use rayon::prelude::*;
 
 use crate::dataset::Dataset;
 use crate::descriptor::AnnotationFormat;
+use crate::file_spelling::{coco_number, spellings};
 
 /// Identifies a picture across data sets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PictureKey {
-    /// A photo of a published collection: file name without folders, width, height.
-    Photo(String, usize, usize),
+    /// A photo of COCO: its number, width, height.
+    Coco(String, usize, usize),
+    /// A file of a published set, by the set's position and the file's name with its folders.
+    Named(usize, String),
     /// Any file: its length in bytes, and a hash of its content. The hash is 0 if no other file has this length.
     Content(u64, u64),
 }
 
 /// Keys of the pictures that refs are in, by image id, for each data set. Pictures are the same if they share a key.
 ///
-/// - Published collections (COCO, SAIAPR) are compared with each other by file name and size: names are unique there.
+/// - Photos with COCO's names are compared by their number and size: `COCO_train2014_000000000009.jpg` of 2014 is
+///   `000000000009.jpg` of 2017.
 /// - Own data is compared by content, with itself and with everything else: names such as `0001.png` say nothing.
+/// - Other published sets are compared with other sets by content, and within the set by name with its folders: `00/1.jpg` is not
+///   `01/1.jpg`, and their splits are used as published.
 ///
 /// A picture whose file cannot be read has no content key.
 pub(crate) fn picture_keys(datasets: &[Dataset]) -> Vec<BTreeMap<i64, Vec<PictureKey>>> {
@@ -32,14 +38,21 @@ pub(crate) fn picture_keys(datasets: &[Dataset]) -> Vec<BTreeMap<i64, Vec<Pictur
             ids.into_iter().map(move |id| (position, id))
         })
         .collect();
-    let is_own = |position: usize| datasets[position].descriptor.format == AnnotationFormat::Own;
-    let any_own = (0..datasets.len()).any(is_own);
     let mut keys: Vec<BTreeMap<i64, Vec<PictureKey>>> = vec![BTreeMap::new(); datasets.len()];
+    let is_own = |position: usize| datasets[position].descriptor.format == AnnotationFormat::Own;
+    let mut by_content = BTreeSet::new();
     for &(position, id) in &ids {
-        let photo = if is_own(position) { None } else { photo_key(&datasets[position], id) };
-        keys[position].insert(id, photo.into_iter().collect());
+        let key = coco_key(&datasets[position], id).or_else(|| {
+            if is_own(position) || datasets.len() > 1 {
+                by_content.insert((position, id));
+            }
+            let record = datasets[position].instances.images.get(&id).filter(|_| !is_own(position))?;
+            Some(PictureKey::Named(position, spellings(&record.file_name).pop()?))
+        });
+        keys[position].insert(id, key.into_iter().collect());
     }
-    if !any_own {
+    // Photos of COCO alone need no reading.
+    if by_content.is_empty() {
         return keys;
     }
     let lengths: Vec<((usize, i64), u64)> = ids
@@ -47,10 +60,10 @@ pub(crate) fn picture_keys(datasets: &[Dataset]) -> Vec<BTreeMap<i64, Vec<Pictur
         .filter_map(|(position, id)| Some(((position, id), datasets[position].image_len(id)?)))
         .collect();
     let mut n_of_length: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
-    for ((position, _), length) in &lengths {
-        let (n, own) = n_of_length.entry(*length).or_default();
+    for ((position, id), length) in &lengths {
+        let (n, other) = n_of_length.entry(*length).or_default();
         *n += 1;
-        *own |= is_own(*position);
+        *other |= by_content.contains(&(*position, *id));
     }
     let contents: Vec<((usize, i64), PictureKey)> = lengths
         .into_par_iter()
@@ -69,10 +82,13 @@ pub(crate) fn picture_keys(datasets: &[Dataset]) -> Vec<BTreeMap<i64, Vec<Pictur
     keys
 }
 
-fn photo_key(dataset: &Dataset, image_id: i64) -> Option<PictureKey> {
+fn coco_key(dataset: &Dataset, image_id: i64) -> Option<PictureKey> {
+    if dataset.descriptor.format == AnnotationFormat::Own {
+        return None;
+    }
     let record = dataset.instances.images.get(&image_id)?;
-    let name = record.file_name.rsplit(['/', '\\']).next().unwrap_or_default();
-    Some(PictureKey::Photo(name.to_owned(), record.width, record.height))
+    let base = record.file_name.rsplit(['/', '\\']).next().unwrap_or_default();
+    Some(PictureKey::Coco(coco_number(base)?.to_owned(), record.width, record.height))
 }
 
 fn content_hash(bytes: &[u8]) -> u64 {

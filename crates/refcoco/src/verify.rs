@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::annotation::ImageRecord;
 use crate::dataset::Dataset;
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, Result};
-use crate::image_file::is_cut_short;
+use crate::image_file::{ExifTurn, is_cut_short};
 use crate::mask::{Mask, polygons_of};
-use crate::mask_file::is_jpeg_file;
+use crate::mask_file::lossy_format;
 use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
 use crate::tokenizer::ClipTokenizer;
@@ -66,14 +67,28 @@ pub fn verify(
     let images: BTreeSet<i64> = dataset.refs.iter().map(|reference| reference.image_id).collect();
     let known: Vec<i64> =
         images.iter().copied().filter(|id| dataset.instances.images.contains_key(id)).collect();
-    for (error, warning) in check_images(&dataset, &known, progress) {
-        errors.extend(error);
-        warnings.extend(warning);
+    let mut turned = BTreeMap::new();
+    for (id, checked) in known.iter().zip(check_images(&dataset, &known, progress)) {
+        errors.extend(checked.error);
+        warnings.extend(checked.warning);
+        if checked.turn != ExifTurn::None {
+            turned.insert(*id, checked.turn);
+        }
+    }
+    if !turned.is_empty() && dataset.descriptor.format != AnnotationFormat::Own {
+        let first: Vec<String> = turned.keys().take(3).map(i64::to_string).collect();
+        let what = format!(
+            "{} have an EXIF orientation that turns or mirrors them (images {}{}), which is applied: their masks must be those of \
+             the turned pictures",
+            turned.len(),
+            first.join(", "),
+            if turned.len() > 3 { ", ..." } else { "" }
+        );
+        warnings.push(Problem { record: "pictures".into(), what });
     }
     // Annotations without an image record are listed as errors already.
     let masks: Vec<i64> = images.iter().flat_map(|&id| dataset.annotations_in_image(id)).copied().collect();
     let masks: Vec<i64> = masks.into_iter().filter(|id| has_image(&dataset, *id)).collect();
-    let turned = turned_pictures(&dataset, &known);
     let found: Vec<(i64, Option<Problem>, Option<Problem>)> =
         masks.par_iter().map(|&id| mask(&dataset, id, &turned)).collect();
     for (id, problem, odd) in found {
@@ -98,12 +113,15 @@ pub fn verify(
     })
 }
 
-/// Decodes images in parallel. Returns an error and a warning for each.
-fn check_images(
-    dataset: &Dataset,
-    ids: &[i64],
-    progress: impl Fn(usize, usize) + Sync,
-) -> Vec<(Option<Problem>, Option<Problem>)> {
+/// What was found about an image's file.
+struct CheckedImage {
+    error: Option<Problem>,
+    warning: Option<Problem>,
+    turn: ExifTurn,
+}
+
+/// Decodes images in parallel.
+fn check_images(dataset: &Dataset, ids: &[i64], progress: impl Fn(usize, usize) + Sync) -> Vec<CheckedImage> {
     let done = AtomicUsize::new(0);
     let check = |&id: &i64| {
         let found = image(dataset, id);
@@ -222,9 +240,9 @@ fn splits_by_image(dataset: &Dataset) -> BTreeMap<i64, BTreeSet<&str>> {
     splits
 }
 
-/// Own data: one picture under two names, in several splits.
+/// One picture under two names, in several splits.
 fn same_pictures(dataset: &Dataset, splits_of: &BTreeMap<i64, BTreeSet<&str>>, errors: &mut Vec<Problem>) {
-    if dataset.descriptor.format != AnnotationFormat::Own || dataset.descriptor.splits_share_images {
+    if dataset.descriptor.splits_share_images {
         return;
     }
     let keys = picture_keys(std::slice::from_ref(dataset)).pop().unwrap_or_default();
@@ -243,44 +261,50 @@ fn same_pictures(dataset: &Dataset, splits_of: &BTreeMap<i64, BTreeSet<&str>>, e
     }
 }
 
-/// Own pictures that their EXIF orientation turns or mirrors.
-fn turned_pictures(dataset: &Dataset, images: &[i64]) -> BTreeSet<i64> {
-    if dataset.descriptor.format != AnnotationFormat::Own {
-        return BTreeSet::new();
-    }
-    let is_turned =
-        |id: &&i64| dataset.instances.images.get(id).is_some_and(|image| dataset.is_turned(image));
-    images.par_iter().filter(is_turned).copied().collect()
-}
-
 /// Warns about a usable mask that is probably a mistake.
-fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeSet<i64>) -> Option<String> {
+fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeMap<i64, ExifTurn>) -> Option<String> {
     let annotation = dataset.instances.annotations.get(&ann_id)?;
     let image = dataset.instances.images.get(&annotation.image_id)?;
-    if let Some(path) = dataset.mask_file(ann_id).ok()? {
-        if is_jpeg_file(&path) {
-            return Some(format!(
-                "its mask {} is a JPEG, whose edges are blurred: pixels of at least one half count; save masks as PNG",
-                path.display()
-            ));
-        }
-    } else if turned.contains(&image.id) {
-        let reach = reach_of(annotation.segmentation.get());
-        let beyond =
-            reach.is_some_and(|[x, y]| x > image.width as f64 + 1.0 || y > image.height as f64 + 1.0);
+    let file = dataset.mask_file(ann_id).ok()?;
+    let lossy = file.as_ref().and_then(|path| lossy_format(path)).map(|format| {
+        "its mask is a ".to_owned()
+            + format
+            + ", whose edges are blurred: pixels of at least one half count; save masks as PNG"
+    });
+    let is_own = dataset.descriptor.format == AnnotationFormat::Own;
+    let turn = turned.get(&image.id).filter(|_| is_own);
+    let orientation =
+        turn.and_then(|turn| oriented(image, *turn, annotation.segmentation.get(), file.as_deref()));
+    let covers_all = mask.area() == mask.width * mask.height && !annotation.is_crowd;
+    let covers_all = covers_all.then(|| "its mask covers the whole picture".to_owned());
+    let found: Vec<String> = [lossy, orientation, covers_all].into_iter().flatten().collect();
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
+/// What to say of a mask in a picture that its EXIF orientation turns or mirrors.
+fn oriented(image: &ImageRecord, turn: ExifTurn, segmentation: &str, file: Option<&Path>) -> Option<String> {
+    let Some(file) = file else {
+        let beyond = reach_of(segmentation)
+            .is_some_and(|[x, y]| x > image.width as f64 + 1.0 || y > image.height as f64 + 1.0);
         let what = match beyond {
             true => {
                 "its polygon reaches beyond the picture, which its EXIF orientation turns: it was drawn on the picture \
                  before it was turned"
             }
             false => {
-                "its picture is turned by its EXIF orientation; polygons must be those of the turned picture"
+                "its picture is turned or mirrored by its EXIF orientation; its mask must be that of the turned picture"
             }
         };
         return Some(what.to_owned());
-    }
-    let covers_all = mask.area() == mask.width * mask.height && !annotation.is_crowd;
-    covers_all.then(|| "its mask covers the whole picture".to_owned())
+    };
+    // A mask file of a picture on its side has the turned size, which the unturned mask would not have.
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let fits_one_way = image.width != image.height && turn == ExifTurn::ExchangesSides;
+    (!fits_one_way && ExifTurn::of(&bytes) == ExifTurn::None).then(|| {
+        "its picture is turned or mirrored by its EXIF orientation, and its mask file has none: the mask must be that of the turned \
+         picture"
+            .to_owned()
+    })
 }
 
 /// Largest x and y of a segmentation's polygons.
@@ -290,21 +314,30 @@ fn reach_of(segmentation: &str) -> Option<[f64; 2]> {
     points.copied().reduce(|[x, y], [a, b]| [x.max(a), y.max(b)])
 }
 
-fn image(dataset: &Dataset, id: i64) -> (Option<Problem>, Option<Problem>) {
+fn image(dataset: &Dataset, id: i64) -> CheckedImage {
     let problem = |what: String| Problem { record: format!("image {id}"), what };
-    let decoded = dataset
-        .image_bytes(id)
-        .and_then(|bytes| dataset.decode_image_file(id, &bytes, Vec::new()).map(|_| is_cut_short(&bytes)));
+    let decoded = dataset.image_bytes(id).and_then(|bytes| {
+        dataset.decode_image_file(id, &bytes, Vec::new())?;
+        Ok((is_cut_short(&bytes), ExifTurn::of(&bytes)))
+    });
     match decoded {
-        Err(error) => (Some(problem(error.to_string())), None),
-        Ok(cut) => {
-            (None, cut.then(|| problem("the JPEG has no end marker: part of it may be missing".into())))
+        Err(error) => {
+            CheckedImage { error: Some(problem(error.to_string())), warning: None, turn: ExifTurn::None }
+        }
+        Ok((is_cut, turn)) => {
+            let warning =
+                is_cut.then(|| problem("the JPEG has no end marker: part of it may be missing".into()));
+            CheckedImage { error: None, warning, turn }
         }
     }
 }
 
 /// Returns the annotation id, an error, and a warning.
-fn mask(dataset: &Dataset, ann_id: i64, turned: &BTreeSet<i64>) -> (i64, Option<Problem>, Option<Problem>) {
+fn mask(
+    dataset: &Dataset,
+    ann_id: i64,
+    turned: &BTreeMap<i64, ExifTurn>,
+) -> (i64, Option<Problem>, Option<Problem>) {
     let problem = |what: String| Some(Problem { record: format!("annotation {ann_id}"), what });
     match dataset.mask(ann_id) {
         Err(Error::Segmentation { source, .. }) => (ann_id, problem(source.to_string()), None),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use refcoco::evaluation::Query;
-use refcoco::{Dataset, Mask};
+use refcoco::{Dataset, Mask, whole_number};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -68,15 +68,6 @@ struct ReadLine {
     segmentation: Box<RawValue>,
 }
 
-/// A whole number, also as a float or as text.
-fn whole(value: &serde_json::Value) -> Option<i64> {
-    let of_float = |value: f64| (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64);
-    match value {
-        serde_json::Value::String(text) => text.trim().parse().ok(),
-        value => value.as_i64().or_else(|| of_float(value.as_f64()?)),
-    }
-}
-
 /// A line as it is read: its data set if it names one, its expression, and its segmentation.
 fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawValue>), String> {
     let ReadLine { dataset, ref_id, sent_id, segmentation } =
@@ -95,7 +86,7 @@ fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawVa
             }
         })?;
     let number = |name: &str, value: &serde_json::Value| {
-        whole(value).ok_or_else(|| format!("`{name}` must be a whole number, not {value}"))
+        whole_number(value).ok_or_else(|| format!("`{name}` must be a whole number, not {value}"))
     };
     Ok((dataset, (number("ref_id", &ref_id)?, number("sent_id", &sent_id)?), segmentation))
 }

@@ -138,23 +138,23 @@ impl<'a> Machine<'a> {
                     let line = self.line()?;
                     let bytes =
                         unescape_string_literal(line).ok_or_else(|| self.malformed("bad string literal"))?;
-                    self.python2_string(&bytes)?;
+                    self.text(&bytes)?;
                 }
                 b'T' => {
                     let n = self.length4()?;
                     let bytes = self.take(n)?;
-                    self.python2_string(bytes)?;
+                    self.text(bytes)?;
                 }
                 b'U' => {
                     let n = self.byte()?;
                     let bytes = self.take(u64::from(n))?;
-                    self.python2_string(bytes)?;
+                    self.text(bytes)?;
                 }
                 b'V' => {
                     let line = self.line()?;
                     let text =
                         unescape_unicode_line(line).ok_or_else(|| self.malformed("bad unicode escape"))?;
-                    self.push(Node::Str(text.into()))?;
+                    self.text(&text)?;
                 }
                 b'X' => {
                     let n = self.length4()?;
@@ -435,13 +435,19 @@ impl<'a> Machine<'a> {
             (b'I', "00") => Node::Bool(false),
             _ => {
                 let digits = text.strip_suffix('L').unwrap_or(text);
-                Node::Int(digits.parse().map_err(|_| self.malformed("not a 64-bit integer"))?)
+                let is_number = !digits.is_empty()
+                    && digits.strip_prefix('-').unwrap_or(digits).bytes().all(|digit| digit.is_ascii_digit());
+                match digits.parse() {
+                    Ok(value) => Node::Int(value),
+                    Err(_) if is_number => Node::LongInt,
+                    Err(_) => return Err(self.malformed("not an integer")),
+                }
             }
         };
         self.push(node)
     }
 
-    /// Reads a little-endian two's-complement integer of `n` bytes.
+    /// Reads a little-endian two's-complement integer of `n` bytes. One beyond 64 bits is kept without its value.
     fn long(&mut self, n: u64) -> Result<(), Error> {
         let bytes = self.take(n)?;
         let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
@@ -450,16 +456,12 @@ impl<'a> Machine<'a> {
         wide[..significant].copy_from_slice(&bytes[..significant]);
         let value = i64::from_le_bytes(wide);
         let fits = bytes[significant..].iter().all(|&byte| byte == fill) && (value < 0) == (fill == 0xff);
-        if !fits {
-            return Err(self.malformed("an integer beyond 64 bits"));
-        }
-        self.push(Node::Int(value))
+        self.push(if fits { Node::Int(value) } else { Node::LongInt })
     }
 
     fn unicode(&mut self, n: u64) -> Result<(), Error> {
-        let text =
-            std::str::from_utf8(self.take(n)?).map_err(|_| self.malformed("text that is not UTF-8"))?;
-        self.push(Node::Str(text.into()))
+        let bytes = self.take(n)?;
+        self.text(bytes)
     }
 
     fn bytes(&mut self, n: u64) -> Result<(), Error> {
@@ -467,8 +469,8 @@ impl<'a> Machine<'a> {
         self.push(Node::Bytes(bytes.into()))
     }
 
-    /// Pushes a Python 2 `str`: as text if it is UTF-8, otherwise as bytes (Python 3 would refuse the latter).
-    fn python2_string(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Pushes text if it is UTF-8, otherwise bytes: a Python 2 `str` may be any, and Python 3's text may hold lone surrogates.
+    fn text(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.push(match std::str::from_utf8(bytes) {
             Ok(text) => Node::Str(text.into()),
             Err(_) => Node::Bytes(bytes.into()),
@@ -505,7 +507,14 @@ mod tests {
         assert_eq!(int(b"\x8a\x00."), Some(0));
         assert_eq!(int(b"\x8a\x01\x80."), Some(-128));
         assert_eq!(int(b"L12L\n."), Some(12));
-        assert!(matches!(fails(b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x00."), Error::Malformed { .. }));
+        // Beyond 64 bits.
+        for long in
+            [&b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x00."[..], b"L123456789012345678901234567890L\n."]
+        {
+            let document = parse(long).unwrap();
+            assert_eq!((document.root().as_i64(), document.root().type_name()), (None, "int beyond 64 bits"));
+        }
+        assert!(matches!(fails(b"I1x\n."), Error::Malformed { .. }));
     }
 
     #[test]

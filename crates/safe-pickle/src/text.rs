@@ -49,8 +49,9 @@ pub(crate) fn unescape_string_literal(line: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Decodes Python's raw-unicode-escape: Latin-1 plus `\uXXXX` and `\UXXXXXXXX`, surrogate pairs joined.
-pub(crate) fn unescape_unicode_line(line: &[u8]) -> Option<String> {
+/// Decodes Python's raw-unicode-escape to UTF-8: Latin-1 plus `\uXXXX` and `\UXXXXXXXX`, surrogate pairs joined. A surrogate that
+/// stands alone takes three bytes that are no UTF-8, as in Python's `surrogatepass`. `None` if an escape is broken.
+pub(crate) fn unescape_unicode_line(line: &[u8]) -> Option<Vec<u8>> {
     let mut units: Vec<u32> = Vec::with_capacity(line.len());
     let mut index = 0;
     while index < line.len() {
@@ -66,7 +67,7 @@ pub(crate) fn unescape_unicode_line(line: &[u8]) -> Option<String> {
         units.push(hex(line.get(index + 2..index + 2 + width)?)?);
         index += 2 + width;
     }
-    let mut text = String::with_capacity(units.len());
+    let mut text = Vec::with_capacity(units.len());
     let mut units = units.into_iter().peekable();
     while let Some(unit) = units.next() {
         let code = match (unit, units.peek()) {
@@ -76,7 +77,17 @@ pub(crate) fn unescape_unicode_line(line: &[u8]) -> Option<String> {
             }
             _ => unit,
         };
-        text.push(char::from_u32(code)?);
+        match (char::from_u32(code), code) {
+            (Some(letter), _) => text.extend(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+            (None, 0xD800..=0xDFFF) => {
+                text.extend([
+                    0xE0 | (code >> 12) as u8,
+                    0x80 | (code >> 6 & 0x3F) as u8,
+                    0x80 | (code & 0x3F) as u8,
+                ]);
+            }
+            (None, _) => return None,
+        }
     }
     Some(text)
 }
@@ -102,7 +113,8 @@ mod tests {
 
     #[test]
     fn unicode_lines() {
-        assert_eq!(unescape_unicode_line(b"caf\xe9 \\u20ac \\ud83d\\ude00").unwrap(), "café € 😀");
-        assert_eq!(unescape_unicode_line(b"\\ud83d"), None);
+        assert_eq!(unescape_unicode_line(b"caf\xe9 \\u20ac \\ud83d\\ude00").unwrap(), "café € 😀".as_bytes());
+        assert_eq!(unescape_unicode_line(b"\\ud83d").unwrap(), b"\xed\xa0\xbd");
+        assert_eq!(unescape_unicode_line(b"\\U00110000"), None);
     }
 }

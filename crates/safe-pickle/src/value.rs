@@ -6,6 +6,8 @@ pub(crate) enum Node {
     None,
     Bool(bool),
     Int(i64),
+    /// An int beyond 64 bits.
+    LongInt,
     Float(f64),
     Str(Box<str>),
     Bytes(Box<[u8]>),
@@ -68,6 +70,7 @@ impl<'a> Value<'a> {
             Node::None => "None",
             Node::Bool(_) => "bool",
             Node::Int(_) => "int",
+            Node::LongInt => "int beyond 64 bits",
             Node::Float(_) => "float",
             Node::Str(_) => "str",
             Node::Bytes(_) => "bytes",
@@ -81,7 +84,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An `int`; `bool` does not count as one.
+    /// An `int` of at most 64 bits; `bool` does not count as one.
     pub fn as_i64(self) -> Option<i64> {
         match self.node() {
             Node::Int(value) => Some(*value),
@@ -113,7 +116,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Bytes (also a Python 2 byte string that is not valid UTF-8).
+    /// Bytes (also a Python 2 byte string, and text with lone surrogates, which are not valid UTF-8).
     pub fn as_bytes(self) -> Option<&'a [u8]> {
         match self.node() {
             Node::Bytes(value) => Some(value),

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 use cli_kit::outln;
-use command_kit::{ScoreArgs, metric_or_dash, metrics_table, reports_json, score};
+use command_kit::{
+    ScoreArgs, leave_out_unreadable, left_out_of_evaluation, metric_or_dash, metrics_table, reports_json,
+    score, tell_left_out,
+};
 use metrics::SplitReport;
 use refcoco::{Dataset, OnError};
 use run_files::may_hold_predictions;
 use serde_json::json;
 
 use crate::config::Precision;
-use crate::data_notes::{leave_out_unreadable, left_out_of_evaluation, tell_findings, tell_left_out};
+use crate::data_notes::tell_findings;
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
@@ -23,7 +26,7 @@ use crate::train::stored_checkpoint;
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
     /// Score these masks instead of a model's, see `data score --help`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "skip_unreadable", "config", "allow_missing", "encoder_root"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "exchange", "features", "precision", "config", "allow_missing", "encoder_root"])]
     predictions: Option<PathBuf>,
     /// Score --predictions on every data set of a suite that is below the data root: robustness, or names of data sets separated by
     /// commas
@@ -85,6 +88,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
             html: args.html.clone(),
             data_root: data_root(args.data_root.as_ref()),
             split: args.split.clone(),
+            skip_unreadable: args.skip_unreadable,
             json: args.json,
         });
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use command_kit::DEFAULT_DATA_ROOT;
+use command_kit::{DEFAULT_DATA_ROOT, leave_out_unreadable};
 use refcoco::{Dataset, OnError, SampleShape, Tokenizer};
 use talent::Talent;
 use talent::weights::Strictness;
@@ -12,7 +12,6 @@ use tch::{Device, Kind};
 
 use crate::checkpoint::{self, EncoderRoot, Meta};
 use crate::config::{self, Config, Source};
-use crate::data_notes::leave_out_unreadable;
 use crate::distributed::{Processes, local_device};
 use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;

@@ -84,11 +84,11 @@ impl WeightFile {
     }
 
     fn open_shards(&mut self, index: &Path) -> Result<(), Error> {
-        let text = std::fs::read_to_string(index).map_err(|error| Error::io(index, error))?;
-        if let Some(what) = file_kind::mistaken(text.as_bytes()) {
+        let text = std::fs::read(index).map_err(|error| Error::io(index, error))?;
+        if let Some(what) = file_kind::mistaken(&text) {
             return Err(Error::malformed(index, what));
         }
-        let Index { weight_map: map } = serde_json::from_slice(file_kind::without_mark(text.as_bytes()))
+        let Index { weight_map: map } = serde_json::from_slice(file_kind::without_mark(&text))
             .map_err(|error| Error::malformed(index, error.to_string()))?;
         let map = map.ok_or_else(|| Error::malformed(index, "the index has no `weight_map`"))?;
         let mut shards: Vec<&str> = Vec::new();

@@ -58,7 +58,10 @@ struct View {
 impl TorchSource {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|error| Error::io(path, error))?;
-        let mut archive = ZipArchive::new(file).map_err(|error| Error::malformed(path, error.to_string()))?;
+        let mut archive = ZipArchive::new(file).map_err(|error| match file_kind::cut_zip(path) {
+            Some(what) => Error::malformed(path, what),
+            None => Error::malformed(path, error.to_string()),
+        })?;
         let pickle_name = archive
             .file_names_raw()
             .filter_map(|name| std::str::from_utf8(name).ok())

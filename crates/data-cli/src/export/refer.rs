@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use cli_kit::errln;
 use refcoco::{Annotation, Ref};
 use serde_json::{Value, json};
 
@@ -102,7 +103,7 @@ fn instances(chosen: &Chosen<'_>) -> Result<Value> {
     let images: Vec<Value> = images.collect::<Result<_>>()?;
     let wanted: std::collections::BTreeSet<i64> =
         chosen.refs.iter().flat_map(|&index| chosen.dataset.refs[index].ann_ids.iter().copied()).collect();
-    let mut annotations = Vec::new();
+    let (mut annotations, mut n_left_out) = (Vec::new(), 0);
     let mut categories: BTreeMap<i64, String> =
         chosen.dataset.instances.categories.iter().map(|(&id, name)| (id, name.clone())).collect();
     for annotation in chosen.annotations() {
@@ -110,10 +111,16 @@ fn instances(chosen: &Chosen<'_>) -> Result<Value> {
             Ok(value) => annotations.push(value),
             // A ref asks for it.
             Err(error) if wanted.contains(&annotation.id) => return Err(error),
-            Err(_) => continue,
+            Err(_) => {
+                n_left_out += 1;
+                continue;
+            }
         }
         // Own objects without a category have a number of their own.
         categories.entry(annotation.category_id).or_insert_with(|| NO_CATEGORY.to_owned());
+    }
+    if n_left_out > 0 {
+        errln!("{n_left_out} objects that no expression asks for are left out: their masks cannot be read");
     }
     let categories: Vec<Value> =
         categories.into_iter().map(|(id, name)| json!({"id": id, "name": name})).collect();

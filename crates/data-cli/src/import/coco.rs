@@ -1,89 +1,62 @@
-/// COCO's 80 categories by number.
-const CATEGORIES: [(i64, &str); 80] = [
-    (1, "person"),
-    (2, "bicycle"),
-    (3, "car"),
-    (4, "motorcycle"),
-    (5, "airplane"),
-    (6, "bus"),
-    (7, "train"),
-    (8, "truck"),
-    (9, "boat"),
-    (10, "traffic light"),
-    (11, "fire hydrant"),
-    (13, "stop sign"),
-    (14, "parking meter"),
-    (15, "bench"),
-    (16, "bird"),
-    (17, "cat"),
-    (18, "dog"),
-    (19, "horse"),
-    (20, "sheep"),
-    (21, "cow"),
-    (22, "elephant"),
-    (23, "bear"),
-    (24, "zebra"),
-    (25, "giraffe"),
-    (27, "backpack"),
-    (28, "umbrella"),
-    (31, "handbag"),
-    (32, "tie"),
-    (33, "suitcase"),
-    (34, "frisbee"),
-    (35, "skis"),
-    (36, "snowboard"),
-    (37, "sports ball"),
-    (38, "kite"),
-    (39, "baseball bat"),
-    (40, "baseball glove"),
-    (41, "skateboard"),
-    (42, "surfboard"),
-    (43, "tennis racket"),
-    (44, "bottle"),
-    (46, "wine glass"),
-    (47, "cup"),
-    (48, "fork"),
-    (49, "knife"),
-    (50, "spoon"),
-    (51, "bowl"),
-    (52, "banana"),
-    (53, "apple"),
-    (54, "sandwich"),
-    (55, "orange"),
-    (56, "broccoli"),
-    (57, "carrot"),
-    (58, "hot dog"),
-    (59, "pizza"),
-    (60, "donut"),
-    (61, "cake"),
-    (62, "chair"),
-    (63, "couch"),
-    (64, "potted plant"),
-    (65, "bed"),
-    (67, "dining table"),
-    (70, "toilet"),
-    (72, "tv"),
-    (73, "laptop"),
-    (74, "mouse"),
-    (75, "remote"),
-    (76, "keyboard"),
-    (77, "cell phone"),
-    (78, "microwave"),
-    (79, "oven"),
-    (80, "toaster"),
-    (81, "sink"),
-    (82, "refrigerator"),
-    (84, "book"),
-    (85, "clock"),
-    (86, "vase"),
-    (87, "scissors"),
-    (88, "teddy bear"),
-    (89, "hair drier"),
-    (90, "toothbrush"),
-];
+//! COCO's `instances_*.json`.
 
-/// A category's name; `category ID` for an unknown id.
-pub(super) fn category(id: i64) -> String {
-    let known = CATEGORIES.iter().find(|(number, _)| *number == id);
-    known.map_or_else(|| format!("category {id}"), |(_, name)| (*name).to_owned())
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use refcoco::{read_json, whole_number};
+
+use super::labelled::{Found, Labelled, LabelledMask, split_of_path};
+
+/// Reads a file of COCO's instances.
+///
+/// - images: folder of the pictures; by default that of the file
+pub(super) fn coco(path: &Path, images: Option<&PathBuf>) -> Result<Found> {
+    let document = read_json(path)?;
+    let list = |key: &str| {
+        document[key].as_array().with_context(|| format!("{}: it has no list `{key}`", path.display()))
+    };
+    let folder = images.map_or_else(|| path.parent().unwrap_or(Path::new("")).to_path_buf(), Clone::clone);
+    let mut names = BTreeMap::new();
+    for image in list("images")? {
+        if let (Some(id), Some(name)) = (whole_number(&image["id"]), image["file_name"].as_str()) {
+            names.insert(id, name.replace('\\', "/"));
+        }
+    }
+    let categories: BTreeMap<i64, &str> = list("categories")?
+        .iter()
+        .filter_map(|category| Some((whole_number(&category["id"])?, category["name"].as_str()?)))
+        .collect();
+    let split = split_of_path(&path.file_name().unwrap_or_default().to_string_lossy());
+    let mut found = Found::default();
+    for annotation in list("annotations")? {
+        let at = || format!("{}: annotation {}", path.display(), annotation["id"]);
+        let segmentation = &annotation["segmentation"];
+        if segmentation.is_null() || segmentation.as_array().is_some_and(Vec::is_empty) {
+            found.leave_out("annotations without a segmentation");
+            continue;
+        }
+        let image_id = whole_number(&annotation["image_id"]).with_context(at);
+        let image_id = image_id.context("`image_id` is missing or no whole number")?;
+        let name = names.get(&image_id).with_context(at).context("its image has no record")?;
+        let category = whole_number(&annotation["category_id"]).and_then(|id| categories.get(&id));
+        found.objects.push(Labelled {
+            picture: folder.join(name),
+            name: name.clone(),
+            mask: LabelledMask::Coco(segmentation.clone()),
+            category: category.map(|name| (*name).to_owned()),
+            expressions: Vec::new(),
+            number: whole_number(&annotation["id"]),
+            split: split.clone(),
+            crowd: whole_number(&annotation["iscrowd"]) == Some(1) || annotation["iscrowd"] == true,
+        });
+    }
+    for object in &found.objects {
+        ensure!(
+            object.picture.is_file(),
+            "{}: there is no such picture; say where they are with --images DIR",
+            object.picture.display()
+        );
+    }
+    Ok(found)
 }

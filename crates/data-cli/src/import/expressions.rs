@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use refcoco::whole_number;
+
 use super::labelled::Labelled;
 
 /// Rows of a CSV file with a header.
@@ -62,7 +64,10 @@ impl Expressions {
                     .map(str::to_owned)
             };
             let number = match cell(number) {
-                Some(text) => Some(text.parse().with_context(at).context("ann_id must be a whole number")?),
+                Some(text) => {
+                    let number = whole_number(&text.into()).with_context(at);
+                    Some(number.context("ann_id must be a whole number")?)
+                }
                 None => None,
             };
             let expression = cell(Some(expression)).with_context(at).context("the expression is empty")?;

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use cli_kit::errln;
+use rayon::prelude::*;
+use refcoco::{Mask, decode_mask};
 use serde_json::{Value, json};
 
 use super::expressions::Expressions;
@@ -48,6 +51,50 @@ impl Found {
     }
 }
 
+/// Leaves out objects whose mask has no pixel.
+///
+/// # Errors
+/// Names the picture whose object has a mask that cannot be read, or of another size.
+fn without_empty(found: &mut Found) -> Result<()> {
+    let objects = std::mem::take(&mut found.objects);
+    let checked: Vec<Result<bool>> = objects.par_iter().map(Labelled::has_pixels).collect();
+    for (object, has_pixels) in objects.into_iter().zip(checked) {
+        match has_pixels? {
+            true => found.objects.push(object),
+            false => found.leave_out("objects whose mask is empty"),
+        }
+    }
+    Ok(())
+}
+
+impl Labelled {
+    fn has_pixels(&self) -> Result<bool> {
+        let (width, height) = refcoco::image_size(&self.picture)?;
+        match &self.mask {
+            LabelledMask::Coco(value) => {
+                let number =
+                    self.number.map_or_else(String::new, |number| format!("annotation {number} in "));
+                let mask = Mask::from_segmentation(width, height, value);
+                mask.map(|mask| mask.area() > 0)
+                    .with_context(|| format!("{number}{}", self.picture.display()))
+            }
+            LabelledMask::File(path) => {
+                let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+                let mask = decode_mask(&bytes).map_err(|what| anyhow!("{}: {what}", path.display()))?;
+                ensure!(
+                    (mask.width, mask.height) == (width, height),
+                    "{}: the mask is {}x{}, but its picture {} is {width}x{height}",
+                    path.display(),
+                    mask.width,
+                    mask.height,
+                    self.picture.display()
+                );
+                Ok(mask.area() > 0)
+            }
+        }
+    }
+}
+
 /// Writes the pictures, and a line for each object. Expressions of the table come first; objects without any are asked for by the
 /// name of their category, all of a category in one picture together.
 pub(super) fn write(
@@ -56,7 +103,12 @@ pub(super) fn write(
     folder: &Path,
     lines: &mut impl Write,
 ) -> Result<()> {
-    ensure!(!found.objects.is_empty(), "there is no object in it");
+    let mut found = found;
+    without_empty(&mut found)?;
+    ensure!(!found.objects.is_empty(), "there is no object with a mask in it");
+    for (what, n) in &found.left_out {
+        errln!("{n} {what} are left out");
+    }
     let mut objects = found.objects;
     let mut together: Vec<(Vec<usize>, String)> = match table {
         Some(table) => table.assign(&mut objects)?,

@@ -2,10 +2,13 @@
 //! `refs.jsonl`.
 
 mod coco;
+mod coco_categories;
 mod expressions;
 mod labelled;
+mod labelme;
+mod mask_folders;
 mod rows;
-mod tools;
+mod yolo;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -76,8 +79,8 @@ impl Kind {
         let any = |extension: &str| files.iter().any(|file| ends(file, extension));
         match () {
             () if any("parquet") => Ok(Self::Parquet),
-            () if has("images") && has("labels") => Ok(Self::Yolo),
             () if has("images") && has("masks") => Ok(Self::Masks),
+            () if !yolo::yolo_parts(path)?.is_empty() => Ok(Self::Yolo),
             () if any("json") => Ok(Self::Labelme),
             () => bail!(
                 "{}: it holds no .parquet file, no .json file, and no folders images with labels or masks",
@@ -127,10 +130,10 @@ fn import_labelled(kind: Kind, args: &ImportArgs, folder: &Path) -> Result<()> {
     let mut found = Found::default();
     for from in &args.from {
         let one = match kind {
-            Kind::Labelme => tools::labelme(from)?,
-            Kind::Coco => tools::coco(from, args.images.as_ref())?,
-            Kind::Yolo => tools::yolo(from)?,
-            Kind::Masks | Kind::Parquet => tools::masks(from, table.is_some())?,
+            Kind::Labelme => labelme::labelme(from)?,
+            Kind::Coco => coco::coco(from, args.images.as_ref())?,
+            Kind::Yolo => yolo::yolo(from)?,
+            Kind::Masks | Kind::Parquet => mask_folders::masks(from, table.is_some())?,
         };
         found.objects.extend(one.objects);
         for (what, n) in one.left_out {
@@ -139,9 +142,6 @@ fn import_labelled(kind: Kind, args: &ImportArgs, folder: &Path) -> Result<()> {
     }
     if let Some(split) = &args.split {
         found.objects.iter_mut().for_each(|object| object.split.clone_from(split));
-    }
-    for (what, n) in &found.left_out {
-        errln!("{n} {what} are left out");
     }
     let path = folder.join("refs.jsonl");
     let mut lines = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
@@ -179,6 +179,7 @@ struct Writer<'a> {
     ref_ids: BTreeSet<i64>,
     n_without_mask: usize,
     n_masks: usize,
+    n_objects: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -190,7 +191,7 @@ impl<'a> Writer<'a> {
         let path = folder.join("refs.jsonl");
         let lines = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
         let (pictures, ref_ids) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { folder, args, lines, pictures, ref_ids, n_without_mask: 0, n_masks: 0 })
+        Ok(Self { folder, args, lines, pictures, ref_ids, n_without_mask: 0, n_masks: 0, n_objects: 0 })
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
@@ -223,13 +224,28 @@ impl<'a> Writer<'a> {
                 return Ok(());
             }
             Mask::Coco(mask) => mask,
-            Mask::Picture(bytes) => json!(self.write_mask(&bytes)?),
+            Mask::Picture(bytes) => {
+                let mask = refcoco::decode_mask(&bytes).map_err(|what| anyhow!("mask: {what}"))?;
+                if mask.area() == 0 {
+                    self.n_without_mask += 1;
+                    return Ok(());
+                }
+                json!(self.write_mask(&bytes)?)
+            }
         };
         if let Some(ref_id) = object.ref_id {
             ensure!(self.ref_ids.insert(ref_id), "ref_id {ref_id} occurs twice");
         }
         let split = self.args.split.clone().or(object.split).unwrap_or_else(|| split_of(stem));
         let image = self.place_picture(object.picture)?;
+        if mask.is_array() || mask.is_object() {
+            let (width, height) = refcoco::image_size(&self.folder.join(&image))?;
+            if refcoco::Mask::from_segmentation(width, height, &mask)?.area() == 0 {
+                self.n_without_mask += 1;
+                return Ok(());
+            }
+        }
+        self.n_objects += 1;
         let mut line = json!({
             "image": image, "mask": mask, "expressions": object.expressions, "split": split,
         });
@@ -296,6 +312,11 @@ impl<'a> Writer<'a> {
     }
 
     fn finish(self) -> Result<()> {
+        ensure!(
+            self.n_objects > 0,
+            "there is no object with a mask in it: {} rows have none",
+            self.n_without_mask
+        );
         let file = self.lines.into_inner().map_err(|error| error.into_error())?;
         file.sync_all()?;
         if self.n_without_mask > 0 {

@@ -5,7 +5,7 @@ use parquet::file::reader::FileReader;
 use parquet::record::{Field, Row};
 use serde_json::{Value, json};
 
-use crate::import::coco;
+use crate::import::coco_categories;
 
 /// One object, from one row.
 #[derive(Debug)]
@@ -232,7 +232,7 @@ fn jxu124(row: &Row) -> Result<Object> {
         picture: Picture { name: text(column(row, "image_path")?)?.to_owned(), bytes: None },
         mask: if empty { Mask::None } else { Mask::Coco(segmentation.clone()) },
         expressions,
-        category: Some(coco::category(category_id)),
+        category: Some(coco_categories::category(category_id)),
         split: Some(text(column(row, "split")?)?.to_owned()),
         ref_id: Some(integer(column(row, "ref_id")?)?),
         sent_ids: Some(sent_ids),

@@ -11,6 +11,7 @@ use self::segmentation::{Part, parts_of, rle_mask};
 pub(crate) use self::shapes::paint;
 use crate::error::MaskError;
 use crate::memory_rule::{afford_pixels, afford_text};
+use crate::reader::in_one_line;
 
 /// A binary mask in the original image's pixels, row-major, one byte per pixel (0 or 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +179,7 @@ pub(crate) fn shapes_of(value: &Value) -> Option<&[Value]> {
 /// Parses a segmentation's JSON text within the memory limit.
 pub(crate) fn segmentation_value(text: &str) -> Result<Value, MaskError> {
     afford_text(text.len()).map_err(MaskError::Memory)?;
-    serde_json::from_str(text).map_err(|error| MaskError::Kind(error.to_string()))
+    serde_json::from_str(text).map_err(|error| MaskError::Json(in_one_line(&error)))
 }
 
 /// The polygons among the parts of a segmentation's JSON text.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Mask;
 use crate::error::{MaskError, Turned};
+use crate::reader::whole_number;
 
 /// Lists inside lists beyond this depth are refused.
 const MAX_NESTING: usize = 4;
@@ -23,14 +24,28 @@ pub(super) enum Part<'a> {
 /// - a list of polygons, `[[x, y, x, y, ...], ...]`, as COCO has it
 /// - a bare polygon, `[x, y, x, y, ...]`
 /// - polygons of point pairs, `[[x, y], [x, y], ...]`, as labelme writes them, or a list of such
+/// - polygons of points by name, `[{"x": 1, "y": 2}, ...]`
 /// - any of these inside one or two further lists
 ///
+/// Empty polygons beside others count as nothing.
+///
 /// # Errors
-/// When it is none of these. An empty list has no parts.
+/// When it is none of these, also when it is a mask as a matrix of 0 and 1. An empty list has no parts.
 pub(super) fn parts_of(value: &Value) -> Result<Vec<Part<'_>>, MaskError> {
     let mut parts = Vec::new();
     match value {
-        Value::Array(_) => collect(value, 0, &mut parts)?,
+        Value::Array(rows) if is_matrix(rows) => {
+            let what =
+                "a matrix of 0 and 1; write the mask as COCO RLE, for example with `pycocotools.mask.encode`";
+            return Err(MaskError::Kind(what.into()));
+        }
+        Value::Array(_) => {
+            collect(value, 0, &mut parts)?;
+            let is_empty = |part: &Part<'_>| matches!(part, Part::Polygon(points) if points.is_empty());
+            if !parts.iter().all(is_empty) {
+                parts.retain(|part| !is_empty(part));
+            }
+        }
         Value::Object(fields) => parts.push(Part::Rle(fields)),
         Value::Null => return Err(MaskError::Kind("null".into())),
         other => return Err(MaskError::Kind(short(other))),
@@ -47,6 +62,13 @@ fn collect<'a>(value: &'a Value, depth: usize, parts: &mut Vec<Part<'a>>) -> Res
         Value::Array(items) if is_point_pairs(items) => {
             let points = items.iter().flat_map(|pair| pair.as_array().into_iter().flatten());
             parts.push(Part::Polygon(points.map(coordinate).collect::<Result<_, _>>()?));
+        }
+        Value::Array(items) if items.iter().any(|item| named_point(item).is_some()) => {
+            let points = items.iter().map(|item| {
+                named_point(item)
+                    .ok_or_else(|| MaskError::Polygon(format!("{} is no point with x and y", short(item))))
+            });
+            parts.push(Part::Polygon(points.collect::<Result<Vec<_>, _>>()?.concat()));
         }
         // An empty polygon counts as a part without area. COCO's tools refuse a segmentation that begins with one.
         Value::Array(items) if items.is_empty() && depth > 0 => parts.push(Part::Polygon(Vec::new())),
@@ -70,8 +92,27 @@ fn is_point_pairs(items: &[Value]) -> bool {
     items.len() > 1 && items.iter().all(is_pair)
 }
 
+/// A point that names its coordinates.
+fn named_point(value: &Value) -> Option<[f64; 2]> {
+    let fields = value.as_object()?;
+    Some([fields.get("x")?.as_f64()?, fields.get("y")?.as_f64()?])
+}
+
+/// Whether a list is a mask row by row: rows of one length, longer than the two numbers of a point, of nothing but 0 and 1.
+fn is_matrix(rows: &[Value]) -> bool {
+    let width = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    let is_bit =
+        |value: &Value| value.is_boolean() || value.as_f64().is_some_and(|bit| bit == 0.0 || bit == 1.0);
+    let is_row = |row: &Value| row.as_array().is_some_and(|row| row.len() == width && row.iter().all(is_bit));
+    width > 2 && rows.iter().all(is_row)
+}
+
 fn coordinate(value: &Value) -> Result<f64, MaskError> {
-    value.as_f64().ok_or_else(|| MaskError::Polygon(format!("{} is no coordinate", short(value))))
+    value.as_f64().ok_or_else(|| {
+        // JSON has no NaN, so that the readers make it null.
+        let what = if value.is_null() { "null (or NaN)".to_owned() } else { short(value) };
+        MaskError::Polygon(format!("{what} is no coordinate"))
+    })
 }
 
 /// A value as it stands in a message.
@@ -116,10 +157,9 @@ pub(super) fn rle_mask(
     }
 }
 
-/// A whole number, also one that is written as a float.
+/// A whole number from 0 on, also one that is written as a float or as text.
 fn whole(value: &Value) -> Option<u64> {
-    let float = || value.as_f64().filter(|value| value.fract() == 0.0 && (0.0..9e15).contains(value));
-    value.as_u64().or_else(|| float().map(|value| value as u64))
+    u64::try_from(whole_number(value)?).ok()
 }
 
 /// `str(b"...")` in place of the bytes.
@@ -144,6 +184,8 @@ mod tests {
             json!([[1, 2], [3, 4], [5, 6]]),
             json!([[[1, 2], [3, 4], [5, 6]]]),
             json!([[[[1, 2], [3, 4], [5, 6]]]]),
+            json!([[{"x": 1, "y": 2}, {"x": 3, "y": 4}, {"x": 5, "y": 6}]]),
+            json!([[], [1, 2, 3, 4, 5, 6], []]),
         ] {
             assert_eq!(parts_of(&form).unwrap(), [Part::Polygon(flat.clone())], "{form}");
         }
@@ -154,7 +196,7 @@ mod tests {
     #[test]
     fn run_lengths_alone_and_in_a_list() {
         let left = json!({"size": [1, 4], "counts": [0, 1, 3]});
-        let right = json!({"size": [1.0, 4.0], "counts": [3, 1]});
+        let right = json!({"size": [1.0, "4"], "counts": [3, 1]});
         let both = json!([left, right]);
         assert_eq!(Mask::from_segmentation(4, 1, &both).unwrap().data, [1, 0, 0, 1]);
         assert_eq!(Mask::parts_of_segmentation(4, 1, &both).unwrap().len(), 2);
@@ -168,6 +210,10 @@ mod tests {
         assert!(matches!(parts_of(&json!(null)), Err(MaskError::Kind(_))));
         assert!(matches!(parts_of(&json!([[1, 2, "a"]])), Err(MaskError::Polygon(_))));
         assert!(matches!(parts_of(&json!(["a"])), Err(MaskError::Polygon(_))));
+        for matrix in [json!([[0, 0, 1], [0, 1, 1]]), json!([[false, true, true, true]])] {
+            assert!(parts_of(&matrix).unwrap_err().to_string().contains("matrix"), "{matrix}");
+        }
+        assert!(parts_of(&json!([[1, null, 3, 4]])).unwrap_err().to_string().contains("NaN"));
         let deep = json!([[[[[[1, 2, 3, 4, 5, 6]]]]]]);
         let error = parts_of(&deep).unwrap_err().to_string();
         assert!(error.len() < 200, "{error}");

@@ -67,6 +67,7 @@ fn why(unusable: Option<&String>) -> String {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an image's record")]
 struct RawImage {
     #[serde(deserialize_with = "whole")]
     id: i64,
@@ -79,14 +80,17 @@ struct RawImage {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an annotation's record")]
 struct RawAnnotation {
     #[serde(deserialize_with = "whole")]
     id: i64,
     #[serde(default, deserialize_with = "whole_or_null")]
     image_id: Option<i64>,
-    // RRSIS-D writes `categories_id`.
-    #[serde(default, alias = "categories_id", deserialize_with = "whole_or_null")]
+    #[serde(default, deserialize_with = "whole_or_null")]
     category_id: Option<i64>,
+    /// RRSIS-D's name for it.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    categories_id: Option<i64>,
     #[serde(default, deserialize_with = "flag")]
     iscrowd: bool,
     #[serde(default)]
@@ -187,7 +191,7 @@ impl Builder {
     }
 
     fn annotation(&mut self, record: &RawValue) {
-        let RawAnnotation { id, image_id, category_id, iscrowd, segmentation } =
+        let RawAnnotation { id, image_id, category_id, categories_id, iscrowd, segmentation } =
             match serde_json::from_str(record.get()) {
                 Ok(raw) => raw,
                 Err(error) => return self.set_aside("annotation", record, &error),
@@ -197,7 +201,7 @@ impl Builder {
             Ok(Annotation {
                 id,
                 image_id,
-                category_id: category_id.ok_or_else(|| missing("category_id"))?,
+                category_id: category_id.or(categories_id).ok_or_else(|| missing("category_id"))?,
                 is_crowd: iscrowd,
                 segmentation: segmentation.ok_or_else(|| missing("segmentation"))?,
             })
@@ -209,11 +213,28 @@ impl Builder {
         self.finish(format!("annotation {id}"), is_new);
     }
 
-    fn category(&mut self, record: &RawValue) {
-        // Names only serve people.
-        if let Ok(RawCategory { id, name: Some(name) }) = serde_json::from_str(record.get()) {
-            self.found.categories.insert(id, name);
-        }
+    /// Names of categories: a list of records, or an object `{"1": "person"}` or `{"person": 1}`. They only serve people, so that
+    /// others are left out without an error.
+    fn categories(&mut self, raw: &RawValue) {
+        let Ok(value) = serde_json::from_str::<serde_json::Value>(raw.get()) else { return };
+        let named: Vec<RawCategory> = match value {
+            serde_json::Value::Array(records) => {
+                records.into_iter().filter_map(|record| serde_json::from_value(record).ok()).collect()
+            }
+            serde_json::Value::Object(entries) => {
+                let entry = |(key, value): (String, serde_json::Value)| match (key.parse(), value) {
+                    (Ok(id), serde_json::Value::String(name)) => Some(RawCategory { id, name: Some(name) }),
+                    (_, serde_json::Value::Number(id)) => {
+                        Some(RawCategory { id: id.as_i64()?, name: Some(key) })
+                    }
+                    (_, record) => serde_json::from_value(record).ok(),
+                };
+                entries.into_iter().filter_map(entry).collect()
+            }
+            _ => Vec::new(),
+        };
+        let names = named.into_iter().filter_map(|RawCategory { id, name }| Some((id, name?)));
+        self.found.categories.extend(names);
     }
 
     /// A record that is no record of its kind.
@@ -260,7 +281,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                     annotations = true;
                     map.next_value_seed(Records(self.0, Builder::annotation))?;
                 }
-                "categories" => map.next_value_seed(Records(self.0, Builder::category))?,
+                "categories" => self.0.categories(&map.next_value::<Box<RawValue>>()?),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }

@@ -63,9 +63,38 @@ pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D
     Whole::deserialize(deserializer)?.0.ok_or_else(|| D::Error::custom("null in place of a whole number"))
 }
 
+/// A whole number in a JSON value, also as a float or as text; `None` for anything else.
+///
+/// ```
+/// use serde_json::json;
+///
+/// assert_eq!(refcoco::whole_number(&json!("64.0")), Some(64));
+/// assert_eq!(refcoco::whole_number(&json!(64.5)), None);
+/// ```
+pub fn whole_number(value: &serde_json::Value) -> Option<i64> {
+    Whole::deserialize(value).ok()?.0
+}
+
 /// As [`whole`], or null.
 pub(super) fn whole_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Ok(Whole::deserialize(deserializer)?.0)
+}
+
+/// A list of whole numbers, or null.
+pub(super) fn whole_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<i64>>, D::Error> {
+    let list = Option::<Vec<Whole>>::deserialize(deserializer)?;
+    let number = |Whole(number)| number.ok_or_else(|| D::Error::custom("null in place of a whole number"));
+    list.map(|list| list.into_iter().map(number).collect()).transpose()
+}
+
+/// Text, a number for its digits, or null.
+pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => Ok(None),
+        serde_json::Value::String(text) => Ok(Some(text)),
+        serde_json::Value::Number(number) => Ok(Some(number.to_string())),
+        other => Err(D::Error::custom(format_args!("{other} is no text"))),
+    }
 }
 
 /// A flag: true, false, 0, 1, the same as float or text, or null for false.
@@ -73,9 +102,15 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     deserializer.deserialize_any(FlagVisitor)
 }
 
-/// [`flag`] where the key is there.
+/// As [`flag`], but null says nothing.
 pub(super) fn flag_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    flag(deserializer).map(Some)
+    struct Flag(bool);
+    impl<'de> Deserialize<'de> for Flag {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            flag(deserializer).map(Flag)
+        }
+    }
+    Ok(Option::<Flag>::deserialize(deserializer)?.map(|Flag(is_set)| is_set))
 }
 
 struct FlagVisitor;
@@ -123,7 +158,8 @@ impl<'de> Visitor<'de> for FlagVisitor {
     }
 }
 
-/// A whole number, a list of them, or null for none. Null and -1 inside a list stand for "no object" and are left out.
+/// A whole number, a list of them, or null for none. Null and -1 inside a list stand for "no object" and are left out, as does
+/// empty text. Lists inside the list are joined.
 ///
 /// Written by hand: an untagged enum keeps a copy of the list that takes eight times the memory.
 pub(super) fn wholes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
@@ -131,6 +167,15 @@ pub(super) fn wholes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i
 }
 
 struct WholesVisitor;
+
+/// An element of such a list.
+struct NumberOrList(Vec<i64>);
+
+impl<'de> Deserialize<'de> for NumberOrList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        wholes(deserializer).map(Self)
+    }
+}
 
 impl<'de> Visitor<'de> for WholesVisitor {
     type Value = Vec<i64>;
@@ -152,6 +197,9 @@ impl<'de> Visitor<'de> for WholesVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Vec<i64>, E> {
+        if text.trim().is_empty() {
+            return Ok(Vec::new());
+        }
         Ok(objects(WholeVisitor.visit_str(text)?.0))
     }
 
@@ -161,8 +209,8 @@ impl<'de> Visitor<'de> for WholesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<i64>, A::Error> {
         let mut ids = Vec::new();
-        while let Some(Whole(id)) = list.next_element()? {
-            ids.extend(objects(id));
+        while let Some(NumberOrList(more)) = list.next_element()? {
+            ids.extend(more);
         }
         Ok(ids)
     }
@@ -232,9 +280,11 @@ mod tests {
             ("[-1]", vec![]),
             ("[null]", vec![]),
             ("\"5\"", vec![5]),
+            ("\"\"", vec![]),
+            ("[[5], 6, [-1]]", vec![5, 6]),
         ] {
             assert_eq!(parsed(&format!("{{\"id\":1,\"ids\":{text}}}")).unwrap().ids, expected, "{text}");
         }
-        assert!(parsed("{\"id\":1,\"ids\":[[5]]}").is_err());
+        assert!(parsed("{\"id\":1,\"ids\":[\"five\"]}").is_err());
     }
 }

@@ -18,6 +18,7 @@ pub(crate) use d3::read_d3;
 pub use grefs::read_grefs;
 pub use instances::{Instances, Unusable, read_instances};
 pub(crate) use json_text::json_text;
+pub use lenient::whole_number;
 pub use own::read_own;
 pub(crate) use reasonseg::read_reasonseg;
 pub use refs_pickle::read_refs;
@@ -34,12 +35,16 @@ fn json_raw(value: &serde_json::Value) -> Result<Box<RawValue>> {
 }
 
 /// Message of a JSON error without its line number, which is always 1 in single-line text.
-fn in_one_line(error: &serde_json::Error) -> String {
+pub(crate) fn in_one_line(error: &serde_json::Error) -> String {
     let text = error.to_string().replace(" at line 1 column ", " at column ");
-    match text.contains("surrogate") || text.contains("hex escape") {
-        true => format!(
-            "{text}: half of an emoji or another character beyond \\uFFFF, a \\uD800 to \\uDFFF that stands alone"
-        ),
-        false => text,
-    }
+    let why = match &text {
+        text if text.contains("surrogate") || text.contains("hex escape") => {
+            ": half of an emoji or another character beyond \\uFFFF, a \\uD800 to \\uDFFF that stands alone"
+        }
+        text if text.contains("recursion limit") => {
+            ": lists or objects inside each other, more than 100 deep"
+        }
+        _ => "",
+    };
+    text + why
 }

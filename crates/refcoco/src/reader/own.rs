@@ -9,9 +9,11 @@ use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
 use crate::error::{Error, Result};
-use crate::file_spelling::{spellings, stays_inside};
+use crate::file_spelling::stays_inside;
 use crate::image_file::image_size;
+use crate::image_source::ImageSource;
 use crate::jsonl::read_lines;
+use crate::reader::lenient::{flag, text_or_null, whole_list, whole_or_null};
 use crate::reader::{Instances, in_one_line};
 
 #[derive(Deserialize)]
@@ -21,17 +23,25 @@ struct Line {
     #[serde(default, deserialize_with = "present")]
     mask: Option<Box<RawValue>>,
     expressions: Vec<String>,
+    #[serde(default, deserialize_with = "text_or_null")]
     category: Option<String>,
+    #[serde(default, deserialize_with = "text_or_null")]
     split: Option<String>,
+    #[serde(default, deserialize_with = "whole_or_null")]
     ref_id: Option<i64>,
+    #[serde(default, deserialize_with = "whole_list")]
     sent_ids: Option<Vec<i64>>,
     /// As typed; `expressions` by default.
     raw: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "whole_or_null")]
     ann_id: Option<i64>,
+    #[serde(default, deserialize_with = "whole_list")]
     ann_ids: Option<Vec<i64>>,
+    #[serde(default, deserialize_with = "whole_or_null")]
     image_id: Option<i64>,
+    #[serde(default, deserialize_with = "whole_or_null")]
     category_id: Option<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     crowd: bool,
 }
 
@@ -224,15 +234,19 @@ fn image_records(
     path: &Path,
     image_ids: &BTreeMap<&str, (i64, usize)>,
 ) -> Result<BTreeMap<i64, ImageRecord>> {
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let images = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
     let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
         if !stays_inside(name) {
             let what = format!("image `{name}` does not stay inside the file's folder");
             return Err(at_line(path, number, what));
         }
-        let paths: Vec<_> = spellings(name).iter().map(|name| folder.join(name)).collect();
-        let path = paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]);
-        let (width, height) = image_size(path)?;
+        let file = images.path(name);
+        let (width, height) = image_size(&file).map_err(|error| match error {
+            Error::Io { .. } if !file.exists() => {
+                at_line(path, number, format!("image `{name}`: {}", images.missing(name)))
+            }
+            other => other,
+        })?;
         Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
     };
     image_ids.par_iter().map(record).collect()

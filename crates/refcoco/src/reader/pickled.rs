@@ -3,15 +3,28 @@
 
 use safe_pickle::{Document, Error, Value};
 
-/// Names of classes and functions that a refs file may refer to.
+/// Modules whose classes and functions a refs file may refer to: types of plain values, which fields that nobody reads may hold.
+/// No name is resolved, so that this is no question of safety; a file that refers to anything else is no file of refs.
+const KNOWN_MODULES: [&str; 10] = [
+    "numpy.",
+    "collections.",
+    "datetime.",
+    "pathlib.",
+    "decimal.",
+    "fractions.",
+    "uuid.",
+    "array.",
+    "zoneinfo.",
+    "pandas.",
+];
+
+/// Known names of modules that also hold other things.
+const KNOWN_NAMES: [&str; 7] = ["_codecs.encode", "dict", "list", "set", "frozenset", "bytearray", "complex"];
+
 fn is_known(name: &str) -> bool {
-    // numpy 2 has renamed its module.
-    let numpy = ["numpy.core.multiarray.", "numpy._core.multiarray."];
-    let of_numpy = numpy.iter().find_map(|module| name.strip_prefix(module));
-    matches!(of_numpy, Some("scalar"))
-        || ["numpy.dtype", "_codecs.encode", "collections.OrderedDict", "collections.defaultdict"]
-            .contains(&name)
-        || ["builtins.dict", "__builtin__.dict", "builtins.list", "__builtin__.list"].contains(&name)
+    let builtin = ["builtins.", "__builtin__."].iter().find_map(|module| name.strip_prefix(module));
+    KNOWN_MODULES.iter().any(|module| name.starts_with(module))
+        || KNOWN_NAMES.contains(&builtin.unwrap_or(name))
 }
 
 /// Reads a pickle that may hold such values.
@@ -19,8 +32,13 @@ pub(super) fn parsed(data: &[u8]) -> Result<Document, Error> {
     safe_pickle::parse_objects(data, &is_known)
 }
 
-/// A whole number: an int, a whole float, or numpy's scalar of either. Text is none: Python keeps the types apart.
+/// A whole number: an int, a whole float, numpy's scalar of either, or the only element of a list. Text is none: Python keeps the
+/// types apart.
 pub(super) fn whole(value: Value<'_>) -> Option<i64> {
+    if let Some(mut items) = value.items().filter(|items| items.len() == 1) {
+        // One level: a list may hold itself.
+        return items.next().filter(|item| item.items().is_none()).and_then(whole);
+    }
     let of_float = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
     if let Some(number) = value.as_i64() {
         return Some(number);
@@ -75,6 +93,7 @@ fn scalar(value: Value<'_>) -> Option<Scalar> {
         'i' => whole(true).map(Scalar::Whole),
         'u' => whole(false).map(Scalar::Whole),
         'f' => match bytes.as_slice() {
+            &[a, b] => Some(Scalar::Float(half(u16::from_le_bytes([a, b])))),
             &[a, b, c, d] => Some(Scalar::Float(f64::from(f32::from_le_bytes([a, b, c, d])))),
             _ => Some(Scalar::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
         },
@@ -87,6 +106,18 @@ fn scalar(value: Value<'_>) -> Option<Scalar> {
         }
         'S' => String::from_utf8(bytes).ok().map(|text| Scalar::Text(text.trim_end_matches('\0').to_owned())),
         _ => None,
+    }
+}
+
+/// A float of 16 bits (IEEE 754 binary16).
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff) / 1024.0);
+    sign * match exponent {
+        0 => fraction * (-14_f64).exp2(),
+        0x1f if fraction == 0.0 => f64::INFINITY,
+        0x1f => f64::NAN,
+        _ => (1.0 + fraction) * f64::from(exponent - 15).exp2(),
     }
 }
 
@@ -142,4 +173,31 @@ pub(super) fn json(value: Value<'_>) -> Option<serde_json::Value> {
 pub(super) fn is_dict(item: Value<'_>) -> bool {
     item.pairs().is_some_and(|pairs| pairs.len() > 0 || item.object().is_none())
         || item.object().is_some_and(|object| object.class().starts_with("collections."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_of_16_bits() {
+        let known =
+            [(0x3c00, 1.0), (0xc000, -2.0), (0x5640, 100.0), (0, 0.0), (0x0001, 5.960_464_477_539_063e-8)];
+        for (bits, expected) in known {
+            assert_eq!(half(bits), expected, "{bits:x}");
+        }
+        assert!(half(0x7c00).is_infinite() && half(0x7e00).is_nan());
+    }
+
+    #[test]
+    fn only_types_of_plain_values_are_known() {
+        for name in ["numpy.ndarray", "numpy.core.multiarray._reconstruct", "datetime.date", "builtins.set"] {
+            assert!(is_known(name), "{name}");
+        }
+        for name in
+            ["os.system", "posix.system", "builtins.eval", "builtins.getattr", "subprocess.Popen", "numpyx.a"]
+        {
+            assert!(!is_known(name), "{name}");
+        }
+    }
 }

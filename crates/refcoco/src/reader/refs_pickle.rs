@@ -60,7 +60,12 @@ fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
         ref_id: int(item, "ref_id")?,
         ann_ids: vec![int(item, "ann_id")?],
         image_id: int(item, "image_id")?,
-        category_ids: vec![int(item, "category_id")?],
+        category_ids: match entry(item, "category_id") {
+            // The annotation has it too.
+            None => Vec::new(),
+            Some(value) if value.type_name() == "None" => Vec::new(),
+            Some(_) => vec![int(item, "category_id")?],
+        },
         split: string(item, "split")?,
         expressions: expressions.collect::<Result<_, String>>()?,
     })
@@ -77,5 +82,10 @@ fn int(item: Value<'_>, key: &str) -> Result<i64, String> {
 
 fn string(item: Value<'_>, key: &str) -> Result<String, String> {
     let value = field(item, key)?;
-    text(value).ok_or_else(|| format!("`{key}` must be text, found a {}", value.type_name()))
+    text(value).ok_or_else(|| match value.as_bytes() {
+        Some(_) => format!(
+            "`{key}` is text that is no Unicode: another encoding, or half of an emoji (a surrogate that stands alone)"
+        ),
+        None => format!("`{key}` must be text, found a {}", value.type_name()),
+    })
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cli_kit::{errln, outln};
-use command_kit::{metric_or_dash, metrics_table};
+use command_kit::{left_out_of_evaluation, metric_or_dash, metrics_table, tell_left_out};
 use metrics::{Evaluated, METRICS, Metric, SplitReport};
 use run_files::{
     EvalRecord, EvalTime, Metrics, Record, RunTime, StepTime, VERSION, read_records, write_expressions,
@@ -13,7 +13,6 @@ use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
-use crate::data_notes::{left_out_of_evaluation, tell_left_out};
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_for_selection, evaluate_split};
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;

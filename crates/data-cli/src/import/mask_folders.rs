@@ -1,0 +1,61 @@
+//! Folders `images` and `masks`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path};
+
+/// What names of mask files end with when that says nothing of the object.
+const MASK_WORDS: [&str; 9] =
+    ["mask", "masks", "seg", "segmentation", "label", "annotation", "gt", "binary", "segm"];
+
+/// Reads folders `images` and `masks`. A mask is `masks/NAME.png`, `masks/NAME_WORDS.png` or `masks/NAME/WORDS.png`; the words are its
+/// expression.
+pub(super) fn masks(folder: &Path, has_table: bool) -> Result<Found> {
+    let (images, masks) = (folder.join("images"), folder.join("masks"));
+    let pictures: Vec<(String, PathBuf)> = files_below(&images)?
+        .into_iter()
+        .filter(|path| is_picture(path))
+        .map(|path| (name_below(&path.with_extension(""), &images), path))
+        .collect();
+    let mut found = Found::default();
+    for path in files_below(&masks)?.into_iter().filter(|path| is_picture(path)) {
+        let name = name_below(&path.with_extension(""), &masks);
+        // The longest picture name that the mask's name begins with.
+        let fits = |stem: &str| {
+            name.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '/']))
+        };
+        let fitting = pictures.iter().filter(|(stem, _)| fits(stem)).max_by_key(|(stem, _)| stem.len());
+        let (stem, picture) =
+            fitting.with_context(|| format!("{}: no picture in images has its name", path.display()))?;
+        if let Some((_, other)) = pictures.iter().find(|(same, path)| same == stem && path != picture) {
+            bail!(
+                "{}: it may be the mask of {} or of {}",
+                path.display(),
+                other.display(),
+                picture.display()
+            );
+        }
+        let words = name[stem.len()..].trim_start_matches(['_', '/']).replace(['_', '/'], " ");
+        let words = if MASK_WORDS.contains(&words.to_lowercase().as_str()) { String::new() } else { words };
+        ensure!(
+            has_table || !words.is_empty(),
+            "{}: its name has no expression; name it {stem}_EXPRESSION.png, or give --expressions FILE.csv with the columns mask \
+             and expression",
+            path.display()
+        );
+        let picture_name = name_below(picture, &images);
+        found.objects.push(Labelled {
+            split: split_of_path(&picture_name),
+            name: picture_name,
+            picture: picture.clone(),
+            mask: LabelledMask::File(path),
+            category: None,
+            expressions: if has_table { Vec::new() } else { vec![words] },
+            number: None,
+            crowd: false,
+        });
+    }
+    Ok(found)
+}
