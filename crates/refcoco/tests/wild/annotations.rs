@@ -182,7 +182,6 @@ fn records_that_are_none_are_named_in_plain_words() {
     });
     let errors = format!("{:?}", verified("refcoco", root.path()).errors);
     assert!(errors.contains("annotation 1") && errors.contains("inside each other"), "{errors}");
-}");
 }
 
 /// Runs a Python-free check of a refs file: its pickle, written by hand.
