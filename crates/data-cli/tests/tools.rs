@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use base64::Engine;
 use image::{GrayImage, Luma, RgbImage};
 use refcoco::Dataset;
 
@@ -148,4 +149,94 @@ fn folders_of_masks() {
     let named = import(root.path(), "m", &["--kind", "masks", "--expressions", table.to_str().unwrap()]);
     let named = named.unwrap();
     assert!(refs(&named).iter().any(|one| one.0.contains(&"a cup") && one.1 == "val"), "{:?}", refs(&named));
+}
+
+#[test]
+fn labelme_s_masks_and_second_descriptions() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "l/a.png");
+    let mut png = std::io::Cursor::new(Vec::new());
+    GrayImage::from_pixel(3, 2, Luma([255])).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let mask = base64::engine::general_purpose::STANDARD.encode(png.get_ref());
+    let text = |top: u32| {
+        format!(
+            r#"{{"imagePath": "a.png", "shapes": [
+            {{"label": 7, "points": [[4, {top}], [6, {bottom}]], "shape_type": "mask", "mask": "{mask}", "group_id": 1, "description": "the cup"}},
+            {{"label": 7, "points": [[10, 0], [14, 5]], "shape_type": "rectangle", "group_id": 1, "description": "its handle"}}], "x": NaN}}"#,
+            bottom = top + 1
+        )
+    };
+    write(root.path(), "l/a.json", &text(2));
+    let dataset = import(root.path(), "l", &[]).unwrap();
+    assert_eq!(refs(&dataset), [(vec!["the cup", "its handle"], "train", 6 + 20)]);
+    assert_eq!(dataset.target(&dataset.refs[0]).unwrap().data[2 * 20 + 4], 1);
+    write(root.path(), "l/a.json", &text(9));
+    let error = format!("{:#}", import(root.path(), "l", &[]).unwrap_err());
+    assert!(error.contains("shape 1") && error.contains("does not fit"), "{error}");
+}
+
+#[test]
+fn roboflow_s_folders_of_splits() {
+    let root = tempfile::tempdir().unwrap();
+    for split in ["train", "valid"] {
+        picture(root.path(), &format!("y/{split}/images/a.png"));
+        write(root.path(), &format!("y/{split}/labels/a.txt"), "\u{feff}0 0 0 0.5 0 0.5 0.5 0 0.5\n");
+    }
+    write(root.path(), "y/data.yaml", "names: ['cat']\n");
+    let dataset = import(root.path(), "y", &[]).unwrap();
+    assert_eq!(refs(&dataset), [(vec!["cat"], "train", 50), (vec!["cat"], "val", 50)]);
+    // Two pictures of one name.
+    picture(root.path(), "y/train/images/a.jpg");
+    let error = format!("{:#}", import(root.path(), "y", &[]).unwrap_err());
+    assert!(error.contains("a.jpg") && error.contains("a.png"), "{error}");
+}
+
+#[test]
+fn names_of_masks_that_say_nothing_and_masks_of_two_pictures() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "m/images/a.png");
+    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
+    let mask = GrayImage::from_pixel(20, 10, Luma([255]));
+    mask.save(root.path().join("m/masks/a_mask.png")).unwrap();
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("a_mask.png") && error.contains("no expression"), "{error}");
+    std::fs::rename(root.path().join("m/masks/a_mask.png"), root.path().join("m/masks/a_red cup.png"))
+        .unwrap();
+    assert_eq!(refs(&import(root.path(), "m", &[]).unwrap())[0].0, ["red cup"]);
+    picture(root.path(), "m/images/a.jpg");
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("a.jpg") && error.contains("a.png"), "{error}");
+    std::fs::remove_file(root.path().join("m/images/a.jpg")).unwrap();
+    GrayImage::new(3, 3).save(root.path().join("m/masks/a_red cup.png")).unwrap();
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("3x3") && error.contains("20x10"), "{error}");
+}
+
+#[test]
+fn numbers_of_coco_in_every_form_and_masks_without_a_pixel() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "a.jpg");
+    let coco = |segmentation: &str| {
+        format!(
+            r#"{{"images": [{{"id": "3", "file_name": "a.jpg", "width": 20, "height": 10}}],
+            "annotations": [
+              {{"id": 7.0, "image_id": 3.0, "category_id": "1", "iscrowd": "0", "area": NaN, "segmentation": {segmentation}}},
+              {{"id": 8, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": [[50, 50, 60, 50, 60, 60]]}}],
+            "categories": [{{"id": 1.0, "name": "dog"}}]}}"#
+        )
+    };
+    write(root.path(), "instances.json", &coco("[[0, 0, 4, 0, 4, 5, 0, 5]]"));
+    write(root.path(), "e.csv", "ann_id,expression\n7.0,the dog\n");
+    let table = root.path().join("e.csv");
+    let dataset = import(root.path(), "instances.json", &["--expressions", table.to_str().unwrap()]).unwrap();
+    assert_eq!(
+        (refs(&dataset), dataset.instances.annotations.len()),
+        (vec![(vec!["the dog"], "train", 20)], 1)
+    );
+    write(root.path(), "instances.json", &coco("[[50, 50, 60, 50, 60, 60]]"));
+    let error = format!("{:#}", import(root.path(), "instances.json", &[]).unwrap_err());
+    assert!(error.contains("no object with a mask"), "{error}");
+    write(root.path(), "instances.json", &coco("[[0, 0, 4]]"));
+    let error = format!("{:#}", import(root.path(), "instances.json", &[]).unwrap_err());
+    assert!(error.contains("annotation 7") && error.contains("a.jpg"), "{error}");
 }
