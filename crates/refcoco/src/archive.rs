@@ -56,21 +56,23 @@ enum Packed {
 
 impl Packed {
     fn of(entry: &zip::read::ZipFileEntry<'_>) -> Self {
+        use zip::CompressionMethod as Method;
+        let others = [
+            (Method::DEFLATE64, "compressed with Deflate64"),
+            (Method::BZIP2, "compressed with bzip2"),
+            (Method::LZMA, "compressed with LZMA"),
+            (Method::ZSTD, "compressed with Zstandard"),
+            (Method::XZ, "compressed with xz"),
+            (Method::PPMD, "compressed with PPMd"),
+        ];
         match entry.compression() {
             _ if entry.encrypted() => Self::Otherwise("encrypted with a password"),
-            zip::CompressionMethod::Stored => Self::Stored,
-            zip::CompressionMethod::Deflated => Self::Deflated,
-            #[expect(deprecated, reason = "the names of methods that this build of the reader lacks")]
-            zip::CompressionMethod::Unsupported(method) => Self::Otherwise(match method {
-                9 => "compressed with Deflate64",
-                12 => "compressed with bzip2",
-                14 => "compressed with LZMA",
-                93 => "compressed with Zstandard",
-                95 => "compressed with xz",
-                98 => "compressed with PPMd",
-                _ => "compressed with an unusual method",
-            }),
-            _ => Self::Otherwise("compressed with an unusual method"),
+            Method::STORE => Self::Stored,
+            Method::DEFLATE => Self::Deflated,
+            method => {
+                let known = others.iter().find(|(other, _)| *other == method);
+                Self::Otherwise(known.map_or("compressed with an unusual method", |(_, how)| how))
+            }
         }
     }
 }

@@ -92,9 +92,9 @@ fn scalar(value: Value<'_>) -> Option<Scalar> {
     match kind.trim_start_matches(['<', '>', '|', '=']).chars().next()? {
         'i' => whole(true).map(Scalar::Whole),
         'u' => whole(false).map(Scalar::Whole),
-        'f' => match bytes.as_slice() {
-            &[a, b] => Some(Scalar::Float(half(u16::from_le_bytes([a, b])))),
-            &[a, b, c, d] => Some(Scalar::Float(f64::from(f32::from_le_bytes([a, b, c, d])))),
+        'f' => match *bytes.as_slice() {
+            [a, b] => Some(Scalar::Float(half(u16::from_le_bytes([a, b])))),
+            [a, b, c, d] => Some(Scalar::Float(f64::from(f32::from_le_bytes([a, b, c, d])))),
             _ => Some(Scalar::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
         },
         'U' => {

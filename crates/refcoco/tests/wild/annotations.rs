@@ -125,8 +125,7 @@ fn a_file_that_is_none_is_called_that() {
     }
 }
 
-/// A folder `name` of own data below the root: one picture and one line for each `(file, shade, split)`.
-
+/// Written by numpy 2: `int32`, `int64`, `float64`, `str_` scalars, an `OrderedDict`, tuples.
 #[test]
 fn refs_with_numpy_s_scalars() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/numpy-refs.p");

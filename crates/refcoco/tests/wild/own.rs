@@ -4,6 +4,7 @@ use refcoco::training_mix::{leaked_images, training_mix};
 
 use super::*;
 
+/// A folder `name` of own data below the root: one picture and one line for each `(file, shade, split)`.
 fn own(root: &Path, name: &str, pictures: &[(&str, u8, &str)]) {
     let folder = root.join(name);
     std::fs::create_dir_all(folder.join("p")).unwrap();

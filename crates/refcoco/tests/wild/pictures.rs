@@ -53,8 +53,6 @@ fn pictures_and_masks_in_tiff_and_webp() {
     }
 }
 
-/// Written by numpy 2: `int32`, `int64`, `float64`, `str_` scalars, an `OrderedDict`, tuples.
-
 /// A zip archive of pictures of one colour each.
 fn zipped(path: &Path, entries: &[(&str, u8)]) {
     use std::io::Write;
