@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use adapters::backbone::{
-    IMAGE_ENCODER, ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, guest,
+    IMAGE_ENCODER, ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, Variant, guest,
     unobserved,
 };
 use adapters::{AdapterFusion, Gate, VisualAdapters, VisualAdaptersConfig};
@@ -61,6 +61,7 @@ fn loss(batch: &refcoco::Batch) -> Tensor {
         position_grid: 8,
         position_rule: PositionRule::Talent,
         low_precision_tokens: false,
+        variant: Variant::default(),
     };
     let mut adapters = VisualAdapters::new(VisualAdaptersConfig {
         blocks: vec![1],
@@ -80,6 +81,7 @@ fn loss(batch: &refcoco::Batch) -> Tensor {
         vocabulary: 49_408,
         context: 77,
         state_width: 32,
+        variant: Variant::default(),
     };
     let text = TextDesign::PUBLISHED.build(&(&frozen / "text"), &sizes, &mut |_, _| {});
     let cfg = NeckConfig {

@@ -2,7 +2,7 @@
 //! `cargo run --release --package adapters --example quickstart`
 #![allow(clippy::print_stdout, missing_docs)]
 
-use adapters::backbone::{IMAGE_ENCODER, ImageDesign, ImageEncoderConfig, PositionRule, unobserved};
+use adapters::backbone::{IMAGE_ENCODER, ImageDesign, ImageEncoderConfig, PositionRule, Variant, unobserved};
 use adapters::rca::WordUnitConfig;
 use adapters::torch_ext::layers::Mode;
 use adapters::torch_ext::{Store, Trains};
@@ -22,6 +22,7 @@ fn main() {
         position_grid: 8,
         position_rule: PositionRule::Dinov2,
         low_precision_tokens: false,
+        variant: Variant::default(),
     };
     let mut adapters = VisualAdapters::new(VisualAdaptersConfig {
         blocks: vec![1, 3],

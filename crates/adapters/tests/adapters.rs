@@ -4,7 +4,9 @@ use adapters::{
     AdapterFusion, Gate, TextAdapter, TextAdapters, TextAdaptersConfig, VisualAdapter, VisualAdapters,
     VisualAdaptersConfig,
 };
-use backbone::{ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, unobserved};
+use backbone::{
+    ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, Variant, unobserved,
+};
 use rca::WordUnitConfig;
 use tch::{Device, IndexOp, Kind, Tensor};
 use torch_ext::Store;
@@ -119,6 +121,7 @@ fn a_closed_gate_silences_the_adapter() {
         position_grid: 3,
         position_rule: PositionRule::Talent,
         low_precision_tokens: false,
+        variant: Variant::default(),
     };
     let encoder = ImageDesign::PUBLISHED.build(&store.root(), &cfg, &mut |block, path| {
         adapters.register(block, path);

@@ -1,6 +1,6 @@
 //! Names of the tensors of CLIP's text tower in published files.
 
-use weight_files::{EncoderFacts, Layout, Settings, Step, as_named, no_facts, nothing_beside, numbered};
+use weight_files::{Layout, Step, as_named, nothing_beside, numbered};
 
 pub(crate) static LAYOUTS: &[Layout] = &[
     Layout {
@@ -14,7 +14,6 @@ pub(crate) static LAYOUTS: &[Layout] = &[
             name.starts_with("visual.")
                 || ["input_resolution", "context_length", "vocab_size"].contains(&name)
         },
-        facts: no_facts,
         needs: None,
     },
     Layout {
@@ -29,7 +28,6 @@ pub(crate) static LAYOUTS: &[Layout] = &[
             _ => None,
         },
         elsewhere: of_image_tower,
-        facts,
         needs: Some((
             "text_projection",
             "there is no `text_projection.weight`: a CLIPTextModel is not enough, take CLIPTextModelWithProjection or the \
@@ -73,16 +71,6 @@ fn hugging_face(name: &str) -> Option<(String, Step)> {
         _ => return None,
     };
     Some((format!("transformer.resblocks.{index}.{name}"), step))
-}
-
-fn facts(settings: &Settings<'_>) -> Result<EncoderFacts, String> {
-    settings.expect_model(&["clip", "clip_text_model"])?;
-    // The full model nests the text tower's settings. Old files have both keys; `text_config_dict` takes precedence.
-    let settings = settings.of_part(&["text_config_dict", "text_config"]);
-    settings.expect_text("hidden_act", "quick_gelu")?;
-    settings.expect_number("layer_norm_eps", 1e-5)?;
-    // Hugging Face's default is 8.
-    Ok(EncoderFacts { n_heads: settings.integer("num_attention_heads").or(Some(8)) })
 }
 
 #[cfg(test)]

@@ -4,15 +4,13 @@ use tch::Tensor;
 use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
 use torch_ext::{Init, ParamPath};
+use weight_files::Settings;
 
 use crate::clip_names::LAYOUTS;
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
-
-const NORM_EPS: f64 = 1e-5;
-/// Hidden width of the MLPs in units of T.
-const MLP_RATIO: i64 = 4;
+use crate::variant::{Activation, Variant};
 
 /// CLIP's text encoder, `clip` in configs.
 #[derive(Debug)]
@@ -21,6 +19,53 @@ pub struct ClipText;
 impl TextFamily for ClipText {
     fn name(&self) -> &'static str {
         "clip"
+    }
+
+    fn described(&self, settings: &Settings<'_>) -> Result<TextEncoderConfig, String> {
+        settings.expect_model(&["clip", "clip_text_model"])?;
+        // The full model nests the text tower's settings. Old files have both keys; `text_config_dict` takes precedence.
+        let whole = settings;
+        let settings = whole.of_part(&["text_config_dict", "text_config"]);
+        settings.only(&[
+            "hidden_act",
+            "hidden_size",
+            "intermediate_size",
+            "layer_norm_eps",
+            "logit_scale_init_value",
+            "max_position_embeddings",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "projection_dim",
+            "text_config",
+            "text_config_dict",
+            "vision_config",
+            "vision_config_dict",
+            "vocab_size",
+        ])?;
+        let integer =
+            |key: &str, published: i64| Ok::<_, String>(settings.integer(key)?.unwrap_or(published));
+        let published = self.published();
+        Ok(TextEncoderConfig {
+            width: integer("hidden_size", 512)?,
+            depth: integer("num_hidden_layers", 12)?,
+            n_heads: integer("num_attention_heads", 8)?,
+            vocabulary: integer("vocab_size", 49408)?,
+            context: integer("max_position_embeddings", 77)?,
+            // The whole model's is the one that its projection has.
+            state_width: whole
+                .integer("projection_dim")?
+                .map_or_else(|| integer("projection_dim", 512), Ok)?,
+            variant: Variant {
+                norm_eps: settings.number("layer_norm_eps")?.or(published.norm_eps),
+                mlp_width: settings.integer("intermediate_size")?.or(Some(2048)),
+                activation: Some(Activation::of(&settings, "hidden_act", Activation::QuickGelu)?),
+                ..Variant::default()
+            },
+        })
+    }
+
+    fn published(&self) -> Variant {
+        Variant { norm_eps: Some(1e-5), activation: Some(Activation::QuickGelu), ..Variant::default() }
     }
 
     fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec<WordInput> {
@@ -50,7 +95,9 @@ impl TextFamily for ClipText {
         cfg: &TextEncoderConfig,
         register: &mut Register<'_>,
     ) -> Box<dyn TextEncoder> {
-        Box::new(Clip::new(path, cfg, self.spec(cfg), register))
+        let variant = cfg.variant.or(self.published());
+        let cfg = TextEncoderConfig { variant, ..cfg.clone() };
+        Box::new(Clip::new(path, &cfg, self.spec(&cfg), register))
     }
 
     fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
@@ -60,16 +107,16 @@ impl TextFamily for ClipText {
             linear_cost(k, t, 3 * t, grad)
                 + attention_cost(k, k, t, grad.input)
                 + linear_cost(k, t, t, grad)
-                + linear_cost(k, t, MLP_RATIO * t, grad)
-                + linear_cost(k, MLP_RATIO * t, t, grad)
+                + linear_cost(k, t, cfg.mlp_width(), grad)
+                + linear_cost(k, cfg.mlp_width(), t, grad)
         };
         (0..cfg.depth).map(block).sum::<Cost>() + linear_cost(1, t, cfg.state_width, state)
     }
 
     fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {
-        let [width, depth, vocabulary, context] =
-            [cfg.width, cfg.depth, cfg.vocabulary, cfg.context].map(|size| size as f64);
-        depth * (4.0 + 2.0 * MLP_RATIO as f64) * width * width + (vocabulary + context) * width
+        let [width, depth, mlp, vocabulary, context] =
+            [cfg.width, cfg.depth, cfg.mlp_width(), cfg.vocabulary, cfg.context].map(|size| size as f64);
+        depth * (4.0 * width + 2.0 * mlp) * width + (vocabulary + context) * width
     }
 }
 
@@ -91,6 +138,7 @@ impl Clip {
         register: &mut Register<'_>,
     ) -> Self {
         let t = cfg.width;
+        let norm_eps = cfg.variant.norm_eps.unwrap_or(1e-5);
         let positional_embedding =
             path.parameter("positional_embedding", &[cfg.context, t], Init::Normal(0.01));
         let text_projection =
@@ -113,7 +161,7 @@ impl Clip {
                 &[cfg.vocabulary, t],
                 Init::Normal(0.02),
             ),
-            ln_final: LayerNorm::new(&(path / "ln_final"), t, NORM_EPS),
+            ln_final: LayerNorm::new(&(path / "ln_final"), t, norm_eps),
             spec,
         }
     }
@@ -150,6 +198,7 @@ struct Block {
     c_fc: Linear,
     c_proj: Linear,
     ln_2: LayerNorm,
+    activation: Activation,
 }
 
 impl Block {
@@ -159,13 +208,15 @@ impl Block {
         let linear = |path: ParamPath, n_in: i64, n_out: i64, deviation: f64| {
             Linear::new(&path, n_in, n_out, Init::Normal(deviation), Init::Const(0.0))
         };
+        let norm_eps = cfg.variant.norm_eps.unwrap_or(1e-5);
         let deep = (2.0 * cfg.depth as f64).powf(-0.5) * (t as f64).powf(-0.5);
         Self {
             attn: MultiheadAttention::new(&(path / "attn"), t, cfg.n_heads, 0.0),
-            ln_1: LayerNorm::new(&(path / "ln_1"), t, NORM_EPS),
-            c_fc: linear(path / "mlp" / "c_fc", t, MLP_RATIO * t, (2.0 * t as f64).powf(-0.5)),
-            c_proj: linear(path / "mlp" / "c_proj", MLP_RATIO * t, t, deep),
-            ln_2: LayerNorm::new(&(path / "ln_2"), t, NORM_EPS),
+            ln_1: LayerNorm::new(&(path / "ln_1"), t, norm_eps),
+            c_fc: linear(path / "mlp" / "c_fc", t, cfg.mlp_width(), (2.0 * t as f64).powf(-0.5)),
+            c_proj: linear(path / "mlp" / "c_proj", cfg.mlp_width(), t, deep),
+            ln_2: LayerNorm::new(&(path / "ln_2"), t, norm_eps),
+            activation: cfg.variant.activation.unwrap_or(Activation::QuickGelu),
         }
     }
 
@@ -174,8 +225,7 @@ impl Block {
         let xs = xs + self.attn.forward_self(&self.ln_1.forward(xs), Mode::Eval, true);
         let normed = self.ln_2.forward(&xs);
         let hidden = self.c_fc.forward(&normed);
-        let quick_gelu = &hidden * (&hidden * 1.702).sigmoid();
-        let ys = &xs + self.c_proj.forward(&quick_gelu);
+        let ys = &xs + self.c_proj.forward(&self.activation.forward(&hidden));
         match guest(&xs, &normed) {
             Some(Addition { update, gate: Some(gate), .. }) => ys + update * gate,
             Some(Addition { update, gate: None, .. }) => ys + update,

@@ -1,49 +1,52 @@
-//! DINOv2 with registers (specification, section 4).
+//! DINOv2 with registers (specification, section 4) and without.
 
-use tch::{IndexOp, Kind, Tensor};
+use tch::{IndexOp, Tensor};
 use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, attention, grid_positions, scaled_sum};
 use torch_ext::{Autocast, Init, ParamPath, Remembered, write_count};
+use weight_files::Settings;
 
 use crate::Stage;
 use crate::dinov2_names::LAYOUTS;
 use crate::guest::{Addition, AtMlp, Guest, Register};
-use crate::image::{ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
+use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
 use crate::positions::{PositionRule, resample_positions};
+use crate::residual::{is_half, normalised, with_guest};
 use crate::spec::{EncoderSpec, PixelInput};
-
-const NORM_EPS: f64 = 1e-6;
+use crate::variant::{Activation, Variant};
 
 /// DINOv2 with registers, `dinov2-reg` in configs.
 #[derive(Debug)]
 pub struct Dinov2Registers;
+
+/// DINOv2 without registers, `dinov2` in configs.
+#[derive(Debug)]
+pub struct Dinov2;
 
 impl ImageFamily for Dinov2Registers {
     fn name(&self) -> &'static str {
         "dinov2-reg"
     }
 
+    fn described(&self, settings: &Settings<'_>) -> Result<ImageEncoderConfig, String> {
+        settings.expect_model(&["dinov2_with_registers"])?;
+        let n_registers = settings.integer("num_register_tokens")?.unwrap_or(4);
+        described(settings, n_registers)
+    }
+
+    fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
+        mlp_width(cfg)
+    }
+
+    fn published(&self) -> Variant {
+        published()
+    }
+
     fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput> {
-        EncoderSpec {
-            name: self.name(),
-            prefix: "dinov2",
-            width: cfg.width,
-            depth: cfg.depth,
-            n_heads: cfg.n_heads,
-            input: PixelInput {
-                patch_size: cfg.patch_size,
-                n_special: 1 + cfg.n_registers,
-                // TALENT normalises DINOv2's images with CLIP's constants (specification, section 10).
-                mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-                std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-                // The mean as 8-bit values.
-                border: [123, 117, 104],
-            },
-            // Nothing computes with it, and timm leaves it out.
-            optional: &["mask_token"],
-            wanted: "a DINOv2 image encoder (`cls_token` or `embeddings.cls_token`)",
-            layouts: LAYOUTS,
-        }
+        // TALENT normalises this encoder's images with CLIP's constants (specification, section 10).
+        let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+        let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+        spec(self.name(), "dinov2", cfg, (mean, std, [123, 117, 104]))
     }
 
     fn build(
@@ -52,39 +55,188 @@ impl ImageFamily for Dinov2Registers {
         cfg: &ImageEncoderConfig,
         register: &mut Register<'_>,
     ) -> Box<dyn ImageEncoder> {
-        Box::new(Dinov2::new(path, cfg, self.spec(cfg), register))
+        Box::new(Vit::new(path, cfg, self.spec(cfg), register))
     }
 
     fn cost(&self, cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost {
-        let (d, p, patches) = (cfg.width, cfg.patch_size, side * side);
-        let n = patches + 1 + cfg.n_registers;
-        let block = |index: i64| {
-            let grad = grad(index);
-            linear_cost(n, d, 3 * d, grad)
-                + attention_cost(n, n, d, grad.input)
-                + linear_cost(n, d, d, grad)
-                + linear_cost(n, d, cfg.mlp_ratio * d, grad)
-                + linear_cost(n, cfg.mlp_ratio * d, d, grad)
-        };
-        linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding })
-            + (0..cfg.depth).map(block).sum()
+        cost(cfg, side, grad, embedding)
     }
 
     fn least_values(&self, cfg: &ImageEncoderConfig) -> f64 {
-        let [width, depth, ratio, patch, grid, registers] =
-            [cfg.width, cfg.depth, cfg.mlp_ratio, cfg.patch_size, cfg.position_grid, cfg.n_registers]
-                .map(|size| size as f64);
-        depth * (4.0 + 2.0 * ratio) * width * width
-            + 3.0 * patch * patch * width
-            + (grid * grid + registers) * width
+        least_values(cfg)
     }
 }
 
+impl ImageFamily for Dinov2 {
+    fn name(&self) -> &'static str {
+        "dinov2"
+    }
+
+    fn described(&self, settings: &Settings<'_>) -> Result<ImageEncoderConfig, String> {
+        settings.expect_model(&["dinov2"])?;
+        described(settings, 0)
+    }
+
+    fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
+        mlp_width(cfg)
+    }
+
+    fn published(&self) -> Variant {
+        published()
+    }
+
+    fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput> {
+        // ImageNet's constants, which DINOv2 was trained with.
+        spec(self.name(), "dinov2", cfg, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [124, 116, 104]))
+    }
+
+    fn build(
+        &self,
+        path: &ParamPath,
+        cfg: &ImageEncoderConfig,
+        register: &mut Register<'_>,
+    ) -> Box<dyn ImageEncoder> {
+        Box::new(Vit::new(path, cfg, self.spec(cfg), register))
+    }
+
+    fn cost(&self, cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost {
+        cost(cfg, side, grad, embedding)
+    }
+
+    fn least_values(&self, cfg: &ImageEncoderConfig) -> f64 {
+        least_values(cfg)
+    }
+}
+
+fn published() -> Variant {
+    Variant {
+        norm_eps: Some(1e-6),
+        query_bias: Some(true),
+        key_bias: Some(true),
+        value_bias: Some(true),
+        gated_mlp: Some(false),
+        activation: Some(Activation::Gelu),
+        ..Variant::default()
+    }
+}
+
+fn described(settings: &Settings<'_>, n_registers: i64) -> Result<ImageEncoderConfig, String> {
+    settings.only(&[
+        "hidden_act",
+        "hidden_size",
+        "image_size",
+        "layer_norm_eps",
+        "mlp_ratio",
+        "num_attention_heads",
+        "num_channels",
+        "num_hidden_layers",
+        "num_register_tokens",
+        "patch_size",
+        "qkv_bias",
+        "use_swiglu_ffn",
+    ])?;
+    let integer = |key: &str, published: i64| Ok::<_, String>(settings.integer(key)?.unwrap_or(published));
+    if integer("num_channels", 3)? != 3 {
+        return Err("config.json: num_channels is not 3".to_owned());
+    }
+    let (width, patch_size) = (integer("hidden_size", 768)?, integer("patch_size", 14)?);
+    let ratio = settings.number("mlp_ratio")?.unwrap_or(4.0);
+    let gated = settings.flag("use_swiglu_ffn")?.unwrap_or(false);
+    let qkv_bias = settings.flag("qkv_bias")?.or(Some(true));
+    let hidden = (width as f64 * ratio) as i64;
+    Ok(ImageEncoderConfig {
+        width,
+        depth: integer("num_hidden_layers", 12)?,
+        n_heads: integer("num_attention_heads", 12)?,
+        mlp_ratio: ratio as i64,
+        patch_size,
+        n_registers,
+        position_grid: integer("image_size", 224)? / patch_size.max(1),
+        position_rule: PositionRule::Dinov2,
+        low_precision_tokens: false,
+        variant: Variant {
+            norm_eps: settings.number("layer_norm_eps")?.or(Some(1e-6)),
+            query_bias: qkv_bias,
+            key_bias: qkv_bias,
+            value_bias: qkv_bias,
+            mlp_width: Some(if gated { swiglu_width(hidden) } else { hidden }),
+            gated_mlp: Some(gated),
+            activation: Some(Activation::of(settings, "hidden_act", Activation::Gelu)?),
+            ..Variant::default()
+        },
+    })
+}
+
+/// Hidden width of a gated MLP with about as many weights as a plain one: two thirds of it, rounded up to a multiple of 8.
+fn swiglu_width(hidden: i64) -> i64 {
+    (hidden * 2 / 3 + 7) / 8 * 8
+}
+
+fn spec(
+    name: &'static str,
+    prefix: &'static str,
+    cfg: &ImageEncoderConfig,
+    (mean, std, border): ([f32; 3], [f32; 3], [u8; 3]),
+) -> EncoderSpec<PixelInput> {
+    EncoderSpec {
+        name,
+        prefix,
+        width: cfg.width,
+        depth: cfg.depth,
+        n_heads: cfg.n_heads,
+        input: PixelInput {
+            patch_size: cfg.patch_size,
+            n_special: 1 + cfg.n_registers,
+            mean,
+            std,
+            // The mean as 8-bit values.
+            border,
+        },
+        // Nothing computes with it, and timm leaves it out.
+        optional: &["mask_token"],
+        wanted: "a DINOv2 image encoder (`cls_token` or `embeddings.cls_token`)",
+        layouts: LAYOUTS,
+    }
+}
+
+/// Hidden width of the MLPs, also for configurations that only say that they are gated.
+fn mlp_width(cfg: &ImageEncoderConfig) -> i64 {
+    let plain = cfg.mlp_ratio * cfg.width;
+    let published = if cfg.variant.gated_mlp == Some(true) { swiglu_width(plain) } else { plain };
+    cfg.variant.mlp_width.unwrap_or(published)
+}
+
+fn cost(cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost {
+    let (d, p, patches, mlp) = (cfg.width, cfg.patch_size, side * side, mlp_width(cfg));
+    let n = patches + 1 + cfg.n_registers;
+    let n_in = if cfg.variant.gated_mlp == Some(true) { 2 * mlp } else { mlp };
+    let block = |index: i64| {
+        let grad = grad(index);
+        linear_cost(n, d, 3 * d, grad)
+            + attention_cost(n, n, d, grad.input)
+            + linear_cost(n, d, d, grad)
+            + linear_cost(n, d, n_in, grad)
+            + linear_cost(n, mlp, d, grad)
+    };
+    linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding })
+        + (0..cfg.depth).map(block).sum()
+}
+
+fn least_values(cfg: &ImageEncoderConfig) -> f64 {
+    let [width, depth, mlp, patch, grid, registers] =
+        [cfg.width, cfg.depth, mlp_width(cfg), cfg.patch_size, cfg.position_grid, cfg.n_registers]
+            .map(|size| size as f64);
+    depth * (4.0 * width + 2.0 * mlp) * width
+        + 3.0 * patch * patch * width
+        + (grid * grid + registers) * width
+}
+
 #[derive(Debug)]
-struct Dinov2 {
+struct Vit {
     cls_token: Tensor,
     pos_embed: Tensor,
-    register_tokens: Tensor,
+    /// None without registers.
+    register_tokens: Option<Tensor>,
     patch_weight: Tensor,
     patch_bias: Tensor,
     blocks: Vec<Block>,
@@ -97,7 +249,7 @@ struct Dinov2 {
     spec: EncoderSpec<PixelInput>,
 }
 
-impl Dinov2 {
+impl Vit {
     fn new(
         path: &ParamPath,
         cfg: &ImageEncoderConfig,
@@ -109,7 +261,8 @@ impl Dinov2 {
         let pos_embed =
             path.parameter("pos_embed", &[1, 1 + cfg.position_grid * cfg.position_grid, d], Init::Const(0.0));
         init_positions(&pos_embed, cfg.position_grid);
-        let register_tokens = path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6));
+        let register_tokens = (cfg.n_registers > 0)
+            .then(|| path.parameter("register_tokens", &[1, cfg.n_registers, d], Init::Normal(1e-6)));
         // In the published files, but used only when patches are masked, as in DINOv2's own training.
         let _ = path.frozen().parameter("mask_token", &[1, d], Init::Const(0.0));
         let patch = path / "patch_embed" / "proj";
@@ -128,7 +281,7 @@ impl Dinov2 {
             patch_weight: patch.parameter("weight", &[d, 3, cfg.patch_size, cfg.patch_size], patch_init),
             patch_bias: patch.parameter("bias", &[d], patch_init),
             blocks: (0..cfg.depth).map(&mut block).collect(),
-            norm: LayerNorm::new(&(path / "norm"), d, NORM_EPS),
+            norm: LayerNorm::new(&(path / "norm"), d, norm_eps(cfg)),
             resampled: Remembered::default(),
             patch_size: cfg.patch_size,
             position_rule: cfg.position_rule,
@@ -148,7 +301,7 @@ impl Dinov2 {
     }
 }
 
-impl ImageEncoder for Dinov2 {
+impl ImageEncoder for Vit {
     fn spec(&self) -> &EncoderSpec<PixelInput> {
         &self.spec
     }
@@ -162,15 +315,20 @@ impl ImageEncoder for Dinov2 {
         observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
         let tokens = tokens + self.positions(side);
-        let registers = self.register_tokens.expand([b, -1, -1], false).to_kind(tokens.kind());
-        let tokens = Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1);
+        let tokens = match &self.register_tokens {
+            Some(registers) => {
+                let registers = registers.expand([b, -1, -1], false).to_kind(tokens.kind());
+                Tensor::cat(&[tokens.i((.., ..1, ..)), registers, tokens.i((.., 1.., ..))], 1)
+            }
+            None => tokens,
+        };
         let kind = Autocast::kind(tokens.device()).filter(|_| self.low_precision_tokens);
         let tokens = kind.map_or_else(|| tokens.shallow_clone(), |kind| tokens.to_kind(kind));
         observe(Stage::Tokens, &tokens);
         tokens
     }
 
-    fn block(&self, index: usize, tokens: &Tensor, guest: &Guest<'_>) -> Tensor {
+    fn block(&self, index: usize, tokens: &Tensor, _: Grid, guest: &Guest<'_>) -> Tensor {
         self.blocks[index]
             .forward(tokens, |residual, normalised| guest(AtMlp { block: index, residual, normalised }))
     }
@@ -180,13 +338,8 @@ impl ImageEncoder for Dinov2 {
     }
 }
 
-/// Whether the residual stream is in half precision (bf16 or fp16), in which case it stays in it.
-fn is_half(tokens: &Tensor) -> bool {
-    matches!(tokens.kind(), Kind::BFloat16 | Kind::Half)
-}
-
-fn normalised(norm: &LayerNorm, tokens: &Tensor) -> Tensor {
-    if is_half(tokens) { norm.forward_in_dtype(tokens) } else { norm.forward(tokens) }
+fn norm_eps(cfg: &ImageEncoderConfig) -> f64 {
+    cfg.variant.norm_eps.unwrap_or(1e-6)
 }
 
 /// Initialises a position table's grid with sinusoidal codes times 0.5, so that an encoder trained from scratch can distinguish
@@ -204,8 +357,7 @@ struct Block {
     proj: Linear,
     ls1: Tensor,
     norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    mlp: Mlp,
     ls2: Tensor,
     n_heads: i64,
 }
@@ -213,18 +365,15 @@ struct Block {
 impl Block {
     fn new(path: &ParamPath, cfg: &ImageEncoderConfig) -> Self {
         let d = cfg.width;
-        let linear = |path: ParamPath, n_in: i64, n_out: i64| {
-            Linear::new(&path, n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
-        };
         let scale = |name: &str| (path / name).parameter("gamma", &[d], Init::Const(1.0));
+        let bias = (cfg.variant.query_bias != Some(false)).then_some(Init::Const(0.0));
         Self {
-            norm1: LayerNorm::new(&(path / "norm1"), d, NORM_EPS),
-            qkv: linear(path / "attn" / "qkv", d, 3 * d),
-            proj: linear(path / "attn" / "proj", d, d),
+            norm1: LayerNorm::new(&(path / "norm1"), d, norm_eps(cfg)),
+            qkv: Linear::with_optional_bias(&(path / "attn" / "qkv"), d, 3 * d, Init::Normal(0.02), bias),
+            proj: linear(&(path / "attn" / "proj"), d, d),
             ls1: scale("ls1"),
-            norm2: LayerNorm::new(&(path / "norm2"), d, NORM_EPS),
-            fc1: linear(path / "mlp" / "fc1", d, cfg.mlp_ratio * d),
-            fc2: linear(path / "mlp" / "fc2", cfg.mlp_ratio * d, d),
+            norm2: LayerNorm::new(&(path / "norm2"), d, norm_eps(cfg)),
+            mlp: Mlp::new(&(path / "mlp"), cfg),
             ls2: scale("ls2"),
             n_heads: cfg.n_heads,
         }
@@ -234,16 +383,8 @@ impl Block {
         let low = is_half(tokens);
         let tokens = scaled_sum(tokens, &self.attend(&normalised(&self.norm1, tokens)), &self.ls1, low);
         let normed = normalised(&self.norm2, &tokens);
-        let hidden = self.fc2.forward(&self.fc1.forward(&normed).gelu("none"));
-        let Some(Addition { update, gate, rows }) = guest(&tokens, &normed) else {
-            return scaled_sum(&tokens, &hidden, &self.ls2, low);
-        };
-        let hidden = rows_of(&hidden, rows.as_ref());
-        let both = match gate {
-            Some(gate) => scaled_sum(&hidden, &update, &gate, low),
-            None => hidden + update,
-        };
-        scaled_sum(&rows_of(&tokens, rows.as_ref()), &both, &self.ls2, low)
+        let hidden = self.mlp.forward(&normed);
+        with_guest(&tokens, &hidden, &self.ls2, guest(&tokens, &normed))
     }
 
     fn attend(&self, tokens: &Tensor) -> Tensor {
@@ -255,5 +396,51 @@ impl Block {
         let qkv = qkv.unbind(0);
         let mixed = attention(&qkv[0], &qkv[1], &qkv[2], 0.0, false);
         self.proj.forward(&mixed.transpose(1, 2).reshape([b, n, d]))
+    }
+}
+
+fn linear(path: &ParamPath, n_in: i64, n_out: i64) -> Linear {
+    Linear::new(path, n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
+}
+
+/// The MLP of a block.
+#[derive(Debug)]
+enum Mlp {
+    Plain {
+        fc1: Linear,
+        fc2: Linear,
+        activation: Activation,
+    },
+    /// SwiGLU, as in the giant model. Gate and value come from one product.
+    Gated {
+        w12: Linear,
+        w3: Linear,
+    },
+}
+
+impl Mlp {
+    fn new(path: &ParamPath, cfg: &ImageEncoderConfig) -> Self {
+        let (d, hidden) = (cfg.width, mlp_width(cfg));
+        match cfg.variant.gated_mlp {
+            Some(true) => Self::Gated {
+                w12: linear(&(path / "w12"), d, 2 * hidden),
+                w3: linear(&(path / "w3"), hidden, d),
+            },
+            _ => Self::Plain {
+                fc1: linear(&(path / "fc1"), d, hidden),
+                fc2: linear(&(path / "fc2"), hidden, d),
+                activation: cfg.variant.activation.unwrap_or(Activation::Gelu),
+            },
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        match self {
+            Self::Plain { fc1, fc2, activation } => fc2.forward(&activation.forward(&fc1.forward(xs))),
+            Self::Gated { w12, w3 } => {
+                let both = w12.forward(xs).chunk(2, -1);
+                w3.forward(&(both[0].silu() * &both[1]))
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Names of DINOv2's tensors in published files.
 
-use weight_files::{EncoderFacts, Layout, Settings, Step, no_facts, nothing_beside, numbered};
+use weight_files::{Layout, Step, nothing_beside, numbered};
 
 pub(crate) static LAYOUTS: &[Layout] = &[
     Layout {
@@ -10,7 +10,6 @@ pub(crate) static LAYOUTS: &[Layout] = &[
         target: timm,
         beside: nothing_beside,
         elsewhere: |name| name.starts_with("head."),
-        facts: no_facts,
         needs: None,
     },
     Layout {
@@ -20,7 +19,6 @@ pub(crate) static LAYOUTS: &[Layout] = &[
         target: own,
         beside: nothing_beside,
         elsewhere: |_| false,
-        facts: no_facts,
         needs: None,
     },
     Layout {
@@ -31,7 +29,6 @@ pub(crate) static LAYOUTS: &[Layout] = &[
         target: hugging_face,
         beside: nothing_beside,
         elsewhere: |name| name.starts_with("classifier."),
-        facts,
         needs: None,
     },
 ];
@@ -76,6 +73,8 @@ fn hugging_face(name: &str) -> Option<(String, Step)> {
     // disk.
     let (module, step) = match module {
         "norm1" | "norm2" | "mlp.fc1" | "mlp.fc2" | "ls1" | "ls2" => (module, Step::Copy),
+        "mlp.weights_in" => ("mlp.w12", Step::Copy),
+        "mlp.weights_out" => ("mlp.w3", Step::Copy),
         "attention.attention.query" | "attention.q_proj" => ("attn.qkv", Step::Third(0)),
         "attention.attention.key" | "attention.k_proj" => ("attn.qkv", Step::Third(1)),
         "attention.attention.value" | "attention.v_proj" => ("attn.qkv", Step::Third(2)),
@@ -83,15 +82,6 @@ fn hugging_face(name: &str) -> Option<(String, Step)> {
         _ => return None,
     };
     Some((format!("blocks.{index}.{module}.{kind}"), step))
-}
-
-fn facts(settings: &Settings<'_>) -> Result<EncoderFacts, String> {
-    settings.expect_model(&["dinov2_with_registers"])?;
-    settings.expect_text("hidden_act", "gelu")?;
-    settings.expect_number("layer_norm_eps", 1e-6)?;
-    settings.expect_flag("use_swiglu_ffn", false)?;
-    settings.expect_flag("qkv_bias", true)?;
-    Ok(EncoderFacts { n_heads: settings.integer("num_attention_heads") })
 }
 
 #[cfg(test)]

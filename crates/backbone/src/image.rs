@@ -3,14 +3,16 @@ use std::fmt;
 use tch::{IndexOp, Tensor};
 use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
+use weight_files::Settings;
 
 use crate::Stage;
 use crate::guest::{Guest, Register};
 use crate::positions::PositionRule;
 use crate::spec::{EncoderSpec, PixelInput};
+use crate::variant::{Variant, sizes_that_differ};
 
 /// Sizes and variants of an image encoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ImageEncoderConfig {
     /// Token width D.
     pub width: i64,
@@ -31,12 +33,83 @@ pub struct ImageEncoderConfig {
     /// Whether the tokens between the blocks (the residual stream) have autocast's dtype under mixed precision, instead of
     /// float32.
     pub low_precision_tokens: bool,
+    /// In what the blocks differ from the published ones.
+    pub variant: Variant,
+}
+
+impl dyn ImageFamily + '_ {
+    /// What the `config.json` beside weights says otherwise than a configuration, as the names of settings with both values. Tables
+    /// of positions are left out: their shapes are checked when they are loaded.
+    ///
+    /// # Errors
+    /// As [`ImageFamily::described`].
+    pub fn differences(
+        &self,
+        cfg: &ImageEncoderConfig,
+        settings: &Settings<'_>,
+    ) -> Result<Vec<String>, String> {
+        let other = self.described(settings)?;
+        let sizes = [
+            ("width", cfg.width, other.width),
+            ("depth", cfg.depth, other.depth),
+            ("n_heads", cfg.n_heads, other.n_heads),
+            ("patch_size", cfg.patch_size, other.patch_size),
+            ("n_registers", cfg.n_registers, other.n_registers),
+            ("mlp_width", self.mlp_width(cfg), self.mlp_width(&other)),
+        ];
+        let ours = cfg.variant.or(self.published());
+        let theirs = other.variant.or(self.published());
+        Ok([sizes_that_differ(&sizes), ours.differences(&theirs)].concat())
+    }
+}
+
+/// Patches along the two sides of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// Patches from top to bottom.
+    pub rows: i64,
+    /// Patches from left to right.
+    pub columns: i64,
+}
+
+impl Grid {
+    /// The grid of a square image.
+    pub fn square(side: i64) -> Self {
+        Self { rows: side, columns: side }
+    }
+
+    /// The grid of a batch of images.
+    ///
+    /// - images: `[n, 3, height, width]`
+    pub fn of(images: &Tensor, patch_size: i64) -> Self {
+        let size = images.size();
+        Self { rows: size[2] / patch_size, columns: size[3] / patch_size }
+    }
 }
 
 /// An image encoder architecture: builds encoders of any size.
 pub trait ImageFamily: fmt::Debug + Sync {
     /// Name in configs.
     fn name(&self) -> &'static str;
+
+    /// Sizes and variants that the `config.json` of the `transformers` library beside published weights describes.
+    ///
+    /// # Errors
+    /// When it describes another network, or switches something on that is not known here; the message names the setting.
+    fn described(&self, settings: &Settings<'_>) -> Result<ImageEncoderConfig, String> {
+        let _ = settings;
+        Err(format!("a config.json is not known for the encoder `{}`", self.name()))
+    }
+
+    /// Hidden width of the MLPs.
+    fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
+        cfg.variant.mlp_width.unwrap_or(cfg.mlp_ratio * cfg.width)
+    }
+
+    /// The variant of the published models.
+    fn published(&self) -> Variant {
+        Variant::default()
+    }
 
     /// Specification of an encoder of these sizes.
     fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput>;
@@ -65,13 +138,15 @@ pub trait ImageEncoder: fmt::Debug {
 
     /// Embeds images as tokens: special tokens, then patches in row-major order. They are the input of block 0.
     ///
-    /// - images: `[n, 3, S, S]`, normalised, S a multiple of the patch size; result `[n, special + patches, D]`
+    /// - images: `[n, 3, height, width]`, normalised, both multiples of the patch size; encoders with a table of positions take
+    ///   squares only; result `[n, special + patches, D]`
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor;
 
     /// Runs one block (from 0).
     ///
     /// - tokens: `[n, special + patches, D]`; result of the same shape, or with the batch size of the guest's update
-    fn block(&self, index: usize, tokens: &Tensor, guest: &Guest<'_>) -> Tensor;
+    /// - grid: of the images that the tokens are of
+    fn block(&self, index: usize, tokens: &Tensor, grid: Grid, guest: &Guest<'_>) -> Tensor;
 
     /// The final normalisation, over the last axis.
     fn normalise(&self, tokens: &Tensor) -> Tensor;
@@ -89,7 +164,7 @@ pub struct Features {
 impl dyn ImageEncoder + '_ {
     /// Forward pass: embedding and all blocks.
     ///
-    /// - images: `[n, 3, S, S]`, normalised; taps: blocks (from 0) whose outputs are kept
+    /// - images: `[n, 3, height, width]`, normalised; taps: blocks (from 0) whose outputs are kept
     /// - observe: called with the intermediate values
     pub fn forward(
         &self,
@@ -99,9 +174,10 @@ impl dyn ImageEncoder + '_ {
         observe: &dyn Fn(Stage, &Tensor),
     ) -> Features {
         let mut tokens = self.embed(images, observe);
+        let grid = Grid::of(images, self.spec().input.patch_size);
         let mut kept = Vec::with_capacity(taps.len());
         for index in 0..self.n_blocks() {
-            tokens = self.block(index, &tokens, guest);
+            tokens = self.block(index, &tokens, grid, guest);
             observe(Stage::Block(index), &tokens);
             if taps.contains(&(index as i64)) {
                 kept.push(tokens.shallow_clone());

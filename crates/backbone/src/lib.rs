@@ -9,23 +9,31 @@ mod clip_names;
 mod clip_text;
 mod dinov2;
 mod dinov2_names;
+mod dinov3;
 pub mod guest;
 mod image;
 mod positions;
 mod registry;
+mod residual;
+mod rotary;
+mod siglip_text;
 mod spec;
 mod text;
+mod variant;
 
 pub use torch_ext;
 pub use weight_files;
 
 pub use clip_text::ClipText;
-pub use dinov2::Dinov2Registers;
-pub use image::{Features, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
+pub use dinov2::{Dinov2, Dinov2Registers};
+pub use dinov3::Dinov3;
+pub use image::{Features, Grid, ImageEncoder, ImageEncoderConfig, ImageFamily, rows_of};
 pub use positions::{PositionRule, resample_positions};
 pub use registry::{Design, IMAGE_ENCODERS, ImageDesign, Registered, TEXT_ENCODERS, TextDesign};
+pub use siglip_text::SiglipText;
 pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
 pub use text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
+pub use variant::{Activation, Variant};
 
 /// The README's example is tested.
 #[cfg(doctest)]

@@ -6,12 +6,13 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 use crate::clip_text::ClipText;
-use crate::dinov2::Dinov2Registers;
+use crate::dinov2::{Dinov2, Dinov2Registers};
+use crate::dinov3::Dinov3;
 use crate::image::ImageFamily;
 use crate::text::TextFamily;
 
 /// The image encoders there are.
-pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers];
+pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers, &Dinov2, &Dinov3];
 
 /// The text encoders there are.
 pub static TEXT_ENCODERS: &[&dyn TextFamily] = &[&ClipText];

@@ -86,4 +86,6 @@ pub enum Tokenizer {
 pub enum SentenceAt {
     /// At the token with the largest id, CLIP's end token.
     LargestId,
+    /// At the last position, whether it is a word or padding.
+    Last,
 }

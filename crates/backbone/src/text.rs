@@ -3,13 +3,15 @@ use std::fmt;
 use tch::Tensor;
 use torch_ext::ParamPath;
 use torch_ext::flops::{Cost, Grad};
+use weight_files::Settings;
 
 use crate::Stage;
 use crate::guest::{Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, WordInput};
+use crate::variant::{Variant, sizes_that_differ};
 
 /// Sizes of a text encoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TextEncoderConfig {
     /// Word width T.
     pub width: i64,
@@ -23,12 +25,60 @@ pub struct TextEncoderConfig {
     pub context: i64,
     /// Width T' of the sentence vector.
     pub state_width: i64,
+    /// In what the blocks differ from the published ones.
+    pub variant: Variant,
+}
+
+impl dyn TextFamily + '_ {
+    /// What the `config.json` beside weights says otherwise than a configuration, as the names of settings with both values. Tables
+    /// are left out: their shapes are checked when they are loaded.
+    ///
+    /// # Errors
+    /// As [`TextFamily::described`].
+    pub fn differences(
+        &self,
+        cfg: &TextEncoderConfig,
+        settings: &Settings<'_>,
+    ) -> Result<Vec<String>, String> {
+        let other = self.described(settings)?;
+        let sizes = [
+            ("width", cfg.width, other.width),
+            ("depth", cfg.depth, other.depth),
+            ("n_heads", cfg.n_heads, other.n_heads),
+            ("state_width", cfg.state_width, other.state_width),
+            ("mlp_width", cfg.mlp_width(), other.mlp_width()),
+        ];
+        let ours = cfg.variant.or(self.published());
+        let theirs = other.variant.or(self.published());
+        Ok([sizes_that_differ(&sizes), ours.differences(&theirs)].concat())
+    }
+}
+
+impl TextEncoderConfig {
+    /// Hidden width of the MLPs; 4 times the word width if the variant says nothing.
+    pub fn mlp_width(&self) -> i64 {
+        self.variant.mlp_width.unwrap_or(4 * self.width)
+    }
 }
 
 /// A text encoder architecture: builds encoders of any size.
 pub trait TextFamily: fmt::Debug + Sync {
     /// Name in configs.
     fn name(&self) -> &'static str;
+
+    /// Sizes and variants that the `config.json` of the `transformers` library beside published weights describes.
+    ///
+    /// # Errors
+    /// When it describes another network, or switches something on that is not known here; the message names the setting.
+    fn described(&self, settings: &Settings<'_>) -> Result<TextEncoderConfig, String> {
+        let _ = settings;
+        Err(format!("a config.json is not known for the encoder `{}`", self.name()))
+    }
+
+    /// The variant of the published models.
+    fn published(&self) -> Variant {
+        Variant::default()
+    }
 
     /// Specification of an encoder of these sizes.
     fn spec(&self, cfg: &TextEncoderConfig) -> EncoderSpec<WordInput>;
@@ -84,6 +134,7 @@ pub trait TextEncoder: fmt::Debug {
     fn at_sentence(&self, words: &Tensor, ids: &Tensor) -> Tensor {
         let place = match self.spec().input.sentence {
             SentenceAt::LargestId => ids.argmax(-1, true), // b 1
+            SentenceAt::Last => return words.select(1, -1),
         };
         let place = place.unsqueeze(-1).expand([-1, 1, words.size()[2]], false); // b 1 t
         words.gather(1, &place, false).squeeze_dim(1)

@@ -2,8 +2,8 @@
 
 use backbone::guest::{Addition, AtMlp, nobody};
 use backbone::{
-    ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, resample_positions,
-    unobserved,
+    Grid, ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, Variant,
+    resample_positions, unobserved,
 };
 use tch::{Device, IndexOp, Kind, Tensor};
 use torch_ext::Store;
@@ -20,7 +20,15 @@ fn largest(xs: &Tensor) -> f64 {
 }
 
 fn text_config() -> TextEncoderConfig {
-    TextEncoderConfig { width: 16, depth: 2, n_heads: 2, vocabulary: 50, context: 12, state_width: 16 }
+    TextEncoderConfig {
+        width: 16,
+        depth: 2,
+        n_heads: 2,
+        vocabulary: 50,
+        context: 12,
+        state_width: 16,
+        variant: Variant::default(),
+    }
 }
 
 fn image_config() -> ImageEncoderConfig {
@@ -34,6 +42,7 @@ fn image_config() -> ImageEncoderConfig {
         position_grid: 3,
         position_rule: PositionRule::Talent,
         low_precision_tokens: false,
+        variant: Variant::default(),
     }
 }
 
@@ -80,21 +89,21 @@ fn a_guest_adds_to_the_blocks_it_answers() {
     });
     assert_eq!(seen, (0..3).map(|block| (block, format!("blocks.{block}"))).collect::<Vec<_>>());
     let tokens = encoder.embed(&Tensor::randn([1, 3, 12, 12], PLACE), &unobserved);
-    let plain = encoder.block(1, &tokens, &nobody);
+    let plain = encoder.block(1, &tokens, Grid::square(3), &nobody);
     // LayerScale starts at 1, so an update of ones with a gate of 0.5 adds 0.5.
     let half = |at: AtMlp<'_>| {
         assert_eq!((at.block, at.residual.size()), (1, at.normalised.size()));
         let gate = Some(Tensor::full([16], 0.5, PLACE));
         Some(Addition { update: at.residual.ones_like(), gate, rows: None })
     };
-    assert!(largest(&(encoder.block(1, &tokens, &half) - &plain - 0.5)) < 1e-12);
+    assert!(largest(&(encoder.block(1, &tokens, Grid::square(3), &half) - &plain - 0.5)) < 1e-12);
     // Two sentences about one image: from this block on, each has its own row.
     let rows = Tensor::from_slice(&[0_i64, 0]);
     let two = |at: AtMlp<'_>| {
         let update = Tensor::zeros([2, at.residual.size()[1], 16], PLACE);
         Some(Addition { update, gate: None, rows: Some(rows.shallow_clone()) })
     };
-    let spread = encoder.block(1, &tokens, &two);
+    let spread = encoder.block(1, &tokens, Grid::square(3), &two);
     assert!(spread.size()[0] == 2 && largest(&(spread - plain)) < 1e-12);
 }
 

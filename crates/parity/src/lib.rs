@@ -7,6 +7,7 @@
 mod case;
 mod data;
 mod data_text;
+mod encoder_folders;
 mod encoders;
 mod formula;
 mod full;
@@ -82,17 +83,29 @@ impl Part {
     }
 }
 
+/// Folder with recordings of encoders by themselves.
+const ENCODERS: &str = "encoders";
+
 /// Runs every case of a folder.
 ///
 /// # Errors
 /// When the folder or its `config.json` cannot be read. Anything wrong with a case is part of the report.
 pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<Report> {
-    let recorded = Recorded::open(&options.golden, options.device)?;
     let mut report = Report::default();
     let mut add = |case: CaseReport| {
         announce(&case);
         report.cases.push(case);
     };
+    let encoders = options.golden.join(ENCODERS);
+    if options.part == Part::All && encoders.is_dir() {
+        encoder_folders::cases(&encoders).into_iter().for_each(&mut add);
+        // A folder with nothing else has no network.
+        let others = recorded::list(&options.golden)?;
+        if others.iter().all(|name| name == ENCODERS || name == "README.md") {
+            return Ok(report);
+        }
+    }
+    let recorded = Recorded::open(&options.golden, options.device)?;
     let training = training::Trainings::default();
     for name in recorded.case_names()?.into_iter().filter(|name| options.part.has_case(name)) {
         add(run_case(&recorded, &training, &name));
@@ -101,6 +114,7 @@ pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<R
         let path = options.golden.join(&entry);
         match entry.as_str() {
             "checkpoints" => network::checkpoint_files(&recorded, &path).into_iter().for_each(&mut add),
+            ENCODERS => {}
             "hf" => encoders::cases(&recorded, &path).into_iter().for_each(&mut add),
             "data" => data::cases(&path, options.data_root.as_deref()).into_iter().for_each(&mut add),
             "full" if options.skip_full => add(CaseReport::skipped("full", "asked for by --skip full")),

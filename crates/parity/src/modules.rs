@@ -2,7 +2,7 @@
 
 use adapters::{VisualAdapter, WordUnit};
 use anyhow::{Context, Result, bail, ensure};
-use backbone::PositionRule;
+use backbone::{Grid, PositionRule};
 use rca::SentenceUnit;
 use talent::{Mode, Talent};
 use tch::{Kind, Tensor};
@@ -127,7 +127,7 @@ fn visual_adapter<'a>(network: &'a Talent, place: &str) -> Result<&'a VisualAdap
 /// - inputs: tokens and words
 fn image_block(network: &Talent, block: usize, inputs: &[Tensor], mode: Mode) -> Tensor {
     let guest = network.visual_adapters().guest(&inputs[1], None, mode, &|_, _| {});
-    network.image().block(block, &inputs[0], &guest)
+    network.image().block(block, &inputs[0], Grid::square(network.config().grid()), &guest)
 }
 
 /// One decoder layer, in the recording's sequence-first layout, with the recorded position codes.

@@ -1,7 +1,7 @@
 use adapters::{AdapterFusion, Gate, TextAdaptersConfig, VisualAdaptersConfig, WordCrossAttention};
 use backbone::{
     EncoderSpec, ImageDesign, ImageEncoderConfig, PixelInput, PositionRule, TextDesign, TextEncoderConfig,
-    WordInput,
+    Variant, WordInput,
 };
 use rca::{NECK_ATTENTION_HEADS, NeckConfig, NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct ModelConfig {
 }
 
 /// The image encoder, its adapters, and the block outputs that the neck reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageConfig {
     /// Design of the encoder, by name.
@@ -64,6 +64,9 @@ pub struct ImageConfig {
     /// 11 bits (fp16).
     #[serde(default)]
     pub low_precision_tokens: bool,
+    /// In what the blocks differ from the published ones.
+    #[serde(default, skip_serializing_if = "Variant::is_published")]
+    pub variant: Variant,
 }
 
 fn published_image_encoder() -> ImageDesign {
@@ -71,7 +74,7 @@ fn published_image_encoder() -> ImageDesign {
 }
 
 /// The text encoder and its adapters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Design of the encoder, by name.
@@ -95,6 +98,9 @@ pub struct TextConfig {
     pub adapter_blocks: Vec<i64>,
     /// Bottleneck width r of the adapters, a multiple of 16.
     pub adapter_width: i64,
+    /// In what the blocks differ from the published ones.
+    #[serde(default, skip_serializing_if = "Variant::is_published")]
+    pub variant: Variant,
 }
 
 fn published_text_encoder() -> TextDesign {
@@ -114,6 +120,7 @@ impl ImageConfig {
             position_grid: self.position_grid,
             position_rule: self.position_rule,
             low_precision_tokens: self.low_precision_tokens,
+            variant: self.variant,
         }
     }
 
@@ -133,6 +140,7 @@ impl TextConfig {
             vocabulary: self.vocabulary,
             context: self.context,
             state_width: self.state_width,
+            variant: self.variant,
         }
     }
 
@@ -204,6 +212,7 @@ impl ModelConfig {
                 fusion: AdapterFusion::CostVolume,
                 gate: Gate::Frozen,
                 low_precision_tokens: false,
+                variant: Variant::default(),
             },
             text: TextConfig {
                 encoder: TextDesign::PUBLISHED,
@@ -216,6 +225,7 @@ impl ModelConfig {
                 adapters: true,
                 adapter_blocks: every_other,
                 adapter_width: 64,
+                variant: Variant::default(),
             },
             head: HeadConfig { width: 512, fusion: NeckFusion::CostVolume },
             decoder: DecoderConfig {

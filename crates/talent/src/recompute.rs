@@ -1,7 +1,7 @@
 //! Activation checkpointing for training: activations inside the image encoder's blocks are not saved, but recomputed block by
 //! block in the backward pass.
 
-use backbone::{TextOutput, unobserved};
+use backbone::{Grid, TextOutput, unobserved};
 use tch::{Kind, Tensor};
 use torch_ext::layers::Mode;
 use torch_ext::{Autocast, ShimError, generator};
@@ -101,13 +101,14 @@ impl Talent {
             outputs.last().filter(|(tapped, _)| *tapped == block).map(|(_, tokens)| tokens.shallow_clone())
         };
         let guest = adapters.guest(words, None, Mode::Train, &|_, _| {});
+        let grid = Grid::square(self.config().grid());
         for index in 0..n_blocks {
             if index >= first {
                 let tapped = index.checked_sub(1).and_then(|before| tap_of(&outputs, before));
                 let rng_state = generator::state(images.device())?;
                 blocks.push(BlockInput { block: index, tokens: tokens.shallow_clone(), tapped, rng_state });
             }
-            tokens = tch::no_grad(|| self.image().block(index, &tokens, &guest));
+            tokens = tch::no_grad(|| self.image().block(index, &tokens, grid, &guest));
             let is_last = index + 1 == n_blocks;
             if is_last || self.config().image.taps.contains(&(index as i64)) {
                 outputs.push((index, tokens.detach().set_requires_grad(index >= first)));
@@ -123,11 +124,12 @@ impl Talent {
         let device = embedded.device();
         let adapters = self.visual_adapters();
         let guest = adapters.guest(words, None, Mode::Recompute, &|_, _| {});
+        let grid = Grid::square(self.config().grid());
         for BlockInput { block, tokens, tapped, rng_state } in blocks.into_iter().rev() {
             let tokens = tokens.set_requires_grad(block > first || embedded.requires_grad());
             generator::set_state(device, &rng_state)?;
             let guard = Autocast::enable(device, products)?;
-            let output = self.image().block(block, &tokens, &guest);
+            let output = self.image().block(block, &tokens, grid, &guest);
             drop(guard);
             // In a single graph, autograd would add the tap's gradient first, because the head runs after this block. Its term
             // is created last here, so that the order of the sum is the same.

@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::file::WeightFile;
-use crate::settings::Settings;
 use crate::wrapping::{family, wrappers};
 
 /// How a stored tensor is converted to a parameter.
@@ -30,13 +29,6 @@ pub struct Part {
     pub step: Step,
 }
 
-/// Facts about an encoder that are in `config.json` but not in its tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct EncoderFacts {
-    /// Number of attention heads.
-    pub n_heads: Option<i64>,
-}
-
 /// How to fill an encoder from a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderPlan {
@@ -50,8 +42,6 @@ pub struct EncoderPlan {
     pub ignored: Vec<String>,
     /// Tensors that are not recognised.
     pub unexpected: Vec<String>,
-    /// Facts from the configuration beside the weights; all `None` if there is none.
-    pub facts: EncoderFacts,
 }
 
 /// A naming scheme that an encoder is published in.
@@ -69,8 +59,6 @@ pub struct Layout {
     pub beside: fn(&str) -> Option<(String, Step)>,
     /// Whether a tensor, by its full name, is known to belong to something else.
     pub elsewhere: fn(&str) -> bool,
-    /// Reads the configuration beside the weights. An error if the file's network computes something different from ours.
-    pub facts: fn(&Settings<'_>) -> Result<EncoderFacts, String>,
     /// A target that must be present, and the error message if it is not.
     pub needs: Option<(&'static str, &'static str)>,
 }
@@ -85,18 +73,12 @@ pub fn as_named(name: &str) -> Option<(String, Step)> {
     Some((name.to_owned(), Step::Copy))
 }
 
-/// [`Layout::facts`] for a layout without a configuration.
-pub fn no_facts(_: &Settings<'_>) -> Result<EncoderFacts, String> {
-    Ok(EncoderFacts::default())
-}
-
 /// Detects which of the naming schemes a file uses, and maps its tensors to the encoder's parameters.
 ///
 /// - wanted: name of the encoder, for the error message
 ///
 /// # Errors
-/// When the file uses none of the schemes, lacks a required tensor, or holds an encoder that computes something different from
-/// ours.
+/// When the file uses none of the schemes, or lacks a required tensor.
 pub fn encoder_plan(file: &WeightFile, wanted: &str, layouts: &[Layout]) -> Result<EncoderPlan, Error> {
     let wrappers = wrappers(file);
     let found = wrappers.iter().find_map(|wrapping| {
@@ -112,18 +94,12 @@ pub fn encoder_plan(file: &WeightFile, wanted: &str, layouts: &[Layout]) -> Resu
         let what = format!("no sign of {wanted}; it begins with {}{family}", first.join(", "));
         return Err(Error::malformed(file.path(), what));
     };
-    let facts = match file.config() {
-        Some(config) => (layout.facts)(&Settings::new(config)),
-        None => Ok(EncoderFacts::default()),
-    };
-    let facts = facts.map_err(|what| Error::malformed(file.path(), what))?;
     let mut plan = EncoderPlan {
         layout: layout.name,
         wrapping: wrapping.clone(),
         parts: vec![],
         ignored: vec![],
         unexpected: vec![],
-        facts,
     };
     for (stored, _) in file.tensors() {
         // What stands beside the wrapped network belongs to the training program: other networks, heads, optimisers.

@@ -19,9 +19,7 @@ mod wrapping;
 
 pub use error::Error;
 pub use file::WeightFile;
-pub use layout::{
-    EncoderFacts, EncoderPlan, Layout, Part, Step, as_named, encoder_plan, no_facts, nothing_beside, numbered,
-};
+pub use layout::{EncoderPlan, Layout, Part, Step, as_named, encoder_plan, nothing_beside, numbered};
 pub use settings::Settings;
 pub use tensor::{Element, Scalar, TensorInfo};
 pub use wrapping::{family, wrapping};

@@ -2,6 +2,44 @@
 
 use serde_json::Value as Json;
 
+/// Settings of the library's that do not change what a trained encoder computes: about training, file formats and outputs.
+const WITHOUT_EFFECT: [&str; 34] = [
+    "apply_layernorm",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "drop_path_rate",
+    "dropout",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+    "layerscale_value",
+    "max_length",
+    "model_type",
+    "out_features",
+    "out_indices",
+    "pad_token_id",
+    "pos_embed_jitter",
+    "pos_embed_rescale",
+    "pos_embed_shift",
+    "prefix",
+    "reshape_hidden_states",
+    "return_dict",
+    "sep_token_id",
+    "stage_names",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "transformers_version",
+    "use_mask_token",
+];
+
 /// Settings of one network. A setting that equals the library's default may be missing in the file.
 #[derive(Debug)]
 pub struct Settings<'a> {
@@ -11,7 +49,8 @@ pub struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    pub(crate) fn new(config: &'a Json) -> Self {
+    /// All settings of a file.
+    pub fn new(config: &'a Json) -> Self {
         Self { config, places: vec![config] }
     }
 
@@ -26,9 +65,74 @@ impl<'a> Settings<'a> {
         self.places.iter().find_map(|place| place.get(key)).filter(|value| !value.is_null())
     }
 
-    /// An integer setting.
-    pub fn integer(&self, key: &str) -> Option<i64> {
-        self.get(key).and_then(Json::as_i64)
+    /// An integer setting; `None` if it is missing.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn integer(&self, key: &str) -> Result<Option<i64>, String> {
+        self.typed(key, "a whole number", Json::as_i64)
+    }
+
+    /// A number; `None` if it is missing.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, String> {
+        self.typed(key, "a number", Json::as_f64)
+    }
+
+    /// A flag; `None` if it is missing.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        self.typed(key, "true or false", Json::as_bool)
+    }
+
+    /// A text; `None` if it is missing.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
+        self.typed(key, "a text", Json::as_str)
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&'a Json) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| format!("config.json: {key} is {value}, expected {what}"))
+    }
+
+    /// Refuses settings that switch something on which is not known, so that a network is not loaded as another one. Settings that
+    /// are null, false, 0, or empty switch nothing on.
+    ///
+    /// - known: settings that the caller reads
+    ///
+    /// # Errors
+    /// Names the first such setting.
+    pub fn only(&self, known: &[&str]) -> Result<(), String> {
+        let is_on = |value: &Json| match value {
+            Json::Null => false,
+            Json::Bool(flag) => *flag,
+            Json::Number(number) => number.as_f64() != Some(0.0),
+            Json::String(text) => !text.is_empty(),
+            Json::Array(items) => !items.is_empty(),
+            Json::Object(fields) => !fields.is_empty(),
+        };
+        // The innermost object is the network's own.
+        let Some(fields) = self.places.first().and_then(|place| place.as_object()) else { return Ok(()) };
+        let is_known =
+            |key: &str| known.contains(&key) || WITHOUT_EFFECT.contains(&key) || key.starts_with('_');
+        match fields.iter().find(|(key, value)| !is_known(key) && is_on(value)) {
+            Some((key, value)) => Err(format!(
+                "config.json: {key} is {value}, which is not known here: it may be another network"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// # Errors
@@ -37,39 +141,6 @@ impl<'a> Settings<'a> {
         match self.config.get("model_type").and_then(Json::as_str) {
             Some(found) if !expected.contains(&found) => {
                 Err(format!("config.json: model_type is `{found}`, expected `{}`", expected.join("` or `")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// # Errors
-    /// When the setting is present and is another text.
-    pub fn expect_text(&self, key: &str, ours: &str) -> Result<(), String> {
-        match self.get(key).and_then(Json::as_str) {
-            Some(found) if found != ours => {
-                Err(format!("config.json: {key} is `{found}`, but this network computes `{ours}`"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// # Errors
-    /// When the setting is present and is another number.
-    pub fn expect_number(&self, key: &str, ours: f64) -> Result<(), String> {
-        match self.get(key).and_then(Json::as_f64) {
-            Some(found) if found != ours => {
-                Err(format!("config.json: {key} is {found}, but this network uses {ours}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// # Errors
-    /// When the setting is present and has the other value.
-    pub fn expect_flag(&self, key: &str, ours: bool) -> Result<(), String> {
-        match self.get(key).and_then(Json::as_bool) {
-            Some(found) if found != ours => {
-                Err(format!("config.json: {key} is {found}, which is another network"))
             }
             _ => Ok(()),
         }
@@ -87,12 +158,13 @@ mod tests {
         let config: Json = serde_json::from_str(text).unwrap();
         let all = Settings::new(&config);
         let settings = all.of_part(&["text_config_dict", "text_config"]);
-        assert_eq!((settings.integer("heads"), all.integer("heads")), (Some(8), None));
-        assert_eq!(settings.integer("eps"), Some(1));
+        assert_eq!((settings.integer("heads"), all.integer("heads")), (Ok(Some(8)), Ok(None)));
+        assert_eq!((settings.integer("eps"), settings.number("eps")), (Ok(Some(1)), Ok(Some(1.0))));
         assert!(all.expect_model(&["clip", "siglip"]).is_ok());
         assert!(all.expect_model(&["siglip"]).unwrap_err().contains("`clip`, expected `siglip`"));
-        assert!(settings.expect_text("act", "gelu").is_ok() && settings.expect_text("bias", "x").is_ok());
-        assert!(settings.expect_text("act", "quick_gelu").unwrap_err().contains("act is `gelu`"));
-        assert!(settings.expect_number("eps", 2.0).is_err() && settings.expect_flag("bias", true).is_ok());
+        assert_eq!((settings.text("act"), settings.flag("bias")), (Ok(Some("gelu")), Ok(None)));
+        assert!(settings.integer("act").unwrap_err().contains("act is \"gelu\", expected a whole number"));
+        assert!(settings.only(&["heads", "act"]).is_ok());
+        assert!(settings.only(&["heads"]).unwrap_err().contains("act"));
     }
 }

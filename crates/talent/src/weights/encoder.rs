@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use backbone::{EncoderSpec, IMAGE_ENCODER, TEXT_ENCODER};
-use torch_ext::{Group, Role};
-use weight_files::{EncoderPlan, Part, Step, WeightFile, encoder_plan};
+use torch_ext::{Group, Role, Store};
+use weight_files::{EncoderPlan, Part, Settings, Step, WeightFile, encoder_plan};
 
 use super::report::{LoadReport, Strictness};
 use super::{WeightsError, fill};
@@ -36,6 +36,19 @@ impl Encoder {
         }
     }
 
+    /// What the `config.json` beside a file says otherwise than the network's configuration, as names of settings with both values;
+    /// nothing if there is none.
+    ///
+    /// # Errors
+    /// When it describes another kind of network, or switches something on that is not known here.
+    fn differences(self, cfg: &ModelConfig, file: &WeightFile) -> Result<Vec<String>, String> {
+        let Some(settings) = file.config().map(Settings::new) else { return Ok(Vec::new()) };
+        match self {
+            Self::Image => cfg.image.encoder.differences(&cfg.image.sizes(), &settings),
+            Self::Text => cfg.text.encoder.differences(&cfg.text.sizes(), &settings),
+        }
+    }
+
     /// Maps the tensors of a file to the encoder's parameters.
     ///
     /// # Errors
@@ -60,14 +73,31 @@ pub fn load_encoder(
 ) -> Result<LoadReport, WeightsError> {
     let mut file = WeightFile::open(path)?;
     let spec = encoder.spec(model.config());
-    let plan = encoder.plan(model.config(), &file)?;
     let shown = file.path().display().to_string();
-    if let Some(found) = plan.facts.n_heads.filter(|&found| found != spec.n_heads) {
-        let n_heads = spec.n_heads;
-        let what = format!("config.json says {found} attention heads, but this model has {n_heads}");
+    let differences = encoder
+        .differences(model.config(), &file)
+        .map_err(|what| WeightsError::Different { path: shown.clone(), what })?;
+    if !differences.is_empty() {
+        let what = format!("its config.json says {}", differences.join(", "));
         return Err(WeightsError::Different { path: shown, what });
     }
+    fill_encoder(model.store(), encoder.group(), &spec, &mut file, strictness)
+}
 
+/// Fills the parameters of one group of a store, an encoder, from a file in any of the encoder's layouts. What a `config.json` says
+/// is not looked at.
+///
+/// # Errors
+/// As [`load_encoder`].
+pub fn fill_encoder(
+    store: &Store,
+    group: Group,
+    spec: &EncoderSpec<()>,
+    file: &mut WeightFile,
+    strictness: &Strictness,
+) -> Result<LoadReport, WeightsError> {
+    let plan = encoder_plan(file, spec.wanted, spec.layouts)?;
+    let shown = file.path().display().to_string();
     let mut report = LoadReport {
         layout: match plan.wrapping.as_str() {
             "" => plan.layout.to_owned(),
@@ -81,8 +111,8 @@ pub fn load_encoder(
     for part in &plan.parts {
         parts.entry(&part.target).or_default().push(part);
     }
-    for (name, entry) in model.store().entries() {
-        if entry.role != Role::Parameter || entry.group.name != encoder.group().name {
+    for (name, entry) in store.entries() {
+        if entry.role != Role::Parameter || entry.group.name != group.name {
             continue;
         }
         let short = name.strip_prefix(spec.prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or(&name);
@@ -95,7 +125,7 @@ pub fn load_encoder(
         }
         let mut fits = true;
         for part in found {
-            fits &= fill(&mut file, (&part.source, part.step), &name, &entry.tensor, &mut report)?;
+            fits &= fill(file, (&part.source, part.step), &name, &entry.tensor, &mut report)?;
         }
         report.matched += usize::from(fits);
     }

@@ -8,7 +8,7 @@ mod encoder;
 mod network;
 mod report;
 
-pub use encoder::{Encoder, load_encoder};
+pub use encoder::{Encoder, fill_encoder, load_encoder};
 pub use network::{load_network, official_names};
 pub use report::{Cast, LoadReport, Strictness};
 

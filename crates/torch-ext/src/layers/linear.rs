@@ -31,6 +31,20 @@ impl Linear {
         }
     }
 
+    /// Registers `weight`, and `bias` if it has an initialisation.
+    pub fn with_optional_bias(
+        path: &ParamPath,
+        n_in: i64,
+        n_out: i64,
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Self {
+        match bias {
+            Some(bias) => Self::new(path, n_in, n_out, weight, bias),
+            None => Self::without_bias(path, n_in, n_out, weight),
+        }
+    }
+
     /// Registers `weight` only.
     pub fn without_bias(path: &ParamPath, n_in: i64, n_out: i64, weight: Init) -> Self {
         Self { weight: path.parameter("weight", &[n_out, n_in], weight), bias: None }
