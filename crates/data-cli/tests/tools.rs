@@ -240,3 +240,91 @@ fn numbers_of_coco_in_every_form_and_masks_without_a_pixel() {
     let error = format!("{:#}", import(root.path(), "instances.json", &[]).unwrap_err());
     assert!(error.contains("annotation 7") && error.contains("a.jpg"), "{error}");
 }
+
+#[test]
+fn pictures_of_coco_by_every_spelling_and_a_folder_of_splits() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "c/images/a.jpg");
+    let coco = |name: &str, width: u32| {
+        format!(
+            r#"{{"images": [{{"id": 3, "file_name": "{name}", "width": {width}, "height": 10}}],
+            "annotations": [{{"id": 7, "image_id": 3, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 5, 0, 5]]}},
+              {{"id": 8, "image_id": 99, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 5, 0, 5]]}}],
+            "categories": {{"1": "dog"}}}}"#
+        )
+    };
+    for name in
+        ["a.jpg", "./a.jpg", "../images/a.jpg", "/home/me/a.jpg", "C:\\\\x\\\\a.jpg", "http://host/x/a.jpg"]
+    {
+        write(root.path(), "c/annotations/instances.json", &coco(name, 20));
+        let dataset = import(root.path(), "c/annotations/instances.json", &[]).unwrap();
+        assert_eq!(refs(&dataset), [(vec!["dog"], "train", 20)], "{name}");
+    }
+    // Coordinates of another scale.
+    write(root.path(), "c/annotations/instances.json", &coco("a.jpg", 640));
+    let error = format!("{:#}", import(root.path(), "c/annotations/instances.json", &[]).unwrap_err());
+    assert!(error.contains("640x10") && error.contains("20x10"), "{error}");
+    // Roboflow's folders.
+    for split in ["train", "valid"] {
+        picture(root.path(), &format!("r/{split}/a.jpg"));
+        write(root.path(), &format!("r/{split}/_annotations.coco.json"), &coco("a.jpg", 20));
+    }
+    let dataset = import(root.path(), "r", &[]).unwrap();
+    assert_eq!(refs(&dataset), [(vec!["dog"], "train", 20), (vec!["dog"], "val", 20)]);
+}
+
+#[test]
+fn labelme_beside_a_folder_of_pictures() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "l/images/a.png");
+    let text = |width: u32| {
+        format!(
+            r#"{{"imagePath": "..\\\\images\\\\a.png", "imageWidth": {width}, "imageHeight": 10, "shapes": [
+            {{"label": "cup", "points": [[0, 0], [4, 5]], "shape_type": "rectangle", "description": ["the cup", "a cup"]}}]}}"#
+        )
+    };
+    write(root.path(), "l/json/a.json", &text(20));
+    assert_eq!(refs(&import(root.path(), "l", &[]).unwrap()), [(vec!["the cup", "a cup"], "train", 20)]);
+    let images = root.path().join("l/images");
+    let beside = import(root.path(), "l/json", &["--images", images.to_str().unwrap()]).unwrap();
+    assert_eq!(refs(&beside).len(), 1);
+    write(root.path(), "l/json/a.json", &text(200));
+    let error = format!("{:#}", import(root.path(), "l", &[]).unwrap_err());
+    assert!(error.contains("200x10"), "{error}");
+}
+
+#[test]
+fn names_of_classes_as_yaml_has_them() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "y/images/a.png");
+    write(root.path(), "y/labels/a.txt", "1 0 0 0.5 0 0.5 0.5 0 0.5\n");
+    for (yaml, name) in [
+        ("names: [a, \"\\u7EA2\\u7403\"]", "\u{7EA2}\u{7403}"),
+        ("names: {'0': a, '1': 'it''s'}", "it's"),
+        ("{names: [a, b], nc: 2}", "b"),
+        ("nc: 2", "class 1"),
+    ] {
+        write(root.path(), "y/data.yaml", yaml);
+        assert_eq!(refs(&import(root.path(), "y", &[]).unwrap())[0].0, [name], "{yaml}");
+    }
+}
+
+#[test]
+fn tables_with_other_separators_and_missing_quotation_marks() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "m/images/a.png");
+    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
+    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/a_1.png")).unwrap();
+    let table = root.path().join("e.csv");
+    let more = ["--expressions", table.to_str().unwrap()];
+    for text in ["mask;expression\na_1.png;the cup, left\n", "mask\texpression\na_1.png\tthe cup, left\n"] {
+        write(root.path(), "e.csv", text);
+        assert_eq!(refs(&import(root.path(), "m", &more).unwrap())[0].0, ["the cup, left"], "{text}");
+    }
+    write(root.path(), "e.csv", "mask,expression\na_1.png,\"left\na_1.png,right\n");
+    let error = format!("{:#}", import(root.path(), "m", &more).unwrap_err());
+    assert!(error.contains("line 2") && error.contains("quotation mark"), "{error}");
+    // A number is no expression.
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("no expression"), "{error}");
+}

@@ -61,7 +61,12 @@ pub fn mistaken(start: &[u8]) -> Option<&'static str> {
 
 /// Compressed files, and text in another encoding than UTF-8.
 fn other_encoding(start: &[u8]) -> Option<&'static str> {
-    let kinds: [(&[u8], &str); 7] = [
+    // Without a mark: every other byte of ASCII text is 0.
+    if matches!(start, [b'{' | b'[' | b'"', 0, ..] | [0, b'{' | b'[' | b'"', ..]) {
+        return Some(UTF16);
+    }
+    let kinds: [(&[u8], &str); 8] = [
+        (b"\xFF\xFE\0\0", "this is text in UTF-32: save it as UTF-8"),
         (b"\xFF\xFE", UTF16),
         (b"\xFE\xFF", UTF16),
         (b"\x1F\x8B", "this is a file compressed with gzip: unpack it with `gunzip`"),

@@ -29,7 +29,7 @@ pub enum Error {
         source: safe_pickle::Error,
     },
     /// A JSON file is malformed; the message holds line and column.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), json_problem(source))]
     Json {
         /// The file.
         path: PathBuf,
@@ -193,4 +193,24 @@ pub(crate) fn or_mistaken(path: &std::path::Path, error: Error) -> Error {
 pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::Io { path, source }
+}
+
+/// A JSON error in the words of JSON, not of the parser.
+pub fn json_problem(error: &serde_json::Error) -> String {
+    let words = [
+        ("EOF while parsing an object", "the text ends inside an object: half a file"),
+        ("EOF while parsing a list", "the text ends inside a list: half a file"),
+        ("EOF while parsing a string", "the text ends inside a string: half a file"),
+        ("EOF while parsing a value", "the text ends too early: half a file"),
+        ("invalid type: map", "found an object"),
+        ("invalid type: sequence", "found a list"),
+        ("invalid type: ", "found "),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("expected i64", "expected a whole number"),
+        ("expected u64", "expected a whole number from 0 on"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+    ];
+    words.iter().fold(error.to_string(), |text, (theirs, ours)| text.replace(theirs, ours))
 }

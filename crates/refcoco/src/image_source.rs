@@ -117,10 +117,11 @@ impl ImageSource {
         match self.locate(name) {
             Some(Found::File(path)) => read_regular(&path),
             Some(Found::Entry(archive, name)) => archive.read(name),
-            Some(Found::Ambiguous(archive, [one, other])) => Err(Error::Image {
+            Some(Found::Ambiguous(archive, [one, other])) => Err(Error::Record {
                 path: archive.path.clone(),
+                record: format!("`{name}`"),
                 what: format!(
-                    "`{name}` may be `{one}` or `{other}`, which differ: write folders in front of the name in its record"
+                    "it may be `{one}` or `{other}`, which differ: write folders in front of the name"
                 ),
             }),
             None => Err(self.missing(name)),

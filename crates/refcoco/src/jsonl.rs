@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Result, io_error};
+use crate::error::{Error, Result, io_error, json_problem};
 use crate::memory_rule::{VARIABLE, line_limit};
 use crate::reader::json_text;
 use crate::regular_file::open_regular;
@@ -82,7 +82,7 @@ fn objects(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
             Some(Ok(object)) => found.push(Ok((number, object.get().replace(['\n', '\r'], " ")))),
             Some(Err(error)) => {
                 let record = format!("the object that begins in line {number}");
-                return Err(Error::Record { path: path.to_path_buf(), record, what: error.to_string() });
+                return Err(Error::Record { path: path.to_path_buf(), record, what: json_problem(&error) });
             }
         }
     }
@@ -112,7 +112,9 @@ fn elements(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
         |what: String| Error::Record { path: path.to_path_buf(), record: "the JSON array".into(), what };
     let text = whole_text(path, file, limit, "the JSON array")?;
     let read: Result<Vec<Box<RawValue>>, _> = serde_json::from_slice(&text);
-    let items = read.map_err(|error| fail(format!("{error}; one object a line (JSONL) is expected here")))?;
+    let items = read.map_err(|error| {
+        fail(format!("{}; one object a line (JSONL) is expected here", json_problem(&error)))
+    })?;
     let items = items.into_iter().enumerate();
     Ok(Box::new(items.map(|(index, item)| Ok((index + 1, item.get().replace('\n', " "))))))
 }

@@ -48,7 +48,7 @@ pub use archive::read_whole_archive;
 pub use buffers::{Buffers, Pixels};
 pub use dataset::Dataset;
 pub use descriptor::{AnnotationFormat, Descriptor};
-pub use error::{Error, MaskError, Result, Turned};
+pub use error::{Error, MaskError, Result, Turned, json_problem};
 pub use findings::Findings;
 pub use image_file::{RgbImage, decode_image, image_size, read_image, read_image_to_work_on};
 pub use json_file::read_json;

@@ -138,6 +138,25 @@ fn palette_foreground(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     Ok(Some(rows.flat_map(|row| (0..info.width as usize).map(move |x| pixel(row, x))).collect()))
 }
 
+/// Whether a PNG's palette suggests that index 0 is the object: it is neither black nor transparent, but another index is. False
+/// for any other file.
+pub(crate) fn background_is_light(path: &Path) -> bool {
+    let Ok(file) = open_regular(path) else { return false };
+    let Ok(reader) = png::Decoder::new(std::io::BufReader::new(file)).read_info() else { return false };
+    let info = reader.info();
+    let Some(colours) = info.palette.as_deref().filter(|_| info.color_type == png::ColorType::Indexed) else {
+        return false;
+    };
+    let alphas = info.trns.as_deref().unwrap_or_default();
+    let is_background = |index: usize, colour: &[u8; 3]| {
+        *colour == [0; 3] || alphas.get(index).is_some_and(|alpha| *alpha < HALF)
+    };
+    let mut colours = colours.as_chunks::<3>().0.iter().enumerate();
+    let first = colours.next().is_some_and(|(index, colour)| !is_background(index, colour));
+    // Programs fill the rest of a palette with black.
+    first && colours.take(1).any(|(index, colour)| is_background(index, colour))
+}
+
 /// A mask, turned as the file's EXIF data says.
 fn turned((width, height): (u32, u32), data: Vec<u8>, orientation: Orientation) -> Result<Mask, String> {
     let grey = GrayImage::from_raw(width, height, data).ok_or("its size is impossible")?;

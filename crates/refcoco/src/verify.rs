@@ -13,7 +13,7 @@ use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, Result};
 use crate::image_file::{ExifTurn, is_cut_short};
 use crate::mask::{Mask, polygons_of};
-use crate::mask_file::lossy_format;
+use crate::mask_file::{background_is_light, lossy_format};
 use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
 use crate::tokenizer::ClipTokenizer;
@@ -138,7 +138,16 @@ fn refs(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Problem
         if reference.expressions.is_empty() {
             warnings.push(problem("it has no expression, so it is never trained or evaluated on".into()));
         }
+        let mut own = BTreeSet::new();
         for expression in &reference.expressions {
+            if !own.insert(expression.sent_id) {
+                let what = format!(
+                    "it has sent_id {} twice, so that its predictions cannot be told apart",
+                    expression.sent_id
+                );
+                errors.push(problem(what));
+                continue;
+            }
             if expression.sent.trim().is_empty() {
                 errors.push(problem(format!("expression {} is empty", expression.sent_id)));
             }
@@ -207,7 +216,14 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
         let what = format!("there is no split `{val}`, so no model can be selected on this data set");
         warnings.push(Problem { record: "splits".into(), what });
     }
-    if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == "train") {
+    let misspelt = dataset.splits().into_iter().find(|split| {
+        let name = split.trim();
+        *split != "train" && (name.eq_ignore_ascii_case("train") || name.eq_ignore_ascii_case("training"))
+    });
+    if let (Some(split), false) = (misspelt, dataset.splits().contains(&"train")) {
+        let what = "training looks for the split `train`".to_owned();
+        errors.push(Problem { record: format!("split `{split}`"), what });
+    } else if !dataset.refs.is_empty() && !dataset.refs.iter().any(|reference| reference.split == "train") {
         let what = "there is no split `train`: the data set is for evaluation alone".to_owned();
         warnings.push(Problem { record: "splits".into(), what });
     }
@@ -273,11 +289,14 @@ fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeMap<i64, 
     });
     let is_own = dataset.descriptor.format == AnnotationFormat::Own;
     let turn = turned.get(&image.id).filter(|_| is_own);
+    let palette = file.as_ref().filter(|path| background_is_light(path)).map(|_| {
+        "index 0 of its mask's palette, which is background, is neither black nor transparent, but another index is".to_owned()
+    });
     let orientation =
         turn.and_then(|turn| oriented(image, *turn, annotation.segmentation.get(), file.as_deref()));
     let covers_all = mask.area() == mask.width * mask.height && !annotation.is_crowd;
     let covers_all = covers_all.then(|| "its mask covers the whole picture".to_owned());
-    let found: Vec<String> = [lossy, orientation, covers_all].into_iter().flatten().collect();
+    let found: Vec<String> = [lossy, palette, orientation, covers_all].into_iter().flatten().collect();
     (!found.is_empty()).then(|| found.join("; "))
 }
 

@@ -91,7 +91,7 @@ fn mistakes_name_the_ref() {
         (json!([{"ref_id": 1}]), "ref_id 1: missing field `image_id`"),
         (json!([{"image_id": 1}]), "ref number 0: missing field `ref_id`"),
         (json!([reference(5, json!("one"), false, "x")]), "ref_id 5: \"one\" is no whole number"),
-        (json!({"refs": []}), "invalid type"),
+        (json!({"refs": []}), "found an object, expected a list"),
     ] {
         write(root.path(), &refs);
         let error = read_grefs(&file).unwrap_err().to_string();

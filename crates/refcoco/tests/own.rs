@@ -69,8 +69,8 @@ fn mistakes_name_file_and_line() {
         assert!(error.contains("refs.jsonl: line 2: ") && error.contains(message), "{message}: {error}");
     }
     let root = folder("{\"image\": \"b.png\", \"mask\": null, \"expressions\": [\"x\"]}");
-    let error = read_own(&root.path().join("mine/refs.jsonl")).unwrap_err().to_string();
-    assert!(error.contains("b.png"), "{error}");
+    let error = Dataset::open("mine", root.path()).unwrap_err().to_string();
+    assert!(error.contains("line 1: image `b.png`"), "{error}");
 
     for (mask, message) in [
         ("\"../../m.png\"", "does not stay inside"),

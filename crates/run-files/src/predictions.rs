@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use refcoco::evaluation::Query;
-use refcoco::{Dataset, Mask, whole_number};
+use refcoco::{Dataset, Mask, json_problem, whole_number};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -60,6 +60,7 @@ pub fn may_hold_predictions(path: &Path) -> bool {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with `ref_id`, `sent_id` and `segmentation`")]
 struct ReadLine {
     #[serde(default)]
     dataset: Option<String>,
@@ -72,7 +73,7 @@ struct ReadLine {
 fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawValue>), String> {
     let ReadLine { dataset, ref_id, sent_id, segmentation } =
         serde_json::from_str(line).map_err(|error| {
-            let text = error.to_string();
+            let text = json_problem(&error);
             let is_coco = text.contains("missing field")
                 && line.contains("\"image_id\"")
                 && line.contains("\"category_id\"");
@@ -139,13 +140,15 @@ impl Predictions {
             .iter()
             .flat_map(|reference| reference.expressions.iter().map(|one| (reference.ref_id, one.sent_id)))
             .collect();
-        let mut lines = BTreeMap::new();
+        let (mut lines, mut n_lines, mut others) = (BTreeMap::new(), 0, BTreeSet::new());
         for line in refcoco::read_lines(path)? {
             let (number, line) = line?;
             let fail = |what: String| Error::Line { path: path.to_path_buf(), number, what };
             let (of, (ref_id, sent_id), segmentation) = parse_line(&line).map_err(fail)?;
             let name = &dataset.descriptor.name;
-            if of.is_some_and(|of| of != *name) {
+            n_lines += 1;
+            if let Some(of) = of.filter(|of| of != name) {
+                others.insert(of);
                 continue;
             }
             if !known.contains(&(ref_id, sent_id)) {
@@ -161,6 +164,15 @@ impl Predictions {
                     "ref_id {ref_id}, sent_id {sent_id} stands in line {first} already"
                 )));
             }
+        }
+        let whole = |what: String| Error::Line { path: path.to_path_buf(), number: 1, what };
+        if n_lines == 0 {
+            return Err(whole("there is none: the file is empty".to_owned()));
+        }
+        if only_this && lines.is_empty() {
+            let names: Vec<String> = others.into_iter().collect();
+            let name = &dataset.descriptor.name;
+            return Err(whole(format!("no line is about {name}; the lines name {}", names.join(", "))));
         }
         Ok(Self { path: path.to_path_buf(), lines })
     }

@@ -35,7 +35,15 @@ impl Expressions {
         let fail = || path.display().to_string();
         let text = std::fs::read(path).with_context(fail)?;
         let text = file_kind::without_mark(&text);
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
+        if let Some(what) = file_kind::mistaken(text) {
+            bail!("{}: {what}", path.display());
+        }
+        // What separates most of the header's names.
+        let header = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let count = |mark: &u8| header.iter().filter(|byte| *byte == mark).count();
+        let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(count).unwrap_or(b',');
+        let mut reader =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).delimiter(delimiter).from_reader(text);
         let header = reader.headers().with_context(fail)?.clone();
         let column =
             |names: &[&str]| header.iter().position(|name| names.contains(&name.to_lowercase().as_str()));
@@ -71,6 +79,9 @@ impl Expressions {
                 None => None,
             };
             let expression = cell(Some(expression)).with_context(at).context("the expression is empty")?;
+            if expression.contains('\n') {
+                bail!("{}: the expression goes over several lines; is a quotation mark missing?", at());
+            }
             rows.push(Row {
                 line,
                 number,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cli_kit::errln;
 use rayon::prelude::*;
 use refcoco::{Mask, decode_mask};
@@ -24,6 +24,8 @@ pub(super) struct Labelled {
     pub(super) category: Option<String>,
     /// Expressions for this object alone.
     pub(super) expressions: Vec<String>,
+    /// Width and height of the picture as the source records them.
+    pub(super) recorded: Option<(usize, usize)>,
     /// The tool's number of the object, for a table of expressions.
     pub(super) number: Option<i64>,
     pub(super) split: String,
@@ -70,6 +72,12 @@ fn without_empty(found: &mut Found) -> Result<()> {
 impl Labelled {
     fn has_pixels(&self) -> Result<bool> {
         let (width, height) = refcoco::image_size(&self.picture)?;
+        if let Some((w, h)) = self.recorded.filter(|recorded| *recorded != (width, height)) {
+            bail!(
+                "{}: the picture is {width}x{height}, but its annotation says {w}x{h}: it is of another picture, or of another scale",
+                self.picture.display()
+            );
+        }
         match &self.mask {
             LabelledMask::Coco(value) => {
                 let number =
@@ -195,6 +203,21 @@ pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The picture that a source names, and its name below the folder where it was found: the name itself, or without some of its
+/// leading folders, drive or address.
+pub(super) fn find_picture(folders: &[PathBuf], named: &str) -> Option<(PathBuf, String)> {
+    let named = named.replace('\\', "/");
+    let parts: Vec<&str> = named.split('/').filter(|part| !["", ".", ".."].contains(part)).collect();
+    let names = (0..parts.len()).map(|skip| parts[skip..].join("/"));
+    names.into_iter().find_map(|name| {
+        folders
+            .iter()
+            .map(|folder| folder.join(&name))
+            .find(|path| path.is_file())
+            .map(|path| (path, name.clone()))
+    })
 }
 
 /// Path below a folder, with `/`; the file's name alone if it lies elsewhere.

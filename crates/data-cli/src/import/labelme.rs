@@ -5,19 +5,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
-use refcoco::{Mask, decode_mask, read_json};
+use refcoco::{Mask, decode_mask, read_json, whole_number};
 use serde_json::{Value, json};
 
-use super::labelled::{Found, Labelled, LabelledMask, files_below, name_below, split_of_path};
+use super::labelled::{Found, Labelled, LabelledMask, files_below, find_picture, name_below, split_of_path};
 
 /// Reads a folder of labelme's JSON files. A shape's label is its category, its description an expression. Shapes of one label and
 /// one `group_id` are one object.
-pub(super) fn labelme(folder: &Path) -> Result<Found> {
+///
+/// - images: folder of the pictures; by default that of each file
+pub(super) fn labelme(folder: &Path, images: Option<&PathBuf>) -> Result<Found> {
     let mut found = Found::default();
     for path in files_below(folder)?.iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
         let document = read_json(path)?;
         let Some(shapes) = document["shapes"].as_array() else { continue };
-        let picture = picture_of(&document, path)?;
+        let picture = picture_of(&document, path, images)?;
+        let sizes = [&document["imageWidth"], &document["imageHeight"]].map(whole_number);
+        let recorded = match sizes {
+            [Some(width), Some(height)] if width > 0 && height > 0 => Some((width as usize, height as usize)),
+            _ => None,
+        };
         let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
         for (index, shape) in shapes.iter().enumerate() {
             let part = match shape["shape_type"].as_str() {
@@ -36,8 +43,7 @@ pub(super) fn labelme(folder: &Path) -> Result<Found> {
                 Value::Null => "object".to_owned(),
                 other => other.to_string(),
             };
-            let description = shape["description"].as_str().unwrap_or_default().trim().to_owned();
-            let expressions = Some(description).filter(|text| !text.is_empty());
+            let expressions = descriptions(shape);
             if !shape["group_id"].is_null() {
                 let key = (label.clone(), shape["group_id"].to_string());
                 if let Some(&place) = groups.get(&key) {
@@ -53,7 +59,8 @@ pub(super) fn labelme(folder: &Path) -> Result<Found> {
                 picture: picture.clone(),
                 mask: LabelledMask::Coco(json!([part])),
                 category: Some(label),
-                expressions: expressions.into_iter().collect(),
+                expressions,
+                recorded,
                 number: None,
                 crowd: false,
             });
@@ -62,24 +69,49 @@ pub(super) fn labelme(folder: &Path) -> Result<Found> {
     Ok(found)
 }
 
-/// The picture of a file: beside it, under the path or the name that the file says.
-fn picture_of(document: &Value, path: &Path) -> Result<PathBuf> {
+/// The picture of a file: in the folder of the pictures, or where the file says, as seen from its own folder.
+fn picture_of(document: &Value, path: &Path, images: Option<&PathBuf>) -> Result<PathBuf> {
     let named = document["imagePath"].as_str().unwrap_or_default().replace('\\', "/");
     let beside = path.parent().unwrap_or(Path::new(""));
-    let base = named.rsplit('/').next().unwrap_or_default();
-    let mut places = [beside.join(base), beside.join(&named)].into_iter();
-    places
-        .find(|place| place.is_file())
-        .with_context(|| format!("{}: its picture `{named}` does not lie beside it", path.display()))
+    let as_written = beside.join(&named);
+    if images.is_none()
+        && let Ok(found) = as_written.canonicalize()
+        && found.is_file()
+        && named.split('/').any(|part| part == "..")
+    {
+        return Ok(found);
+    }
+    let folders = images.cloned().into_iter().chain([beside.to_path_buf()]).collect::<Vec<_>>();
+    let found = find_picture(&folders, &named).map(|(picture, _)| picture);
+    found.with_context(|| {
+        format!(
+            "{}: its picture `{named}` does not lie beside it; say where they are with --images DIR",
+            path.display()
+        )
+    })
+}
+
+/// Expressions of a shape: its description, a text or a list of texts.
+fn descriptions(shape: &Value) -> Vec<String> {
+    let texts: Vec<&str> = match &shape["description"] {
+        Value::String(text) => vec![text],
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    texts.into_iter().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect()
 }
 
 impl Labelled {
     /// Adds another part of the same object.
-    fn join(&mut self, part: Value, expressions: Option<String>) {
+    fn join(&mut self, part: Value, expressions: Vec<String>) {
         if let LabelledMask::Coco(Value::Array(parts)) = &mut self.mask {
             parts.push(part);
         }
-        self.expressions.extend(expressions.filter(|text| !self.expressions.contains(text)));
+        for text in expressions {
+            if !self.expressions.contains(&text) {
+                self.expressions.push(text);
+            }
+        }
     }
 }
 

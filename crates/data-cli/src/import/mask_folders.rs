@@ -1,14 +1,34 @@
 //! Folders `images` and `masks`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path};
 
-/// What names of mask files end with when that says nothing of the object.
-const MASK_WORDS: [&str; 9] =
-    ["mask", "masks", "seg", "segmentation", "label", "annotation", "gt", "binary", "segm"];
+/// Whether the end of a mask file's name says nothing of the object: it only has words such as `mask`, and numbers.
+fn says_nothing(words: &str) -> bool {
+    const MASK_WORDS: [&str; 13] = [
+        "mask",
+        "masks",
+        "seg",
+        "segmentation",
+        "label",
+        "annotation",
+        "gt",
+        "binary",
+        "segm",
+        "instance",
+        "object",
+        "obj",
+        "id",
+    ];
+    let lower = words.to_lowercase();
+    let mut parts =
+        lower.split([' ', '-']).map(|part| part.trim_matches(|letter: char| letter.is_ascii_digit()));
+    parts.all(|part| part.is_empty() || MASK_WORDS.contains(&part))
+}
 
 /// Reads folders `images` and `masks`. A mask is `masks/NAME.png`, `masks/NAME_WORDS.png` or `masks/NAME/WORDS.png`; the words are its
 /// expression.
@@ -19,7 +39,7 @@ pub(super) fn masks(folder: &Path, has_table: bool) -> Result<Found> {
         .filter(|path| is_picture(path))
         .map(|path| (name_below(&path.with_extension(""), &images), path))
         .collect();
-    let mut found = Found::default();
+    let (mut found, mut written) = (Found::default(), BTreeMap::new());
     for path in files_below(&masks)?.into_iter().filter(|path| is_picture(path)) {
         let name = name_below(&path.with_extension(""), &masks);
         // The longest picture name that the mask's name begins with.
@@ -38,7 +58,10 @@ pub(super) fn masks(folder: &Path, has_table: bool) -> Result<Found> {
             );
         }
         let words = name[stem.len()..].trim_start_matches(['_', '/']).replace(['_', '/'], " ");
-        let words = if MASK_WORDS.contains(&words.to_lowercase().as_str()) { String::new() } else { words };
+        let words = if says_nothing(&words) { String::new() } else { words };
+        if let Some(other) = written.insert(name.clone(), path.clone()) {
+            bail!("{}: {} has the same name", path.display(), other.display());
+        }
         ensure!(
             has_table || !words.is_empty(),
             "{}: its name has no expression; name it {stem}_EXPRESSION.png, or give --expressions FILE.csv with the columns mask \
@@ -53,6 +76,7 @@ pub(super) fn masks(folder: &Path, has_table: bool) -> Result<Found> {
             mask: LabelledMask::File(path),
             category: None,
             expressions: if has_table { Vec::new() } else { vec![words] },
+            recorded: None,
             number: None,
             crowd: false,
         });

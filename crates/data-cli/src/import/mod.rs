@@ -81,6 +81,7 @@ impl Kind {
             () if any("parquet") => Ok(Self::Parquet),
             () if has("images") && has("masks") => Ok(Self::Masks),
             () if !yolo::yolo_parts(path)?.is_empty() => Ok(Self::Yolo),
+            () if files.iter().any(|file| coco::is_coco(file)) => Ok(Self::Coco),
             () if any("json") => Ok(Self::Labelme),
             () => bail!(
                 "{}: it holds no .parquet file, no .json file, and no folders images with labels or masks",
@@ -130,7 +131,7 @@ fn import_labelled(kind: Kind, args: &ImportArgs, folder: &Path) -> Result<()> {
     let mut found = Found::default();
     for from in &args.from {
         let one = match kind {
-            Kind::Labelme => labelme::labelme(from)?,
+            Kind::Labelme => labelme::labelme(from, args.images.as_ref())?,
             Kind::Coco => coco::coco(from, args.images.as_ref())?,
             Kind::Yolo => yolo::yolo(from)?,
             Kind::Masks | Kind::Parquet => mask_folders::masks(from, table.is_some())?,
@@ -230,6 +231,10 @@ impl<'a> Writer<'a> {
                     self.n_without_mask += 1;
                     return Ok(());
                 }
+                let size = picture_size(&object.picture);
+                if let Some((width, height)) = size.filter(|size| *size != (mask.width, mask.height)) {
+                    bail!("the mask is {}x{}, but its picture is {width}x{height}", mask.width, mask.height);
+                }
                 json!(self.write_mask(&bytes)?)
             }
         };
@@ -289,13 +294,18 @@ impl<'a> Writer<'a> {
             return Ok(format!("{LINKED}/{name}"));
         };
         let hash = hash_of(&bytes);
-        // Rows with the same picture share one file, unless their bytes differ.
-        let candidates = [shared_name(&picture.name), picture.name.clone()];
+        let extension = extension_of(&bytes);
+        let stem = |name: &str| name.rsplit_once('.').map_or(name.to_owned(), |(stem, _)| stem.to_owned());
+        // Rows with the same picture share one file. Other pictures of the same name are called by their content, too.
+        let base =
+            picture.name.rsplit(['/', '\\']).next().unwrap_or_default().trim_start_matches('.').to_owned();
+        let candidates = match base.is_empty() {
+            true => vec![format!("{hash:016x}.{extension}")],
+            false => {
+                vec![shared_name(&base), base.clone(), format!("{}-{hash:016x}.{extension}", stem(&base))]
+            }
+        };
         for name in candidates {
-            ensure!(
-                !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.'),
-                "picture name `{name}`"
-            );
             match self.pictures.get(&name) {
                 Some(&written) if written == hash => return Ok(format!("{WRITTEN}/{name}")),
                 Some(_) => {}
@@ -308,7 +318,7 @@ impl<'a> Writer<'a> {
                 }
             }
         }
-        bail!("picture `{}` occurs twice with different contents", picture.name)
+        bail!("picture `{}` cannot be told from another one", picture.name)
     }
 
     fn finish(self) -> Result<()> {
@@ -329,6 +339,22 @@ impl<'a> Writer<'a> {
 const LINKED: &str = "images";
 const WRITTEN: &str = "pictures";
 const MASKS: &str = "masks";
+
+/// Size of a picture inside the file.
+fn picture_size(picture: &Picture) -> Option<(usize, usize)> {
+    let image = refcoco::decode_image(picture.bytes.as_deref()?).ok()?;
+    Some((image.width, image.height))
+}
+
+/// Extension of a picture's format, by its first bytes.
+fn extension_of(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [0xff, 0xd8, ..] => "jpg",
+        [b'R', b'I', b'F', b'F', ..] => "webp",
+        [b'I', b'I', ..] | [b'M', b'M', ..] => "tif",
+        _ => "png",
+    }
+}
 
 fn hash_of(bytes: &[u8]) -> u64 {
     use std::hash::{DefaultHasher, Hasher};

@@ -33,6 +33,7 @@ pub(super) enum Mask {
 /// A picture: its bytes, or only its path.
 #[derive(Debug, Clone)]
 pub(super) struct Picture {
+    /// Empty if it has none.
     pub(super) name: String,
     pub(super) bytes: Option<Vec<u8>>,
 }
@@ -100,6 +101,7 @@ fn picture(field: &Field) -> Result<(Option<Vec<u8>>, Option<String>)> {
             }
         }
         Field::Bytes(data) => bytes = Some(data.data().to_vec()),
+        Field::Null => {}
         other => bail!("expected a picture (bytes, path), found {other}"),
     }
     Ok((bytes, path))
@@ -108,9 +110,14 @@ fn picture(field: &Field) -> Result<(Option<Vec<u8>>, Option<String>)> {
 /// The picture in column `image`, named by `file_name` or by its path.
 fn named_picture(row: &Row) -> Result<Picture> {
     let (bytes, path) = picture(column(row, "image")?).context("image")?;
-    let name = match row.get_column_iter().find(|(name, _)| *name == "file_name") {
-        Some((_, Field::Str(name))) => name.clone(),
-        _ => path.context("neither `file_name` nor `image.path` names the picture")?,
+    let name = optional_text(row, "file_name").or(path).filter(|name| !name.is_empty());
+    // A picture inside the file needs no name.
+    let name = match (name, &bytes) {
+        (Some(name), _) => name,
+        (None, Some(_)) => String::new(),
+        (None, None) => {
+            bail!("neither `file_name` nor `image.path` names the picture, and it is not inside the file")
+        }
     };
     Ok(Picture { name, bytes })
 }

@@ -1,10 +1,12 @@
 //! YOLO's segmentation labels, as Ultralytics and Roboflow lay them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cli_kit::errln;
 use serde_json::json;
+use yaml_rust2::{Yaml, YamlLoader};
 
 use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path};
 
@@ -28,15 +30,27 @@ pub(super) fn yolo(folder: &Path) -> Result<Found> {
     let classes = yolo_classes(folder)?;
     let parts = yolo_parts(folder)?;
     ensure!(!parts.is_empty(), "{}: there are no folders images and labels side by side", folder.display());
-    let mut found = Found::default();
+    let (mut found, mut nameless) = (Found::default(), BTreeSet::new());
     for part in parts {
-        read_part(&part, folder, &classes, &mut found)?;
+        read_part(&part, folder, &classes, (&mut found, &mut nameless))?;
+    }
+    if let Some(first) = nameless.first() {
+        errln!(
+            "{}: {} classes have no name in data.yaml or classes.txt; the first is called `class {first}`, also in its expression",
+            folder.display(),
+            nameless.len()
+        );
     }
     Ok(found)
 }
 
 /// Reads one pair of `images` and `labels`.
-fn read_part(part: &Path, folder: &Path, classes: &BTreeMap<usize, String>, found: &mut Found) -> Result<()> {
+fn read_part(
+    part: &Path,
+    folder: &Path,
+    classes: &BTreeMap<usize, String>,
+    (found, nameless): (&mut Found, &mut BTreeSet<usize>),
+) -> Result<()> {
     let (labels, images) = (part.join("labels"), part.join("images"));
     // Names below the whole folder, without `images` where that is all there is.
     let base = if part == folder { images.clone() } else { folder.to_path_buf() };
@@ -70,8 +84,12 @@ fn read_part(part: &Path, folder: &Path, classes: &BTreeMap<usize, String>, foun
                 name: name.clone(),
                 picture: picture.clone(),
                 mask: LabelledMask::Coco(json!([corners])),
-                category: Some(classes.get(&class).cloned().unwrap_or_else(|| format!("class {class}"))),
+                category: Some(classes.get(&class).cloned().unwrap_or_else(|| {
+                    nameless.insert(class);
+                    format!("class {class}")
+                })),
                 expressions: Vec::new(),
+                recorded: None,
                 number: None,
                 crowd: false,
             });
@@ -82,7 +100,8 @@ fn read_part(part: &Path, folder: &Path, classes: &BTreeMap<usize, String>, foun
 
 /// The class and the corners in pixels that a line says; `None` for a box.
 fn label(line: &str, width: usize, height: usize) -> Result<Option<(usize, Vec<f64>)>> {
-    let numbers = line.split_whitespace().map(|word| word.parse().context("expected numbers"));
+    let numbers =
+        line.split_whitespace().map(|word| word.parse::<f64>().map_err(|_| anyhow!("`{word}` is no number")));
     let numbers: Vec<f64> = numbers.collect::<Result<_>>()?;
     let (Some(&class), true) = (numbers.first(), numbers.len() % 2 == 1) else {
         bail!("expected a class and pairs of x and y");
@@ -121,38 +140,26 @@ fn yolo_classes(folder: &Path) -> Result<BTreeMap<usize, String>> {
     let is_yaml = |path: &PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
     let Some(path) = files_below(folder)?.into_iter().find(is_yaml) else { return Ok(BTreeMap::new()) };
     let text = read_text(&path)?;
-    // The key stands at the beginning of its line; `# class names:` is a comment.
-    let Some(at) =
-        text.match_indices("names:").map(|(at, _)| at).find(|&at| at == 0 || text[..at].ends_with('\n'))
-    else {
-        return Ok(BTreeMap::new());
-    };
-    let names = &text[at + "names:".len()..];
-    let first = names.lines().next().unwrap_or_default().trim();
-    if first.starts_with(['[', '{']) {
-        // A flow list or mapping, perhaps over several lines.
-        let end =
-            names.find([']', '}']).with_context(|| format!("{}: `names` has no end", path.display()))?;
-        let entries = names[..end].trim().trim_start_matches(['[', '{']).split(',').map(str::trim);
-        let entries = entries.filter(|entry| !entry.is_empty()).enumerate();
-        return Ok(entries
-            .map(|(place, entry)| match entry.split_once(':').map(|(key, name)| (key.trim().parse(), name)) {
-                Some((Ok(number), name)) if first.starts_with('{') => (number, clean(name)),
-                _ => (place, clean(entry)),
-            })
-            .collect());
-    }
-    let mut classes = BTreeMap::new();
-    for line in names.lines().skip(1).take_while(|line| line.starts_with([' ', '-', '\t']) || line.is_empty())
-    {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if let Some(name) = line.strip_prefix('-') {
-            classes.insert(classes.len(), clean(name));
-        } else if let Some((number, name)) = line.split_once(':')
-            && let Ok(number) = number.trim().parse()
-        {
-            classes.insert(number, clean(name));
+    let documents = YamlLoader::load_from_str(&text).with_context(|| path.display().to_string())?;
+    let names = documents.first().map(|document| &document["names"]);
+    Ok(match names {
+        Some(Yaml::Array(names)) => {
+            names.iter().enumerate().filter_map(|(at, name)| Some((at, scalar(name)?))).collect()
         }
+        Some(Yaml::Hash(names)) => {
+            let entry = |(key, name): (&Yaml, &Yaml)| Some((scalar(key)?.parse().ok()?, scalar(name)?));
+            names.iter().filter_map(entry).collect()
+        }
+        _ => BTreeMap::new(),
+    })
+}
+
+/// A text or a number as it is written.
+fn scalar(value: &Yaml) -> Option<String> {
+    match value {
+        Yaml::String(text) | Yaml::Real(text) => Some(text.clone()),
+        Yaml::Integer(number) => Some(number.to_string()),
+        Yaml::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
     }
-    Ok(classes)
 }

@@ -7,7 +7,7 @@ mod shapes;
 
 use serde_json::Value;
 
-use self::segmentation::{Part, parts_of, rle_mask};
+use self::segmentation::{Part, parts_of, refuse_pixels, refuse_shares, rle_mask};
 pub(crate) use self::shapes::paint;
 use crate::error::MaskError;
 use crate::memory_rule::{afford_pixels, afford_text};
@@ -97,8 +97,8 @@ impl Mask {
     /// Each polygon is a flat `x, y, x, y, ...` list in pixels.
     ///
     /// # Errors
-    /// When there is no polygon, or one has fewer than three points (a later part may have two and then adds
-    /// nothing), an odd number of coordinates or one that is not finite.
+    /// When there is no polygon, when none has three points (others beside one that has add nothing), or when one has an odd
+    /// number of coordinates or one that is not finite.
     pub fn from_polygons(width: usize, height: usize, polygons: &[Vec<f64>]) -> Result<Self, MaskError> {
         polygon::rasterise(width, height, polygons)
     }
@@ -119,13 +119,13 @@ impl Mask {
         }
         afford_pixels(width as u64, height as u64, parts.len() as u64)
             .map_err(|what| MaskError::Memory(format!("{} parts: {what}", parts.len())))?;
-        let part = |(index, part): (usize, Part<'_>)| match part {
-            // Two points enclose nothing; the COCO tools accept them in parts after the first.
-            Part::Polygon(polygon) if index > 0 && polygon.len() == 4 => Ok(Self::zeros(width, height)),
+        let part = |part: Part<'_>| match part {
+            // Fewer than three points enclose nothing.
+            Part::Polygon(polygon) if polygon.len() < 6 => Ok(Self::zeros(width, height)),
             Part::Polygon(polygon) => Self::from_polygons(width, height, &[polygon]),
             Part::Rle(fields) => rle_mask(width, height, fields),
         };
-        parts.into_iter().enumerate().map(part).collect()
+        parts.into_iter().map(part).collect()
     }
 
     /// Decodes any COCO `segmentation`, as JSON text, for an image of this size.
@@ -146,6 +146,7 @@ impl Mask {
         if let Some(shapes) = shapes_of(value) {
             return Ok(paint(width, height, shapes)?.target);
         }
+        refuse_pixels(value, width, height)?;
         let (mut polygons, mut union) = (Vec::new(), None::<Self>);
         let parts = parts_of(value)?;
         for part in parts {
@@ -160,6 +161,7 @@ impl Mask {
                 }
             }
         }
+        refuse_shares(&polygons, width, height)?;
         match union {
             Some(mask) if polygons.is_empty() => Ok(mask),
             Some(mut union) => {

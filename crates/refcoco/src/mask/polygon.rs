@@ -10,11 +10,13 @@ pub(super) fn rasterise(width: usize, height: usize, polygons: &[Vec<f64>]) -> R
     if polygons.is_empty() {
         return Err(MaskError::Polygon("no parts".into()));
     }
+    // Points and lines beside an outline enclose nothing; COCO's tools accept lines behind the first part.
+    let any_outline = polygons.iter().any(|polygon| polygon.len() >= 6);
     for (index, polygon) in polygons.iter().enumerate() {
         let problem = match polygon.len() {
             0 => Some("is empty".to_owned()),
             n if n % 2 == 1 => Some(format!("has {n} coordinates, an odd number")),
-            n if n < 6 && (index == 0 || n < 4) => Some(format!("has only {} point(s)", n / 2)),
+            n if n < 6 && !any_outline => Some(format!("has only {} point(s)", n / 2)),
             _ if polygon.iter().any(|value| !value.is_finite()) => {
                 Some("has a coordinate that is not finite".into())
             }
@@ -25,7 +27,7 @@ pub(super) fn rasterise(width: usize, height: usize, polygons: &[Vec<f64>]) -> R
         }
     }
     let mut mask = Mask::zeros(width, height);
-    for polygon in polygons {
+    for polygon in polygons.iter().filter(|polygon| polygon.len() >= 6) {
         let points: Vec<[f64; 2]> = polygon.chunks_exact(2).map(|point| [point[0], point[1]]).collect();
         fill(&mut mask, &clip_if_far(points, width, height));
     }

@@ -34,11 +34,6 @@ pub(super) enum Part<'a> {
 pub(super) fn parts_of(value: &Value) -> Result<Vec<Part<'_>>, MaskError> {
     let mut parts = Vec::new();
     match value {
-        Value::Array(rows) if is_matrix(rows) => {
-            let what =
-                "a matrix of 0 and 1; write the mask as COCO RLE, for example with `pycocotools.mask.encode`";
-            return Err(MaskError::Kind(what.into()));
-        }
         Value::Array(_) => {
             collect(value, 0, &mut parts)?;
             let is_empty = |part: &Part<'_>| matches!(part, Part::Polygon(points) if points.is_empty());
@@ -98,13 +93,63 @@ fn named_point(value: &Value) -> Option<[f64; 2]> {
     Some([fields.get("x")?.as_f64()?, fields.get("y")?.as_f64()?])
 }
 
-/// Whether a list is a mask row by row: rows of one length, longer than the two numbers of a point, of nothing but 0 and 1.
-fn is_matrix(rows: &[Value]) -> bool {
-    let width = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+/// Refuses a list that is no outline but the mask itself: its pixels, row by row or all in one list.
+///
+/// - width, height: of the image
+///
+/// # Errors
+/// When it is one: as many rows and columns as the image has, or nothing but 0 and 1.
+pub(super) fn refuse_pixels(value: &Value, width: usize, height: usize) -> Result<(), MaskError> {
+    let Value::Array(list) = value else { return Ok(()) };
+    let mut rows = list;
+    // A batch of one.
+    while let [Value::Array(inner)] = &rows[..] {
+        rows = inner;
+    }
     let is_bit =
         |value: &Value| value.is_boolean() || value.as_f64().is_some_and(|bit| bit == 0.0 || bit == 1.0);
-    let is_row = |row: &Value| row.as_array().is_some_and(|row| row.len() == width && row.iter().all(is_bit));
-    width > 2 && rows.iter().all(is_row)
+    let columns = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    let is_row = |row: &Value| {
+        let is_pixel = |pixel: &Value| pixel.is_number() || pixel.is_boolean();
+        row.as_array().is_some_and(|row| row.len() == columns && row.iter().all(is_pixel))
+    };
+    let is_bits = |row: &Value| row.as_array().is_some_and(|row| row.iter().all(is_bit));
+    // Small images may have an outline of as many numbers.
+    let is_large = width * height >= 256;
+    let is_flat = rows.iter().all(|pixel| pixel.is_number() || pixel.is_boolean());
+    let is_mask = match is_flat {
+        true => {
+            rows.iter().any(Value::is_boolean)
+                || rows.len() > 8 && rows.iter().all(is_bit)
+                || is_large && rows.len() == width * height
+        }
+        // Longer than the two numbers of a point.
+        false => {
+            let is_size = is_large && (rows.len(), columns) == (height, width);
+            columns > 2 && rows.iter().all(is_row) && (is_size || rows.iter().all(is_bits))
+        }
+    };
+    match is_mask {
+        true => Err(MaskError::Kind(
+            "the mask's pixels, a matrix of 0 and 1 or the like; write the mask as COCO RLE, for example with \
+             `pycocotools.mask.encode`"
+                .into(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Refuses polygons whose coordinates are all shares of the image's size.
+pub(super) fn refuse_shares(polygons: &[Vec<f64>], width: usize, height: usize) -> Result<(), MaskError> {
+    let mut all = polygons.iter().flatten();
+    let is_share = |value: &f64| (0.0..=1.0).contains(value);
+    let is_within = polygons.iter().any(|polygon| polygon.len() >= 6) && all.clone().all(is_share);
+    match is_within && width.max(height) > 8 && all.any(|value| value.fract() != 0.0) {
+        true => Err(MaskError::Polygon(
+            "all coordinates are between 0 and 1: they must be pixels, not shares of the image's size".into(),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn coordinate(value: &Value) -> Result<f64, MaskError> {
@@ -130,6 +175,13 @@ pub(super) fn rle_mask(
     height: usize,
     fields: &serde_json::Map<String, Value>,
 ) -> Result<Mask, MaskError> {
+    if !fields.contains_key("size") && !fields.contains_key("counts") {
+        let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
+        return Err(MaskError::Kind(format!(
+            "an object with {}",
+            if keys.is_empty() { "nothing".into() } else { keys.join(", ") }
+        )));
+    }
     let size = fields.get("size").and_then(Value::as_array).map(Vec::as_slice);
     let Some([h, w]) = size else {
         return Err(MaskError::Rle("`size` must be [height, width]".into()));
@@ -206,13 +258,31 @@ mod tests {
     }
 
     #[test]
+    fn pixels_and_shares_are_no_outlines() {
+        let row = vec![0; 20];
+        for pixels in [
+            json!([[0, 0, 1], [0, 1, 1]]),
+            json!([[[false, true, true, true]]]),
+            json!([0, 0, 1, 1, 0, 0, 1, 1, 0, 0]),
+            json!(vec![row.iter().map(|_| 255).collect::<Vec<_>>(); 16]),
+            json!(vec![0.5; 320]),
+        ] {
+            assert!(refuse_pixels(&pixels, 20, 16).unwrap_err().to_string().contains("pixels"), "{pixels}");
+        }
+        for outline in
+            [json!([[0, 0, 1, 0, 1, 1]]), json!([0, 0, 9, 0, 9, 9]), json!([[1, 1], [3, 3], [1, 3]])]
+        {
+            assert!(refuse_pixels(&outline, 20, 16).is_ok(), "{outline}");
+        }
+        assert!(refuse_shares(&[vec![0.1, 0.1, 0.9, 0.1, 0.9, 0.8]], 20, 16).is_err());
+        assert!(refuse_shares(&[vec![0.0, 0.0, 1.0, 0.0, 1.0, 1.0]], 20, 16).is_ok());
+    }
+
+    #[test]
     fn what_is_no_segmentation_is_refused_in_few_words() {
         assert!(matches!(parts_of(&json!(null)), Err(MaskError::Kind(_))));
         assert!(matches!(parts_of(&json!([[1, 2, "a"]])), Err(MaskError::Polygon(_))));
         assert!(matches!(parts_of(&json!(["a"])), Err(MaskError::Polygon(_))));
-        for matrix in [json!([[0, 0, 1], [0, 1, 1]]), json!([[false, true, true, true]])] {
-            assert!(parts_of(&matrix).unwrap_err().to_string().contains("matrix"), "{matrix}");
-        }
         assert!(parts_of(&json!([[1, null, 3, 4]])).unwrap_err().to_string().contains("NaN"));
         let deep = json!([[[[[[1, 2, 3, 4, 5, 6]]]]]]);
         let error = parts_of(&deep).unwrap_err().to_string();

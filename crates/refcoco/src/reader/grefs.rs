@@ -16,6 +16,7 @@ use crate::reader::lenient::{flag_if_any, whole, wholes};
 use crate::regular_file::read_regular;
 
 #[derive(Deserialize)]
+#[serde(expecting = "a ref's record")]
 struct RawRef {
     #[serde(deserialize_with = "whole")]
     ref_id: i64,
@@ -39,6 +40,7 @@ struct OnlyId {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a sentence's record")]
 struct RawSentence {
     #[serde(deserialize_with = "whole")]
     sent_id: i64,

@@ -150,6 +150,8 @@ fn parse(path: &Path, text: impl Read) -> Result<Instances> {
     match (read, builder.last) {
         (Ok(()), _) => Ok(builder.found),
         (Err(source), None) => Err(Error::Json { path: path.to_path_buf(), source }),
+        // Sound JSON of another form.
+        (Err(source), Some(_)) if source.is_data() => Err(Error::Json { path: path.to_path_buf(), source }),
         (Err(error), Some(last)) => {
             let what = format!("what follows it is no JSON: {}", in_one_line(&error));
             Err(Error::Record { path: path.to_path_buf(), record: last, what })
@@ -163,6 +165,8 @@ struct Builder {
     found: Instances,
     /// The last record read.
     last: Option<String>,
+    /// Records of the list that is being read, this one included.
+    n_records: usize,
     /// A record whose id has occurred before.
     twice: Option<String>,
 }
@@ -247,7 +251,12 @@ impl Builder {
                 let is_new = all.insert(id, what).is_none();
                 self.finish(format!("{kind} {id}"), is_new);
             }
-            Err(_) => self.found.unusable.without_id.push(format!("one of the {kind}s: {what}")),
+            Err(_) => {
+                self.found
+                    .unusable
+                    .without_id
+                    .push(format!("number {} of the {kind}s: {what}", self.n_records));
+            }
         }
     }
 
@@ -316,7 +325,9 @@ impl<'de> Visitor<'de> for Records<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        self.0.n_records = 0;
         while let Some(record) = list.next_element::<Box<RawValue>>()? {
+            self.0.n_records += 1;
             (self.1)(self.0, &record);
         }
         Ok(())

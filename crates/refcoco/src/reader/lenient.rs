@@ -87,6 +87,15 @@ pub(super) fn whole_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<O
     list.map(|list| list.into_iter().map(number).collect()).transpose()
 }
 
+/// A list of texts, or one text.
+pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => Ok(vec![text]),
+        list @ serde_json::Value::Array(_) => Vec::<String>::deserialize(list).map_err(D::Error::custom),
+        other => Err(D::Error::custom(format_args!("`expressions` must be a list of texts, not {other}"))),
+    }
+}
+
 /// Text, a number for its digits, or null.
 pub(super) fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match serde_json::Value::deserialize(deserializer)? {

@@ -26,7 +26,7 @@ pub(crate) use refsegrs::read_refsegrs;
 
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, json_problem};
 
 /// A segmentation as JSON text.
 fn json_raw(value: &serde_json::Value) -> Result<Box<RawValue>> {
@@ -36,7 +36,7 @@ fn json_raw(value: &serde_json::Value) -> Result<Box<RawValue>> {
 
 /// Message of a JSON error without its line number, which is always 1 in single-line text.
 pub(crate) fn in_one_line(error: &serde_json::Error) -> String {
-    let text = error.to_string().replace(" at line 1 column ", " at column ");
+    let text = json_problem(error).replace(" at line 1 column ", " at column ");
     let why = match &text {
         text if text.contains("surrogate") || text.contains("hex escape") => {
             ": half of an emoji or another character beyond \\uFFFF, a \\uD800 to \\uDFFF that stands alone"

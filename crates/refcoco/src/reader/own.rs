@@ -1,7 +1,7 @@
 //! The user's own data: one JSONL file with one object per line. Paths are relative to the file's folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -13,15 +13,16 @@ use crate::file_spelling::stays_inside;
 use crate::image_file::image_size;
 use crate::image_source::ImageSource;
 use crate::jsonl::read_lines;
-use crate::reader::lenient::{flag, text_or_null, whole_list, whole_or_null};
-use crate::reader::{Instances, in_one_line};
+use crate::reader::lenient::{flag, text_or_null, texts, whole_list, whole_or_null};
+use crate::reader::{Instances, Unusable, in_one_line};
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `image`, `mask` and `expressions`")]
 struct Line {
     image: String,
     #[serde(default, deserialize_with = "present")]
     mask: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "texts")]
     expressions: Vec<String>,
     #[serde(default, deserialize_with = "text_or_null")]
     category: Option<String>,
@@ -84,10 +85,15 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         lines.push((number, parsed));
     }
 
+    if lines.is_empty() {
+        let what = "it holds no line with an object: it is empty".to_owned();
+        return Err(Error::Record { path: path.to_path_buf(), record: "the file".into(), what });
+    }
     let image_ids = image_ids(path, &lines)?;
-    let images = image_records(path, &image_ids)?;
+    let (images, unreadable) = image_records(path, &image_ids)?;
     let category_ids = category_ids(path, &lines)?;
     let (mut refs, mut annotations) = (Vec::new(), BTreeMap::<i64, Annotation>::new());
+    let mut annotation_lines: BTreeMap<i64, usize> = BTreeMap::new();
     let (mut seen, mut n_sentences) = (BTreeSet::new(), 0);
     for (number, line) in &lines {
         let ref_id = line.ref_id.unwrap_or(*number as i64);
@@ -99,11 +105,13 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         n_sentences += line.expressions.len() as i64;
         let (image_id, _) = image_ids[line.image.as_str()];
         if let Some(annotation) = line.annotation(*number, image_id, &category_ids) {
-            let known = annotations.get(&annotation.id);
-            if known.is_some_and(|known| known.image_id != image_id) {
-                return Err(fail(*number, format!("ann_id {} is in another image too", annotation.id)));
+            let id = annotation.id;
+            let first = annotation_lines.entry(id).or_insert(*number);
+            if let Some(known) = annotations.insert(id, annotation)
+                && let Some(what) = differs(&known, &annotations[&id])
+            {
+                return Err(fail(*number, format!("ann_id {id} has another {what} than in line {first}")));
             }
-            annotations.insert(annotation.id, annotation);
         } else if line.mask.is_none() && line.ann_ids.is_none() {
             return Err(fail(
                 *number,
@@ -130,21 +138,42 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     }
     let categories = category_ids.into_iter().map(|(name, id)| (id, name.to_owned())).collect();
     let refs = refs.into_iter().map(|(_, reference)| reference).collect();
-    Ok((refs, Instances { images, annotations, categories, ..Instances::default() }))
+    let unusable = Unusable { images: unreadable, ..Unusable::default() };
+    Ok((refs, Instances { images, annotations, categories, unusable }))
 }
 
-/// An id for each image name, and the first line that names it.
+/// In what two descriptions of one object differ.
+fn differs(one: &Annotation, other: &Annotation) -> Option<&'static str> {
+    let value = |annotation: &Annotation| {
+        serde_json::from_str::<serde_json::Value>(annotation.segmentation.get()).unwrap_or_default()
+    };
+    match () {
+        () if one.image_id != other.image_id => Some("image"),
+        () if one.category_id != other.category_id => Some("category"),
+        () if value(one) != value(other) => Some("mask"),
+        () => None,
+    }
+}
+
+/// An id for each image name, and the first line that names it. Names of one file, such as `a.png` and `./a.png`, share an id.
 fn image_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<&'a str, (i64, usize)>> {
+    let images = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
+    let mut files: BTreeMap<&str, PathBuf> = BTreeMap::new();
+    for (_, line) in lines {
+        files.entry(&line.image).or_insert_with(|| images.path(&line.image));
+    }
+    let mut of_file: BTreeMap<&Path, i64> = BTreeMap::new();
     let mut ids: BTreeMap<&str, (i64, usize)> = BTreeMap::new();
-    let mut names: BTreeMap<i64, &str> = BTreeMap::new();
+    let mut names: BTreeMap<i64, &Path> = BTreeMap::new();
     let given: BTreeSet<i64> = lines.iter().filter_map(|(_, line)| line.image_id).collect();
     let mut free = (1..).filter(|id| !given.contains(id));
     for (number, line) in lines {
-        let (id, _) = *ids
-            .entry(&line.image)
-            .or_insert_with(|| (line.image_id.unwrap_or_else(|| free.next().unwrap_or_default()), *number));
-        let name = *names.entry(id).or_insert(&line.image);
-        if name != line.image || line.image_id.is_some_and(|given| given != id) {
+        let file = files[line.image.as_str()].as_path();
+        let id = *of_file
+            .entry(file)
+            .or_insert_with(|| line.image_id.unwrap_or_else(|| free.next().unwrap_or_default()));
+        ids.entry(&line.image).or_insert((id, *number));
+        if *names.entry(id).or_insert(file) != file || line.image_id.is_some_and(|given| given != id) {
             let what = format!("image_id {} is another image's", line.image_id.unwrap_or(id));
             return Err(at_line(path, *number, what));
         }
@@ -207,7 +236,7 @@ impl Line {
             ann_ids,
             image_id,
             category_ids: Vec::new(),
-            split: self.split.clone().unwrap_or_else(|| "train".to_owned()),
+            split: self.split.as_deref().map_or_else(|| "train".to_owned(), split_name),
             expressions: expressions.collect(),
         })
     }
@@ -223,17 +252,31 @@ impl Line {
     }
 }
 
+/// A split's name, without white space around it; the usual names in any case, and their usual other forms.
+fn split_name(written: &str) -> String {
+    let name = written.trim();
+    let known = match name.to_ascii_lowercase().as_str() {
+        "train" | "training" => "train",
+        "val" | "valid" | "validation" | "dev" => "val",
+        "test" | "testing" => "test",
+        "testa" => "testA",
+        "testb" => "testB",
+        _ => name,
+    };
+    known.to_owned()
+}
+
 fn at_line(path: &Path, number: usize, what: String) -> Error {
     Error::Record { path: path.to_path_buf(), record: format!("line {number}"), what }
 }
 
+/// Images by id, and those whose file cannot be read with the reason.
+type Images = (BTreeMap<i64, ImageRecord>, BTreeMap<i64, String>);
+
 /// Reads the size of each image from its file's header.
 ///
 /// - image_ids: for each image name, its id and the first line that names it
-fn image_records(
-    path: &Path,
-    image_ids: &BTreeMap<&str, (i64, usize)>,
-) -> Result<BTreeMap<i64, ImageRecord>> {
+fn image_records(path: &Path, image_ids: &BTreeMap<&str, (i64, usize)>) -> Result<Images> {
     let images = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
     let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
         if !stays_inside(name) {
@@ -241,13 +284,23 @@ fn image_records(
             return Err(at_line(path, number, what));
         }
         let file = images.path(name);
-        let (width, height) = image_size(&file).map_err(|error| match error {
+        let size = image_size(&file).map_err(|error| match error {
             Error::Io { .. } if !file.exists() => {
-                at_line(path, number, format!("image `{name}`: {}", images.missing(name)))
+                format!("line {number}: image `{name}`: {}", images.missing(name))
             }
-            other => other,
-        })?;
-        Ok((id, ImageRecord { id, file_name: (*name).to_owned(), width, height }))
+            other => format!("line {number}: {other}"),
+        });
+        let record =
+            size.map(|(width, height)| ImageRecord { id, file_name: (*name).to_owned(), width, height });
+        Ok((id, record))
     };
-    image_ids.par_iter().map(record).collect()
+    let read: Vec<_> = image_ids.par_iter().map(record).collect::<Result<_>>()?;
+    let (mut records, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    for (id, record) in read {
+        match record {
+            Ok(record) => drop(records.insert(id, record)),
+            Err(why) => drop(unreadable.insert(id, why)),
+        }
+    }
+    Ok((records, unreadable))
 }

@@ -53,10 +53,14 @@ pub(super) fn whole(value: Value<'_>) -> Option<i64> {
     }
 }
 
-/// Text: a str, Python 2's byte string, or numpy's scalar of text.
+/// Text: a str, bytes that are UTF-8, Python 2's byte string, or numpy's scalar of text.
 pub(super) fn text(value: Value<'_>) -> Option<String> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned());
+    }
+    // `b"train"`, also as protocols before 3 write it.
+    if let Some(text) = bytes(value).and_then(|bytes| String::from_utf8(bytes).ok()) {
+        return Some(text);
     }
     match scalar(value)? {
         Scalar::Text(text) => Some(text),

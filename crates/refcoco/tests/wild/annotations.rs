@@ -33,7 +33,7 @@ fn an_odd_record_that_nothing_needs_does_no_harm() {
         let warnings = verified("refcoco", root.path()).warnings;
         let shown = format!("{warnings:?}");
         assert!(
-            shown.contains("annotation 999") || shown.contains("one of the annotations"),
+            shown.contains("annotation 999") || shown.contains("number 1 of the annotations"),
             "{odd}: {shown}"
         );
     }
@@ -141,6 +141,7 @@ fn segmentations_of_other_tools() {
     for form in [
         r#"[{"x": 0, "y": 0}, {"x": 2, "y": 0}, {"x": 2, "y": 2}, {"x": 0, "y": 2}]"#,
         "[[0, 0, 2, 0, 2, 2, 0, 2], []]",
+        "[[3, 3], [0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 2, 2]]",
         r#"{"size": ["6", "8"], "counts": [0, 2, 4, 2, 40]}"#,
     ] {
         let (_root, dataset) = edited(|text| text.replace(first, form));
@@ -148,6 +149,7 @@ fn segmentations_of_other_tools() {
     }
     for (form, says) in [
         ("[[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]", "matrix of 0 and 1"),
+        (r#"{"X": [0, 2], "Y": [0, 2]}"#, "an object with X, Y"),
         ("[[0, 0, 2, 0, NaN, 2, 0, 2]]", "NaN"),
         ("[[0, 0, 2, 0, \"2\", 2, 0, 2]]", "coordinate"),
     ] {
@@ -183,7 +185,7 @@ fn records_that_are_none_are_named_in_plain_words() {
     assert!(errors.contains("annotation 1") && errors.contains("inside each other"), "{errors}");
 }
 
-/// Runs a Python-free check of a refs file: its pickle, written by hand.
+/// The refs of a pickle.
 fn refs_of(pickle: &[u8]) -> refcoco::Result<Vec<refcoco::Ref>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pickle).unwrap();

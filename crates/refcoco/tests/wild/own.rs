@@ -134,3 +134,78 @@ fn a_jsonl_file_is_found_from_the_working_folder() {
     let relative = up + path.strip_prefix("/").unwrap().to_str().unwrap();
     assert_eq!(Dataset::open(&relative, elsewhere.path()).unwrap().refs.len(), 1);
 }
+
+/// Own data of one picture, from its lines.
+fn lines(root: &Path, lines: &[&str]) {
+    let folder = root.join("mine");
+    std::fs::create_dir_all(&folder).unwrap();
+    photo(&folder.join("a.png"), 8, 6);
+    std::fs::write(folder.join("refs.jsonl"), lines.join("\n")).unwrap();
+}
+
+#[test]
+fn one_object_has_one_mask_and_one_picture_one_name() {
+    let root = tempfile::tempdir().unwrap();
+    let left = r#"{"image": "a.png", "ann_id": 5, "mask": [[0, 0, 2, 0, 2, 2]], "expressions": ["left"], "category": "c", "split": "val"}"#;
+    let other = left.replace("[[0, 0, 2, 0, 2, 2]]", "[[4, 4, 6, 4, 6, 6]]").replace("\"left\"", "\"right\"");
+    lines(root.path(), &[left, &other]);
+    let error = Dataset::open("mine", root.path()).unwrap_err().to_string();
+    assert!(error.contains("line 2: ann_id 5 has another mask than in line 1"), "{error}");
+    // Another object under another spelling of the picture's name.
+    let other = other.replace("\"ann_id\": 5", "\"ann_id\": 6").replace("\"a.png\"", "\"./a.png\"");
+    lines(root.path(), &[left, &other]);
+    let dataset = Dataset::open("mine", root.path()).unwrap();
+    assert_eq!((dataset.instances.images.len(), dataset.distractors(&dataset.refs[0])), (1, vec![6]));
+}
+
+#[test]
+fn splits_and_expressions_as_people_write_them() {
+    let root = tempfile::tempdir().unwrap();
+    let line = |split: &str| {
+        format!(r#"{{"image": "a.png", "mask": null, "expressions": "one text", "split": "{split}"}}"#)
+    };
+    let names = ["Train", " val ", "validation", "testa", "mine"];
+    let all: Vec<String> = names.iter().map(|split| line(split)).collect();
+    lines(root.path(), &all.iter().map(String::as_str).collect::<Vec<_>>());
+    let dataset = Dataset::open("mine", root.path()).unwrap();
+    let splits: Vec<&str> = dataset.refs.iter().map(|reference| reference.split.as_str()).collect();
+    assert_eq!(splits, ["train", "val", "val", "testA", "mine"]);
+    assert_eq!(dataset.refs[0].expressions[0].sent, "one text");
+}
+
+#[test]
+fn verify_finds_what_training_and_scoring_would_stumble_over() {
+    let root = tempfile::tempdir().unwrap();
+    lines(
+        root.path(),
+        &[
+            r#"{"image": "a.png", "mask": null, "expressions": ["x", "y"], "sent_ids": [7, 7], "split": "val"}"#,
+        ],
+    );
+    assert!(format!("{:?}", verified("mine", root.path()).errors).contains("sent_id 7 twice"));
+    // Every missing picture is named.
+    let missing =
+        |name: &str| format!(r#"{{"image": "{name}", "mask": null, "expressions": ["x"], "split": "val"}}"#);
+    lines(root.path(), &[&missing("b.png"), &missing("c.png")]);
+    let errors = format!("{:?}", verified("mine", root.path()).errors);
+    assert!(errors.contains("line 1: image `b.png`") && errors.contains("line 2: image `c.png`"), "{errors}");
+    lines(root.path(), &[]);
+    assert!(Dataset::open("mine", root.path()).unwrap_err().to_string().contains("it is empty"));
+}
+
+#[test]
+fn palettes_whose_background_is_an_object_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    for (palette, warns) in [([[0, 0, 0], [255, 0, 0]], false), ([[255, 255, 255], [0, 0, 0]], true)] {
+        let line = r#"{"image": "a.png", "mask": "m.png", "expressions": ["x"], "split": "val"}"#;
+        lines(root.path(), &[line]);
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 8, 6);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_palette(palette.concat());
+        let pixels: Vec<u8> = (0..48).map(|at| u8::from(at % 8 < 4)).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        std::fs::write(root.path().join("mine/m.png"), bytes).unwrap();
+        assert_eq!(format!("{:?}", verified("mine", root.path()).warnings).contains("palette"), warns);
+    }
+}
