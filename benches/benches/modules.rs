@@ -2,7 +2,7 @@
 //! Linear layers and attention are also measured with libtorch's own functions.
 #![allow(missing_docs)]
 
-use backbone::unobserved;
+use backbone::{Grid, unobserved};
 use criterion::{Criterion, criterion_group, criterion_main};
 use talent::{Mode, ModelConfig, Talent};
 use tch::{Device, Kind, Tensor};
@@ -45,8 +45,9 @@ fn modules(criterion: &mut Criterion) {
         .view([1, 17]);
     let (image, adapters) = (model.image(), model.visual_adapters());
     let guest = adapters.guest(&words, None, Mode::Eval, &|_, _| {});
-    forward(criterion, "image block", || image.block(0, &tokens, &guest));
-    forward(criterion, "image block with adapter", || image.block(1, &tokens, &guest));
+    let grid = Grid::square(model.config().grid());
+    forward(criterion, "image block", || image.block(0, &tokens, grid, &guest));
+    forward(criterion, "image block with adapter", || image.block(1, &tokens, grid, &guest));
     if let Some(adapter) = adapters.get(1) {
         let patches = random(&[1, 1024, 128]);
         forward(criterion, "visual adapter", || adapter.forward(&tokens, &words, Mode::Eval));

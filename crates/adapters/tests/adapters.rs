@@ -87,6 +87,7 @@ fn adapters_make_the_sentence_depend_on_its_padding() {
             vocabulary: 50,
             context: 12,
             state_width: 16,
+            variant: Variant::default(),
         };
         let encoder = TextDesign::PUBLISHED.build(&store.root(), &cfg, &mut |block, path| {
             adapters.register(block, path);

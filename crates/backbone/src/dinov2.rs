@@ -77,6 +77,15 @@ impl ImageFamily for Dinov2 {
         described(settings, 0)
     }
 
+    fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
+        match cfg.n_registers {
+            0 => Ok(()),
+            n => Err(format!(
+                "image.n_registers is {n}, but `dinov2` has none: it must be 0, or the encoder `dinov2-reg`"
+            )),
+        }
+    }
+
     fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
         mlp_width(cfg)
     }

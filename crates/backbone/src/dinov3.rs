@@ -90,6 +90,16 @@ impl ImageFamily for Dinov3 {
         })
     }
 
+    fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
+        match cfg.width % (4 * cfg.n_heads) {
+            0 => Ok(()),
+            _ => Err(format!(
+                "image.width ({}) must be a multiple of 4 x image.n_heads ({}): rotary positions turn quarters of a head",
+                cfg.width, cfg.n_heads
+            )),
+        }
+    }
+
     fn published(&self) -> Variant {
         Variant {
             norm_eps: Some(1e-5),

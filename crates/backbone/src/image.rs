@@ -101,6 +101,15 @@ pub trait ImageFamily: fmt::Debug + Sync {
         Err(format!("a config.json is not known for the encoder `{}`", self.name()))
     }
 
+    /// Checks what this design asks of the sizes besides what every design does.
+    ///
+    /// # Errors
+    /// A sentence that names the setting.
+    fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
+        let _ = cfg;
+        Ok(())
+    }
+
     /// Hidden width of the MLPs.
     fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
         cfg.variant.mlp_width.unwrap_or(cfg.mlp_ratio * cfg.width)

@@ -75,7 +75,7 @@ impl Variant {
                 ("output_bias", variant.output_bias.map(|value| value.to_string())),
                 ("mlp_bias", variant.mlp_bias.map(|value| value.to_string())),
                 ("gated_mlp", variant.gated_mlp.map(|value| value.to_string())),
-                ("activation", variant.activation.map(|value| format!("{value:?}"))),
+                ("activation", variant.activation.map(|value| value.name().to_owned())),
                 ("rope_theta", variant.rope_theta.map(|value| value.to_string())),
             ]
         };
@@ -129,6 +129,17 @@ impl Activation {
             "relu" => Self::Relu,
             other => return Err(format!("config.json: {key} is `{other}`, which is not known here")),
         })
+    }
+
+    /// Its name in configs and in the `transformers` library.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluPytorchTanh => "gelu_pytorch_tanh",
+            Self::QuickGelu => "quick_gelu",
+            Self::Silu => "silu",
+            Self::Relu => "relu",
+        }
     }
 
     /// Applies it, element by element.

@@ -33,6 +33,7 @@ fn everything_recorded_agrees() {
     assert_eq!(report.exit_code(), 2, "a case that was not run shows in the exit code");
     let names = |prefix: &str| report.cases.iter().filter(|case| case.name.starts_with(prefix)).count();
     assert_eq!((names("module_"), names("loss_"), names("full/"), names("checkpoints/")), (15, 17, 4, 3));
+    assert_eq!(names("encoders/"), 6);
 }
 
 /// A folder with one loss case and the `config.json` that every folder needs.
@@ -105,4 +106,38 @@ fn a_recording_of_other_sizes_fails_instead_of_panicking() {
         )
         .is_err()
     );
+}
+
+#[test]
+fn a_folder_of_encoders_alone_is_compared_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("encoders/dinov3_vit_gated");
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(golden().join("encoders/dinov3_vit_gated")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    let passes = |folder: &Path| {
+        let case = only_case(folder);
+        assert_eq!(case.name, "encoders/dinov3_vit_gated");
+        (case.verdict == Verdict::Pass, case.to_string())
+    };
+    assert!(passes(folder.path()).0);
+    // One changed number, a file that nobody compares, and a setting that nobody knows.
+    let path = to.join("forward64.safetensors");
+    let tensors = Tensor::read_safetensors(&path).unwrap();
+    let sound = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect::<Vec<_>>();
+    let _ = tensors[0].1.view([-1]).get(3).fill_(9.0);
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    assert!(!passes(folder.path()).0);
+    Tensor::write_safetensors(&sound, &path).unwrap();
+    assert!(passes(folder.path()).0);
+    std::fs::write(to.join("more.safetensors"), "").unwrap();
+    let (passed, said) = passes(folder.path());
+    assert!(!passed && said.contains("more.safetensors"), "{said}");
+    std::fs::remove_file(to.join("more.safetensors")).unwrap();
+    let config = std::fs::read_to_string(to.join("config.json")).unwrap();
+    std::fs::write(to.join("config.json"), config.replacen('{', "{\"use_windows\": true,", 1)).unwrap();
+    let (passed, said) = passes(folder.path());
+    assert!(!passed && said.contains("use_windows"), "{said}");
 }

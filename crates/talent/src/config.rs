@@ -337,6 +337,7 @@ impl ModelConfig {
         self.validate_sizes()?;
         self.validate_heads()?;
         self.validate_widths()?;
+        self.image.encoder.check(&self.image.sizes()).map_err(ConfigError)?;
         self.validate_blocks()
     }
 

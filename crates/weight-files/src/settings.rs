@@ -2,8 +2,9 @@
 
 use serde_json::Value as Json;
 
-/// Settings of the library's that do not change what a trained encoder computes: about training, file formats and outputs.
-const WITHOUT_EFFECT: [&str; 34] = [
+/// Settings of the library's that do not change what a trained encoder computes: about training, file formats, outputs, and the
+/// generation of text.
+const WITHOUT_EFFECT: [&str; 44] = [
     "apply_layernorm",
     "architectures",
     "attention_dropout",
@@ -21,8 +22,13 @@ const WITHOUT_EFFECT: [&str; 34] = [
     "initializer_range",
     "label2id",
     "layerscale_value",
+    "length_penalty",
     "max_length",
     "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
     "out_features",
     "out_indices",
     "pad_token_id",
@@ -30,13 +36,18 @@ const WITHOUT_EFFECT: [&str; 34] = [
     "pos_embed_rescale",
     "pos_embed_shift",
     "prefix",
+    "repetition_penalty",
     "reshape_hidden_states",
     "return_dict",
     "sep_token_id",
     "stage_names",
+    "temperature",
     "tie_word_embeddings",
+    "top_k",
+    "top_p",
     "torch_dtype",
     "transformers_version",
+    "typical_p",
     "use_mask_token",
 ];
 

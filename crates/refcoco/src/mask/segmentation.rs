@@ -259,12 +259,12 @@ mod tests {
 
     #[test]
     fn pixels_and_shares_are_no_outlines() {
-        let row = vec![0; 20];
+        let row = [255; 20];
         for pixels in [
             json!([[0, 0, 1], [0, 1, 1]]),
             json!([[[false, true, true, true]]]),
             json!([0, 0, 1, 1, 0, 0, 1, 1, 0, 0]),
-            json!(vec![row.iter().map(|_| 255).collect::<Vec<_>>(); 16]),
+            json!(vec![row; 16]),
             json!(vec![0.5; 320]),
         ] {
             assert!(refuse_pixels(&pixels, 20, 16).unwrap_err().to_string().contains("pixels"), "{pixels}");
