@@ -1,12 +1,13 @@
 //! CLIP's text encoder (specification, section 3).
 
 use tch::Tensor;
-use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
+use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
 use torch_ext::{Init, ParamPath};
 use weight_files::Settings;
 
 use crate::clip_names::LAYOUTS;
+use crate::cost::{Sizes, blocks};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
@@ -101,16 +102,14 @@ impl TextFamily for ClipText {
     }
 
     fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
-        let (k, t) = (word_len, cfg.width);
-        let block = |index: i64| {
-            let grad = grad(index);
-            linear_cost(k, t, 3 * t, grad)
-                + attention_cost(k, k, t, grad.input)
-                + linear_cost(k, t, t, grad)
-                + linear_cost(k, t, cfg.mlp_width(), grad)
-                + linear_cost(k, cfg.mlp_width(), t, grad)
+        let sizes = Sizes {
+            n: word_len,
+            width: cfg.width,
+            depth: cfg.depth,
+            mlp_width: cfg.mlp_width(),
+            gated_mlp: false,
         };
-        (0..cfg.depth).map(block).sum::<Cost>() + linear_cost(1, t, cfg.state_width, state)
+        blocks(sizes, grad) + linear_cost(1, cfg.width, cfg.state_width, state)
     }
 
     fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {

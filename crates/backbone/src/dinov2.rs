@@ -1,12 +1,13 @@
 //! DINOv2 with registers (specification, section 4) and without.
 
 use tch::{IndexOp, Tensor};
-use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
+use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, attention, grid_positions, scaled_sum};
 use torch_ext::{Autocast, Init, ParamPath, Remembered, write_count};
 use weight_files::Settings;
 
 use crate::Stage;
+use crate::cost::{Sizes, blocks};
 use crate::dinov2_names::LAYOUTS;
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
@@ -46,7 +47,7 @@ impl ImageFamily for Dinov2Registers {
         // TALENT normalises this encoder's images with CLIP's constants (specification, section 10).
         let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
         let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-        spec(self.name(), "dinov2", cfg, (mean, std, [123, 117, 104]))
+        spec(self.name(), cfg, (mean, std, [123, 117, 104]))
     }
 
     fn build(
@@ -96,7 +97,7 @@ impl ImageFamily for Dinov2 {
 
     fn spec(&self, cfg: &ImageEncoderConfig) -> EncoderSpec<PixelInput> {
         // ImageNet's constants, which DINOv2 was trained with.
-        spec(self.name(), "dinov2", cfg, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [124, 116, 104]))
+        spec(self.name(), cfg, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [124, 116, 104]))
     }
 
     fn build(
@@ -183,13 +184,12 @@ fn swiglu_width(hidden: i64) -> i64 {
 
 fn spec(
     name: &'static str,
-    prefix: &'static str,
     cfg: &ImageEncoderConfig,
     (mean, std, border): ([f32; 3], [f32; 3], [u8; 3]),
 ) -> EncoderSpec<PixelInput> {
     EncoderSpec {
         name,
-        prefix,
+        prefix: "dinov2",
         width: cfg.width,
         depth: cfg.depth,
         n_heads: cfg.n_heads,
@@ -216,19 +216,15 @@ fn mlp_width(cfg: &ImageEncoderConfig) -> i64 {
 }
 
 fn cost(cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost {
-    let (d, p, patches, mlp) = (cfg.width, cfg.patch_size, side * side, mlp_width(cfg));
-    let n = patches + 1 + cfg.n_registers;
-    let n_in = if cfg.variant.gated_mlp == Some(true) { 2 * mlp } else { mlp };
-    let block = |index: i64| {
-        let grad = grad(index);
-        linear_cost(n, d, 3 * d, grad)
-            + attention_cost(n, n, d, grad.input)
-            + linear_cost(n, d, d, grad)
-            + linear_cost(n, d, n_in, grad)
-            + linear_cost(n, mlp, d, grad)
+    let (d, p, patches) = (cfg.width, cfg.patch_size, side * side);
+    let sizes = Sizes {
+        n: patches + 1 + cfg.n_registers,
+        width: d,
+        depth: cfg.depth,
+        mlp_width: mlp_width(cfg),
+        gated_mlp: cfg.variant.gated_mlp == Some(true),
     };
-    linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding })
-        + (0..cfg.depth).map(block).sum()
+    linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding }) + blocks(sizes, grad)
 }
 
 fn least_values(cfg: &ImageEncoderConfig) -> f64 {

@@ -2,12 +2,13 @@
 //! LayerScale, and in some sizes gated MLPs.
 
 use tch::{Kind, Tensor};
-use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
+use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, attention, scaled_sum};
 use torch_ext::{Autocast, Init, ParamPath};
 use weight_files::{Layout, Settings, as_named, nothing_beside};
 
 use crate::Stage;
+use crate::cost::{Sizes, blocks};
 use crate::guest::{AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
 use crate::positions::PositionRule;
@@ -149,19 +150,15 @@ impl ImageFamily for Dinov3 {
     }
 
     fn cost(&self, cfg: &ImageEncoderConfig, side: i64, grad: &dyn Fn(i64) -> Grad, embedding: bool) -> Cost {
-        let (d, p, patches, mlp) = (cfg.width, cfg.patch_size, side * side, self.mlp_width(cfg));
-        let n = patches + 1 + cfg.n_registers;
-        let n_in = if cfg.variant.gated_mlp == Some(true) { 2 * mlp } else { mlp };
-        let block = |index: i64| {
-            let grad = grad(index);
-            linear_cost(n, d, 3 * d, grad)
-                + attention_cost(n, n, d, grad.input)
-                + linear_cost(n, d, d, grad)
-                + linear_cost(n, d, n_in, grad)
-                + linear_cost(n, mlp, d, grad)
+        let (d, p, patches) = (cfg.width, cfg.patch_size, side * side);
+        let sizes = Sizes {
+            n: patches + 1 + cfg.n_registers,
+            width: d,
+            depth: cfg.depth,
+            mlp_width: self.mlp_width(cfg),
+            gated_mlp: cfg.variant.gated_mlp == Some(true),
         };
-        linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding })
-            + (0..cfg.depth).map(block).sum()
+        linear_cost(patches, 3 * p * p, d, Grad { input: false, weight: embedding }) + blocks(sizes, grad)
     }
 
     fn least_values(&self, cfg: &ImageEncoderConfig) -> f64 {

@@ -7,6 +7,7 @@
 
 mod clip_names;
 mod clip_text;
+mod cost;
 mod dinov2;
 mod dinov2_names;
 mod dinov3;

@@ -1,11 +1,12 @@
 //! The text towers of SigLIP (Zhai et al., 2023, arXiv 2303.15343) and SigLIP 2 (Tschannen et al., 2025, arXiv 2502.14786).
 
 use tch::{Kind, Tensor};
-use torch_ext::flops::{Cost, Grad, attention as attention_cost, linear as linear_cost};
+use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, attention};
 use torch_ext::{Init, ParamPath};
 use weight_files::{Layout, Settings, as_named, nothing_beside};
 
+use crate::cost::{Sizes, blocks};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
@@ -110,16 +111,14 @@ impl TextFamily for SiglipText {
     }
 
     fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
-        let (k, t, mlp) = (word_len, cfg.width, cfg.mlp_width());
-        let block = |index: i64| {
-            let grad = grad(index);
-            linear_cost(k, t, 3 * t, grad)
-                + attention_cost(k, k, t, grad.input)
-                + linear_cost(k, t, t, grad)
-                + linear_cost(k, t, mlp, grad)
-                + linear_cost(k, mlp, t, grad)
+        let sizes = Sizes {
+            n: word_len,
+            width: cfg.width,
+            depth: cfg.depth,
+            mlp_width: cfg.mlp_width(),
+            gated_mlp: false,
         };
-        (0..cfg.depth).map(block).sum::<Cost>() + linear_cost(1, t, cfg.state_width, state)
+        blocks(sizes, grad) + linear_cost(1, cfg.width, cfg.state_width, state)
     }
 
     fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use backbone::guest::nobody;
 use backbone::{
-    ClipText, EncoderSpec, IMAGE_ENCODER, IMAGE_ENCODERS, ImageEncoder, SiglipText, Stage, TEXT_ENCODER,
-    TextEncoder, TextFamily,
+    ClipText, EncoderSpec, IMAGE_ENCODER, IMAGE_ENCODERS, ImageEncoder, Registered, SiglipText, Stage,
+    TEXT_ENCODER, TextEncoder, TextFamily,
 };
 use serde_json::Value;
 use talent::weights::{Strictness, fill_encoder};
@@ -67,24 +67,38 @@ fn fill(store: &Store, group: Group, spec: &EncoderSpec<()>, folder: &Path) -> R
     Ok(())
 }
 
-/// The image encoder that a `config.json` describes, filled from the weights beside it.
-fn image_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn ImageEncoder>> {
-    let settings = Settings::new(config);
+/// The family that a `config.json` describes, with the sizes it says.
+fn described<F: Registered + ?Sized, S>(
+    families: &[&'static F],
+    sizes: impl Fn(&F) -> Result<S, String>,
+) -> Result<(&'static F, S)> {
     let mut refused = Vec::new();
-    for family in IMAGE_ENCODERS {
-        match family.described(&settings) {
-            Ok(sizes) => {
-                let store = Store::new(Device::Cpu, kind);
-                let spec = family.spec(&sizes);
-                let path = store.root().in_group(IMAGE_ENCODER) / spec.prefix;
-                let encoder = family.build(&path, &sizes, &mut |_, _| {});
-                fill(&store, IMAGE_ENCODER, &spec.without_input(), folder)?;
-                return Ok(encoder);
-            }
-            Err(what) => refused.push(format!("{}: {what}", family.name())),
+    for &family in families {
+        match sizes(family) {
+            Ok(sizes) => return Ok((family, sizes)),
+            Err(what) => refused.push(format!("{}: {what}", family.registered_name())),
         }
     }
-    bail!("no image encoder is like this: {}", refused.join("; "))
+    bail!("no {} encoder is like this: {}", F::ENCODES, refused.join("; "))
+}
+
+/// The image encoder that a `config.json` describes, filled from the weights beside it.
+fn image_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn ImageEncoder>> {
+    let (family, sizes) = described(IMAGE_ENCODERS, |family| family.described(&Settings::new(config)))?;
+    let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
+    let path = store.root().in_group(IMAGE_ENCODER) / spec.prefix;
+    let encoder = family.build(&path, &sizes, &mut |_, _| {});
+    fill(&store, IMAGE_ENCODER, &spec.without_input(), folder)?;
+    Ok(encoder)
+}
+
+/// Number of a recorded hidden state; none for what is not recorded.
+fn hidden_state(stage: Stage) -> Option<usize> {
+    match stage {
+        Stage::Patches => None,
+        Stage::Tokens => Some(0),
+        Stage::Block(index) => Some(index + 1),
+    }
 }
 
 fn image(folder: &Path, about: &Value, config: &Value, case: &mut Case) -> Result<()> {
@@ -103,11 +117,7 @@ fn image(folder: &Path, about: &Value, config: &Value, case: &mut Case) -> Resul
             let images = pixels.get(number).context("an input without pixels")?.to_kind(kind);
             let seen: RefCell<Vec<(String, Tensor)>> = RefCell::default();
             let observe = |stage: Stage, value: &Tensor| {
-                let index = match stage {
-                    Stage::Patches => return,
-                    Stage::Tokens => 0,
-                    Stage::Block(index) => index + 1,
-                };
+                let Some(index) = hidden_state(stage) else { return };
                 seen.borrow_mut().push((format!("{number}.hidden.{index}"), value.shallow_clone()));
             };
             let last = tch::no_grad(|| {
@@ -141,22 +151,12 @@ fn compare_all(
 static TEXT_FAMILIES: [&dyn TextFamily; 2] = [&ClipText, &SiglipText];
 
 fn text_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn TextEncoder>> {
-    let settings = Settings::new(config);
-    let mut refused = Vec::new();
-    for family in TEXT_FAMILIES {
-        match family.described(&settings) {
-            Ok(sizes) => {
-                let store = Store::new(Device::Cpu, kind);
-                let spec = family.spec(&sizes);
-                let path = store.root().in_group(TEXT_ENCODER) / spec.prefix;
-                let encoder = family.build(&path, &sizes, &mut |_, _| {});
-                fill(&store, TEXT_ENCODER, &spec.without_input(), folder)?;
-                return Ok(encoder);
-            }
-            Err(what) => refused.push(format!("{}: {what}", family.name())),
-        }
-    }
-    bail!("no text encoder is like this: {}", refused.join("; "))
+    let (family, sizes) = described(&TEXT_FAMILIES, |family| family.described(&Settings::new(config)))?;
+    let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
+    let path = store.root().in_group(TEXT_ENCODER) / spec.prefix;
+    let encoder = family.build(&path, &sizes, &mut |_, _| {});
+    fill(&store, TEXT_ENCODER, &spec.without_input(), folder)?;
+    Ok(encoder)
 }
 
 fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
@@ -170,11 +170,7 @@ fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
         let encoder = text_encoder(folder, config, kind)?;
         let seen: RefCell<Vec<(String, Tensor)>> = RefCell::default();
         let observe = |stage: Stage, value: &Tensor| {
-            let index = match stage {
-                Stage::Patches => return,
-                Stage::Tokens => 0,
-                Stage::Block(index) => index + 1,
-            };
+            let Some(index) = hidden_state(stage) else { return };
             seen.borrow_mut().push((format!("hidden.{index}"), value.shallow_clone()));
         };
         let out = tch::no_grad(|| encoder.forward(ids, &nobody, &observe));

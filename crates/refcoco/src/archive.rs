@@ -126,10 +126,14 @@ impl Archive {
         Ok(archive)
     }
 
+    /// What tells the contents of entries apart: length and CRC-32.
+    fn content(&self, path: &str) -> Option<(u64, u32)> {
+        self.entries.get(path).map(|entry| (entry.size, entry.crc32))
+    }
+
     /// Whether all of these entries have the same content.
     fn are_one_picture(&self, paths: &[String]) -> bool {
-        let content = |path: &String| self.entries.get(path).map(|entry| (entry.size, entry.crc32));
-        paths.iter().map(content).collect::<BTreeSet<_>>().len() <= 1
+        paths.iter().map(|path| self.content(path)).collect::<BTreeSet<_>>().len() <= 1
     }
 
     /// The path inside the archive of a picture. The first of these that exists:
@@ -167,8 +171,7 @@ impl Archive {
             return Some(Located::At(path));
         }
         let first = paths.first()?;
-        let content = |path: &String| self.entries.get(path).map(|entry| (entry.size, entry.crc32));
-        let other = paths.iter().find(|path| content(path) != content(first));
+        let other = paths.iter().find(|path| self.content(path) != self.content(first));
         Some(other.map_or(Located::At(first), |other| Located::Ambiguous(first, other)))
     }
 

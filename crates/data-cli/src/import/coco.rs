@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use refcoco::{read_json, whole_number};
 use serde_json::Value;
 
-use super::labelled::{Found, Labelled, LabelledMask, files_below, find_picture, name_below, split_of_path};
+use super::labelled::{
+    Found, Labelled, LabelledMask, files_below, find_picture, name_below, recorded_size, split_of_path,
+};
 
 /// Reads a file of COCO's instances, or every such file below a folder, as Roboflow writes one beside each split's pictures.
 ///
@@ -18,19 +20,16 @@ pub(super) fn coco(path: &Path, images: Option<&PathBuf>) -> Result<Found> {
     }
     let mut found = Found::default();
     for file in files_below(path)?.iter().filter(|file| is_coco(file)) {
-        let one = one_file(file, images)?;
+        let mut one = one_file(file, images)?;
         // Pictures of one name in several folders.
         let below = file.parent().map(|folder| name_below(folder, path)).unwrap_or_default();
-        found.objects.extend(one.objects.into_iter().map(|mut object| {
-            if !below.is_empty() && file.parent() != Some(path) {
+        if !below.is_empty() && file.parent() != Some(path) {
+            for object in &mut one.objects {
                 object.name = format!("{below}/{}", object.name);
                 object.split = split_of_path(&object.name);
             }
-            object
-        }));
-        for (what, n) in one.left_out {
-            *found.left_out.entry(what).or_default() += n;
         }
+        found.extend(one);
     }
     Ok(found)
 }
@@ -67,10 +66,7 @@ fn records(document: &Value, path: &Path, images: Option<&PathBuf>) -> Result<BT
                 folders[0].display()
             )
         })?;
-        let size = match [&image["width"], &image["height"]].map(whole_number) {
-            [Some(width), Some(height)] if width > 0 && height > 0 => Some((width as usize, height as usize)),
-            _ => None,
-        };
+        let size = recorded_size(&image["width"], &image["height"]);
         records.insert(id, Record { picture, name, size });
     }
     Ok(records)

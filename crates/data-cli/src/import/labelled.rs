@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cli_kit::errln;
 use rayon::prelude::*;
-use refcoco::{Mask, decode_mask};
+use refcoco::{Mask, decode_mask, whole_number};
 use serde_json::{Value, json};
 
 use super::expressions::Expressions;
@@ -50,6 +50,14 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn leave_out(&mut self, what: &'static str) {
         *self.left_out.entry(what).or_default() += 1;
+    }
+
+    /// Adds what another source holds.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        for (what, n) in other.left_out {
+            *self.left_out.entry(what).or_default() += n;
+        }
     }
 }
 
@@ -218,6 +226,12 @@ pub(super) fn find_picture(folders: &[PathBuf], named: &str) -> Option<(PathBuf,
             .find(|path| path.is_file())
             .map(|path| (path, name.clone()))
     })
+}
+
+/// Width and height as a source records them; none if it does not.
+pub(super) fn recorded_size(width: &Value, height: &Value) -> Option<(usize, usize)> {
+    let side = |value| usize::try_from(whole_number(value)?).ok().filter(|side| *side > 0);
+    Some((side(width)?, side(height)?))
 }
 
 /// Path below a folder, with `/`; the file's name alone if it lies elsewhere.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
-use refcoco::{Mask, decode_mask, read_json, whole_number};
+use refcoco::{Mask, decode_mask, read_json};
 use serde_json::{Value, json};
 
-use super::labelled::{Found, Labelled, LabelledMask, files_below, find_picture, name_below, split_of_path};
+use super::labelled::{
+    Found, Labelled, LabelledMask, files_below, find_picture, name_below, recorded_size, split_of_path,
+};
 
 /// Reads a folder of labelme's JSON files. A shape's label is its category, its description an expression. Shapes of one label and
 /// one `group_id` are one object.
@@ -20,11 +22,7 @@ pub(super) fn labelme(folder: &Path, images: Option<&PathBuf>) -> Result<Found> 
         let document = read_json(path)?;
         let Some(shapes) = document["shapes"].as_array() else { continue };
         let picture = picture_of(&document, path, images)?;
-        let sizes = [&document["imageWidth"], &document["imageHeight"]].map(whole_number);
-        let recorded = match sizes {
-            [Some(width), Some(height)] if width > 0 && height > 0 => Some((width as usize, height as usize)),
-            _ => None,
-        };
+        let recorded = recorded_size(&document["imageWidth"], &document["imageHeight"]);
         let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
         for (index, shape) in shapes.iter().enumerate() {
             let part = match shape["shape_type"].as_str() {

@@ -130,16 +130,12 @@ fn import_labelled(kind: Kind, args: &ImportArgs, folder: &Path) -> Result<()> {
     let table = args.expressions.as_deref().map(Expressions::read).transpose()?;
     let mut found = Found::default();
     for from in &args.from {
-        let one = match kind {
+        found.extend(match kind {
             Kind::Labelme => labelme::labelme(from, args.images.as_ref())?,
             Kind::Coco => coco::coco(from, args.images.as_ref())?,
             Kind::Yolo => yolo::yolo(from)?,
             Kind::Masks | Kind::Parquet => mask_folders::masks(from, table.is_some())?,
-        };
-        found.objects.extend(one.objects);
-        for (what, n) in one.left_out {
-            *found.left_out.entry(what).or_default() += n;
-        }
+        });
     }
     if let Some(split) = &args.split {
         found.objects.iter_mut().for_each(|object| object.split.clone_from(split));

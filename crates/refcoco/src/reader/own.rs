@@ -89,8 +89,9 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         let what = "it holds no line with an object: it is empty".to_owned();
         return Err(Error::Record { path: path.to_path_buf(), record: "the file".into(), what });
     }
-    let image_ids = image_ids(path, &lines)?;
-    let (images, unreadable) = image_records(path, &image_ids)?;
+    let source = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
+    let image_ids = image_ids(path, &lines, &source)?;
+    let (images, unreadable) = image_records(path, &image_ids, &source)?;
     let category_ids = category_ids(path, &lines)?;
     let (mut refs, mut annotations) = (Vec::new(), BTreeMap::<i64, Annotation>::new());
     let mut annotation_lines: BTreeMap<i64, usize> = BTreeMap::new();
@@ -156,8 +157,11 @@ fn differs(one: &Annotation, other: &Annotation) -> Option<&'static str> {
 }
 
 /// An id for each image name, and the first line that names it. Names of one file, such as `a.png` and `./a.png`, share an id.
-fn image_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<&'a str, (i64, usize)>> {
-    let images = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
+fn image_ids<'a>(
+    path: &Path,
+    lines: &'a [(usize, Line)],
+    images: &ImageSource,
+) -> Result<BTreeMap<&'a str, (i64, usize)>> {
     let mut files: BTreeMap<&str, PathBuf> = BTreeMap::new();
     for (_, line) in lines {
         files.entry(&line.image).or_insert_with(|| images.path(&line.image));
@@ -276,8 +280,11 @@ type Images = (BTreeMap<i64, ImageRecord>, BTreeMap<i64, String>);
 /// Reads the size of each image from its file's header.
 ///
 /// - image_ids: for each image name, its id and the first line that names it
-fn image_records(path: &Path, image_ids: &BTreeMap<&str, (i64, usize)>) -> Result<Images> {
-    let images = ImageSource::folder(path.parent().unwrap_or(Path::new("")));
+fn image_records(
+    path: &Path,
+    image_ids: &BTreeMap<&str, (i64, usize)>,
+    images: &ImageSource,
+) -> Result<Images> {
     let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
         if !stays_inside(name) {
             let what = format!("image `{name}` does not stay inside the file's folder");
