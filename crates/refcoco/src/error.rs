@@ -202,6 +202,7 @@ pub fn json_problem(error: &serde_json::Error) -> String {
         ("EOF while parsing a list", "the text ends inside a list: half a file"),
         ("EOF while parsing a string", "the text ends inside a string: half a file"),
         ("EOF while parsing a value", "the text ends too early: half a file"),
+        ("trailing characters", "something follows the object on its line"),
         ("invalid type: map", "found an object"),
         ("invalid type: sequence", "found a list"),
         ("invalid type: ", "found "),

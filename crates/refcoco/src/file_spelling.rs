@@ -6,20 +6,31 @@ use std::path::{Component, Path, PathBuf};
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Whether a relative path from an annotation file stays below the folder it is joined to. `./` is allowed.
+/// Whether a path from an annotation file stays below the folder it is looked for in. `./` is allowed, and so are absolute paths:
+/// they are looked for below the folder like any others ([`spellings`]).
 pub(crate) fn stays_inside(name: &str) -> bool {
-    let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    let inside =
+        |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir | Component::RootDir);
     let path = Path::new(name);
     path.file_name().is_some() && path.components().all(inside)
+}
+
+/// Whether a path is absolute, on Linux or on Windows (`C:\\data\\a.jpg`, `\\\\host\\data\\a.jpg`).
+pub(crate) fn is_absolute(name: &str) -> bool {
+    name.starts_with(['/', '\\'])
+        || matches!(name.as_bytes(), [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic())
 }
 
 /// The spellings under which a file may lie, most likely first:
 ///
 /// - as written, without `./`
 /// - with `/` in place of `\`, as Windows programs write paths
+///
+/// None is absolute: what stands for the root is left out.
 pub(crate) fn spellings(name: &str) -> Vec<String> {
     let plain = |name: &str| {
-        let parts = Path::new(name).components().filter(|part| *part != Component::CurDir);
+        let parts = Path::new(name).components();
+        let parts = parts.filter(|part| !matches!(part, Component::CurDir | Component::RootDir));
         parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
     };
     let mut found = vec![plain(name)];
@@ -116,9 +127,17 @@ mod tests {
     #[test]
     fn nothing_leaves_the_folder() {
         assert!(stays_inside("a.png") && stays_inside("./a/b.png") && stays_inside("a\\b.png"));
-        for name in ["", ".", "./", "..", "../a", "a/../b", "/a", "./../a"] {
+        for name in ["", ".", "./", "..", "../a", "a/../b", "/", "/a/../b", "/..", "./../a"] {
             assert!(!stays_inside(name), "{name}");
         }
+        assert_eq!(spellings("/etc/passwd"), ["etc/passwd"]);
+        assert!(
+            is_absolute("/a")
+                && is_absolute("C:\\a.png")
+                && is_absolute("d:/a.png")
+                && is_absolute("\\\\host\\a")
+        );
+        assert!(!is_absolute("a/b.png") && !is_absolute("a:b.png") && !is_absolute("./a.png"));
         assert_eq!(spellings("..\\..\\a.png"), ["..\\..\\a.png"]);
     }
 

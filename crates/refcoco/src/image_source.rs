@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use crate::archive::{Archive, Located};
 use crate::error::{Error, Result, io_error};
-use crate::file_spelling::{below, photo_spellings, similar_name, spellings, without_folders, without_place};
+use crate::file_spelling::{
+    below, is_absolute, photo_spellings, similar_name, spellings, without_folders, without_place,
+};
 use crate::regular_file::read_regular;
 
 /// Images by file name.
@@ -58,7 +60,9 @@ impl ImageSource {
                 false => path.is_dir().then(|| Place::Folder(path, Flat::new())),
             }
         };
-        let places: Vec<Place> = places.iter().filter_map(place).collect();
+        let mut places: Vec<Place> = places.iter().filter_map(place).collect();
+        let unpacked_twice: Vec<Place> = places.iter().filter_map(Place::unpacked_twice).collect();
+        places.extend(unpacked_twice);
         if let [Place::Archive(path, opened)] = &places[..] {
             match Archive::open(path) {
                 Ok(archive) => drop(opened.set(Ok(archive))),
@@ -72,8 +76,8 @@ impl ImageSource {
         if self.photos { photo_spellings(name) } else { spellings(name) }
     }
 
-    /// The first spelling in the first place that has one. Photos are also sought without leading folders of their name, as few as
-    /// possible; without any only where pictures do not lie in folders, which tell pictures of one name apart.
+    /// The first spelling in the first place that has one. Photos and absolute paths are also sought without leading folders of their
+    /// name, as few as possible; without any only where pictures do not lie in folders, which tell pictures of one name apart.
     fn locate(&self, name: &str) -> Option<Found<'_>> {
         let names = self.names(name);
         let found = self.places.iter().find_map(|place| place.locate(&names));
@@ -84,7 +88,7 @@ impl ImageSource {
                 place.locate(&shorter.map(str::to_owned).collect::<Vec<_>>())
             })
         };
-        found.or_else(|| if self.photos { shorter() } else { None })
+        found.or_else(|| if self.photos || is_absolute(name) { shorter() } else { None })
     }
 
     /// Path of an image, or where it would be if it were there. In an archive: the archive's path joined with the path inside.
@@ -94,7 +98,8 @@ impl ImageSource {
             Some(Found::Entry(archive, name) | Found::Ambiguous(archive, [name, _])) => {
                 archive.path.join(name)
             }
-            None => self.places.first().map_or_else(PathBuf::new, |place| place.path().join(name)),
+            // An absolute name would replace the folder's path.
+            None => self.places.first().map_or_else(PathBuf::new, |place| place.path().join(relative(name))),
         }
     }
 
@@ -147,16 +152,24 @@ impl ImageSource {
         let places: Vec<String> =
             self.places.iter().map(|place| place.path().display().to_string()).collect();
         let names = self.names(name);
-        let others = match &names[1..] {
-            [] => String::new(),
-            others => format!(", also as {}", others.join(", ")),
+        let others = match (&names[1..], is_absolute(name)) {
+            ([], false) => String::new(),
+            ([], true) => {
+                ", also without folders in front: absolute paths are looked for below it".to_owned()
+            }
+            (others, _) => format!(", also as {}", others.join(", ")),
         };
         let folders = self.places.iter().filter(|place| matches!(place, Place::Folder(..)));
-        let similar = folders.filter_map(|place| similar_name(place.path(), name)).next();
+        let similar = folders.filter_map(|place| similar_name(place.path(), &relative(name))).next();
         let similar = similar.map_or_else(String::new, |found| format!("; there is `{found}`"));
         let what = format!("No such file; looked in {}{others}{similar}", places.join(", "));
         io_error(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what))
     }
+}
+
+/// A name without what stands for the root.
+fn relative(name: &str) -> String {
+    spellings(name).into_iter().next().unwrap_or_default()
 }
 
 impl Place {
@@ -164,6 +177,13 @@ impl Place {
         match self {
             Self::Folder(path, _) | Self::Archive(path, _) => path,
         }
+    }
+
+    /// The folder of the same name inside of a folder, as unpacking `train2014.zip` into `train2014` makes it.
+    fn unpacked_twice(&self) -> Option<Self> {
+        let Self::Folder(folder, _) = self else { return None };
+        let inner = folder.join(folder.file_name()?);
+        inner.is_dir().then(|| Self::Folder(inner, Flat::new()))
     }
 
     /// Whether pictures lie in no folders here. Archives look for that themselves.

@@ -82,8 +82,12 @@ fn picture_of(document: &Value, path: &Path, images: Option<&PathBuf>) -> Result
     let folders = images.cloned().into_iter().chain([beside.to_path_buf()]).collect::<Vec<_>>();
     let found = find_picture(&folders, &named).map(|(picture, _)| picture);
     found.with_context(|| {
+        let embedded = match document["imageData"].is_string() {
+            true => " (what `imageData` holds is not read)",
+            false => "",
+        };
         format!(
-            "{}: its picture `{named}` does not lie beside it; say where they are with --images DIR",
+            "{}: its picture `{named}` does not lie beside it{embedded}; say where they are with --images DIR",
             path.display()
         )
     })
@@ -117,7 +121,8 @@ impl Labelled {
 fn polygon(shape: &Value) -> Option<Value> {
     let points = points(shape)?;
     let corners: Vec<[f64; 2]> = match (shape["shape_type"].as_str().unwrap_or("polygon"), &points[..]) {
-        ("polygon", points) if points.len() > 2 => points.to_vec(),
+        // X-AnyLabeling's rotated rectangles have their four corners.
+        ("polygon" | "rotation", points) if points.len() > 2 => points.to_vec(),
         ("rectangle", &[[a, b], [c, d]]) => vec![[a, b], [c, b], [c, d], [a, d]],
         ("rectangle", points) if points.len() == 4 => points.to_vec(),
         // The centre, and a point of the circle.

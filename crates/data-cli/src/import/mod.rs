@@ -111,7 +111,12 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     }
     // Check that the result can be opened.
     let file = new.path().join("refs.jsonl");
-    let dataset = Dataset::open(&file.to_string_lossy(), Path::new(""))?;
+    let opened = Dataset::open(&file.to_string_lossy(), Path::new(""));
+    // The folder to come, in place of the one that is gone by the time that somebody reads this.
+    let dataset = opened.map_err(|error| {
+        let (written, final_place) = (new.path().display().to_string(), args.to.display().to_string());
+        anyhow!("what was read cannot be used: {}", error.to_string().replace(&written, &final_place))
+    })?;
     let (n_refs, n_images) = (dataset.refs.len(), dataset.instances.images.len());
     let n_expressions: usize = dataset.refs.iter().map(|reference| reference.expressions.len()).sum();
     let (name, data_root) = (new.name, new.data_root.clone());

@@ -78,13 +78,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 /// or unreadable, an id used twice. Empty lines are skipped.
 pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     let fail = |number: usize, what: String| at_line(path, number, what);
-    let mut lines: Vec<(usize, Line)> = Vec::new();
-    for line in read_lines(path)? {
-        let (number, line) = line?;
-        let parsed = serde_json::from_str(&line).map_err(|error| fail(number, in_one_line(&error)))?;
-        lines.push((number, parsed));
-    }
-
+    let lines = parsed_lines(path)?;
     if lines.is_empty() {
         let what = "it holds no line with an object: it is empty".to_owned();
         return Err(Error::Record { path: path.to_path_buf(), record: "the file".into(), what });
@@ -141,6 +135,33 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     let refs = refs.into_iter().map(|(_, reference)| reference).collect();
     let unusable = Unusable { images: unreadable, ..Unusable::default() };
     Ok((refs, Instances { images, annotations, categories, unusable }))
+}
+
+/// The lines, each with its number.
+///
+/// # Errors
+/// Names the first malformed line, with what is wrong in it, and the numbers of the others.
+fn parsed_lines(path: &Path) -> Result<Vec<(usize, Line)>> {
+    let mut lines: Vec<(usize, Line)> = Vec::new();
+    let mut malformed: Vec<(usize, String)> = Vec::new();
+    for line in read_lines(path)? {
+        let (number, line) = line?;
+        match serde_json::from_str(&line) {
+            Ok(line) => lines.push((number, line)),
+            Err(error) => malformed.push((number, in_one_line(&error))),
+        }
+    }
+    match &malformed[..] {
+        [] => Ok(lines),
+        [(number, what)] => Err(at_line(path, *number, what.clone())),
+        [(number, what), others @ ..] => {
+            let shown: Vec<String> = others.iter().take(10).map(|(number, _)| number.to_string()).collect();
+            let more = if others.len() > shown.len() { ", ..." } else { "" };
+            let n = others.len();
+            let what = format!("{what}; malformed, too: {n} more, in line {}{more}", shown.join(", "));
+            Err(at_line(path, *number, what))
+        }
+    }
 }
 
 /// In what two descriptions of one object differ.

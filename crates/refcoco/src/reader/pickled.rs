@@ -32,8 +32,8 @@ pub(super) fn parsed(data: &[u8]) -> Result<Document, Error> {
     safe_pickle::parse_objects(data, &is_known)
 }
 
-/// A whole number: an int, a whole float, numpy's scalar of either, or the only element of a list. Text is none: Python keeps the
-/// types apart.
+/// A whole number: an int, a whole float, numpy's scalar of either, or the only element of a list or of a numpy array. Text is none:
+/// Python keeps the types apart.
 pub(super) fn whole(value: Value<'_>) -> Option<i64> {
     if let Some(mut items) = value.items().filter(|items| items.len() == 1) {
         // One level: a list may hold itself.
@@ -74,16 +74,32 @@ enum Scalar {
     Text(String),
 }
 
-/// `numpy.core.multiarray.scalar(dtype, bytes)`.
+/// `numpy.core.multiarray.scalar(dtype, bytes)`, or `numpy.ndarray` with one element, whose state is (version, shape, dtype, is in
+/// Fortran's order, bytes).
 fn scalar(value: Value<'_>) -> Option<Scalar> {
-    let object = value.object().filter(|object| object.class().ends_with("multiarray.scalar"))?;
-    let mut args = object.args().items()?;
-    let dtype = args.next()?.object().filter(|dtype| dtype.class() == "numpy.dtype")?;
+    let object = value.object()?;
+    if object.class().ends_with("multiarray.scalar") {
+        let mut args = object.args().items()?;
+        return element(args.next()?, &bytes(args.next()?)?);
+    }
+    if object.class().ends_with("multiarray._reconstruct") {
+        let mut state = object.state()?.items()?;
+        let shape = state.nth(1)?.items()?.map(|side| side.as_i64());
+        let is_one = shape.into_iter().all(|side| side == Some(1));
+        let (dtype, data) = (state.next()?, state.nth(1)?);
+        return if is_one { element(dtype, &bytes(data)?) } else { None };
+    }
+    None
+}
+
+/// One element of an array.
+fn element(dtype: Value<'_>, bytes: &[u8]) -> Option<Scalar> {
+    let dtype = dtype.object().filter(|dtype| dtype.class() == "numpy.dtype")?;
     let kind = dtype.args().items()?.next()?.as_str()?.to_owned();
     // The state's second entry is the byte order.
     let big =
         dtype.state().and_then(|state| state.items()?.nth(1)?.as_str()).is_some_and(|order| order == ">");
-    let mut bytes = bytes(args.next()?)?;
+    let mut bytes = bytes.to_vec();
     if big && !kind.starts_with('U') {
         bytes.reverse();
     }

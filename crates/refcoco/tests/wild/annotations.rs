@@ -135,6 +135,17 @@ fn refs_with_numpy_s_scalars() {
     assert_eq!((second.ref_id, second.expressions.len()), (2, 2));
 }
 
+/// Written by numpy 2: each id is an array with one element, of whole numbers or floats, with 0 to 2 dimensions.
+#[test]
+fn ids_that_are_numpy_arrays() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/numpy-arrays.p");
+    let [only] = &refcoco::read_refs(&path).unwrap()[..] else { panic!("one ref") };
+    assert_eq!(
+        (only.ref_id, &only.ann_ids[..], only.image_id, &only.category_ids[..]),
+        (1, &[7][..], 3, &[1][..])
+    );
+}
+
 #[test]
 fn segmentations_of_other_tools() {
     let first = "[[0, 0, 2, 0, 2, 2, 0, 2]]";

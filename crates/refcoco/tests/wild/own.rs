@@ -144,6 +144,38 @@ fn lines(root: &Path, lines: &[&str]) {
 }
 
 #[test]
+fn absolute_paths_are_those_of_another_machine() {
+    let root = tempfile::tempdir().unwrap();
+    let line = |image: &str| {
+        format!(r#"{{"image": "{image}", "mask": null, "expressions": ["left"], "split": "val"}}"#)
+    };
+    for image in ["/home/other/data/mine/a.png", "C:\\\\data\\\\a.png", "/a.png"] {
+        lines(root.path(), &[&line(image)]);
+        assert_eq!(verified("mine", root.path()).errors, [], "{image}");
+    }
+    // Nothing outside the folder, and no file of the same name in place of one in a folder.
+    std::fs::create_dir_all(root.path().join("mine/b")).unwrap();
+    photo(&root.path().join("outside.png"), 8, 6);
+    for image in [root.path().join("outside.png").to_str().unwrap(), "/data/c/a.png"] {
+        lines(root.path(), &[&line(image)]);
+        let errors = format!("{:?}", verified("mine", root.path()).errors);
+        assert!(errors.contains("absolute paths are looked for below"), "{errors}");
+    }
+}
+
+#[test]
+fn all_malformed_lines_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let good = r#"{"image": "a.png", "mask": null, "expressions": ["left"]}"#;
+    lines(root.path(), &[good, &good[..20], good, &format!("{good}{good}"), r#"{"picture": "a.png"}"#]);
+    let error = Dataset::open("mine", root.path()).unwrap_err().to_string();
+    assert!(error.contains("line 2: ") && error.ends_with("2 more, in line 4, 5"), "{error}");
+    lines(root.path(), &[&format!("{good}{good}")]);
+    let error = Dataset::open("mine", root.path()).unwrap_err().to_string();
+    assert!(error.contains("something follows the object on its line"), "{error}");
+}
+
+#[test]
 fn one_object_has_one_mask_and_one_picture_one_name() {
     let root = tempfile::tempdir().unwrap();
     let left = r#"{"image": "a.png", "ann_id": 5, "mask": [[0, 0, 2, 0, 2, 2]], "expressions": ["left"], "category": "c", "split": "val"}"#;

@@ -95,8 +95,21 @@ fn folders_in_front_of_names_inside_and_outside_of_an_archive() {
 #[test]
 fn folders_in_front_of_names_where_pictures_lie_flat() {
     let root = tempfile::tempdir().unwrap();
-    refer(root.path(), |text| text.replace("COCO_train2014", "some/where/COCO_train2014"));
-    assert!(verified("refcoco", root.path()).errors.is_empty());
+    for front in ["some/where/", "/some/where/"] {
+        refer(root.path(), |text| text.replace("COCO_train2014", &format!("{front}COCO_train2014")));
+        assert_eq!(verified("refcoco", root.path()).errors, []);
+    }
+}
+
+#[test]
+fn an_archive_unpacked_into_a_folder_of_its_own_name() {
+    let root = tempfile::tempdir().unwrap();
+    refer(root.path(), |text| text);
+    let folder = root.path().join("images/train2014");
+    std::fs::rename(&folder, root.path().join("images/inner")).unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::rename(root.path().join("images/inner"), folder.join("train2014")).unwrap();
+    assert_eq!(verified("refcoco", root.path()).errors, []);
 }
 
 #[test]
