@@ -36,7 +36,7 @@ fn main() {
     let register = &mut |block: usize, path: &_| adapters.register(block, path);
     let image =
         ImageDesign::PUBLISHED.build(&(store.root().in_group(IMAGE_ENCODER) / "dinov2"), &encoder, register);
-    store.set_trainable(|group| group.trains == Trains::Always);
+    store.set_trainable(|_, entry| entry.group.trains == Trains::Always);
 
     let (images, words) = (Tensor::randn([2, 3, 112, 112], place), Tensor::randn([2, 17, 48], place));
     let guest = adapters.guest(&words, None, Mode::Train, &|_, _| {});

@@ -6,6 +6,7 @@
 //! - [`AdapterFusion`] names the word units: RCA's cost volume, [`WordCrossAttention`], or none.
 
 mod dense;
+mod prompt;
 mod text;
 mod visual;
 mod word_unit;
@@ -15,6 +16,7 @@ pub use rca;
 pub use torch_ext;
 
 pub use dense::DenseBranches;
+pub use prompt::{Prompted, VISUAL_PROMPTS};
 pub use text::{TEXT_ADAPTERS, TextAdapter, TextAdapters, TextAdaptersConfig};
 pub use visual::{Gate, VISUAL_ADAPTERS, VisualAdapter, VisualAdapters, VisualAdaptersConfig};
 pub use word_unit::{AdapterFusion, WordCrossAttention, WordUnit};

@@ -6,7 +6,7 @@ use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
 use torch_ext::{Init, ParamPath};
 use weight_files::Settings;
 
-use crate::clip_names::LAYOUTS;
+use crate::clip_names::{LAYOUTS, PROJECTIONS};
 use crate::cost::{Sizes, blocks};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
@@ -87,6 +87,7 @@ impl TextFamily for ClipText {
             optional: &["logit_scale"],
             wanted: "a CLIP text encoder (`token_embedding.weight` or `text_model.embeddings.token_embedding.weight`)",
             layouts: LAYOUTS,
+            projections: PROJECTIONS,
         }
     }
 

@@ -8,7 +8,7 @@ use weight_files::Settings;
 
 use crate::Stage;
 use crate::cost::{Sizes, blocks};
-use crate::dinov2_names::LAYOUTS;
+use crate::dinov2_names::{LAYOUTS, PROJECTIONS};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
 use crate::positions::{PositionRule, resample_positions};
@@ -205,6 +205,7 @@ fn spec(
         optional: &["mask_token"],
         wanted: "a DINOv2 image encoder (`cls_token` or `embeddings.cls_token`)",
         layouts: LAYOUTS,
+        projections: PROJECTIONS,
     }
 }
 

@@ -2,6 +2,45 @@
 
 use weight_files::{Layout, Step, nothing_beside, numbered};
 
+use crate::projection::{Projection, ProjectionRole, Projections};
+
+/// Names of the attention's modules changed in version 5.23 of the library. Of a gated MLP, gate and value are one layer.
+pub(crate) const PROJECTIONS: Projections = Projections {
+    blocks: "blocks",
+    published_blocks: "encoder.layer",
+    published_front: "",
+    layers: &[
+        Projection::new(
+            ProjectionRole::Query,
+            "attn.qkv",
+            Some(0),
+            &["attention.q_proj", "attention.attention.query"],
+        ),
+        Projection::new(
+            ProjectionRole::Key,
+            "attn.qkv",
+            Some(1),
+            &["attention.k_proj", "attention.attention.key"],
+        ),
+        Projection::new(
+            ProjectionRole::Value,
+            "attn.qkv",
+            Some(2),
+            &["attention.v_proj", "attention.attention.value"],
+        ),
+        Projection::new(
+            ProjectionRole::Output,
+            "attn.proj",
+            None,
+            &["attention.o_proj", "attention.output.dense"],
+        ),
+        Projection::new(ProjectionRole::Up, "mlp.fc1", None, &["mlp.fc1"]),
+        Projection::new(ProjectionRole::Down, "mlp.fc2", None, &["mlp.fc2"]),
+        Projection::new(ProjectionRole::Up, "mlp.w12", None, &["mlp.weights_in"]),
+        Projection::new(ProjectionRole::Down, "mlp.w3", None, &["mlp.weights_out"]),
+    ],
+};
+
 pub(crate) static LAYOUTS: &[Layout] = &[
     Layout {
         name: "timm's names",

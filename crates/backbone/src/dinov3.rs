@@ -12,6 +12,7 @@ use crate::cost::{Sizes, blocks};
 use crate::guest::{AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
 use crate::positions::PositionRule;
+use crate::projection::{Projection, ProjectionRole, Projections};
 use crate::residual::{is_half, normalised, with_guest};
 use crate::rotary::{Rotary, turn};
 use crate::spec::{EncoderSpec, PixelInput};
@@ -31,6 +32,21 @@ static LAYOUTS: &[Layout] = &[Layout {
     elsewhere: |name| name.starts_with("classifier."),
     needs: None,
 }];
+
+const PROJECTIONS: Projections = Projections {
+    blocks: "layer",
+    published_blocks: "layer",
+    published_front: "model.",
+    layers: &[
+        Projection::new(ProjectionRole::Query, "attention.q_proj", None, &["attention.q_proj"]),
+        Projection::new(ProjectionRole::Key, "attention.k_proj", None, &["attention.k_proj"]),
+        Projection::new(ProjectionRole::Value, "attention.v_proj", None, &["attention.v_proj"]),
+        Projection::new(ProjectionRole::Output, "attention.o_proj", None, &["attention.o_proj"]),
+        Projection::new(ProjectionRole::Gate, "mlp.gate_proj", None, &["mlp.gate_proj"]),
+        Projection::new(ProjectionRole::Up, "mlp.up_proj", None, &["mlp.up_proj"]),
+        Projection::new(ProjectionRole::Down, "mlp.down_proj", None, &["mlp.down_proj"]),
+    ],
+};
 
 impl ImageFamily for Dinov3 {
     fn name(&self) -> &'static str {
@@ -136,6 +152,7 @@ impl ImageFamily for Dinov3 {
             optional: &["embeddings.mask_token"],
             wanted: "a DINOv3 image encoder (`embeddings.register_tokens`)",
             layouts: LAYOUTS,
+            projections: PROJECTIONS,
         }
     }
 

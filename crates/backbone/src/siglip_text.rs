@@ -8,6 +8,7 @@ use weight_files::{Layout, Settings, as_named, nothing_beside};
 
 use crate::cost::{Sizes, blocks};
 use crate::guest::{Addition, AtMlp, Guest, Register};
+use crate::projection::{Projection, ProjectionRole, Projections};
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 use crate::variant::{Activation, Variant};
@@ -33,6 +34,20 @@ static LAYOUTS: &[Layout] = &[Layout {
     },
     needs: None,
 }];
+
+const PROJECTIONS: Projections = Projections {
+    blocks: "encoder.layers",
+    published_blocks: "encoder.layers",
+    published_front: "text_model.",
+    layers: &[
+        Projection::new(ProjectionRole::Query, "self_attn.q_proj", None, &["self_attn.q_proj"]),
+        Projection::new(ProjectionRole::Key, "self_attn.k_proj", None, &["self_attn.k_proj"]),
+        Projection::new(ProjectionRole::Value, "self_attn.v_proj", None, &["self_attn.v_proj"]),
+        Projection::new(ProjectionRole::Output, "self_attn.out_proj", None, &["self_attn.out_proj"]),
+        Projection::new(ProjectionRole::Up, "mlp.fc1", None, &["mlp.fc1"]),
+        Projection::new(ProjectionRole::Down, "mlp.fc2", None, &["mlp.fc2"]),
+    ],
+};
 
 impl TextFamily for SiglipText {
     fn name(&self) -> &'static str {
@@ -97,6 +112,7 @@ impl TextFamily for SiglipText {
             optional: &[],
             wanted: "a SigLIP text encoder (`head.weight` beside `embeddings.token_embedding.weight`)",
             layouts: LAYOUTS,
+            projections: PROJECTIONS,
         }
     }
 

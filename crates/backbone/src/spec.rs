@@ -1,6 +1,8 @@
 use torch_ext::{Group, OptimizerGroup, Trains};
 use weight_files::Layout;
 
+use crate::projection::Projections;
+
 /// Parameter group of an image encoder.
 pub const IMAGE_ENCODER: Group = Group {
     name: "image_encoder",
@@ -14,7 +16,7 @@ pub const TEXT_ENCODER: Group = Group { name: "text_encoder", ..IMAGE_ENCODER };
 
 /// Specification of one encoder: name, sizes, input format and file layouts. `I` is the input format, [`PixelInput`] or
 /// [`WordInput`].
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct EncoderSpec<I> {
     /// Name in configs.
     pub name: &'static str,
@@ -34,13 +36,25 @@ pub struct EncoderSpec<I> {
     pub wanted: &'static str,
     /// Naming schemes of the encoder's published files.
     pub layouts: &'static [Layout],
+    /// The blocks' linear layers.
+    pub projections: Projections,
 }
 
 impl<I> EncoderSpec<I> {
     /// Drops the input format, so that specifications of image and text encoders have one type.
     pub fn without_input(self) -> EncoderSpec<()> {
-        let Self { name, prefix, width, depth, n_heads, input: _, optional, wanted, layouts } = self;
-        EncoderSpec { name, prefix, width, depth, n_heads, input: (), optional, wanted, layouts }
+        EncoderSpec {
+            name: self.name,
+            prefix: self.prefix,
+            width: self.width,
+            depth: self.depth,
+            n_heads: self.n_heads,
+            input: (),
+            optional: self.optional,
+            wanted: self.wanted,
+            layouts: self.layouts,
+            projections: self.projections,
+        }
     }
 }
 

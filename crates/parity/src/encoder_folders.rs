@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use backbone::guest::nobody;
 use backbone::{
     ClipText, EncoderSpec, IMAGE_ENCODER, IMAGE_ENCODERS, ImageEncoder, Registered, SiglipText, Stage,
-    TEXT_ENCODER, TextEncoder, TextFamily,
+    TEXT_ENCODER, TextEncoder, TextFamily, unobserved,
 };
 use serde_json::Value;
-use talent::weights::{Strictness, fill_encoder};
+use talent::LORA;
+use talent::weights::{PeftFolder, Strictness, fill_encoder};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Group, Store};
+use torch_ext::{Group, LowRankRule, LowRankUpdate, ParamPath, Store};
 use weight_files::{Settings, WeightFile};
 
 use crate::case::{Case, read_tensors};
@@ -44,9 +45,15 @@ fn one(folder: &Path, case: &mut Case) -> Result<()> {
     match kind {
         "image" => image(folder, &about, &config, case)?,
         "text" => text(folder, &config, case)?,
+        "lora" => {
+            files.extend(["adapter_config.json", "adapter_model.safetensors"]);
+            lora(folder, &config, case)?;
+        }
         other => bail!("case.json: nothing here knows the kind `{other}`"),
     }
-    files.push("forward64.safetensors");
+    if kind != "lora" {
+        files.push("forward64.safetensors");
+    }
     let stray: Vec<String> =
         list(folder)?.into_iter().filter(|name| !files.contains(&name.as_str())).collect();
     ensure!(stray.is_empty(), "recorded but not compared: {}", stray.join(", "));
@@ -84,12 +91,33 @@ fn described<F: Registered + ?Sized, S>(
 
 /// The image encoder that a `config.json` describes, filled from the weights beside it.
 fn image_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn ImageEncoder>> {
+    Ok(tuned_image_encoder(folder, config, kind, &|_| Ok(None))?.0)
+}
+
+/// As [`image_encoder`], with the low-rank updates of a rule that depends on the encoder's specification.
+fn tuned_image_encoder(
+    folder: &Path,
+    config: &Value,
+    kind: Kind,
+    rule: &FindRule,
+) -> Result<(Box<dyn ImageEncoder>, Store)> {
     let (family, sizes) = described(IMAGE_ENCODERS, |family| family.described(&Settings::new(config)))?;
     let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
-    let path = store.root().in_group(IMAGE_ENCODER) / spec.prefix;
+    let path = tuned_path(&store, IMAGE_ENCODER, &spec.without_input(), rule)?;
     let encoder = family.build(&path, &sizes, &mut |_, _| {});
     fill(&store, IMAGE_ENCODER, &spec.without_input(), folder)?;
-    Ok(encoder)
+    Ok((encoder, store))
+}
+
+/// The rule for the low-rank updates of an encoder; none for no updates.
+type FindRule<'a> = dyn Fn(&EncoderSpec<()>) -> Result<Option<LowRankRule>> + 'a;
+
+fn tuned_path(store: &Store, group: Group, spec: &EncoderSpec<()>, rule: &FindRule) -> Result<ParamPath> {
+    let path = store.root().in_group(group) / spec.prefix;
+    Ok(match rule(spec)? {
+        Some(rule) => path.with_low_rank(rule),
+        None => path,
+    })
 }
 
 /// Number of a recorded hidden state; none for what is not recorded.
@@ -151,12 +179,22 @@ fn compare_all(
 static TEXT_FAMILIES: [&dyn TextFamily; 2] = [&ClipText, &SiglipText];
 
 fn text_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn TextEncoder>> {
+    Ok(tuned_text_encoder(folder, config, kind, &|_| Ok(None))?.0)
+}
+
+/// As [`text_encoder`], with the low-rank updates of a rule that depends on the encoder's specification.
+fn tuned_text_encoder(
+    folder: &Path,
+    config: &Value,
+    kind: Kind,
+    rule: &FindRule,
+) -> Result<(Box<dyn TextEncoder>, Store)> {
     let (family, sizes) = described(&TEXT_FAMILIES, |family| family.described(&Settings::new(config)))?;
     let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
-    let path = store.root().in_group(TEXT_ENCODER) / spec.prefix;
+    let path = tuned_path(&store, TEXT_ENCODER, &spec.without_input(), rule)?;
     let encoder = family.build(&path, &sizes, &mut |_, _| {});
     fill(&store, TEXT_ENCODER, &spec.without_input(), folder)?;
-    Ok(encoder)
+    Ok((encoder, store))
 }
 
 fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
@@ -180,4 +218,75 @@ fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
         crate::case::nothing_left(&recorded).context(name)?;
     }
     Ok(())
+}
+
+/// An encoder with LoRA: output, loss, gradients of all matrices, and the output after merging.
+fn lora(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
+    let name = "forward.safetensors";
+    let mut recorded = read_tensors(&folder.join(name), Device::Cpu)?;
+    let is_rotary = config.get("rope_theta").is_some();
+    let exact = Tolerance::OfLargest(if is_rotary { 1e-6 } else { 1e-9 });
+    let inputs = ["pixel_values", "input_ids"].map(|name| recorded.remove(name));
+    let passes = [
+        (Kind::Float, "", Tolerance::Scaled(2e-5), Tolerance::OfLargest(4e-4)),
+        (Kind::Double, "64", exact, exact),
+    ];
+    for (kind, mark, of_values, of_gradients) in passes {
+        let (output, store, names) = tuned_encoder(folder, config, kind, &inputs)?;
+        let out = output();
+        let ramp = Tensor::linspace(-1, 1, out.numel() as i64, (Kind::Double, Device::Cpu)).to_kind(kind);
+        let loss = (&out * ramp.view_as(&out)).sum(None);
+        loss.backward();
+        let mut found = vec![(format!("output{mark}"), out), (format!("loss{mark}"), loss)];
+        compare_all(case, name, &mut recorded, std::mem::take(&mut found), of_values)?;
+        for [in_file, in_store] in names {
+            let matrix = store.get(&in_store).with_context(|| format!("`{in_store}` is not registered"))?;
+            found.push((format!("grad{mark}.{in_file}"), matrix.grad()));
+        }
+        compare_all(case, name, &mut recorded, found, of_gradients)?;
+        store.low_rank_updates().iter().for_each(LowRankUpdate::merge);
+        // Recorded in float32 alone.
+        if kind == Kind::Float {
+            let merged = tch::no_grad(output);
+            compare_all(case, name, &mut recorded, vec![("merged_output".to_owned(), merged)], of_values)?;
+        }
+    }
+    crate::case::nothing_left(&recorded).context(name)
+}
+
+/// An encoder with the LoRA matrices beside it: a pass over the recorded input that gives the last hidden state, the parameters, and
+/// the matrices' names in the file and in the store.
+#[expect(clippy::type_complexity, reason = "three results of one step")]
+fn tuned_encoder<'a>(
+    folder: &Path,
+    config: &Value,
+    kind: Kind,
+    [pixels, ids]: &'a [Option<Tensor>; 2],
+) -> Result<(Box<dyn Fn() -> Tensor + 'a>, Store, Vec<[String; 2]>)> {
+    let opened: RefCell<Option<PeftFolder>> = RefCell::default();
+    let rule = |spec: &EncoderSpec<()>| {
+        let peft = PeftFolder::open(folder, spec)?;
+        let rule = peft.rule()?;
+        opened.replace(Some(peft));
+        Ok(Some(rule))
+    };
+    let (pass, store): (Box<dyn Fn() -> Tensor>, Store) = match (pixels, ids) {
+        (Some(pixels), None) => {
+            let (encoder, store) = tuned_image_encoder(folder, config, kind, &rule)?;
+            let images = pixels.to_kind(kind);
+            let pass = move || {
+                let last = encoder.forward(&images, &[], &nobody, &unobserved).last;
+                encoder.normalise(&last)
+            };
+            (Box::new(pass), store)
+        }
+        (None, Some(ids)) => {
+            let (encoder, store) = tuned_text_encoder(folder, config, kind, &rule)?;
+            (Box::new(move || encoder.forward(ids, &nobody, &unobserved).words), store)
+        }
+        _ => bail!("forward.safetensors: neither `pixel_values` nor `input_ids`, or both"),
+    };
+    store.set_trainable(|_, entry| entry.group == LORA);
+    let names = opened.into_inner().context("no rule was asked for")?.fill(&store)?;
+    Ok((pass, store, names))
 }

@@ -24,7 +24,7 @@ pub(crate) fn model_init(recorded: &Recorded, case: &mut Case) -> Result<()> {
     for (name, entry) in network.store().entries() {
         case.compare(&name, &entry.tensor, Tolerance::Exact)?;
     }
-    network.train_only(TrainedParts::AdaptersAndHead);
+    network.train_only(TrainedParts::Tuned);
     let listed = case.json.get("trainable").and_then(Value::as_array).context("no list `trainable`")?;
     let listed: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     let trainable = network.trainable();

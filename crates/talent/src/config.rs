@@ -6,6 +6,8 @@ use backbone::{
 use rca::{NECK_ATTENTION_HEADS, NeckConfig, NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::tuning::{LoraConfig, PromptConfig, Tuning};
+
 /// All sizes and variants of the network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,6 +16,15 @@ pub struct ModelConfig {
     pub input_size: i64,
     /// Tokens K per expression, start and end token included. Part of the adapters' weights.
     pub word_len: i64,
+    /// What trains inside the encoders.
+    #[serde(default)]
+    pub tuning: Tuning,
+    /// Sizes of `tuning = "lora"`.
+    #[serde(default)]
+    pub lora: LoraConfig,
+    /// Sizes of `tuning = "prompt"`.
+    #[serde(default)]
+    pub prompt: PromptConfig,
     /// Image encoder and its adapters.
     pub image: ImageConfig,
     /// Text encoder and its adapters.
@@ -148,12 +159,6 @@ impl TextConfig {
     pub fn spec(&self) -> EncoderSpec<WordInput> {
         self.encoder.spec(&self.sizes())
     }
-
-    /// Configuration of the text adapters; no blocks if there are none.
-    pub fn text_adapters(&self) -> TextAdaptersConfig {
-        let blocks = if self.adapters { self.adapter_blocks.clone() } else { Vec::new() };
-        TextAdaptersConfig { blocks, text_width: self.width, bottleneck: self.adapter_width }
-    }
 }
 
 /// Neck and projector.
@@ -195,6 +200,9 @@ impl ModelConfig {
         Self {
             input_size: 448,
             word_len: 17,
+            tuning: Tuning::Adapters,
+            lora: LoraConfig::default(),
+            prompt: PromptConfig::default(),
             image: ImageConfig {
                 encoder: ImageDesign::PUBLISHED,
                 width: 768,
@@ -304,13 +312,21 @@ impl ModelConfig {
             word_len: self.word_len,
         };
         VisualAdaptersConfig {
-            blocks: image.adapter_blocks.clone(),
+            blocks: if self.tuning == Tuning::Adapters { image.adapter_blocks.clone() } else { Vec::new() },
             image_width: image.width,
             n_special: image.spec().input.n_special,
             unit,
             fusion: image.fusion,
             gate: image.gate,
         }
+    }
+
+    /// Configuration of the text adapters; no blocks if there are none.
+    pub fn text_adapters(&self) -> TextAdaptersConfig {
+        let text = &self.text;
+        let has_adapters = text.adapters && self.tuning == Tuning::Adapters;
+        let blocks = if has_adapters { text.adapter_blocks.clone() } else { Vec::new() };
+        TextAdaptersConfig { blocks, text_width: text.width, bottleneck: text.adapter_width }
     }
 
     /// Configuration of the neck.
@@ -338,7 +354,8 @@ impl ModelConfig {
         self.validate_heads()?;
         self.validate_widths()?;
         self.image.encoder.check(&self.image.sizes()).map_err(ConfigError)?;
-        self.validate_blocks()
+        self.validate_blocks()?;
+        self.validate_tuning()
     }
 
     /// Sizes that must be positive, and sizes that must be multiples of others.
@@ -398,6 +415,41 @@ impl ModelConfig {
             check(value > 0 && value % unit == 0, what)?;
         }
         Ok(())
+    }
+
+    /// Sizes of the tuning method, and that it changes layers that exist.
+    fn validate_tuning(&self) -> Result<(), ConfigError> {
+        match self.tuning {
+            Tuning::Lora => {
+                let LoraConfig { rank, alpha, dropout, .. } = self.lora;
+                check((1..=100_000).contains(&rank), format!("lora.rank must be 1 to 100000, not {rank}"))?;
+                check(alpha.is_finite(), format!("lora.alpha must be a finite number, not {alpha}"))?;
+                check(
+                    (0.0..1.0).contains(&dropout),
+                    format!("lora.dropout ({dropout}) must be at least 0 and below 1"),
+                )?;
+                let (image, text) = (self.image.spec().without_input(), self.text.spec().without_input());
+                let both = [
+                    ("lora.image_targets", image, &self.lora.image_targets),
+                    ("lora.text_targets", text, &self.lora.text_targets),
+                ];
+                for (name, spec, targets) in both {
+                    let layers = spec.projections.layers;
+                    let unknown = targets.iter().find(|role| layers.iter().all(|layer| layer.role != **role));
+                    let what = unknown.map_or_else(String::new, |role| {
+                        format!("{name} names `{}`, which the blocks of `{}` lack", role.name(), spec.name)
+                    });
+                    check(unknown.is_none(), what)?;
+                }
+                let n_targets = self.lora.image_targets.len() + self.lora.text_targets.len();
+                check(n_targets > 0, "lora.image_targets and lora.text_targets are both empty".into())
+            }
+            Tuning::Prompt => {
+                let n = self.prompt.n_tokens;
+                check((1..=10_000).contains(&n), format!("prompt.n_tokens must be 1 to 10000, not {n}"))
+            }
+            Tuning::Adapters | Tuning::Norms | Tuning::HeadOnly => Ok(()),
+        }
     }
 
     /// Divisibility of the cross-modal units' widths by their attention heads.

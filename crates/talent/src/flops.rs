@@ -2,6 +2,7 @@
 //! before the first trained parameter have no backward pass.
 
 use adapters::{TextAdapters, VisualAdapters};
+use backbone::{ImageEncoderConfig, ProjectionRole};
 use rca::Neck;
 use torch_ext::flops::{BOTH, Cost, Grad};
 
@@ -9,6 +10,7 @@ use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::model::TrainedParts;
 use crate::projector::Projector;
+use crate::tuning::Tuning;
 
 /// FLOPs by stage, in the order of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ impl Flops {
 
 /// FLOPs of inference on one image with one expression, with every stage computed from the start.
 pub fn forward_flops(cfg: &ModelConfig) -> Flops {
-    stages(cfg, TrainedParts::AdaptersAndHead, 1, &|cost| cost.forward)
+    stages(cfg, TrainedParts::Tuned, 1, &|cost| cost.forward)
 }
 
 /// FLOPs of the forward and backward pass of one training sample: an image with an expression, a positive and a negative.
@@ -58,24 +60,29 @@ pub fn train_flops(cfg: &ModelConfig, parts: TrainedParts) -> Flops {
 
 fn stages(cfg: &ModelConfig, parts: TrainedParts, n_sentences: i64, count: &dyn Fn(Cost) -> i64) -> Flops {
     let (n, k) = (cfg.grid() * cfg.grid(), cfg.word_len);
-    let (texts, visual) = (cfg.text.text_adapters(), cfg.visual_adapters());
+    let (texts, visual) = (cfg.text_adapters(), cfg.visual_adapters());
     let all = parts == TrainedParts::All;
-    // The first block with an adapter. Its output is the first that depends on a trained parameter.
-    let first = |blocks: &[i64]| blocks.iter().min().copied();
+    // The first block with an adapter. Its output is the first that depends on a trained parameter. The other methods train something
+    // in or before the first block; what its first layers save is not deducted.
+    let first =
+        |blocks: &[i64], trains_all: bool| if trains_all { Some(-1) } else { blocks.iter().min().copied() };
     let grad_behind = |first: Option<i64>| {
         move |block: i64| match parts {
             TrainedParts::All => BOTH,
-            TrainedParts::AdaptersAndHead => {
-                Grad { input: first.is_some_and(|first| block > first), weight: false }
-            }
+            TrainedParts::Tuned => Grad { input: first.is_some_and(|first| block > first), weight: false },
         }
     };
-    let (first_text, first_visual) = (first(&texts.blocks), first(&visual.blocks));
+    let lora = |targets: &[ProjectionRole]| cfg.tuning == Tuning::Lora && !targets.is_empty();
+    let norms = cfg.tuning == Tuning::Norms;
+    let first_text = first(&texts.blocks, norms || lora(&cfg.lora.text_targets));
+    let image_trains = norms || cfg.tuning == Tuning::Prompt || lora(&cfg.lora.image_targets);
+    let first_visual = first(&visual.blocks, image_trains);
     let (text_grad, image_grad) = (grad_behind(first_text), grad_behind(first_visual));
     let state = Grad { input: first_text.is_some() || all, weight: all };
     let text = cfg.text.encoder.cost(&cfg.text.sizes(), k, &text_grad, state)
-        + TextAdapters::cost(&texts, k, &text_grad);
-    let vision = cfg.image.encoder.cost(&cfg.image.sizes(), cfg.grid(), &image_grad, all);
+        + TextAdapters::cost(&texts, k, &text_grad)
+        + text_lora(cfg);
+    let vision = cfg.image.encoder.cost(&with_prompts(cfg), cfg.grid(), &image_grad, all) + image_lora(cfg);
     let adapters = VisualAdapters::cost(&visual, n, &image_grad);
     let count = |cost: Cost| count(cost).unsigned_abs();
     Flops {
@@ -86,6 +93,37 @@ fn stages(cfg: &ModelConfig, parts: TrainedParts, n_sentences: i64, count: &dyn 
         decoder: count(Decoder::cost(&cfg.decoder, cfg.head.width, n, k)),
         projector: count(Projector::cost(cfg.head.width, cfg.text.state_width, n)),
     }
+}
+
+/// Sizes of the image encoder; prompts cost what registers cost.
+fn with_prompts(cfg: &ModelConfig) -> ImageEncoderConfig {
+    let sizes = cfg.image.sizes();
+    match cfg.tuning {
+        Tuning::Prompt => {
+            ImageEncoderConfig { n_registers: sizes.n_registers + cfg.prompt.n_tokens, ..sizes }
+        }
+        _ => sizes,
+    }
+}
+
+/// FLOPs of the text encoder's low-rank updates.
+fn text_lora(cfg: &ModelConfig) -> Cost {
+    if cfg.tuning != Tuning::Lora {
+        return Cost::default();
+    }
+    let sizes = cfg.text.sizes();
+    cfg.lora.cost(&cfg.lora.text_targets, sizes.depth, cfg.word_len, sizes.width, sizes.mlp_width())
+}
+
+/// FLOPs of the image encoder's low-rank updates.
+fn image_lora(cfg: &ModelConfig) -> Cost {
+    if cfg.tuning != Tuning::Lora {
+        return Cost::default();
+    }
+    let sizes = cfg.image.sizes();
+    let tokens = cfg.grid() * cfg.grid() + cfg.image.spec().input.n_special;
+    let mlp_width = cfg.image.encoder.mlp_width(&sizes);
+    cfg.lora.cost(&cfg.lora.image_targets, sizes.depth, tokens, sizes.width, mlp_width)
 }
 
 #[cfg(test)]
@@ -111,8 +149,7 @@ mod tests {
     fn frozen_work_before_the_first_adapter_has_no_backward_pass() {
         let cfg = ModelConfig::base();
         let forward = forward_flops(&cfg);
-        let (pet, full) =
-            (train_flops(&cfg, TrainedParts::AdaptersAndHead), train_flops(&cfg, TrainedParts::All));
+        let (pet, full) = (train_flops(&cfg, TrainedParts::Tuned), train_flops(&cfg, TrainedParts::All));
         // In units of the forward pass, the trained head costs 3, the ten frozen blocks after the first adapter 2, and their
         // attention 3.
         assert_eq!(pet.projector, 3 * forward.projector);

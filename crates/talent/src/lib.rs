@@ -12,6 +12,7 @@ mod model;
 mod pass;
 mod projector;
 mod recompute;
+mod tuning;
 pub mod weights;
 
 pub use adapters::{AdapterFusion, Gate};
@@ -27,3 +28,4 @@ pub use pass::{Pass, Sentences, Stage, Triplet};
 pub use projector::Projector;
 pub use rca::NeckFusion;
 pub use torch_ext::layers::Mode;
+pub use tuning::{LORA, LoraConfig, PromptConfig, Tuning};

@@ -42,7 +42,7 @@ pub fn least_parameters(cfg: &ModelConfig) -> LeastParameters {
     let rest = 3.0 * head * head
         + size(cfg.decoder.depth) * (8.0 * head * head + 2.0 * head * ffn)
         + VisualAdapters::least_values(&cfg.visual_adapters())
-        + TextAdapters::least_values(&cfg.text.text_adapters());
+        + TextAdapters::least_values(&cfg.text_adapters());
     LeastParameters { image, text, rest }
 }
 

@@ -1,15 +1,19 @@
-use adapters::{TextAdapters, VisualAdapters};
-use backbone::{Features, IMAGE_ENCODER, ImageEncoder, TEXT_ENCODER, TextEncoder, TextOutput, rows_of};
+use adapters::{Prompted, TextAdapters, VisualAdapters};
+use backbone::{
+    EncoderSpec, Features, IMAGE_ENCODER, ImageEncoder, ProjectionRole, TEXT_ENCODER, TextEncoder,
+    TextOutput, rows_of,
+};
 use rca::{Neck, NeckOutput};
 use tch::{Device, Kind, Tensor};
 use torch_ext::layers::Mode;
-use torch_ext::{Group, OptimizerGroup, Role, Store, Trains};
+use torch_ext::{Entry, Group, OptimizerGroup, ParamPath, Role, Store, Trains};
 use tracing::trace_span;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::decoder::Decoder;
 use crate::pass::{Pass, Sentences, Stage, Triplet};
 use crate::projector::Projector;
+use crate::tuning::Tuning;
 
 /// The network with its parameters.
 #[derive(Debug)]
@@ -86,9 +90,9 @@ impl<'a> Encoded<'a> {
 /// Which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedParts {
-    /// Adapters and head; both encoders are frozen (parameter-efficient tuning).
-    AdaptersAndHead,
-    /// Adapters, head and both encoders.
+    /// The head and what `model.tuning` names; the encoders are otherwise frozen (parameter-efficient tuning).
+    Tuned,
+    /// Everything: both encoders, adapters, head.
     All,
 }
 
@@ -99,6 +103,21 @@ const fn head(name: &'static str) -> Group {
 const NECK: Group = head("neck");
 const DECODER: Group = head("decoder");
 const PROJECTOR: Group = head("projector");
+
+/// Whether a parameter of an encoder is a bias or a normalisation's weight: of all weights, these alone are vectors.
+fn is_norm_or_bias(name: &str, entry: &Entry) -> bool {
+    name.ends_with("bias") || (name.ends_with(".weight") && entry.tensor.dim() == 1)
+}
+
+impl ModelConfig {
+    /// The path that an encoder is registered below, with its low-rank updates if it has any.
+    fn tunable(&self, path: &ParamPath, spec: &EncoderSpec<()>, targets: &[ProjectionRole]) -> ParamPath {
+        match self.tuning {
+            Tuning::Lora => path.with_low_rank(self.lora.rule(spec, targets)),
+            _ => path.clone(),
+        }
+    }
+}
 
 impl Talent {
     /// Builds the network with initial values drawn from libtorch's CPU generator.
@@ -122,18 +141,23 @@ impl Talent {
         cfg.validate()?;
         let root = store.root();
         let (text_spec, image_spec) = (cfg.text.spec(), cfg.image.spec());
-        let mut text_adapters = TextAdapters::new(cfg.text.text_adapters());
+        let mut text_adapters = TextAdapters::new(cfg.text_adapters());
         let text_path = root.in_group(TEXT_ENCODER) / text_spec.prefix;
+        let text_path = cfg.tunable(&text_path, &text_spec.without_input(), &cfg.lora.text_targets);
         let text = cfg.text.encoder.build(&text_path, &cfg.text.sizes(), &mut |block, path| {
             text_adapters.register(block, path);
         });
         let mut visual_adapters = VisualAdapters::new(cfg.visual_adapters());
         let mut image_blocks = Vec::new();
         let image_path = root.in_group(IMAGE_ENCODER) / image_spec.prefix;
-        let image = cfg.image.encoder.build(&image_path, &cfg.image.sizes(), &mut |block, path| {
+        let image_path = cfg.tunable(&image_path, &image_spec.without_input(), &cfg.lora.image_targets);
+        let mut image = cfg.image.encoder.build(&image_path, &cfg.image.sizes(), &mut |block, path| {
             image_blocks.push(format!("{}.", path.name()));
             visual_adapters.register(block, path);
         });
+        if cfg.tuning == Tuning::Prompt {
+            image = Box::new(Prompted::new(&image_path, image, cfg.prompt.n_tokens, cfg.prompt.deep));
+        }
         let neck = Neck::new(&(root.in_group(NECK) / "neck"), cfg.neck());
         let decoder = Decoder::new(&(root.in_group(DECODER) / "decoder"), cfg.head.width, &cfg.decoder);
         let projector =
@@ -150,7 +174,7 @@ impl Talent {
             projector,
             cfg: cfg.clone(),
         };
-        model.train_only(TrainedParts::AdaptersAndHead);
+        model.train_only(TrainedParts::Tuned);
         Ok(model)
     }
 
@@ -199,11 +223,12 @@ impl Talent {
         &self.cfg
     }
 
-    /// Chooses which parameters train, by the [`Trains`] rule of each parameter group.
+    /// Chooses which parameters train, by the [`Trains`] rule of each parameter group and by [`ModelConfig::tuning`].
     pub fn train_only(&self, parts: TrainedParts) {
-        self.store.set_trainable(|group| match group.trains {
+        let norms = self.cfg.tuning == Tuning::Norms;
+        self.store.set_trainable(|name, entry| match entry.group.trains {
             Trains::Always => true,
-            Trains::WithEncoders => parts == TrainedParts::All,
+            Trains::WithEncoders => parts == TrainedParts::All || (norms && is_norm_or_bias(name, entry)),
             Trains::Never => false,
         });
     }
@@ -255,6 +280,7 @@ impl Talent {
 
     /// Encodes all sentences as one batch: expressions, then positives, then negatives.
     pub(crate) fn encode(&self, sentences: Sentences<'_>, pass: &Pass<'_>) -> TextOutput {
+        self.store.set_mode(pass.mode);
         let ids = match sentences {
             Sentences::Plain(words) => words.shallow_clone(),
             Sentences::Triplet(Triplet { words, positives, negatives }) => {

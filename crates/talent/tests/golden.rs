@@ -147,7 +147,7 @@ fn every_variant_builds_and_trains() {
                 cfg.text.adapters = text_adapters;
                 cfg.head.fusion = neck;
                 let model = Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap();
-                model.train_only(TrainedParts::AdaptersAndHead);
+                model.train_only(TrainedParts::Tuned);
                 let images = Tensor::randn([2, 3, 56, 56], (Kind::Float, Device::Cpu));
                 let words = Tensor::ones([2, word_len], (Kind::Int64, Device::Cpu));
                 let ids = Triplet { words: &words, positives: &words, negatives: &words };

@@ -77,8 +77,8 @@ fn adapters_and_head() {
     (cfg.image.width, cfg.image.fusion_width) = (64, 16);
     cfg.image.fusion = AdapterFusion::CrossAttention;
     cfg.decoder.dropout = 0.1;
-    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::Float);
-    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::BFloat16);
+    compare(&cfg, TrainedParts::Tuned, Kind::Float);
+    compare(&cfg, TrainedParts::Tuned, Kind::BFloat16);
 }
 
 #[test]
@@ -90,5 +90,5 @@ fn everything() {
 fn a_tapped_last_block() {
     let mut cfg = miniature();
     cfg.image.taps = [0, 3];
-    compare(&cfg, TrainedParts::AdaptersAndHead, Kind::Float);
+    compare(&cfg, TrainedParts::Tuned, Kind::Float);
 }

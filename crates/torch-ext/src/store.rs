@@ -6,6 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::across::Together;
 use crate::init::Init;
+use crate::layers::Mode;
+use crate::low_rank::{LowRankRule, LowRankUpdate};
 
 /// Role of an entry: trained by the optimiser or only stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +121,8 @@ impl Counter {
 pub struct Store {
     entries: Rc<RefCell<IndexMap<String, Entry>>>,
     counters: Rc<RefCell<Vec<(Tensor, Counter)>>>,
+    low_rank: Rc<RefCell<Vec<LowRankUpdate>>>,
+    mode: Rc<Cell<Mode>>,
     together: Together,
     device: Device,
     kind: Kind,
@@ -132,6 +136,8 @@ impl Store {
         Self {
             entries: Rc::default(),
             counters: Rc::default(),
+            low_rank: Rc::default(),
+            mode: Rc::new(Cell::new(Mode::Eval)),
             together: Together::default(),
             device,
             kind,
@@ -147,12 +153,22 @@ impl Store {
 
     /// Root path for registering modules.
     pub fn root(&self) -> ParamPath {
-        ParamPath { store: self.clone(), prefix: String::new(), group: Group::NONE }
+        ParamPath { store: self.clone(), prefix: String::new(), group: Group::NONE, low_rank: None }
     }
 
     /// The processes that share the batches of the modules registered here.
     pub fn together(&self) -> &Together {
         &self.together
+    }
+
+    /// Handles to the low-rank updates of linear layers, in registration order.
+    pub fn low_rank_updates(&self) -> Vec<LowRankUpdate> {
+        self.low_rank.borrow().iter().map(LowRankUpdate::handle).collect()
+    }
+
+    /// Tells layers that are not given a [`Mode`] whether they train: the dropout of low-rank updates.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
     }
 
     /// Device of the tensors.
@@ -184,10 +200,10 @@ impl Store {
         self.entries.borrow().get(name).map(|entry| entry.tensor.shallow_clone())
     }
 
-    /// Sets `requires_grad` of every parameter: true if `trains` accepts its group, otherwise false.
-    pub fn set_trainable(&self, trains: impl Fn(Group) -> bool) {
-        for entry in self.entries.borrow().values().filter(|entry| entry.role == Role::Parameter) {
-            let _ = entry.tensor.set_requires_grad(trains(entry.group));
+    /// Sets `requires_grad` of every parameter: true if `trains` accepts its name and entry, otherwise false.
+    pub fn set_trainable(&self, trains: impl Fn(&str, &Entry) -> bool) {
+        for (name, entry) in self.entries.borrow().iter().filter(|(_, entry)| entry.role == Role::Parameter) {
+            let _ = entry.tensor.set_requires_grad(trains(name, entry));
         }
     }
 
@@ -250,6 +266,7 @@ pub struct ParamPath {
     store: Store,
     prefix: String,
     group: Group,
+    low_rank: Option<LowRankRule>,
 }
 
 impl ParamPath {
@@ -261,6 +278,23 @@ impl ParamPath {
     /// The same path and group; parameters registered here and below never train.
     pub fn frozen(&self) -> Self {
         self.in_group(Group { trains: Trains::Never, ..self.group })
+    }
+
+    /// The same path; linear layers registered here and below have the low-rank updates that the rule asks for.
+    pub fn with_low_rank(&self, rule: LowRankRule) -> Self {
+        Self { low_rank: Some(rule), ..self.clone() }
+    }
+
+    pub(crate) fn low_rank(&self) -> Option<&LowRankRule> {
+        self.low_rank.as_ref()
+    }
+
+    pub(crate) fn keep_low_rank(&self, updates: impl Iterator<Item = LowRankUpdate>) {
+        self.store.low_rank.borrow_mut().extend(updates);
+    }
+
+    pub(crate) fn mode(&self) -> Rc<Cell<Mode>> {
+        Rc::clone(&self.store.mode)
     }
 
     /// Name prefix of entries registered here, for example `dinov2.blocks.3`.
@@ -315,7 +349,7 @@ impl<N: std::fmt::Display> std::ops::Div<N> for &ParamPath {
     type Output = ParamPath;
 
     fn div(self, name: N) -> ParamPath {
-        ParamPath { store: self.store.clone(), prefix: self.join(&name.to_string()), group: self.group }
+        ParamPath { prefix: self.join(&name.to_string()), ..self.clone() }
     }
 }
 

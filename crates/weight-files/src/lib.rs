@@ -11,6 +11,7 @@
 mod error;
 mod file;
 mod layout;
+mod peft;
 mod safetensors_source;
 mod settings;
 mod tensor;
@@ -20,6 +21,7 @@ mod wrapping;
 pub use error::Error;
 pub use file::WeightFile;
 pub use layout::{EncoderPlan, Layout, Part, Step, as_named, encoder_plan, nothing_beside, numbered};
+pub use peft::{CONFIG_FILE, PeftConfig, Targets, WEIGHT_FILES};
 pub use settings::Settings;
 pub use tensor::{Element, Scalar, TensorInfo};
 pub use wrapping::{family, wrapping};

@@ -126,14 +126,6 @@ impl<'a> Settings<'a> {
     /// # Errors
     /// Names the first such setting.
     pub fn only(&self, known: &[&str]) -> Result<(), String> {
-        let is_on = |value: &Json| match value {
-            Json::Null => false,
-            Json::Bool(flag) => *flag,
-            Json::Number(number) => number.as_f64() != Some(0.0),
-            Json::String(text) => !text.is_empty(),
-            Json::Array(items) => !items.is_empty(),
-            Json::Object(fields) => !fields.is_empty(),
-        };
         // The innermost object is the network's own.
         let Some(fields) = self.places.first().and_then(|place| place.as_object()) else { return Ok(()) };
         let is_known =
@@ -155,6 +147,18 @@ impl<'a> Settings<'a> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a setting switches something on: null, false, 0 and what is empty do not.
+pub(crate) fn is_on(value: &Json) -> bool {
+    match value {
+        Json::Null => false,
+        Json::Bool(flag) => *flag,
+        Json::Number(number) => number.as_f64() != Some(0.0),
+        Json::String(text) => !text.is_empty(),
+        Json::Array(items) => !items.is_empty(),
+        Json::Object(fields) => !fields.is_empty(),
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod encoder;
 mod network;
+mod peft;
 mod report;
 
 pub use encoder::{Encoder, fill_encoder, load_encoder};
 pub use network::{load_network, official_names};
+pub use peft::{PeftFolder, peft_tensors};
 pub use report::{Cast, LoadReport, Strictness};
 
 use tch::{Kind, Tensor};

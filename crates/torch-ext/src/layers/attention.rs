@@ -3,6 +3,7 @@ use tch::Tensor;
 use super::Mode;
 use crate::init::Init;
 use crate::layers::linear;
+use crate::low_rank::LowRank;
 use crate::lowered::lowered;
 use crate::shim;
 use crate::store::ParamPath;
@@ -41,6 +42,8 @@ enum Visible<'a> {
 pub struct MultiheadAttention {
     in_proj_weight: Tensor,
     in_proj_bias: Tensor,
+    /// Of the packed projection, by its thirds.
+    low_rank: LowRank,
     out_proj: super::Linear,
     n_heads: i64,
     dropout: f64,
@@ -50,9 +53,12 @@ impl MultiheadAttention {
     /// PyTorch's initialisation: Xavier-uniform packed matrix, `out_proj` uniform within `1 / sqrt(width)`, zero biases.
     pub fn new(path: &ParamPath, width: i64, n_heads: i64, dropout: f64) -> Self {
         let (packed, out) = ((6.0 / (4 * width) as f64).sqrt(), 1.0 / (width as f64).sqrt());
+        let in_proj_weight = path.parameter("in_proj_weight", &[3 * width, width], Init::Uniform(packed));
+        let in_proj_bias = path.parameter("in_proj_bias", &[3 * width], Init::Const(0.0));
         Self {
-            in_proj_weight: path.parameter("in_proj_weight", &[3 * width, width], Init::Uniform(packed)),
-            in_proj_bias: path.parameter("in_proj_bias", &[3 * width], Init::Const(0.0)),
+            low_rank: LowRank::register(&(path / "in_proj"), &in_proj_weight),
+            in_proj_weight,
+            in_proj_bias,
             out_proj: super::Linear::new(
                 &(path / "out_proj"),
                 width,
@@ -84,7 +90,9 @@ impl MultiheadAttention {
         let visible = visible.map_or(Visible::All, Visible::Marked);
         let weights = lowered(&self.in_proj_weight).chunk(3, 0);
         let biases = lowered(&self.in_proj_bias).chunk(3, 0);
-        let project = |xs: &Tensor, third: usize| linear(xs, &weights[third], Some(&biases[third]));
+        let project = |xs: &Tensor, third: usize| {
+            self.low_rank.add_to_third(linear(xs, &weights[third], Some(&biases[third])), xs, third)
+        };
         self.mix(&project(queries, 0), &project(keys, 1), &project(values, 2), mode, visible)
     }
 
@@ -92,7 +100,8 @@ impl MultiheadAttention {
     ///
     /// - xs: `[batch, n, width]`
     pub fn forward_self(&self, xs: &Tensor, mode: Mode, causal: bool) -> Tensor {
-        let packed = linear(xs, &self.in_proj_weight, Some(&self.in_proj_bias)).chunk(3, -1);
+        let packed = linear(xs, &self.in_proj_weight, Some(&self.in_proj_bias));
+        let packed = self.low_rank.add_to(packed, xs).chunk(3, -1);
         let visible = if causal { Visible::Past } else { Visible::All };
         self.mix(&packed[0], &packed[1], &packed[2], mode, visible)
     }

@@ -1,6 +1,7 @@
 use tch::Tensor;
 
 use crate::init::Init;
+use crate::low_rank::LowRank;
 use crate::shim;
 use crate::store::ParamPath;
 
@@ -20,15 +21,13 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    low_rank: LowRank,
 }
 
 impl Linear {
     /// Registers `weight` and `bias`.
     pub fn new(path: &ParamPath, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Self {
-        Self {
-            weight: path.parameter("weight", &[n_out, n_in], weight),
-            bias: Some(path.parameter("bias", &[n_out], bias)),
-        }
+        Self::with_optional_bias(path, n_in, n_out, weight, Some(bias))
     }
 
     /// Registers `weight`, and `bias` if it has an initialisation.
@@ -39,15 +38,15 @@ impl Linear {
         weight: Init,
         bias: Option<Init>,
     ) -> Self {
-        match bias {
-            Some(bias) => Self::new(path, n_in, n_out, weight, bias),
-            None => Self::without_bias(path, n_in, n_out, weight),
-        }
+        let weight = path.parameter("weight", &[n_out, n_in], weight);
+        let bias = bias.map(|init| path.parameter("bias", &[n_out], init));
+        let low_rank = LowRank::register(path, &weight);
+        Self { weight, bias, low_rank }
     }
 
     /// Registers `weight` only.
     pub fn without_bias(path: &ParamPath, n_in: i64, n_out: i64, weight: Init) -> Self {
-        Self { weight: path.parameter("weight", &[n_out, n_in], weight), bias: None }
+        Self::with_optional_bias(path, n_in, n_out, weight, None)
     }
 
     /// PyTorch's default initialisation: weight and bias uniform within `1 / sqrt(n_in)`.
@@ -58,6 +57,6 @@ impl Linear {
 
     /// - xs: `[..., in]`, result `[..., out]`
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        linear(xs, &self.weight, self.bias.as_ref())
+        self.low_rank.add_to(linear(xs, &self.weight, self.bias.as_ref()), xs)
     }
 }

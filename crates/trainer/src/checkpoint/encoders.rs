@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use talent::Talent;
 use talent::weights::{Encoder, Strictness, load_encoder};
-use torch_ext::Group;
+use torch_ext::Entry;
 
 use super::file::hex;
 
@@ -59,9 +59,9 @@ impl EncoderFile {
 }
 
 impl Encoders {
-    /// Whether one of these files holds the parameters of a group.
-    pub(crate) fn hold(&self, group: Group) -> bool {
-        let of = |encoder: Encoder| encoder.group().name == group.name;
+    /// Whether one of these files holds a parameter. What trains is not that of the file any more.
+    pub(crate) fn hold(&self, entry: &Entry) -> bool {
+        let of = |encoder: Encoder| encoder.group().name == entry.group.name && !entry.tensor.requires_grad();
         (of(Encoder::Image) && self.image.is_some()) || (of(Encoder::Text) && self.text.is_some())
     }
 

@@ -98,7 +98,7 @@ impl Writer<'_> {
     /// Parameters and buffers that no other file holds.
     fn own_tensors(&self) -> impl Iterator<Item = (String, Tensor)> {
         let entries = self.model.store().entries().into_iter();
-        let own = entries.filter(|(_, entry)| !self.encoders.hold(entry.group));
+        let own = entries.filter(|(_, entry)| !self.encoders.hold(entry));
         own.map(|(name, entry)| (name, entry.tensor))
     }
 
@@ -159,7 +159,7 @@ pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Ad
     let mut file = WeightFile::open(path)?;
     let mut restore = || -> Result<()> {
         for (name, entry) in model.store().entries() {
-            if !meta.encoders.hold(entry.group) {
+            if !meta.encoders.hold(&entry) {
                 model.store().assign(&name, &read_tensor(&mut file, &format!("model/{name}"))?)?;
             }
         }
@@ -210,7 +210,7 @@ fn fill(model: &Talent, path: &Path, meta: Option<&Meta>, strictness: &Strictnes
     let mut strictness = strictness.clone();
     if let Some(meta) = meta {
         let entries = model.store().entries().into_iter();
-        let elsewhere = entries.filter(|(_, entry)| meta.encoders.hold(entry.group));
+        let elsewhere = entries.filter(|(_, entry)| meta.encoders.hold(entry));
         strictness.allow_missing.extend(elsewhere.map(|(name, _)| name));
     }
     let report = load_network(model, path, &strictness)

@@ -116,7 +116,7 @@ pub enum Regime {
 impl From<Regime> for TrainedParts {
     fn from(regime: Regime) -> Self {
         match regime {
-            Regime::Pet => Self::AdaptersAndHead,
+            Regime::Pet => Self::Tuned,
             Regime::Full => Self::All,
         }
     }

@@ -3,9 +3,10 @@
 use std::path::{Component, Path};
 
 use anyhow::{Result, anyhow, ensure};
+use talent::Tuning;
 use toml::{Table, Value};
 
-use super::{Config, DataConfig, EvalConfig, PretrainConfig, TrainConfig};
+use super::{Config, DataConfig, EvalConfig, PretrainConfig, Regime, TrainConfig};
 use crate::encoder_input::ensure_vocabulary;
 
 impl Config {
@@ -18,6 +19,10 @@ impl Config {
         ensure_name(&self.name)?;
         self.model.validate().map_err(|error| anyhow!("model.{}", error.0))?;
         ensure_vocabulary(&self.model)?;
+        ensure!(
+            self.train.regime != Regime::Full || self.model.tuning == Tuning::Adapters,
+            "train.regime=full trains all of both encoders: model.tuning must be adapters then, or train.regime pet"
+        );
         self.data.validate()?;
         self.train.validate()?;
         self.loss.validate()?;

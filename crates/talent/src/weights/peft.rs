@@ -1,0 +1,237 @@
+//! LoRA matrices in the files of the `peft` library: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use backbone::{EncoderSpec, Projection};
+use tch::Tensor;
+use torch_ext::{LowRankPart, LowRankRule, LowRankUpdate, Store};
+use weight_files::{PeftConfig, Targets, WEIGHT_FILES, WeightFile, numbered};
+
+use super::{LoadReport, WeightsError, fill};
+use crate::tuning::{LORA, LoraConfig, layer_name};
+use weight_files::Step;
+
+/// What all names in the file begin with.
+const WRAPPER: &str = "base_model.model.";
+
+/// A folder that `peft` wrote, opened for one encoder.
+#[derive(Debug)]
+pub struct PeftFolder {
+    config: PeftConfig,
+    file: WeightFile,
+    /// Names of A and B in the file, by the layer's name in the store and the part's name.
+    matrices: BTreeMap<(String, &'static str), [Option<String>; 2]>,
+    /// What stands between [`WRAPPER`] and the name of the blocks, such as `model.`.
+    front: String,
+    /// Spellings of the layers' names that the file uses, by place in the list of names.
+    spelling: usize,
+    prefix: &'static str,
+    projections: backbone::Projections,
+    depth: i64,
+}
+
+/// A tensor's place: the module that it belongs to, and whether it is B.
+struct Place {
+    front: String,
+    block: i64,
+    layer: &'static Projection,
+    spelling: usize,
+    is_up: bool,
+}
+
+/// Reads `base_model.model.encoder.layer.0.attention.q_proj.lora_A.weight`.
+fn place(name: &str, spec: &EncoderSpec<()>) -> Option<Place> {
+    let name = name.strip_prefix(WRAPPER)?;
+    let (module, is_up) =
+        [(".lora_A", false), (".lora_B", true)].into_iter().find_map(|(matrix, is_up)| {
+            // An adapter's own name stands in between where the file was not written by the library itself.
+            let ends = [format!("{matrix}.weight"), format!("{matrix}.default.weight")];
+            ends.iter().find_map(|end| name.strip_suffix(end.as_str())).map(|module| (module, is_up))
+        })?;
+    let blocks = format!("{}.", spec.projections.published_blocks);
+    spec.projections.layers.iter().find_map(|layer| {
+        layer.published.iter().enumerate().find_map(|(spelling, published)| {
+            let path = module.strip_suffix(published)?.strip_suffix('.')?;
+            let at = path.rfind(&blocks).filter(|&at| at == 0 || path[..at].ends_with('.'))?;
+            let block = path[at + blocks.len()..].parse().ok().filter(|&block| block < spec.depth)?;
+            Some(Place { front: path[..at].to_owned(), block, layer, spelling, is_up })
+        })
+    })
+}
+
+impl PeftFolder {
+    /// Opens a folder and finds the layers that its matrices belong to.
+    ///
+    /// # Errors
+    /// When a file is missing or cannot be read, `adapter_config.json` switches on what is not known here, or a tensor belongs to no
+    /// linear layer of the encoder's blocks.
+    pub fn open(folder: &Path, spec: &EncoderSpec<()>) -> Result<Self, WeightsError> {
+        let config = PeftConfig::read(folder)?;
+        let there = WEIGHT_FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
+        let file = WeightFile::open(&there.unwrap_or_else(|| folder.join(WEIGHT_FILES[0])))?;
+        let shown = file.path().display().to_string();
+        let wrong = |what: String| WeightsError::Different { path: shown.clone(), what };
+        let mut matrices = BTreeMap::<(String, &'static str), [Option<String>; 2]>::new();
+        let mut seen: Option<(String, usize)> = None;
+        for (name, _) in file.tensors() {
+            let Some(place) = place(name, spec) else {
+                return Err(wrong(format!(
+                    "`{name}` is no LoRA matrix of a linear layer in the blocks of `{}`",
+                    spec.name
+                )));
+            };
+            let Place { front, block, layer, spelling, is_up } = place;
+            // Layers with one name only say nothing of the spelling.
+            let spelling = if layer.published.len() > 1 { spelling } else { 0 };
+            let (first, of_names) = seen.get_or_insert((front.clone(), spelling));
+            *of_names = spelling.max(*of_names);
+            if *first != front {
+                return Err(wrong(format!("`{name}` lies below `{front}`, others below `{first}`")));
+            }
+            let key = (layer_name(spec, block, layer), part_name(layer));
+            matrices.entry(key).or_default()[usize::from(is_up)] = Some(name.to_owned());
+        }
+        let (front, spelling) = seen.ok_or_else(|| wrong("it holds no LoRA matrix".to_owned()))?;
+        let (prefix, projections, depth) = (spec.prefix, spec.projections, spec.depth);
+        let _ = config.targets.matcher().map_err(wrong)?;
+        Ok(Self { config, file, matrices, front, spelling, prefix, projections, depth })
+    }
+
+    /// What `adapter_config.json` says.
+    pub fn config(&self) -> &PeftConfig {
+        &self.config
+    }
+
+    /// The updates that `adapter_config.json` asks for, for building the encoder.
+    ///
+    /// # Errors
+    /// When `target_modules` is no regular expression.
+    pub fn rule(&self) -> Result<LowRankRule, WeightsError> {
+        let matches = self.config.targets.matcher();
+        let path = || self.file.path().display().to_string();
+        let matches = matches.map_err(|what| WeightsError::Different { path: path(), what })?;
+        let layers = self.projections.layers;
+        let wanted: Vec<(String, LowRankPart)> = (0..self.depth)
+            .flat_map(|block| layers.iter().map(move |layer| (block, layer)))
+            .filter(|(block, layer)| matches(&self.module(*block, layer)))
+            .map(|(block, layer)| {
+                let name = format!("{}.{}.{block}.{}", self.prefix, self.projections.blocks, layer.layer);
+                let part = LowRankPart {
+                    name: part_name(layer),
+                    third: layer.third,
+                    rank: self.config.rank,
+                    scale: self.config.scale(),
+                    dropout: self.config.dropout,
+                };
+                (name, part)
+            })
+            .collect();
+        let parts = move |name: &str| {
+            let own = wanted.iter().filter(|(layer, _)| layer == name);
+            own.map(|(_, part)| *part).collect()
+        };
+        Ok(LowRankRule { group: LORA, parts: Rc::new(parts) })
+    }
+
+    /// A layer's module in the network that the file was made for.
+    fn module(&self, block: i64, layer: &Projection) -> String {
+        let published = layer.published.get(self.spelling).or(layer.published.first()).unwrap_or(&"");
+        format!("{}{}.{block}.{published}", self.front, self.projections.published_blocks)
+    }
+
+    /// Fills the updates of a store's encoder. Returns the names of the matrices: in the file, and in the store.
+    ///
+    /// # Errors
+    /// When the file does not hold exactly the matrices of the store's updates of this encoder, or has other ranks or scales.
+    pub fn fill(mut self, store: &Store) -> Result<Vec<[String; 2]>, WeightsError> {
+        let shown = self.file.path().display().to_string();
+        let mut report = LoadReport { layout: "peft's names".to_owned(), ..LoadReport::default() };
+        let mut names = Vec::new();
+        let own = format!("{}.", self.prefix);
+        for update in store.low_rank_updates() {
+            if !update.layer.starts_with(&own) {
+                continue;
+            }
+            self.check(&update, &shown)?;
+            let found = self.matrices.remove(&(update.layer.clone(), update.part.name)).unwrap_or_default();
+            let targets: [&Tensor; 2] = [&update.down, &update.up];
+            for ((stored, name), target) in found.into_iter().zip(&update.names).zip(targets) {
+                let Some(stored) = stored else {
+                    report.missing.push(name.clone());
+                    continue;
+                };
+                let fits = fill(&mut self.file, (&stored, Step::Copy), name, target, &mut report)?;
+                report.matched += usize::from(fits);
+                names.push([stored, name.clone()]);
+            }
+        }
+        report.unexpected.extend(self.matrices.into_values().flatten().flatten());
+        report.unless_incomplete(shown).map(|_| names)
+    }
+
+    /// Compares rank and scale of an update with what `adapter_config.json` says.
+    fn check(&self, update: &LowRankUpdate, shown: &str) -> Result<(), WeightsError> {
+        let (rank, scale) = (update.part.rank, update.part.scale);
+        let fits =
+            rank == self.config.rank && (scale - self.config.scale()).abs() < 1e-9 * scale.abs().max(1.0);
+        if fits {
+            return Ok(());
+        }
+        let PeftConfig { rank: r, alpha, rslora, .. } = &self.config;
+        Err(WeightsError::Different {
+            path: shown.to_owned(),
+            what: format!(
+                "its adapter_config.json says r {r}, lora_alpha {alpha}, use_rslora {rslora} (here rank {rank}, scale {scale}); set \
+                 model.lora.rank={r}, model.lora.alpha={alpha}, model.lora.rslora={rslora}"
+            ),
+        })
+    }
+}
+
+/// Level of the matrices' names below a layer, for packed layers.
+fn part_name(layer: &Projection) -> &'static str {
+    if layer.third.is_some() { layer.role.name() } else { "" }
+}
+
+/// The updates of one encoder as `peft` would write them: the tensors by their names in its file, and `adapter_config.json`. None if
+/// the encoder has no updates.
+pub fn peft_tensors(
+    store: &Store,
+    spec: &EncoderSpec<()>,
+    lora: &LoraConfig,
+) -> Option<(Vec<(String, Tensor)>, PeftConfig)> {
+    let mut tensors = Vec::new();
+    let mut modules: Vec<String> = Vec::new();
+    let below = format!("{}.{}.", spec.prefix, spec.projections.blocks);
+    for update in store.low_rank_updates() {
+        let Some((block, layer)) = update.layer.strip_prefix(&below).and_then(numbered) else { continue };
+        let projection = spec
+            .projections
+            .layers
+            .iter()
+            .find(|projection| projection.layer == layer && projection.third == update.part.third);
+        let Some(published) = projection.and_then(|projection| projection.published.first()) else {
+            continue;
+        };
+        let module = published.rsplit('.').next().unwrap_or(published).to_owned();
+        if !modules.contains(&module) {
+            modules.push(module);
+        }
+        let path = format!(
+            "{WRAPPER}{}{}.{block}.{published}",
+            spec.projections.published_front, spec.projections.published_blocks
+        );
+        tensors.push((format!("{path}.lora_A.weight"), update.down));
+        tensors.push((format!("{path}.lora_B.weight"), update.up));
+    }
+    let config = PeftConfig {
+        rank: lora.rank,
+        alpha: lora.alpha,
+        rslora: lora.rslora,
+        dropout: lora.dropout,
+        targets: Targets::Named(modules),
+    };
+    (!tensors.is_empty()).then_some((tensors, config))
+}

@@ -1,0 +1,278 @@
+//! Low-rank updates of linear layers (LoRA): `y = x W^T + b + scale * dropout(x) A^T B^T`.
+//!
+//! A [`LowRankRule`] says which layers have one. It travels with the parameter path ([`ParamPath::with_low_rank`]), so that a
+//! network's code does not change: each linear layer asks the rule by its own name and registers the two matrices of an update.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+use tch::Tensor;
+
+use crate::init::Init;
+use crate::layers::{Mode, dropout};
+use crate::store::{Group, ParamPath};
+
+/// A low-rank update that a rule asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LowRankPart {
+    /// Level of the matrices' names below the layer, for layers that hold several projections; empty for none.
+    pub name: &'static str,
+    /// The rows of the layer that are updated: all, or one of three equal blocks.
+    pub third: Option<usize>,
+    /// Rank r of the update.
+    pub rank: i64,
+    /// Factor of the update: `alpha / r`, or `alpha / sqrt(r)` (rank-stabilised).
+    pub scale: f64,
+    /// Probability with which training zeroes an entry of the input.
+    pub dropout: f64,
+}
+
+/// Which low-rank updates a linear layer has, by the layer's name in the store, for example `dinov2.blocks.0.attn.qkv`.
+#[derive(Clone)]
+pub struct LowRankRule {
+    /// Parameter group of the matrices.
+    pub group: Group,
+    /// The updates of a layer; empty for none.
+    pub parts: Rc<dyn Fn(&str) -> Vec<LowRankPart>>,
+}
+
+impl fmt::Debug for LowRankRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LowRankRule").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// One registered update. The tensors are handles to the store's.
+#[derive(Debug)]
+pub struct LowRankUpdate {
+    /// Name of the layer, for example `dinov2.blocks.0.attn.qkv`.
+    pub layer: String,
+    /// What the rule asked for.
+    pub part: LowRankPart,
+    /// Names of A and B in the store.
+    pub names: [String; 2],
+    /// The layer's weight, `[out, in]`.
+    pub weight: Tensor,
+    /// A, `[r, in]`.
+    pub down: Tensor,
+    /// B, `[rows, r]`.
+    pub up: Tensor,
+}
+
+impl LowRankUpdate {
+    /// A second handle.
+    pub(crate) fn handle(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            part: self.part,
+            names: self.names.clone(),
+            weight: self.weight.shallow_clone(),
+            down: self.down.shallow_clone(),
+            up: self.up.shallow_clone(),
+        }
+    }
+
+    /// Adds the update to the layer's weight and sets B to zero, so that the layer computes the same without it.
+    pub fn merge(&self) {
+        tch::no_grad(|| {
+            let update = self.up.matmul(&self.down) * self.part.scale;
+            let mut rows = match self.part.third {
+                Some(third) => {
+                    let n = self.weight.size()[0] / 3;
+                    self.weight.narrow(0, third as i64 * n, n)
+                }
+                None => self.weight.shallow_clone(),
+            };
+            let _ = rows.g_add_(&update);
+            let _ = self.up.shallow_clone().zero_();
+        });
+    }
+}
+
+/// The updates of one layer.
+#[derive(Debug)]
+pub(crate) struct LowRank {
+    updates: Vec<LowRankUpdate>,
+    mode: Rc<Cell<Mode>>,
+}
+
+impl LowRank {
+    /// Registers what the path's rule asks for. A is uniform within `1 / sqrt(in)` and B zero, so that a new update changes nothing.
+    ///
+    /// - path: of the layer; weight: `[out, in]`
+    pub(crate) fn register(path: &ParamPath, weight: &Tensor) -> Self {
+        let (n_out, n_in) = (weight.size()[0], weight.size()[1]);
+        let (parts, group) = match path.low_rank() {
+            Some(rule) => ((rule.parts)(path.name()), rule.group),
+            None => (Vec::new(), Group::NONE),
+        };
+        let update = |part: LowRankPart| {
+            let path = if part.name.is_empty() { path.clone() } else { path / part.name };
+            let path = path.in_group(group);
+            let rows = if part.third.is_some() { n_out / 3 } else { n_out };
+            let matrices = [path.clone() / "lora_A", path / "lora_B"];
+            let spread = Init::Uniform(1.0 / (n_in as f64).sqrt());
+            LowRankUpdate {
+                layer: String::new(),
+                part,
+                names: [0, 1].map(|index: usize| format!("{}.weight", matrices[index].name())),
+                weight: weight.shallow_clone(),
+                down: matrices[0].parameter("weight", &[part.rank, n_in], spread),
+                up: matrices[1].parameter("weight", &[rows, part.rank], Init::Const(0.0)),
+            }
+        };
+        let updates = parts.into_iter().map(update);
+        let updates: Vec<_> =
+            updates.map(|update| LowRankUpdate { layer: path.name().to_owned(), ..update }).collect();
+        path.keep_low_rank(updates.iter().map(LowRankUpdate::handle));
+        Self { updates, mode: path.mode() }
+    }
+
+    /// Adds the updates to a layer's output. The updates of one layer share their products and their dropout.
+    ///
+    /// - ys: output, `[..., out]`; xs: input, `[..., in]`
+    pub(crate) fn add_to(&self, ys: Tensor, xs: &Tensor) -> Tensor {
+        let Some(first) = self.updates.first() else { return ys };
+        let xs = dropout(xs, first.part.dropout, self.mode.get());
+        let down: Vec<&Tensor> = self.updates.iter().map(|update| &update.down).collect();
+        let narrow = xs.matmul(&Tensor::cat(&down, 0).transpose(0, 1)); // ... R
+        ys + narrow.matmul(&self.up_matrix().transpose(0, 1))
+    }
+
+    /// As [`LowRank::add_to`], for one of three equal blocks of the output.
+    ///
+    /// - ys: `[..., out / 3]`
+    pub(crate) fn add_to_third(&self, ys: Tensor, xs: &Tensor, third: usize) -> Tensor {
+        let own = self.updates.iter().filter(|update| update.part.third == Some(third));
+        own.fold(ys, |ys, update| {
+            let xs = dropout(xs, update.part.dropout, self.mode.get());
+            let narrow = xs.matmul(&update.down.transpose(0, 1)); // ... r
+            ys + narrow.matmul(&(&update.up * update.part.scale).transpose(0, 1))
+        })
+    }
+
+    /// The matrices B in one, times their scales: `[out, R]`, with zeros where an update does not write.
+    fn up_matrix(&self) -> Tensor {
+        let scaled = |update: &LowRankUpdate| &update.up * update.part.scale;
+        if let [LowRankUpdate { part: LowRankPart { third: None, .. }, .. }] = &self.updates[..] {
+            return scaled(&self.updates[0]);
+        }
+        let columns = self.updates.iter().map(|update| {
+            let own = scaled(update);
+            match update.part.third {
+                Some(third) => {
+                    let rows = own.size()[0];
+                    let (before, after) = (third as i64 * rows, (2 - third as i64) * rows);
+                    own.constant_pad_nd([0, 0, before, after])
+                }
+                None => own,
+            }
+        });
+        Tensor::cat(&columns.collect::<Vec<_>>(), 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::layers::{Linear, MultiheadAttention};
+    use crate::store::Store;
+
+    fn part(name: &'static str, third: Option<usize>, dropout: f64) -> LowRankPart {
+        LowRankPart { name, third, rank: 2, scale: 0.5, dropout }
+    }
+
+    fn with_rule(store: &Store, parts: impl Fn(&str) -> Vec<LowRankPart> + 'static) -> ParamPath {
+        store.root().with_low_rank(LowRankRule { group: Group::NONE, parts: Rc::new(parts) })
+    }
+
+    /// Fills the matrices B, which start at zero.
+    fn fill(store: &Store) {
+        for update in store.low_rank_updates() {
+            let _ = tch::no_grad(|| update.up.shallow_clone().normal_(0.0, 1.0));
+        }
+    }
+
+    fn error(one: &Tensor, other: &Tensor) -> f64 {
+        f64::try_from((one - other).abs().max()).unwrap()
+    }
+
+    #[test]
+    fn updates_of_a_packed_layer_and_their_merging() {
+        let _alone = crate::DRAWING.lock();
+        tch::manual_seed(3);
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let path = with_rule(&store, |layer| match layer {
+            "qkv" => vec![part("value", Some(2), 0.0), part("query", Some(0), 0.0)],
+            "proj" => vec![part("", None, 0.0)],
+            _ => Vec::new(),
+        });
+        let [qkv, proj] =
+            [("qkv", 12), ("proj", 4)].map(|(name, n)| Linear::torch_default(&(&path / name), 4, n));
+        let other = Linear::torch_default(&(&path / "other"), 4, 4);
+        let xs = Tensor::randn([3, 5, 4], (Kind::Double, Device::Cpu));
+        let plain = [qkv.forward(&xs), proj.forward(&xs), other.forward(&xs)];
+        fill(&store);
+        let get = |name: &str| store.get(name).unwrap();
+        let term = |name: &str| {
+            let [a, b] = ["A", "B"].map(|matrix| get(&format!("{name}.lora_{matrix}.weight")));
+            xs.matmul(&a.tr()).matmul(&b.tr()) * 0.5
+        };
+        let zeros = Tensor::zeros([3, 5, 4], (Kind::Double, Device::Cpu));
+        let expected = [
+            &plain[0] + Tensor::cat(&[&term("qkv.query"), &zeros, &term("qkv.value")], -1),
+            &plain[1] + term("proj"),
+            plain[2].shallow_clone(),
+        ];
+        let all = || [qkv.forward(&xs), proj.forward(&xs), other.forward(&xs)];
+        let unmerged = all();
+        store.low_rank_updates().iter().for_each(LowRankUpdate::merge);
+        let merged = all();
+        for index in 0..3 {
+            assert!(error(&unmerged[index], &expected[index]) < 1e-14);
+            assert!(error(&merged[index], &expected[index]) < 1e-14);
+        }
+        assert!(error(&unmerged[0], &plain[0]) > 0.1);
+    }
+
+    #[test]
+    fn packed_attention_has_updates_too() {
+        let _alone = crate::DRAWING.lock();
+        tch::manual_seed(4);
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let path = with_rule(&store, |layer| match layer {
+            "in_proj" => vec![part("key", Some(1), 0.0)],
+            "out_proj" => vec![part("", None, 0.0)],
+            _ => Vec::new(),
+        });
+        let attention = MultiheadAttention::new(&path, 8, 2, 0.0);
+        let xs = Tensor::randn([2, 3, 8], (Kind::Double, Device::Cpu));
+        let plain = attention.forward_self(&xs, Mode::Eval, false);
+        fill(&store);
+        let updated = attention.forward_self(&xs, Mode::Eval, false);
+        assert!(error(&attention.forward(&xs, &xs, &xs, Mode::Eval), &updated) < 1e-12);
+        assert!(error(&updated, &plain) > 0.01);
+        store.low_rank_updates().iter().for_each(LowRankUpdate::merge);
+        assert!(error(&attention.forward_self(&xs, Mode::Eval, false), &updated) < 1e-12);
+    }
+
+    #[test]
+    fn dropout_acts_in_training_alone() {
+        let _alone = crate::DRAWING.lock();
+        tch::manual_seed(5);
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let path = with_rule(&store, |_| vec![part("", None, 0.5)]);
+        let layer = Linear::torch_default(&path, 64, 8);
+        fill(&store);
+        let xs = Tensor::ones([1, 64], (Kind::Double, Device::Cpu));
+        let first = layer.forward(&xs);
+        assert!(layer.forward(&xs).equal(&first));
+        store.set_mode(Mode::Train);
+        assert!(!layer.forward(&xs).equal(&first));
+        store.set_mode(Mode::Eval);
+        assert!(layer.forward(&xs).equal(&first));
+    }
+}
