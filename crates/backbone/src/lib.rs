@@ -33,7 +33,7 @@ pub use image::{Features, Grid, ImageEncoder, ImageEncoderConfig, ImageFamily, r
 pub use positions::{PositionRule, resample_positions};
 pub use projection::{Projection, ProjectionRole, Projections};
 pub use registry::{Design, IMAGE_ENCODERS, ImageDesign, Registered, TEXT_ENCODERS, TextDesign};
-pub use siglip_text::SiglipText;
+pub use siglip_text::{SIGLIP, SIGLIP2, SiglipText};
 pub use spec::{EncoderSpec, IMAGE_ENCODER, PixelInput, SentenceAt, TEXT_ENCODER, Tokenizer, WordInput};
 pub use text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 pub use variant::{Activation, Variant};

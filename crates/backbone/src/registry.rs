@@ -9,13 +9,14 @@ use crate::clip_text::ClipText;
 use crate::dinov2::{Dinov2, Dinov2Registers};
 use crate::dinov3::Dinov3;
 use crate::image::ImageFamily;
+use crate::siglip_text::{SIGLIP, SIGLIP2};
 use crate::text::TextFamily;
 
 /// The image encoders there are.
 pub static IMAGE_ENCODERS: &[&dyn ImageFamily] = &[&Dinov2Registers, &Dinov2, &Dinov3];
 
 /// The text encoders there are.
-pub static TEXT_ENCODERS: &[&dyn TextFamily] = &[&ClipText];
+pub static TEXT_ENCODERS: &[&dyn TextFamily] = &[&ClipText, &SIGLIP, &SIGLIP2];
 
 /// One of [`IMAGE_ENCODERS`], by its name where it is written down.
 pub type ImageDesign = Design<dyn ImageFamily>;

@@ -13,12 +13,34 @@ use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 use crate::variant::{Activation, Variant};
 
-/// SigLIP's and SigLIP 2's text encoders, `siglip` in configs.
+/// A generation of SigLIP's text encoders. They differ in their tokenizer alone.
 ///
 /// Attention is not causal, and padding is attended to like words. The sentence vector is read at the last position, so that a
 /// sentence is always padded to [`TextEncoderConfig::context`] tokens.
 #[derive(Debug)]
-pub struct SiglipText;
+pub struct SiglipText {
+    name: &'static str,
+    /// Names in `config.json`. Most models of the second generation are published under the name of the first.
+    models: &'static [&'static str],
+    tokenizer: Tokenizer,
+    padding: i64,
+}
+
+/// SigLIP's text encoders, `siglip` in configs.
+pub static SIGLIP: SiglipText = SiglipText {
+    name: "siglip",
+    models: &["siglip", "siglip_text_model"],
+    tokenizer: Tokenizer::Siglip,
+    padding: 1,
+};
+
+/// SigLIP 2's text encoders, `siglip2` in configs.
+pub static SIGLIP2: SiglipText = SiglipText {
+    name: "siglip2",
+    models: &["siglip2", "siglip2_text_model", "siglip", "siglip_text_model"],
+    tokenizer: Tokenizer::Siglip2,
+    padding: 0,
+};
 
 /// The names of the published files are the names here, below `text_model.` in a model of both towers.
 static LAYOUTS: &[Layout] = &[Layout {
@@ -51,11 +73,11 @@ const PROJECTIONS: Projections = Projections {
 
 impl TextFamily for SiglipText {
     fn name(&self) -> &'static str {
-        "siglip"
+        self.name
     }
 
     fn described(&self, settings: &Settings<'_>) -> Result<TextEncoderConfig, String> {
-        settings.expect_model(&["siglip", "siglip_text_model", "siglip2", "siglip2_text_model"])?;
+        settings.expect_model(self.models)?;
         // The full model nests the text tower's settings.
         let settings = settings.of_part(&["text_config"]);
         settings.only(&[
@@ -105,8 +127,8 @@ impl TextFamily for SiglipText {
             input: WordInput {
                 vocabulary: cfg.vocabulary,
                 context: cfg.context,
-                tokenizer: Tokenizer::Clip,
-                padding: 1,
+                tokenizer: self.tokenizer,
+                padding: self.padding,
                 sentence: SentenceAt::Last,
             },
             optional: &[],

@@ -93,6 +93,10 @@ pub struct WordInput {
 pub enum Tokenizer {
     /// CLIP's byte-pair tokenizer.
     Clip,
+    /// SigLIP's, from a file: text in lower case, without punctuation.
+    Siglip,
+    /// SigLIP 2's (Gemma's), from a file: text in lower case.
+    Siglip2,
 }
 
 /// Position at which a text encoder's sentence vector is read.

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use backbone::guest::nobody;
 use backbone::{
-    ClipText, EncoderSpec, IMAGE_ENCODER, IMAGE_ENCODERS, ImageEncoder, Registered, SiglipText, Stage,
-    TEXT_ENCODER, TextEncoder, TextFamily, unobserved,
+    EncoderSpec, IMAGE_ENCODER, IMAGE_ENCODERS, ImageEncoder, Registered, Stage, TEXT_ENCODER, TEXT_ENCODERS,
+    TextEncoder, unobserved,
 };
 use serde_json::Value;
 use talent::LORA;
@@ -175,9 +175,6 @@ fn compare_all(
     Ok(())
 }
 
-/// The text encoders that a `config.json` may describe.
-static TEXT_FAMILIES: [&dyn TextFamily; 2] = [&ClipText, &SiglipText];
-
 fn text_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn TextEncoder>> {
     Ok(tuned_text_encoder(folder, config, kind, &|_| Ok(None))?.0)
 }
@@ -189,7 +186,7 @@ fn tuned_text_encoder(
     kind: Kind,
     rule: &FindRule,
 ) -> Result<(Box<dyn TextEncoder>, Store)> {
-    let (family, sizes) = described(&TEXT_FAMILIES, |family| family.described(&Settings::new(config)))?;
+    let (family, sizes) = described(TEXT_ENCODERS, |family| family.described(&Settings::new(config)))?;
     let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
     let path = tuned_path(&store, TEXT_ENCODER, &spec.without_input(), rule)?;
     let encoder = family.build(&path, &sizes, &mut |_, _| {});

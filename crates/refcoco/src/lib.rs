@@ -38,6 +38,7 @@ mod regular_file;
 pub mod sampler;
 mod stats;
 mod tokenizer;
+mod tokenizer_file;
 pub mod training_mix;
 mod unreadable;
 mod verify;
@@ -63,6 +64,7 @@ pub use reader::{Instances, Unusable, read_grefs, read_instances, read_own, read
 pub use regular_file::open_regular;
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
 pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
+pub use tokenizer_file::{Canonical, FileTokenizer};
 pub use unreadable::LeftOut;
 pub use verify::{Verification, verify};
 

@@ -1,7 +1,7 @@
 use adapters::{AdapterFusion, Gate, TextAdaptersConfig, VisualAdaptersConfig, WordCrossAttention};
 use backbone::{
-    EncoderSpec, ImageDesign, ImageEncoderConfig, PixelInput, PositionRule, TextDesign, TextEncoderConfig,
-    Variant, WordInput,
+    EncoderSpec, ImageDesign, ImageEncoderConfig, PixelInput, PositionRule, SentenceAt, TextDesign,
+    TextEncoderConfig, Variant, WordInput,
 };
 use rca::{NECK_ATTENTION_HEADS, NeckConfig, NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
@@ -345,6 +345,27 @@ impl ModelConfig {
         self.input_size / self.image.patch_size
     }
 
+    /// Sets what follows from other settings, unless it was chosen itself: taps and adapter blocks from a chosen depth, and the word
+    /// length from a text encoder that takes sentences of its own length alone.
+    ///
+    /// - is_chosen: whether a key, such as `image.depth`, was chosen
+    pub fn follow(&mut self, is_chosen: &dyn Fn(&str) -> bool) {
+        if is_chosen("image.depth") {
+            if !is_chosen("image.taps") {
+                self.image.taps = default_taps(self.image.depth);
+            }
+            if !is_chosen("image.adapter_blocks") {
+                self.image.adapter_blocks = default_adapter_blocks(self.image.depth);
+            }
+        }
+        if is_chosen("text.depth") && !is_chosen("text.adapter_blocks") {
+            self.text.adapter_blocks = default_adapter_blocks(self.text.depth);
+        }
+        if self.text.spec().input.sentence == SentenceAt::Last && !is_chosen("word_len") {
+            self.word_len = self.text.context;
+        }
+    }
+
     /// Checks that the sizes fit together.
     ///
     /// # Errors
@@ -400,8 +421,17 @@ impl ModelConfig {
         for (name, value, most) in limits {
             check(value <= most, format!("{name} must be at most {most}, not {value}"))?;
         }
+        let (size, patch) = (self.input_size, self.image.patch_size);
+        let below = size / patch * patch;
+        check(
+            size % patch == 0,
+            format!(
+                "input_size ({size}) must be a multiple of image.patch_size ({patch}): the nearest are {}{}",
+                if below > 0 { format!("{below} and ") } else { String::new() },
+                below.saturating_add(patch)
+            ),
+        )?;
         let multiples = [
-            ("input_size", self.input_size, "image.patch_size", self.image.patch_size),
             ("image.width", self.image.width, "image.n_heads", self.image.n_heads),
             ("text.width", self.text.width, "text.n_heads", self.text.n_heads),
             ("head.width", self.head.width, "decoder.n_heads", self.decoder.n_heads),
@@ -486,6 +516,14 @@ impl ModelConfig {
             self.word_len >= 3 && self.word_len <= self.text.context,
             format!("word_len ({}) must be 3 to text.context ({})", self.word_len, self.text.context),
         )?;
+        let spec = self.text.spec();
+        check(
+            spec.input.sentence != SentenceAt::Last || self.word_len == self.text.context,
+            format!(
+                "word_len ({}) must be text.context ({}): `{}` reads its sentence vector at the last position of its own length",
+                self.word_len, self.text.context, spec.name
+            ),
+        )?;
         check(
             (0.0..1.0).contains(&self.decoder.dropout),
             format!("decoder.dropout ({}) must be at least 0 and below 1", self.decoder.dropout),
@@ -510,6 +548,19 @@ impl ModelConfig {
         blocks("image.adapter_blocks", &self.image.adapter_blocks, self.image.depth)?;
         blocks("text.adapter_blocks", &self.text.adapter_blocks, self.text.depth)
     }
+}
+
+/// The blocks at a third and two thirds of the depth: 4 and 8 of 12, 8 and 16 of 24, as published.
+fn default_taps(depth: i64) -> [i64; 2] {
+    let second = (2 * depth / 3).max(1);
+    [(depth / 3).min(second - 1), second]
+}
+
+/// The middles of six equal parts of the depth: 1, 3, ... of 12, and 2, 6, ... of 24, as published.
+fn default_adapter_blocks(depth: i64) -> Vec<i64> {
+    let mut blocks: Vec<i64> = (0..6).map(|part| (2 * part + 1) * depth.clamp(0, 100_000) / 12).collect();
+    blocks.dedup();
+    blocks
 }
 
 fn check(ok: bool, what: String) -> Result<(), ConfigError> {

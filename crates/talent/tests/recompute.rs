@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use common::miniature;
-use talent::{AdapterFusion, ModelConfig, Pass, Talent, TalentOutput, TrainedParts, Triplet};
+use talent::{AdapterFusion, ModelConfig, Pass, Talent, TalentOutput, TrainedParts, Triplet, Tuning};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Autocast, generator};
@@ -65,8 +65,24 @@ fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
         assert!(value.equal(&again[name]), "{name}: {:?}", (value - &again[name]).abs().max());
     }
     let moved = |name: &str| f64::try_from(kept[name].abs().max()).unwrap() > 0.0;
-    assert!(moved("gradient of dinov2.blocks.1.adapter.cross.text_proj.weight"));
-    assert!(moved("gradient of txt_backbone.transformer.resblocks.1.adapter.D_fc1.weight"));
+    let deepest: &[&str] = match cfg.tuning {
+        Tuning::Adapters => &[
+            "dinov2.blocks.1.adapter.cross.text_proj.weight",
+            "txt_backbone.transformer.resblocks.1.adapter.D_fc1.weight",
+        ],
+        Tuning::Lora => &[
+            "dinov2.blocks.0.attn.qkv.query.lora_B.weight",
+            "txt_backbone.transformer.resblocks.0.attn.in_proj.query.lora_B.weight",
+        ],
+        Tuning::Prompt => &["dinov2.prompt.tokens"],
+        Tuning::Norms => {
+            &["dinov2.patch_embed.proj.bias", "dinov2.blocks.0.norm1.weight", "txt_backbone.ln_final.bias"]
+        }
+        Tuning::HeadOnly => &["neck.txt_proj.weight"],
+    };
+    for name in deepest {
+        assert!(moved(&format!("gradient of {name}")), "{name}");
+    }
 }
 
 #[test]
@@ -91,4 +107,14 @@ fn a_tapped_last_block() {
     let mut cfg = miniature();
     cfg.image.taps = [0, 3];
     compare(&cfg, TrainedParts::Tuned, Kind::Float);
+}
+
+#[test]
+fn other_methods_of_tuning() {
+    for tuning in [Tuning::Lora, Tuning::Prompt, Tuning::Norms, Tuning::HeadOnly] {
+        let mut cfg = ModelConfig { tuning, ..miniature() };
+        cfg.lora.dropout = 0.3;
+        compare(&cfg, TrainedParts::Tuned, Kind::Float);
+        compare(&cfg, TrainedParts::Tuned, Kind::BFloat16);
+    }
 }

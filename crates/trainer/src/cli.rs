@@ -19,8 +19,8 @@ use crate::data_program::become_data_program;
 use crate::distributed::refuse_several;
 use crate::eval::{EvalArgs, eval};
 use crate::experiment::Machine;
+use crate::export::{ExportForm, export};
 use crate::interrupt::{Interrupted, survive_file_size_limit};
-use crate::official_checkpoint::export;
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::pretrain::pretrain;
@@ -160,9 +160,8 @@ struct ExportArgs {
     /// Checkpoint of this program, or an official one
     #[arg(long)]
     checkpoint: PathBuf,
-    /// File to write, NAME.safetensors
-    #[arg(long)]
-    to: PathBuf,
+    #[command(flatten)]
+    form: ExportForm,
     #[command(flatten)]
     encoders: EncoderRoot,
 }
@@ -203,7 +202,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Pretrain(args) => run_pretrain(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict(&args),
-        Command::Export(args) => export(&args.checkpoint, &args.to, &args.encoders),
+        Command::Export(args) => export(&args.checkpoint, &args.form, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => become_data_program(&args),
         Command::Bench(what) => bench(&what),

@@ -147,7 +147,7 @@ impl Experiment {
         // Seeds what is drawn from here on: dropout.
         tch::manual_seed(cfg.seed as i64);
         model.train_only(cfg.train.regime.into());
-        let tokenizer = tokenizer(&cfg.model)?;
+        let tokenizer = tokenizer(&cfg)?;
         let interrupt = Interrupt::default();
         let processes = Processes::default();
         Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt, processes })

@@ -18,6 +18,7 @@ mod encoder_input;
 mod eval;
 mod evaluate;
 mod experiment;
+mod export;
 mod feature_nta;
 mod gradient_buckets;
 mod interrupt;

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cli_kit::errln;
-use talent::Talent;
-use talent::weights::{Encoder, LoadReport, Strictness, load_encoder, read_tensor};
-use tch::{Device, Kind, Tensor};
+use talent::weights::{Encoder, LoadReport, PeftFolder, Strictness, load_encoder, read_tensor};
+use talent::{Talent, Tuning};
 use torch_ext::Adam;
 use weight_files::WeightFile;
 
-use crate::checkpoint::{
-    EncoderFile, EncoderRoot, Encoders, is_same, load_model, verified_meta, write_tensors,
-};
+use crate::checkpoint::{EncoderFile, EncoderRoot, Encoders, load_model, verified_meta};
 use crate::config::{Config, WeightsConfig};
 
 /// Loads the encoders that a config names; an empty name keeps that encoder's initial values. Returns the encoders whose files
@@ -49,7 +46,27 @@ pub(crate) fn load_encoders(
             }
         }
     }
+    load_lora(model, cfg)?;
     Ok(encoders)
+}
+
+/// Fills LoRA's matrices from the folders that a config names.
+fn load_lora(model: &Talent, cfg: &WeightsConfig) -> Result<()> {
+    let folders = [
+        ("weights.image_lora", &cfg.image_lora, Encoder::Image),
+        ("weights.text_lora", &cfg.text_lora, Encoder::Text),
+    ];
+    for (key, folder, encoder) in folders {
+        if folder.is_empty() {
+            continue;
+        }
+        ensure!(model.config().tuning == Tuning::Lora, "{key}: LoRA matrices need model.tuning=lora");
+        let spec = encoder.spec(model.config());
+        let filled = PeftFolder::open(Path::new(folder), &spec).and_then(|peft| peft.fill(model.store()));
+        let names = filled.with_context(|| format!("{key}: LoRA's matrices cannot be filled"))?;
+        errln!("{folder}: {} matrices", names.len());
+    }
+    Ok(())
 }
 
 fn announce(path: &Path, report: &LoadReport) {
@@ -94,52 +111,10 @@ pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> R
     restore().with_context(|| path.display().to_string())
 }
 
-/// Writes a checkpoint's network as a plain official state dictionary in safetensors.
-pub(crate) fn export(checkpoint: &Path, to: &Path, root: &EncoderRoot) -> Result<()> {
-    if to.extension().is_none_or(|extension| extension != "safetensors") {
-        bail!("--to {}: the name must end in .safetensors", to.display());
-    }
-    let refuse_source = |source: &Path| -> Result<()> {
-        ensure!(!is_same(source, to), "--to {}: this is what is read; choose another file", to.display());
-        Ok(())
-    };
-    refuse_source(checkpoint)?;
-    let tensors = match verified_meta(checkpoint)? {
-        Some(meta) => {
-            for encoder in [&meta.encoders.image, &meta.encoders.text].into_iter().flatten() {
-                refuse_source(&root.find(&encoder.path))?;
-            }
-            let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
-            load_model(&model, checkpoint, Some(&meta), &Strictness::default(), root)?;
-            let entries = model.store().entries().into_iter();
-            entries.map(|(name, entry)| (name, entry.tensor)).collect()
-        }
-        None => foreign_tensors(checkpoint)?,
-    };
-    let n = tensors.len();
-    write_tensors(to, tensors, ("format", "pt"))?;
-    errln!("{}: {n} tensors", to.display());
-    Ok(())
-}
-
-/// The network's tensors in a checkpoint of another program, with their official names.
-fn foreign_tensors(checkpoint: &Path) -> Result<Vec<(String, Tensor)>> {
-    let mut file = WeightFile::open(checkpoint)?;
-    let names = talent::weights::official_names(&file);
-    if !names.contains_key("neck.txt_proj.weight") {
-        let family =
-            weight_files::family(&file).map_or_else(String::new, |what| format!("; it looks like {what}"));
-        bail!("{}: this is no checkpoint of the whole network{family}", checkpoint.display());
-    }
-    let mut tensors = Vec::with_capacity(names.len());
-    for (name, stored) in &names {
-        tensors.push((name.clone(), read_tensor(&mut file, stored)?));
-    }
-    Ok(tensors)
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
 
     fn golden() -> std::path::PathBuf {
@@ -178,42 +153,5 @@ mod tests {
         let mut adam = crate::optim::adam(&model, &crate::config::Config::base().train);
         let error = format!("{:#}", resume_official(&best_model(), &model, &mut adam).unwrap_err());
         assert!(error.contains("best_model.pth") && error.contains("112 parameters in group 0"), "{error}");
-    }
-
-    #[test]
-    fn an_export_is_the_official_state_dictionary() {
-        let folder = tempfile::tempdir().unwrap();
-        let to = folder.path().join("official.safetensors");
-        export(&best_model(), &to, &EncoderRoot::default()).unwrap();
-        let (mut original, mut exported) =
-            (WeightFile::open(&best_model()).unwrap(), WeightFile::open(&to).unwrap());
-        assert_eq!(exported.metadata("format"), Some("pt"));
-        let names: Vec<String> = exported.tensors().map(|(name, _)| name.to_owned()).collect();
-        assert_eq!(names.len(), 417);
-        for name in names {
-            let stored = format!("state_dict/module.{name}");
-            assert_eq!(exported.info(&name), original.info(&stored), "{name}");
-            assert_eq!(exported.read(&name).unwrap(), original.read(&stored).unwrap(), "{name}");
-        }
-        // The export can be loaded into the network again.
-        let model = recorded();
-        load_model(&model, &to, None, &Strictness::default(), &EncoderRoot::default()).unwrap();
-        assert!(export(&best_model(), &folder.path().join("x.pth"), &EncoderRoot::default()).is_err());
-        let before = std::fs::read(&to).unwrap();
-        for same in [
-            to.clone(),
-            folder.path().join("..").join(folder.path().file_name().unwrap()).join("official.safetensors"),
-        ] {
-            let error = export(&to, &same, &EncoderRoot::default()).unwrap_err().to_string();
-            assert!(error.contains("this is what is read"), "{error}");
-        }
-        assert_eq!(std::fs::read(&to).unwrap(), before);
-        let encoder = best_model().with_file_name("clip_mini.pt");
-        assert!(
-            export(&encoder, &to, &EncoderRoot::default())
-                .unwrap_err()
-                .to_string()
-                .contains("no checkpoint of the whole network")
-        );
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use cli_kit::outln;
 use serde_json::json;
-use talent::Talent;
+use talent::{Talent, forward_flops, train_flops};
 use tch::{Device, Kind};
 use torch_ext::{Entry, Role};
 
@@ -41,8 +41,16 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     rows.push(("trainable", count(&|entry| entry.tensor.requires_grad())));
     rows.push(("frozen", count(&|entry| !entry.tensor.requires_grad())));
     rows.push(("total", count(&|_| true)));
+    let parts = cfg.train.regime.into();
+    let flops = [
+        ("forward_flops", forward_flops(&cfg.model).total()),
+        ("training_flops", train_flops(&cfg.model, parts).total()),
+    ];
     if as_json {
         let mut report = json!({"config": cfg.name, "word_len": cfg.model.word_len});
+        for (name, n) in flops {
+            report[name] = json!(n);
+        }
         for (name, n) in rows {
             report[name] = json!(n);
         }
@@ -52,6 +60,9 @@ pub(crate) fn params(cfg: &Config, as_json: bool) -> Result<()> {
     outln!("{}, word_len {}", cfg.name, cfg.model.word_len);
     for (name, n) in rows {
         outln!("{:16}{:>14}", name.replace('_', " "), grouped(n));
+    }
+    for ((_, n), what) in flops.iter().zip(["one expression", "one training sample"]) {
+        outln!("{:>30} GFLOP for {what}", format!("{:.1}", *n as f64 / 1e9));
     }
     Ok(())
 }

@@ -41,6 +41,16 @@ pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
     "refcocog_g/large",
     "mixed/base",
     "mixed/large",
+    "refcoco/dinov2-small",
+    "refcoco/dinov2-base",
+    "refcoco/dinov2-large",
+    "refcoco/dinov2-giant",
+    "refcoco/dinov3-small",
+    "refcoco/dinov3-small-plus",
+    "refcoco/dinov3-base",
+    "refcoco/dinov3-large",
+    "refcoco/dinov3-huge-plus",
+    "refcoco/dinov3-base-siglip2",
 ];
 
 /// Builds a configuration in layers: preset, then file, then data set, then overrides.
@@ -75,6 +85,7 @@ pub fn load(source: &Source) -> Result<Config> {
         }
     };
     let mut table = Table::try_from(base)?;
+    let mut chosen_keys = keys(&layer, "");
     merge(&mut table, layer, "")?;
     if let Some(name) = &source.dataset {
         let word_len = refcoco::Descriptor::find(name, &source.data_root)?.word_len as i64;
@@ -89,11 +100,13 @@ pub fn load(source: &Source) -> Result<Config> {
         let path: Vec<&str> = key.trim().split('.').collect();
         let mut chosen = Table::new();
         set(&mut chosen, &path, parse_value(value.trim()));
+        chosen_keys.extend(keys(&chosen, ""));
         merge(&mut table, chosen, "").with_context(|| format!("--set {text}"))?;
     }
     // The error message in one line.
     let wrong = |error: toml::de::Error| anyhow!("config: {}", error.to_string().trim().replace('\n', " "));
-    let config: Config = table.try_into().map_err(wrong)?;
+    let mut config: Config = table.try_into().map_err(wrong)?;
+    config.model.follow(&|key| chosen_keys.iter().any(|chosen| chosen.strip_prefix("model.") == Some(key)));
     config.validate()?;
     Ok(config)
 }
@@ -150,10 +163,36 @@ fn in_words(value: &Value) -> &'static str {
     }
 }
 
-/// Overwrites values in `table` with those in `layer`. The table is complete, so a key that it lacks is unknown.
+/// Tables whose keys a config has only where they differ from what is published. Deserialising checks their names and types.
+const OF_VARIANTS: [&str; 2] = ["model.image.variant", "model.text.variant"];
+
+/// All keys of a table, with dots.
+fn keys(table: &Table, prefix: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for (key, value) in table {
+        let full = format!("{prefix}{key}");
+        match value {
+            Value::Table(inner) => all.extend(keys(inner, &format!("{full}."))),
+            _ => all.push(full),
+        }
+    }
+    all
+}
+
+/// Overwrites values in `table` with those in `layer`. The table is complete but for [`OF_VARIANTS`], so a key that it lacks is
+/// unknown.
 fn merge(table: &mut Table, layer: Table, prefix: &str) -> Result<()> {
     for (key, value) in layer {
         let full = format!("{prefix}{key}");
+        if OF_VARIANTS.contains(&full.as_str())
+            && let Value::Table(layer) = value
+        {
+            let variant = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(variant) = variant {
+                variant.extend(layer);
+            }
+            continue;
+        }
         let Some(target) = table.get_mut(&key) else {
             let near = nearest(&key, table.keys().map(String::as_str));
             bail!("unknown key `{full}`; nearest is `{prefix}{near}`");

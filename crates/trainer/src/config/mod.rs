@@ -80,6 +80,24 @@ pub struct WeightsConfig {
     pub image: String,
     /// Text encoder: CLIP.
     pub text: String,
+    /// `tokenizer.json` of a text encoder whose tokenizer is not built in, or its folder; if empty, it is looked for beside the text
+    /// encoder's weights.
+    #[serde(default)]
+    pub tokenizer: String,
+    /// Folder of the `peft` library with LoRA matrices for the image encoder to start from; `model.tuning` must be `lora`.
+    #[serde(default)]
+    pub image_lora: String,
+    /// The same for the text encoder.
+    #[serde(default)]
+    pub text_lora: String,
+}
+
+impl WeightsConfig {
+    /// Encoders from these files, without LoRA matrices; empty for random values.
+    pub fn of(image: &str, text: &str) -> Self {
+        let (tokenizer, image_lora, text_lora) = Default::default();
+        Self { image: image.to_owned(), text: text.to_owned(), tokenizer, image_lora, text_lora }
+    }
 }
 
 /// Data settings.
@@ -216,7 +234,7 @@ impl Config {
         let mut config = Self::base();
         config.name = "tiny".into();
         config.model = ModelConfig::tiny();
-        config.weights = WeightsConfig { image: String::new(), text: String::new() };
+        config.weights = WeightsConfig::of("", "");
         config.data.datasets = vec!["refshapes".into()];
         config.train = TrainConfig {
             regime: Regime::Full,
@@ -239,10 +257,8 @@ impl Config {
         let mut config = Self::tiny();
         config.name = "testbed".into();
         config.model = ModelConfig::testbed();
-        config.weights = WeightsConfig {
-            image: "weights/testbed/image.safetensors".into(),
-            text: "weights/testbed/text.safetensors".into(),
-        };
+        config.weights =
+            WeightsConfig::of("weights/testbed/image.safetensors", "weights/testbed/text.safetensors");
         config.data.datasets = vec!["refshapes_nta".into()];
         config.train.regime = Regime::Pet;
         config.train.epochs = 4;
@@ -255,10 +271,7 @@ impl Config {
             name: "base".into(),
             seed: 0,
             model: ModelConfig::base(),
-            weights: WeightsConfig {
-                image: "weights/dinov2_vitb14_reg4_pretrain.pth".into(),
-                text: "weights/ViT-B-16.pt".into(),
-            },
+            weights: WeightsConfig::of("weights/dinov2_vitb14_reg4_pretrain.pth", "weights/ViT-B-16.pt"),
             data: DataConfig {
                 datasets: vec!["refcoco".into()],
                 keep_evaluated_images: false,

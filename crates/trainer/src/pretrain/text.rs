@@ -99,7 +99,7 @@ impl Sentences {
         attributes: &Attributes,
         device: Device,
     ) -> Result<Self> {
-        let tokenizer = tokenizer(&cfg.model)?;
+        let tokenizer = tokenizer(cfg)?;
         let word_len = cfg.model.word_len as usize;
         let mut ids = Vec::new();
         let mut classes: [Vec<i64>; N_HEADS] = std::array::from_fn(|_| Vec::new());

@@ -1,0 +1,277 @@
+//! Methods of parameter-efficient tuning: what trains, that it learns, and merged low-rank updates.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use backbone::{ImageDesign, ProjectionRole};
+use common::miniature;
+use talent::weights::{PeftFolder, peft_tensors};
+use talent::{LORA, LoraConfig, Mode, ModelConfig, Pass, PromptConfig, Talent, TrainedParts, Tuning};
+use talent::{forward_flops, train_flops};
+use tch::{Device, Kind, Tensor};
+use torch_ext::{LowRankUpdate, generator};
+
+/// Lock for the RNG, which all tests of this process share.
+static RNG_LOCK: Mutex<()> = Mutex::new(());
+
+fn tuned(tuning: Tuning) -> ModelConfig {
+    ModelConfig { tuning, ..miniature() }
+}
+
+fn dinov3(tuning: Tuning) -> ModelConfig {
+    let mut cfg = tuned(tuning);
+    cfg.image.encoder = ImageDesign::try_from("dinov3".to_owned()).unwrap();
+    cfg.image.width = 8 * cfg.image.n_heads;
+    cfg
+}
+
+fn all() -> Vec<ModelConfig> {
+    let deep = PromptConfig { n_tokens: 3, deep: true };
+    let lora = LoraConfig {
+        image_targets: vec![
+            ProjectionRole::Query,
+            ProjectionRole::Output,
+            ProjectionRole::Up,
+            ProjectionRole::Down,
+        ],
+        text_targets: vec![ProjectionRole::Key, ProjectionRole::Value, ProjectionRole::Output],
+        rslora: true,
+        ..LoraConfig::default()
+    };
+    let mut configs = vec![
+        tuned(Tuning::Lora),
+        ModelConfig { lora, ..tuned(Tuning::Lora) },
+        ModelConfig { prompt: deep, ..tuned(Tuning::Prompt) },
+        ModelConfig { prompt: PromptConfig { deep: false, ..deep }, ..tuned(Tuning::Prompt) },
+        tuned(Tuning::Norms),
+        tuned(Tuning::HeadOnly),
+    ];
+    let of_dinov3 = [Tuning::Adapters, Tuning::Lora, Tuning::Prompt, Tuning::Norms, Tuning::HeadOnly];
+    configs.extend(of_dinov3.map(dinov3));
+    configs
+}
+
+fn inputs(cfg: &ModelConfig) -> (Tensor, Tensor) {
+    let images = Tensor::randn([2, 3, cfg.input_size, cfg.input_size], (Kind::Float, Device::Cpu));
+    (images, Tensor::randint(cfg.text.vocabulary, [2, cfg.word_len], (Kind::Int64, Device::Cpu)))
+}
+
+fn groups(model: &Talent) -> BTreeSet<&'static str> {
+    let entries = model.store().entries().into_iter();
+    entries.filter(|(_, entry)| entry.tensor.requires_grad()).map(|(_, entry)| entry.group.name).collect()
+}
+
+#[test]
+fn each_method_trains_what_it_names() {
+    let head = ["decoder", "neck", "projector"];
+    let of = |cfg: &ModelConfig| groups(&Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap());
+    let with =
+        |more: &[&'static str]| head.iter().copied().chain(more.iter().copied()).collect::<BTreeSet<_>>();
+    assert_eq!(of(&tuned(Tuning::Lora)), with(&["lora"]));
+    assert_eq!(of(&tuned(Tuning::Prompt)), with(&["visual_prompts"]));
+    assert_eq!(of(&tuned(Tuning::HeadOnly)), with(&[]));
+    assert_eq!(of(&tuned(Tuning::Norms)), with(&["image_encoder", "text_encoder"]));
+    assert_eq!(of(&tuned(Tuning::Adapters)), with(&["text_adapters", "visual_adapters"]));
+    let model = Talent::seeded(&tuned(Tuning::Norms), Device::Cpu, Kind::Float, 1).unwrap();
+    let names: Vec<String> = model.trainable().into_iter().map(|(name, _)| name).collect();
+    for name in [
+        "dinov2.norm.weight",
+        "dinov2.blocks.0.norm1.bias",
+        "dinov2.blocks.0.attn.qkv.bias",
+        "dinov2.patch_embed.proj.bias",
+        "txt_backbone.ln_final.weight",
+        "txt_backbone.transformer.resblocks.0.attn.in_proj_bias",
+    ] {
+        assert!(names.iter().any(|found| found == name), "{name}");
+    }
+    for name in ["dinov2.pos_embed", "dinov2.blocks.0.ls1.gamma", "dinov2.blocks.0.attn.qkv.weight"] {
+        assert!(!names.iter().any(|found| found == name), "{name}");
+    }
+}
+
+/// Sizes: rank times inputs and outputs of each layer; tokens times width times blocks.
+#[test]
+fn numbers_of_parameters() {
+    let n = |cfg: &ModelConfig, group: &str| -> usize {
+        let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap();
+        let entries = model.store().entries().into_iter();
+        entries.filter(|(_, entry)| entry.group.name == group).map(|(_, entry)| entry.tensor.numel()).sum()
+    };
+    let cfg = tuned(Tuning::Lora);
+    let of = |depth: i64, width: i64| depth * 2 * cfg.lora.rank * 2 * width;
+    let expected = of(cfg.image.depth, cfg.image.width) + of(cfg.text.depth, cfg.text.width);
+    assert_eq!(n(&cfg, "lora"), expected as usize);
+    let cfg = tuned(Tuning::Prompt);
+    assert_eq!(n(&cfg, "visual_prompts"), (cfg.prompt.n_tokens * cfg.image.width * cfg.image.depth) as usize);
+}
+
+#[test]
+fn one_batch_is_learnt() {
+    let _guard = RNG_LOCK.lock().unwrap();
+    for cfg in all() {
+        let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
+        tch::manual_seed(7);
+        let (images, ids) = inputs(&cfg);
+        let side = 4 * cfg.grid();
+        let mask = Tensor::zeros([2, 1, side, side], (Kind::Float, Device::Cpu));
+        let _ = mask.narrow(0, 0, 1).narrow(2, 0, side / 2).fill_(1.0);
+        let _ = mask.narrow(0, 1, 1).narrow(3, 0, side / 2).fill_(1.0);
+        let before: Vec<Tensor> =
+            model.trainable().into_iter().map(|(_, tensor)| tensor.detach().copy()).collect();
+        let mut losses = Vec::new();
+        let mut moments: Vec<(Tensor, Tensor)> =
+            before.iter().map(|tensor| (tensor.zeros_like(), tensor.zeros_like())).collect();
+        for step in 1..=60 {
+            let output = model.forward(&images, &ids, &Pass::TRAIN);
+            let loss = output.logits.binary_cross_entropy_with_logits::<Tensor>(
+                &mask,
+                None,
+                None,
+                tch::Reduction::Mean,
+            );
+            loss.backward();
+            losses.push(f64::try_from(&loss).unwrap());
+            // Adam, by hand.
+            for ((_, parameter), (first, second)) in model.trainable().into_iter().zip(&mut moments) {
+                let grad = parameter.grad();
+                if !grad.defined() {
+                    continue;
+                }
+                tch::no_grad(|| {
+                    *first = &*first * 0.9 + &grad * 0.1;
+                    *second = &*second * 0.99 + grad.square() * 0.01;
+                    let unbiased = &*first / (1.0 - 0.9_f64.powi(step));
+                    let spread = (&*second / (1.0 - 0.99_f64.powi(step))).sqrt() + 1e-8;
+                    let _ = parameter.shallow_clone().g_sub_(&(unbiased / spread * 3e-3));
+                });
+                let mut parameter = parameter;
+                parameter.zero_grad();
+            }
+        }
+        let (first, last) = (losses[0], losses[losses.len() - 1]);
+        assert!(last < 0.4 * first, "{:?} {:?}: {first} -> {last}", cfg.tuning, cfg.image.encoder);
+        let moved = model.trainable().into_iter().zip(&before).filter(|((name, after), before)| {
+            let in_encoder = name.starts_with("dinov") || name.starts_with("txt_backbone");
+            in_encoder && !after.equal(before)
+        });
+        assert_eq!(moved.count() > 0, cfg.tuning != Tuning::HeadOnly, "{:?}", cfg.tuning);
+    }
+}
+
+/// Fills LoRA's matrices B, which start at zero.
+fn fill_updates(model: &Talent) {
+    for update in model.store().low_rank_updates() {
+        let _ = tch::no_grad(|| update.up.shallow_clone().normal_(0.0, 0.5));
+    }
+}
+
+fn difference(one: &Tensor, other: &Tensor) -> f64 {
+    f64::try_from((one - other).abs().max()).unwrap()
+}
+
+#[test]
+fn merged_updates_compute_the_same() {
+    let _guard = RNG_LOCK.lock().unwrap();
+    for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
+        let model = Talent::seeded(&cfg, Device::Cpu, Kind::Double, 5).unwrap();
+        let (images, ids) = inputs(&cfg);
+        let run = |model: &Talent| {
+            tch::no_grad(|| model.forward(&images.to_kind(Kind::Double), &ids, &Pass::EVAL).logits)
+        };
+        let without = run(&model);
+        fill_updates(&model);
+        let unmerged = run(&model);
+        assert!(difference(&unmerged, &without) > 1e-3);
+        model.store().low_rank_updates().iter().for_each(LowRankUpdate::merge);
+        assert!(difference(&run(&model), &unmerged) < 1e-10);
+        // Without the matrices, too.
+        let bare =
+            Talent::seeded(&ModelConfig { tuning: Tuning::HeadOnly, ..cfg }, Device::Cpu, Kind::Double, 5);
+        let bare = bare.unwrap();
+        for (name, _) in bare.store().entries() {
+            bare.store().assign(&name, &model.store().get(&name).unwrap()).unwrap();
+        }
+        assert!(difference(&run(&bare), &unmerged) < 1e-10);
+    }
+}
+
+#[test]
+fn peft_folders_are_written_and_read() {
+    let _guard = RNG_LOCK.lock().unwrap();
+    for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
+        let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
+        fill_updates(&model);
+        let other = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 6).unwrap();
+        for spec in [cfg.image.spec().without_input(), cfg.text.spec().without_input()] {
+            let folder = tempfile::tempdir().unwrap();
+            let (tensors, config) = peft_tensors(model.store(), &spec, &cfg.lora).unwrap();
+            Tensor::write_safetensors(&tensors, folder.path().join("adapter_model.safetensors")).unwrap();
+            let json = serde_json::to_string(&config.to_json()).unwrap();
+            std::fs::write(folder.path().join("adapter_config.json"), json).unwrap();
+            let names = PeftFolder::open(folder.path(), &spec).unwrap().fill(other.store()).unwrap();
+            assert_eq!(names.len(), tensors.len());
+            // Another rank is refused with what to set.
+            let lora = LoraConfig { rank: 3, ..cfg.lora.clone() };
+            let wrong =
+                Talent::seeded(&ModelConfig { lora, ..cfg.clone() }, Device::Cpu, Kind::Float, 5).unwrap();
+            let error = PeftFolder::open(folder.path(), &spec).unwrap().fill(wrong.store()).unwrap_err();
+            assert!(error.to_string().contains("model.lora.rank=8"), "{error}");
+        }
+        for (name, entry) in model.store().entries().into_iter().filter(|(_, entry)| entry.group == LORA) {
+            assert!(entry.tensor.equal(&other.store().get(&name).unwrap()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn dropout_of_updates_follows_the_pass() {
+    let _guard = RNG_LOCK.lock().unwrap();
+    let mut cfg = tuned(Tuning::Lora);
+    cfg.lora.dropout = 0.5;
+    let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
+    fill_updates(&model);
+    let (images, ids) = inputs(&cfg);
+    let run = |mode: Mode| {
+        generator::set_state(Device::Cpu, &generator::state(Device::Cpu).unwrap()).unwrap();
+        tch::no_grad(|| model.forward(&images, &ids, &Pass { mode, ..Pass::EVAL }).words)
+    };
+    assert!(run(Mode::Eval).equal(&run(Mode::Eval)));
+    assert!(!run(Mode::Train).equal(&run(Mode::Train)));
+    assert!(run(Mode::Eval).equal(&run(Mode::Eval)));
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let error = |cfg: ModelConfig| Talent::seeded(&cfg, Device::Cpu, Kind::Float, 1).unwrap_err().to_string();
+    let lora = |lora: LoraConfig| ModelConfig { lora, ..tuned(Tuning::Lora) };
+    let base = LoraConfig::default;
+    assert!(error(lora(LoraConfig { rank: 0, ..base() })).contains("lora.rank"));
+    assert!(error(lora(LoraConfig { dropout: 1.0, ..base() })).contains("lora.dropout"));
+    let gate = LoraConfig { text_targets: vec![ProjectionRole::Gate], ..base() };
+    assert!(error(lora(gate)).contains("`gate`, which the blocks of `clip` lack"));
+    let none = LoraConfig { text_targets: vec![], image_targets: vec![], ..base() };
+    assert!(error(lora(none)).contains("both empty"));
+    let prompt = PromptConfig { n_tokens: 0, deep: true };
+    assert!(error(ModelConfig { prompt, ..tuned(Tuning::Prompt) }).contains("prompt.n_tokens"));
+}
+
+#[test]
+fn flops_of_each_method() {
+    let base = |tuning: Tuning| ModelConfig { tuning, ..ModelConfig::base() };
+    let step = |tuning: Tuning| train_flops(&base(tuning), TrainedParts::Tuned);
+    let head = step(Tuning::HeadOnly);
+    // Nothing in the encoders has a backward pass.
+    assert_eq!(head.vision, forward_flops(&base(Tuning::HeadOnly)).vision);
+    assert_eq!(head.text, 3 * forward_flops(&base(Tuning::HeadOnly)).text);
+    assert_eq!(head.adapters, 0);
+    for tuning in [Tuning::Lora, Tuning::Prompt, Tuning::Norms] {
+        let cost = step(tuning);
+        assert!(cost.vision > 19 * head.vision / 10 && cost.vision < 5 * head.vision / 2, "{tuning:?}");
+        assert_eq!(cost.projector, head.projector);
+    }
+    // By hand: 12 blocks, query and value, 1029 tokens, 2 n r (d + d) forward.
+    let lora = forward_flops(&base(Tuning::Lora)).vision - forward_flops(&base(Tuning::HeadOnly)).vision;
+    assert_eq!(lora, 12 * 2 * (2 * 1029 * 8 * (768 + 768)));
+}
