@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use cli_kit::errln;
@@ -56,12 +58,29 @@ fn build_with(build: &mut Command, package: &str, program: &str, features: &[&st
     if !features.is_empty() {
         build.args(["--features", &features.join(",")]);
     }
-    if project::program(program).is_file() {
-        build.arg("--quiet");
-    } else {
-        errln!("building {program} (a few minutes the first time)");
+    let what =
+        format!("building {program} (minutes, if there is much to compile; or another build is in the way)");
+    if !project::program(program).is_file() {
+        errln!("{what}");
+        return run_aside(build);
     }
-    run_aside(build)
+    build.arg("--quiet");
+    with_note(&what, || run_aside(build))
+}
+
+/// Carries out work, and says what it is if it takes more than three seconds.
+fn with_note<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if is_done.recv_timeout(Duration::from_secs(3)) == Err(RecvTimeoutError::Timeout) {
+                errln!("{what}");
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// - command: goes in front of the arguments unless it is empty

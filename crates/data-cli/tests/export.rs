@@ -70,6 +70,9 @@ fn there_and_back(name: &str, root: &Path) {
         for id in second.instances.images.keys().filter(|id| !second.refs_in_image(**id).is_empty()) {
             assert_eq!(second.image(*id).unwrap().data, original.image(*id).unwrap().data, "{name}");
         }
+        // The folder of the pictures is not put in front a second time.
+        let plain = second.instances.images.values().all(|image| !image.file_name.contains("images/images"));
+        assert!(plain, "{name} as {there}, then as {back}");
         assert_eq!(
             second.image_record(original.refs[0].image_id).unwrap().width,
             first.image(original.refs[0].image_id).unwrap().width

@@ -16,7 +16,7 @@ use crate::mask::{Mask, polygons_of};
 use crate::mask_file::{background_is_light, lossy_format};
 use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
-use crate::tokenizer::ClipTokenizer;
+use crate::tokenizer::{ClipTokenizer, Tokenizer};
 
 /// Counts of what was checked, and the problems found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -240,13 +240,29 @@ fn splits(dataset: &Dataset, errors: &mut Vec<Problem>, warnings: &mut Vec<Probl
 fn cut_expressions(dataset: &Dataset, warnings: &mut Vec<Problem>) -> Result<()> {
     let (tokenizer, word_len) = (ClipTokenizer::new()?, dataset.descriptor.word_len);
     let all: Vec<usize> = (0..dataset.refs.len()).collect();
-    let n = dataset.findings(&all, &tokenizer, word_len, 0).cut_expressions;
-    if n > 0 {
-        let what = format!("{n} have more than {word_len} tokens and are cut");
+    let is_cut = |text: &str| tokenizer.encode(text).is_ok_and(|ids| ids.len() > word_len);
+    let cut: Vec<String> = all
+        .par_iter()
+        .flat_map_iter(|&index| {
+            let reference = &dataset.refs[index];
+            let cut = reference.expressions.iter().filter(|expression| is_cut(&expression.sent));
+            cut.map(|expression| format!("{} of ref_id {}", expression.sent_id, reference.ref_id))
+        })
+        .collect();
+    if !cut.is_empty() {
+        let more = if cut.len() > LISTED { ", ..." } else { "" };
+        let what = format!(
+            "{} have more than {word_len} tokens and are cut: sent_id {}{more}",
+            cut.len(),
+            cut[..cut.len().min(LISTED)].join(", ")
+        );
         warnings.push(Problem { record: "expressions".into(), what });
     }
     Ok(())
 }
+
+/// Records that a warning names before "...".
+const LISTED: usize = 10;
 
 fn splits_by_image(dataset: &Dataset) -> BTreeMap<i64, BTreeSet<&str>> {
     let mut splits: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();

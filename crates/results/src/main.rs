@@ -78,6 +78,12 @@ fn run(cli: &Cli) -> Result<()> {
         true => known.into_iter().filter(|split| !split.contains(", ")).cloned().collect(),
         false => cli.split.clone(),
     };
+    if splits.is_empty() {
+        bail!(
+            "{}: its runs were evaluated on no split: their data sets have none but `train`",
+            cli.runs.display()
+        );
+    }
     let mut summaries = Vec::new();
     for split in &splits {
         summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, cli.baseline.as_deref())?);

@@ -82,14 +82,21 @@ struct Chosen<'a> {
     /// Indices in [`Dataset::refs`].
     refs: Vec<usize>,
     images: BTreeSet<i64>,
+    /// Whether all names begin with the folder that the copies are put into, so that it is not put in front again.
+    has_folder: bool,
 }
 
 impl<'a> Chosen<'a> {
     fn new(dataset: &'a Dataset, splits: &[String]) -> Self {
         let is_chosen = |index: &usize| splits.is_empty() || splits.contains(&dataset.refs[*index].split);
         let refs: Vec<usize> = (0..dataset.refs.len()).filter(is_chosen).collect();
-        let images = refs.iter().map(|&index| dataset.refs[index].image_id).collect();
-        Self { dataset, refs, images }
+        let images: BTreeSet<i64> = refs.iter().map(|&index| dataset.refs[index].image_id).collect();
+        let in_folder = |id: &i64| {
+            let record = dataset.instances.images.get(id);
+            record.is_some_and(|record| plain_name(&record.file_name).starts_with(&format!("{PICTURES}/")))
+        };
+        let has_folder = images.iter().all(in_folder);
+        Self { dataset, refs, images, has_folder }
     }
 
     fn annotations(&self) -> impl Iterator<Item = &'a Annotation> {
@@ -102,9 +109,16 @@ impl<'a> Chosen<'a> {
         self.dataset.instances.categories.get(&id).map(String::as_str).filter(|_| id >= 0)
     }
 
+    /// Name of an image's copy below the folder of the pictures.
+    fn file_name(&self, image_id: i64) -> Result<String> {
+        let name = plain_name(&self.dataset.image_record(image_id)?.file_name);
+        let inside = name.split_once('/').filter(|_| self.has_folder).map(|(_, inside)| inside.to_owned());
+        Ok(inside.unwrap_or(name))
+    }
+
     /// Name of an image's copy below the written folder.
     fn picture(&self, image_id: i64) -> Result<String> {
-        Ok(format!("{PICTURES}/{}", plain_name(&self.dataset.image_record(image_id)?.file_name)))
+        Ok(format!("{PICTURES}/{}", self.file_name(image_id)?))
     }
 }
 

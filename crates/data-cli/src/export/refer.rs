@@ -8,7 +8,7 @@ use cli_kit::errln;
 use refcoco::{Annotation, Ref};
 use serde_json::{Value, json};
 
-use super::{Chosen, descriptor, plain_name, segmentation};
+use super::{Chosen, descriptor, segmentation};
 
 /// Writes the files; returns the descriptor of the new data set.
 pub(super) fn write(chosen: &Chosen<'_>, folder: &Path, name: &str) -> Result<String> {
@@ -24,13 +24,9 @@ pub(super) fn write(chosen: &Chosen<'_>, folder: &Path, name: &str) -> Result<St
     descriptor(chosen, name, if one_each { "refer" } else { "grefcoco" }, file)
 }
 
-fn file_name(chosen: &Chosen<'_>, image_id: i64) -> Result<String> {
-    Ok(plain_name(&chosen.dataset.image_record(image_id)?.file_name))
-}
-
 fn pickled(chosen: &Chosen<'_>, refs: &[&Ref]) -> Result<Vec<u8>> {
     let names: Vec<String> =
-        refs.iter().map(|reference| file_name(chosen, reference.image_id)).collect::<Result<_>>()?;
+        refs.iter().map(|reference| chosen.file_name(reference.image_id)).collect::<Result<_>>()?;
     let mut writer = safe_pickle::Writer::new();
     writer.list(|list| {
         for (reference, name) in refs.iter().zip(&names) {
@@ -88,7 +84,7 @@ fn grefs(chosen: &Chosen<'_>, refs: &[&Ref]) -> Result<Value> {
             "category_id": or_none(&reference.category_ids),
             "no_target": reference.ann_ids.is_empty(),
             "split": reference.split,
-            "file_name": file_name(chosen, reference.image_id)?,
+            "file_name": chosen.file_name(reference.image_id)?,
             "sentences": sentences,
         }))
     };
@@ -98,7 +94,7 @@ fn grefs(chosen: &Chosen<'_>, refs: &[&Ref]) -> Result<Value> {
 fn instances(chosen: &Chosen<'_>) -> Result<Value> {
     let images = chosen.images.iter().map(|&id| {
         let record = chosen.dataset.image_record(id)?;
-        Ok(json!({"id": id, "file_name": file_name(chosen, id)?, "width": record.width, "height": record.height}))
+        Ok(json!({"id": id, "file_name": chosen.file_name(id)?, "width": record.width, "height": record.height}))
     });
     let images: Vec<Value> = images.collect::<Result<_>>()?;
     let wanted: std::collections::BTreeSet<i64> =

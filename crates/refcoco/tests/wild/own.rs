@@ -164,6 +164,23 @@ fn absolute_paths_are_those_of_another_machine() {
 }
 
 #[test]
+fn expressions_that_are_cut_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let long = "a red cup on the table ".repeat(12);
+    let line = |ref_id: i64, text: &str| {
+        format!(
+            r#"{{"image": "a.png", "mask": null, "expressions": ["{text}"], "split": "val", "ref_id": {ref_id}}}"#
+        )
+    };
+    lines(root.path(), &[&line(3, "left"), &line(7, &long)]);
+    let warnings = format!("{:?}", verified("mine", root.path()).warnings);
+    assert!(
+        warnings.contains("1 have more than") && warnings.contains("sent_id 2 of ref_id 7"),
+        "{warnings}"
+    );
+}
+
+#[test]
 fn all_malformed_lines_are_named() {
     let root = tempfile::tempdir().unwrap();
     let good = r#"{"image": "a.png", "mask": null, "expressions": ["left"]}"#;
