@@ -33,7 +33,7 @@ fn everything_recorded_agrees() {
     assert_eq!(report.exit_code(), 2, "a case that was not run shows in the exit code");
     let names = |prefix: &str| report.cases.iter().filter(|case| case.name.starts_with(prefix)).count();
     assert_eq!((names("module_"), names("loss_"), names("full/"), names("checkpoints/")), (15, 17, 4, 3));
-    assert_eq!(names("encoders/"), 6);
+    assert_eq!(names("encoders/"), 8);
 }
 
 /// A folder with one loss case and the `config.json` that every folder needs.
@@ -140,4 +140,52 @@ fn a_folder_of_encoders_alone_is_compared_whole() {
     std::fs::write(to.join("config.json"), config.replacen('{', "{\"use_windows\": true,", 1)).unwrap();
     let (passed, said) = passes(folder.path());
     assert!(!passed && said.contains("use_windows"), "{said}");
+}
+
+#[test]
+fn what_an_adapter_config_says_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("encoders/lora_dinov2");
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(golden().join("encoders/lora_dinov2")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(to.join("adapter_config.json")).unwrap()).unwrap();
+    let with = |key: &str, value: serde_json::Value| {
+        let mut config = config.clone();
+        config[key] = value;
+        std::fs::write(to.join("adapter_config.json"), config.to_string()).unwrap();
+        let case = only_case(folder.path());
+        (case.verdict == Verdict::Pass, case.to_string())
+    };
+    // The same layers in other words.
+    for targets in [
+        serde_json::json!(["attention.q_proj", "v_proj"]),
+        serde_json::json!(".*attention\\.(q|v)_proj"),
+        serde_json::json!("encoder\\.layer\\.[01]\\.attention\\.[qv]_proj"),
+    ] {
+        let (passed, said) = with("target_modules", targets);
+        assert!(passed, "{said}");
+    }
+    for (key, value, expected) in [
+        ("r", serde_json::json!(2), "has shape"),
+        ("lora_alpha", serde_json::json!(11), ""),
+        ("use_rslora", serde_json::json!(true), ""),
+        ("use_dora", serde_json::json!(true), "use_dora"),
+        ("rank_pattern", serde_json::json!({"q_proj": 2}), "rank_pattern"),
+        ("target_modules", serde_json::json!("all-linear"), "missing"),
+        ("target_modules", serde_json::json!(["q_proj"]), "unexpected"),
+    ] {
+        let (passed, said) = with(key, value);
+        assert!(!passed && said.contains(expected), "{key}: {said}");
+    }
+    assert!(with("r", config["r"].clone()).0);
+    // One changed number in the matrices.
+    let path = to.join("adapter_model.safetensors");
+    let tensors = Tensor::read_safetensors(&path).unwrap();
+    let _ = tensors[0].1.view([-1]).get(1).fill_(9.0);
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    assert!(!with("r", config["r"].clone()).0);
 }

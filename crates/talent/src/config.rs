@@ -403,11 +403,10 @@ impl ModelConfig {
         }
         check(self.image.n_registers >= 0, "image.n_registers must not be negative".into())?;
         check(self.decoder.depth >= 0, "decoder.depth must not be negative".into())?;
-        // Far beyond any published network; a typing error otherwise takes minutes until memory runs out.
         let limits = [
-            ("image.depth", self.image.depth, 1000),
-            ("text.depth", self.text.depth, 1000),
-            ("decoder.depth", self.decoder.depth, 1000),
+            ("image.depth", self.image.depth, MAX_DEPTH),
+            ("text.depth", self.text.depth, MAX_DEPTH),
+            ("decoder.depth", self.decoder.depth, MAX_DEPTH),
             ("image.mlp_ratio", self.image.mlp_ratio, 100),
             ("image.n_registers", self.image.n_registers, 10_000),
             ("image.width", self.image.width, 100_000),
@@ -550,15 +549,19 @@ impl ModelConfig {
     }
 }
 
+/// Far beyond any published network; a typing error otherwise takes minutes until memory runs out.
+const MAX_DEPTH: i64 = 1000;
+
 /// The blocks at a third and two thirds of the depth: 4 and 8 of 12, 8 and 16 of 24, as published.
 fn default_taps(depth: i64) -> [i64; 2] {
+    let depth = depth.clamp(0, MAX_DEPTH);
     let second = (2 * depth / 3).max(1);
     [(depth / 3).min(second - 1), second]
 }
 
 /// The middles of six equal parts of the depth: 1, 3, ... of 12, and 2, 6, ... of 24, as published.
 fn default_adapter_blocks(depth: i64) -> Vec<i64> {
-    let mut blocks: Vec<i64> = (0..6).map(|part| (2 * part + 1) * depth.clamp(0, 100_000) / 12).collect();
+    let mut blocks: Vec<i64> = (0..6).map(|part| (2 * part + 1) * depth.clamp(0, MAX_DEPTH) / 12).collect();
     blocks.dedup();
     blocks
 }

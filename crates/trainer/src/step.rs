@@ -292,7 +292,9 @@ mod tests {
         cfg.model.decoder.dropout = 0.0;
         let processes = Processes::default();
         let shape = sample_shape(&cfg.model);
-        let inputs = TrainTensors::new(&random_batch(2, shape), Device::Cpu, Kind::Float).unwrap();
+        let inputs =
+            TrainTensors::new(&random_batch(2, shape, refcoco::VOCABULARY), Device::Cpu, Kind::Float)
+                .unwrap();
         let after = |on_device: bool| {
             let _guard = RNG_LOCK.lock().unwrap();
             let model = Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap();
@@ -327,8 +329,8 @@ mod tests {
         let mut scaler = LossScaler::new(cfg.train.precision);
         let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
         let shape = sample_shape(&cfg.model);
-        let good = random_batch(2, shape);
-        let mut bad = random_batch(2, shape);
+        let good = random_batch(2, shape, refcoco::VOCABULARY);
+        let mut bad = random_batch(2, shape, refcoco::VOCABULARY);
         bad.images[7] = f32::NAN;
         let start = parameters(&model);
         let same = |others: &[Tensor]| parameters(&model).iter().zip(others).all(|(a, b)| a.equal(b));

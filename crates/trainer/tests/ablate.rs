@@ -130,6 +130,26 @@ fn a_dry_run_lists_the_cells() {
     assert!(!folder.path().join("runs").exists());
 }
 
+/// The methods of tuning as rows, each of which trains, is evaluated and stands in the table.
+#[test]
+fn the_plan_of_tuning_methods() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = include_str!("../plans/tuning.toml").replace("preset = \"testbed\"", "preset = \"tiny\"");
+    let set: Vec<String> = MINIATURE.iter().map(|setting| format!("{setting:?}")).collect();
+    let plan = plan.replacen("seeds", &format!("set = [{}, \"train.regime=pet\"]\nseeds", set.join(", ")), 1);
+    let (file, runs) = (folder.path().join("tuning.toml"), folder.path().join("runs"));
+    std::fs::write(&file, plan).unwrap();
+    let mut args = vec!["ablate", "--plan", file.to_str().unwrap(), "--runs-dir", runs.to_str().unwrap()];
+    args.extend(["--data-root", data_root().to_str().unwrap(), "--device", "cpu", "--threads", "1"]);
+    args.extend(["--max-steps", "2"]);
+    let output = talent(&args);
+    let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{log}");
+    for row in ["head only", "norms and biases", "prompt", "lora", "adapters"] {
+        assert!(table.contains(row), "{row}: {table}");
+    }
+}
+
 #[test]
 fn a_signal_reaches_the_cell_and_the_ablation_goes_on_later() {
     let folder = tempfile::tempdir().unwrap();

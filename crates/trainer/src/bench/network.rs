@@ -72,16 +72,17 @@ impl NetworkBenchArgs {
     fn open((cfg, device): (Config, Device), n_samples: usize) -> Result<(Experiment, Batch)> {
         ensure_fits(&cfg.model, n_samples)?;
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
-        let batch = random_batch(n_samples, experiment.shape());
+        let batch = random_batch(n_samples, experiment.shape(), vocabulary(&experiment.cfg));
         Ok((experiment, batch))
     }
 }
 
 /// A batch of random pixels, masks and token ids (up to ten): the network's work does not depend on the values.
-pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
+pub(crate) fn random_batch(n: usize, shape: SampleShape, vocabulary: i64) -> Batch {
     let mut rng = StdRng::seed_from_u64(0);
     let pixels = n * shape.input_size * shape.input_size;
-    let mut ids = || -> Vec<i64> { (0..n).flat_map(|_| random_ids(shape.word_len, &mut rng)).collect() };
+    let mut ids =
+        || -> Vec<i64> { (0..n).flat_map(|_| random_ids(shape.word_len, vocabulary, &mut rng)).collect() };
     let (words, positive_words, negative_words) = (ids(), ids(), ids());
     Batch {
         n,
@@ -97,12 +98,17 @@ pub(crate) fn random_batch(n: usize, shape: SampleShape) -> Batch {
     }
 }
 
-/// Token ids: a start token, up to eight random words, an end token, zero padding.
-fn random_ids(word_len: usize, rng: &mut StdRng) -> Vec<i64> {
+/// Tokens in the vocabulary of a network's text encoder.
+pub(crate) fn vocabulary(cfg: &Config) -> i64 {
+    cfg.model.text.vocabulary
+}
+
+/// Token ids: a start token, up to eight random words, an end token, zero padding. Start and end have the largest ids, as CLIP's.
+fn random_ids(word_len: usize, vocabulary: i64, rng: &mut StdRng) -> Vec<i64> {
     let n_words = word_len.saturating_sub(2).min(8);
-    let words = (0..n_words).map(|_| rng.random_range(1..40_000));
-    let mut ids: Vec<i64> = std::iter::once(refcoco::VOCABULARY - 2).chain(words).collect();
-    ids.push(refcoco::VOCABULARY - 1);
+    let words = (0..n_words).map(|_| rng.random_range(1..(vocabulary - 2).clamp(2, 40_000)));
+    let mut ids: Vec<i64> = std::iter::once(vocabulary - 2).chain(words).collect();
+    ids.push(vocabulary - 1);
     ids.resize(word_len, 0);
     ids
 }

@@ -42,7 +42,7 @@ impl Network {
         cfg.train.accumulate = 1;
         change(&mut cfg);
         let experiment = Experiment::with_datasets(cfg, setting.device, Vec::new())?;
-        let batch = random_batch(batch_size, experiment.shape());
+        let batch = random_batch(batch_size, experiment.shape(), refcoco::VOCABULARY);
         Ok(Self { experiment, batch })
     }
 

@@ -54,7 +54,7 @@ impl Bench {
         let model = Talent::seeded(&cfg.model, setting.device, Kind::Float, 1)?;
         tch::manual_seed(1);
         let shape = sample_shape(&cfg.model);
-        let batch = random_batch(n, shape);
+        let batch = random_batch(n, shape, refcoco::VOCABULARY);
         Ok(Self { cfg, model, batch, device: setting.device, processes: Processes::default() })
     }
 

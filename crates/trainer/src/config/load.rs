@@ -271,6 +271,52 @@ mod tests {
         }
     }
 
+    /// Numbers of parameters as the models were published.
+    #[test]
+    fn encoders_have_the_published_numbers_of_parameters() {
+        for (name, expected) in [
+            ("dinov2-small", 22_056_576),
+            ("dinov2-base", 86_580_480),
+            ("dinov3-small", 21_596_544),
+            ("dinov3-small-plus", 28_692_864),
+            ("dinov3-base", 85_660_416),
+        ] {
+            let config =
+                load(&Source { config: Some(format!("refcoco/{name}")), ..Source::default() }).unwrap();
+            let store = torch_ext::Store::new(tch::Device::Cpu, tch::Kind::Half);
+            let image = &config.model.image;
+            image.encoder.build(&store.root(), &image.sizes(), &mut |_, _| {});
+            let n: usize = store.entries().iter().map(|(_, entry)| entry.tensor.numel()).sum();
+            assert_eq!(n, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_follows_from_other_settings() {
+        let config =
+            with(&["model.image.depth=12", "model.text.depth=24", "model.text.adapter_blocks=[3]"]).unwrap();
+        assert_eq!(
+            (config.model.image.taps, config.model.image.adapter_blocks),
+            ([4, 8], vec![1, 3, 5, 7, 9, 11])
+        );
+        assert_eq!(config.model.text.adapter_blocks, [3]);
+        let config = with(&["model.image.depth=24"]).unwrap();
+        assert_eq!(
+            (config.model.image.taps, config.model.image.adapter_blocks),
+            ([8, 16], vec![2, 6, 10, 14, 18, 22])
+        );
+        for depth in 2..50 {
+            with(&[&format!("model.image.depth={depth}")]).unwrap();
+        }
+        let siglip = ["model.text.encoder=siglip", "model.text.context=64"];
+        assert_eq!(with(&siglip).unwrap().model.word_len, 64);
+        assert!(with(&[&siglip[..], &["model.word_len=17"]].concat()).is_err());
+        // What a variant may hold is not in the preset.
+        let gated = with(&["model.image.variant.gated_mlp=true"]).unwrap();
+        assert_eq!(gated.model.image.variant.gated_mlp, Some(true));
+        assert!(with(&["model.image.variant.gated=true"]).is_err());
+    }
+
     #[test]
     fn overrides_reach_every_level_and_keep_types() {
         let config =

@@ -86,7 +86,7 @@ fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<Stri
     let mut adam = adam(&model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
     let shape = sample_shape(&cfg.model);
-    let mut whole = random_batch(cfg.train.batch_size, shape);
+    let mut whole = random_batch(cfg.train.batch_size, shape, refcoco::VOCABULARY);
     // Negatives are spread unevenly over the ranks, so that the numbers of valid samples differ.
     whole.valid = (0..whole.n).map(|place| f32::from(u8::from(place != 1 && place < 5))).collect();
     for ids in [&mut whole.words, &mut whole.positive_words, &mut whole.negative_words] {
