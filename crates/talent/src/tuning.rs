@@ -1,7 +1,5 @@
 //! Methods of parameter-efficient tuning: what trains inside the encoders. The head always trains.
 
-use std::rc::Rc;
-
 use backbone::{EncoderSpec, Projection, ProjectionRole};
 use serde::{Deserialize, Serialize};
 use torch_ext::flops::{BOTH, Cost, linear};
@@ -96,17 +94,11 @@ impl LoraConfig {
 
     /// The updates of an encoder's layers.
     pub(crate) fn rule(&self, spec: &EncoderSpec<()>, targets: &[ProjectionRole]) -> LowRankRule {
-        let layers: Vec<(String, LowRankPart)> = (0..spec.depth)
-            .flat_map(|block| {
-                let wanted = spec.projections.layers.iter().filter(|layer| targets.contains(&layer.role));
-                wanted.map(move |layer| (layer_name(spec, block, layer), self.part(layer)))
-            })
-            .collect();
-        let parts = move |name: &str| {
-            let own = layers.iter().filter(|(layer, _)| layer == name);
-            own.map(|(_, part)| *part).collect()
-        };
-        LowRankRule { group: LORA, parts: Rc::new(parts) }
+        let layers = (0..spec.depth).flat_map(|block| {
+            let wanted = spec.projections.layers.iter().filter(|layer| targets.contains(&layer.role));
+            wanted.map(move |layer| (layer_name(spec, block, layer), self.part(layer)))
+        });
+        LowRankRule::new(LORA, layers)
     }
 
     /// FLOPs of an encoder's updates. All need both gradients.

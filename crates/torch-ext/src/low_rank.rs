@@ -4,7 +4,6 @@
 //! network's code does not change: each linear layer asks the rule by its own name and registers the two matrices of an update.
 
 use std::cell::Cell;
-use std::fmt;
 use std::rc::Rc;
 
 use tch::Tensor;
@@ -28,18 +27,24 @@ pub struct LowRankPart {
     pub dropout: f64,
 }
 
-/// Which low-rank updates a linear layer has, by the layer's name in the store, for example `dinov2.blocks.0.attn.qkv`.
-#[derive(Clone)]
+/// Which linear layers have which low-rank updates.
+#[derive(Debug, Clone)]
 pub struct LowRankRule {
-    /// Parameter group of the matrices.
-    pub group: Group,
-    /// The updates of a layer; empty for none.
-    pub parts: Rc<dyn Fn(&str) -> Vec<LowRankPart>>,
+    group: Group,
+    layers: Rc<[(String, LowRankPart)]>,
 }
 
-impl fmt::Debug for LowRankRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LowRankRule").field("group", &self.group).finish_non_exhaustive()
+impl LowRankRule {
+    /// - group: parameter group of the matrices; layers: names of layers in the store, for example `dinov2.blocks.0.attn.qkv`, each with
+    ///   an update
+    pub fn new(group: Group, layers: impl IntoIterator<Item = (String, LowRankPart)>) -> Self {
+        Self { group, layers: layers.into_iter().collect() }
+    }
+
+    /// The updates of a layer; empty for none.
+    fn parts(&self, layer: &str) -> Vec<LowRankPart> {
+        let own = self.layers.iter().filter(|(name, _)| name == layer);
+        own.map(|(_, part)| *part).collect()
     }
 }
 
@@ -104,7 +109,7 @@ impl LowRank {
     pub(crate) fn register(path: &ParamPath, weight: &Tensor) -> Self {
         let (n_out, n_in) = (weight.size()[0], weight.size()[1]);
         let (parts, group) = match path.low_rank() {
-            Some(rule) => ((rule.parts)(path.name()), rule.group),
+            Some(rule) => (rule.parts(path.name()), rule.group),
             None => (Vec::new(), Group::NONE),
         };
         let update = |part: LowRankPart| {
@@ -185,8 +190,9 @@ mod tests {
         LowRankPart { name, third, rank: 2, scale: 0.5, dropout }
     }
 
-    fn with_rule(store: &Store, parts: impl Fn(&str) -> Vec<LowRankPart> + 'static) -> ParamPath {
-        store.root().with_low_rank(LowRankRule { group: Group::NONE, parts: Rc::new(parts) })
+    fn with_rule(store: &Store, layers: &[(&str, LowRankPart)]) -> ParamPath {
+        let layers = layers.iter().map(|(name, part)| ((*name).to_owned(), *part));
+        store.root().with_low_rank(LowRankRule::new(Group::NONE, layers))
     }
 
     /// Fills the matrices B, which start at zero.
@@ -205,11 +211,12 @@ mod tests {
         let _alone = crate::DRAWING.lock();
         tch::manual_seed(3);
         let store = Store::new(Device::Cpu, Kind::Double);
-        let path = with_rule(&store, |layer| match layer {
-            "qkv" => vec![part("value", Some(2), 0.0), part("query", Some(0), 0.0)],
-            "proj" => vec![part("", None, 0.0)],
-            _ => Vec::new(),
-        });
+        let layers = [
+            ("qkv", part("value", Some(2), 0.0)),
+            ("qkv", part("query", Some(0), 0.0)),
+            ("proj", part("", None, 0.0)),
+        ];
+        let path = with_rule(&store, &layers);
         let [qkv, proj] =
             [("qkv", 12), ("proj", 4)].map(|(name, n)| Linear::torch_default(&(&path / name), 4, n));
         let other = Linear::torch_default(&(&path / "other"), 4, 4);
@@ -243,11 +250,8 @@ mod tests {
         let _alone = crate::DRAWING.lock();
         tch::manual_seed(4);
         let store = Store::new(Device::Cpu, Kind::Double);
-        let path = with_rule(&store, |layer| match layer {
-            "in_proj" => vec![part("key", Some(1), 0.0)],
-            "out_proj" => vec![part("", None, 0.0)],
-            _ => Vec::new(),
-        });
+        let layers = [("in_proj", part("key", Some(1), 0.0)), ("out_proj", part("", None, 0.0))];
+        let path = with_rule(&store, &layers);
         let attention = MultiheadAttention::new(&path, 8, 2, 0.0);
         let xs = Tensor::randn([2, 3, 8], (Kind::Double, Device::Cpu));
         let plain = attention.forward_self(&xs, Mode::Eval, false);
@@ -264,7 +268,7 @@ mod tests {
         let _alone = crate::DRAWING.lock();
         tch::manual_seed(5);
         let store = Store::new(Device::Cpu, Kind::Double);
-        let path = with_rule(&store, |_| vec![part("", None, 0.5)]);
+        let path = with_rule(&store, &[("layer", part("", None, 0.5))]) / "layer";
         let layer = Linear::torch_default(&path, 64, 8);
         fill(&store);
         let xs = Tensor::ones([1, 64], (Kind::Double, Device::Cpu));

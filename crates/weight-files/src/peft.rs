@@ -28,6 +28,9 @@ pub struct PeftConfig {
     pub targets: Targets,
 }
 
+/// A test for module paths.
+pub type Matcher = Box<dyn Fn(&str) -> bool>;
+
 /// Which modules have an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
@@ -171,11 +174,11 @@ fn targets(value: Option<&Value>) -> Option<Targets> {
 }
 
 impl Targets {
-    /// A test for module paths, such as `encoder.layer.0.attention.q_proj`.
+    /// The test for module paths, such as `encoder.layer.0.attention.q_proj`.
     ///
     /// # Errors
     /// When the regular expression cannot be read.
-    pub fn matcher(&self) -> Result<Box<dyn Fn(&str) -> bool>, String> {
+    pub fn matcher(&self) -> Result<Matcher, String> {
         Ok(match self.clone() {
             Self::AllLinear => Box::new(|_| true),
             Self::Named(names) => Box::new(move |path| names.iter().any(|name| ends_with(path, name))),

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::rc::Rc;
 
 use backbone::{EncoderSpec, Projection};
 use tch::Tensor;
 use torch_ext::{LowRankPart, LowRankRule, LowRankUpdate, Store};
-use weight_files::{PeftConfig, Targets, WEIGHT_FILES, WeightFile, numbered};
+use weight_files::{PeftConfig, Step, Targets, WEIGHT_FILES, WeightFile, numbered};
 
 use super::{LoadReport, WeightsError, fill};
 use crate::tuning::{LORA, LoraConfig, layer_name};
-use weight_files::Step;
 
 /// What all names in the file begin with.
 const WRAPPER: &str = "base_model.model.";
@@ -113,7 +111,7 @@ impl PeftFolder {
         let path = || self.file.path().display().to_string();
         let matches = matches.map_err(|what| WeightsError::Different { path: path(), what })?;
         let layers = self.projections.layers;
-        let wanted: Vec<(String, LowRankPart)> = (0..self.depth)
+        let wanted = (0..self.depth)
             .flat_map(|block| layers.iter().map(move |layer| (block, layer)))
             .filter(|(block, layer)| matches(&self.module(*block, layer)))
             .map(|(block, layer)| {
@@ -126,13 +124,8 @@ impl PeftFolder {
                     dropout: self.config.dropout,
                 };
                 (name, part)
-            })
-            .collect();
-        let parts = move |name: &str| {
-            let own = wanted.iter().filter(|(layer, _)| layer == name);
-            own.map(|(_, part)| *part).collect()
-        };
-        Ok(LowRankRule { group: LORA, parts: Rc::new(parts) })
+            });
+        Ok(LowRankRule::new(LORA, wanted))
     }
 
     /// A layer's module in the network that the file was made for.
