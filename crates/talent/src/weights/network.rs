@@ -7,8 +7,8 @@ use super::report::{LoadReport, Strictness};
 use super::{WeightsError, fill};
 use crate::model::Talent;
 
-/// Top-level modules of the network.
-const MODULES: [&str; 5] = ["txt_backbone.", "dinov2.", "neck.", "decoder.", "proj."];
+/// Modules that the network has with every encoder.
+const MODULES: [&str; 3] = ["neck.", "decoder.", "proj."];
 
 /// Maps official tensor names to the names in the file. Checkpoints keep the state dict in a dictionary (`state_dict/`,
 /// `model/`), and training programs add `module.` or `_orig_mod.` ([`wrapping`]). A plain state dict has the official names.

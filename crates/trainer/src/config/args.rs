@@ -28,7 +28,7 @@ pub(crate) struct ConfigArgs {
     /// Precision of matrix products and convolutions
     #[arg(long)]
     precision: Option<Precision>,
-    /// Which parameters train: pet (adapters and head) or full
+    /// Which parameters train: pet (what model.tuning names, and the head) or full
     #[arg(long)]
     regime: Option<Regime>,
 }

@@ -76,9 +76,9 @@ impl Default for PretrainConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightsConfig {
-    /// Image encoder: DINOv2 with registers.
+    /// Image encoder: a file, or a folder from Hugging Face.
     pub image: String,
-    /// Text encoder: CLIP.
+    /// Text encoder, likewise.
     pub text: String,
     /// `tokenizer.json` of a text encoder whose tokenizer is not built in, or its folder; if empty, it is looked for beside the text
     /// encoder's weights.
@@ -125,7 +125,7 @@ fn default_max_bad_samples() -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Regime {
-    /// Parameter-efficient tuning: adapters and head; the encoders stay frozen.
+    /// Parameter-efficient tuning: the head, and what `model.tuning` names; the encoders are otherwise frozen.
     Pet,
     /// All parameters.
     Full,
