@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use backbone::{ImageDesign, ProjectionRole};
+use backbone::{ImageDesign, ProjectionRole, TextDesign};
 use common::miniature;
 use talent::weights::{PeftFolder, peft_tensors};
 use talent::{LORA, LoraConfig, Mode, ModelConfig, Pass, PromptConfig, Talent, TrainedParts, Tuning};
@@ -24,6 +24,16 @@ fn dinov3(tuning: Tuning) -> ModelConfig {
     let mut cfg = tuned(tuning);
     cfg.image.encoder = ImageDesign::try_from("dinov3".to_owned()).unwrap();
     cfg.image.width = 8 * cfg.image.n_heads;
+    cfg
+}
+
+/// Plain DINOv2 with SigLIP's text tower.
+fn siglip(tuning: Tuning) -> ModelConfig {
+    let mut cfg = tuned(tuning);
+    cfg.image.encoder = ImageDesign::try_from("dinov2".to_owned()).unwrap();
+    cfg.image.n_registers = 0;
+    cfg.text.encoder = TextDesign::try_from("siglip".to_owned()).unwrap();
+    cfg.text.context = cfg.word_len;
     cfg
 }
 
@@ -50,6 +60,7 @@ fn all() -> Vec<ModelConfig> {
     ];
     let of_dinov3 = [Tuning::Adapters, Tuning::Lora, Tuning::Prompt, Tuning::Norms, Tuning::HeadOnly];
     configs.extend(of_dinov3.map(dinov3));
+    configs.extend([Tuning::Adapters, Tuning::Lora, Tuning::Norms].map(siglip));
     configs
 }
 
