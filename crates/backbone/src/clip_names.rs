@@ -9,9 +9,9 @@ pub(crate) const PROJECTIONS: Projections = Projections {
     published_blocks: "encoder.layers",
     published_front: "text_model.",
     layers: &[
-        Projection::new(ProjectionRole::Query, "attn.in_proj", Some(0), &["self_attn.q_proj"]),
-        Projection::new(ProjectionRole::Key, "attn.in_proj", Some(1), &["self_attn.k_proj"]),
-        Projection::new(ProjectionRole::Value, "attn.in_proj", Some(2), &["self_attn.v_proj"]),
+        Projection::new(ProjectionRole::Query, "attn.in_proj", Some((0, 3)), &["self_attn.q_proj"]),
+        Projection::new(ProjectionRole::Key, "attn.in_proj", Some((1, 3)), &["self_attn.k_proj"]),
+        Projection::new(ProjectionRole::Value, "attn.in_proj", Some((2, 3)), &["self_attn.v_proj"]),
         Projection::new(ProjectionRole::Output, "attn.out_proj", None, &["self_attn.out_proj"]),
         Projection::new(ProjectionRole::Up, "mlp.c_fc", None, &["mlp.fc1"]),
         Projection::new(ProjectionRole::Down, "mlp.c_proj", None, &["mlp.fc2"]),

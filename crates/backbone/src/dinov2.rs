@@ -35,6 +35,10 @@ impl ImageFamily for Dinov2Registers {
         described(settings, n_registers)
     }
 
+    fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
+        one_packed_bias(&cfg.variant)
+    }
+
     fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
         mlp_width(cfg)
     }
@@ -79,6 +83,7 @@ impl ImageFamily for Dinov2 {
     }
 
     fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
+        one_packed_bias(&cfg.variant)?;
         match cfg.n_registers {
             0 => Ok(()),
             n => Err(format!(
@@ -115,6 +120,15 @@ impl ImageFamily for Dinov2 {
 
     fn least_values(&self, cfg: &ImageEncoderConfig) -> f64 {
         least_values(cfg)
+    }
+}
+
+/// Query, key and value are one layer, which has one bias.
+fn one_packed_bias(variant: &Variant) -> Result<(), String> {
+    let biases = variant.or(published());
+    match biases.query_bias == biases.key_bias && biases.key_bias == biases.value_bias {
+        true => Ok(()),
+        false => Err("image.variant: query_bias, key_bias and value_bias must be equal in DINOv2".to_owned()),
     }
 }
 
@@ -179,7 +193,7 @@ fn described(settings: &Settings<'_>, n_registers: i64) -> Result<ImageEncoderCo
 
 /// Hidden width of a gated MLP with about as many weights as a plain one: two thirds of it, rounded up to a multiple of 8.
 fn swiglu_width(hidden: i64) -> i64 {
-    (hidden * 2 / 3 + 7) / 8 * 8
+    (hidden.saturating_mul(2) / 3 + 7) / 8 * 8
 }
 
 fn spec(
@@ -211,7 +225,7 @@ fn spec(
 
 /// Hidden width of the MLPs, also for configurations that only say that they are gated.
 fn mlp_width(cfg: &ImageEncoderConfig) -> i64 {
-    let plain = cfg.mlp_ratio * cfg.width;
+    let plain = cfg.mlp_ratio.saturating_mul(cfg.width);
     let published = if cfg.variant.gated_mlp == Some(true) { swiglu_width(plain) } else { plain };
     cfg.variant.mlp_width.unwrap_or(published)
 }

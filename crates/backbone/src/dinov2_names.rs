@@ -4,7 +4,7 @@ use weight_files::{Layout, Step, nothing_beside, numbered};
 
 use crate::projection::{Projection, ProjectionRole, Projections};
 
-/// Names of the attention's modules changed in version 5.23 of the library. Of a gated MLP, gate and value are one layer.
+/// The library's names changed in version 5.23. Its gated MLP has had gate and value in layers of their own since.
 pub(crate) const PROJECTIONS: Projections = Projections {
     blocks: "blocks",
     published_blocks: "encoder.layer",
@@ -13,19 +13,19 @@ pub(crate) const PROJECTIONS: Projections = Projections {
         Projection::new(
             ProjectionRole::Query,
             "attn.qkv",
-            Some(0),
+            Some((0, 3)),
             &["attention.q_proj", "attention.attention.query"],
         ),
         Projection::new(
             ProjectionRole::Key,
             "attn.qkv",
-            Some(1),
+            Some((1, 3)),
             &["attention.k_proj", "attention.attention.key"],
         ),
         Projection::new(
             ProjectionRole::Value,
             "attn.qkv",
-            Some(2),
+            Some((2, 3)),
             &["attention.v_proj", "attention.attention.value"],
         ),
         Projection::new(
@@ -36,8 +36,9 @@ pub(crate) const PROJECTIONS: Projections = Projections {
         ),
         Projection::new(ProjectionRole::Up, "mlp.fc1", None, &["mlp.fc1"]),
         Projection::new(ProjectionRole::Down, "mlp.fc2", None, &["mlp.fc2"]),
-        Projection::new(ProjectionRole::Up, "mlp.w12", None, &["mlp.weights_in"]),
-        Projection::new(ProjectionRole::Down, "mlp.w3", None, &["mlp.weights_out"]),
+        Projection::new(ProjectionRole::Gate, "mlp.w12", Some((0, 2)), &["mlp.gate_proj"]),
+        Projection::new(ProjectionRole::Up, "mlp.w12", Some((1, 2)), &["mlp.up_proj"]),
+        Projection::new(ProjectionRole::Down, "mlp.w3", None, &["mlp.down_proj", "mlp.weights_out"]),
     ],
 };
 

@@ -112,7 +112,7 @@ pub trait ImageFamily: fmt::Debug + Sync {
 
     /// Hidden width of the MLPs.
     fn mlp_width(&self, cfg: &ImageEncoderConfig) -> i64 {
-        cfg.variant.mlp_width.unwrap_or(cfg.mlp_ratio * cfg.width)
+        cfg.variant.mlp_width.unwrap_or(cfg.mlp_ratio.saturating_mul(cfg.width))
     }
 
     /// The variant of the published models.

@@ -2,6 +2,7 @@
 //! updates (LoRA) can change.
 
 use serde::{Deserialize, Serialize};
+use torch_ext::Rows;
 
 /// What a linear layer of a block does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,8 +50,8 @@ pub struct Projection {
     pub role: ProjectionRole,
     /// Name of the layer below its block.
     pub layer: &'static str,
-    /// Which of three equal blocks of the layer's rows it is, for packed layers; `None` for the whole layer.
-    pub third: Option<usize>,
+    /// Which of several equal blocks of the layer's rows it is, for packed layers; `None` for the whole layer.
+    pub rows: Option<Rows>,
     /// Names of the module below its block in the `transformers` library, the current one first.
     pub published: &'static [&'static str],
 }
@@ -72,10 +73,14 @@ impl Projection {
     pub(crate) const fn new(
         role: ProjectionRole,
         layer: &'static str,
-        third: Option<usize>,
+        rows: Option<(usize, usize)>,
         published: &'static [&'static str],
     ) -> Self {
-        Self { role, layer, third, published }
+        let rows = match rows {
+            Some((index, of)) => Some(Rows { index, of }),
+            None => None,
+        };
+        Self { role, layer, rows, published }
     }
 }
 

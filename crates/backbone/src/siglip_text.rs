@@ -60,7 +60,7 @@ static LAYOUTS: &[Layout] = &[Layout {
 const PROJECTIONS: Projections = Projections {
     blocks: "encoder.layers",
     published_blocks: "encoder.layers",
-    published_front: "text_model.",
+    published_front: "",
     layers: &[
         Projection::new(ProjectionRole::Query, "self_attn.q_proj", None, &["self_attn.q_proj"]),
         Projection::new(ProjectionRole::Key, "self_attn.k_proj", None, &["self_attn.k_proj"]),

@@ -64,6 +64,40 @@ impl Variant {
 }
 
 impl Variant {
+    /// Checks that a variant sets only what a design has, in its range.
+    ///
+    /// - published: of the design, which has a value for each of its settings
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn check(&self, published: &Self) -> Result<(), String> {
+        let settings = [
+            ("norm_eps", self.norm_eps.is_some(), published.norm_eps.is_some()),
+            ("query_bias", self.query_bias.is_some(), published.query_bias.is_some()),
+            ("key_bias", self.key_bias.is_some(), published.key_bias.is_some()),
+            ("value_bias", self.value_bias.is_some(), published.value_bias.is_some()),
+            ("output_bias", self.output_bias.is_some(), published.output_bias.is_some()),
+            ("mlp_bias", self.mlp_bias.is_some(), published.mlp_bias.is_some()),
+            ("gated_mlp", self.gated_mlp.is_some(), published.gated_mlp.is_some()),
+            ("activation", self.activation.is_some(), published.activation.is_some()),
+            ("rope_theta", self.rope_theta.is_some(), published.rope_theta.is_some()),
+        ];
+        if let Some((name, ..)) = settings.iter().find(|(_, is_set, is_known)| *is_set && !is_known) {
+            return Err(format!("variant.{name} is set, but this encoder has no such setting"));
+        }
+        for (name, value) in [("norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                return Err(format!("variant.{name} must be a positive number, not {value}"));
+            }
+        }
+        match self.mlp_width {
+            Some(width) if !(1..=1_000_000).contains(&width) => {
+                Err(format!("variant.mlp_width must be 1 to 1000000, not {width}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Settings in which two variants differ, with the values of both.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let shown = |variant: &Self| {

@@ -73,7 +73,10 @@ impl Case {
 
     fn execute(mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> CaseReport {
         // tch panics where libtorch refuses an operation, for example because a recorded tensor has another shape.
-        let done = catch_unwind(AssertUnwindSafe(|| work(&mut self)));
+        // One inside of `no_grad` would leave autograd off for the cases that follow; the guard puts it back.
+        let guard = tch::no_grad_guard();
+        let done = catch_unwind(AssertUnwindSafe(|| tch::with_grad(|| work(&mut self))));
+        drop(guard);
         match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.notes.push(format!("{error:#}")),

@@ -89,6 +89,24 @@ fn described<F: Registered + ?Sized, S>(
     bail!("no {} encoder is like this: {}", F::ENCODES, refused.join("; "))
 }
 
+/// Refuses sizes that no encoder has, so that a wrong file ends in a message.
+fn ensure_plausible(sizes: &[(&str, i64)]) -> Result<(), String> {
+    let odd = sizes.iter().find(|(name, size)| {
+        let most = if *name == "number of blocks" { 1000 } else { 1_000_000 };
+        !(1..=most).contains(size)
+    });
+    odd.map_or(Ok(()), |(name, size)| Err(format!("config.json: the {name} is {size}")))
+}
+
+fn ensure_heads(width: i64, n_heads: i64) -> Result<(), String> {
+    match width % n_heads {
+        0 => Ok(()),
+        _ => Err(format!(
+            "config.json: the hidden width, {width}, is no multiple of the number of heads, {n_heads}"
+        )),
+    }
+}
+
 /// The image encoder that a `config.json` describes, filled from the weights beside it.
 fn image_encoder(folder: &Path, config: &Value, kind: Kind) -> Result<Box<dyn ImageEncoder>> {
     Ok(tuned_image_encoder(folder, config, kind, &|_| Ok(None))?.0)
@@ -101,7 +119,21 @@ fn tuned_image_encoder(
     kind: Kind,
     rule: &FindRule,
 ) -> Result<(Box<dyn ImageEncoder>, Store)> {
-    let (family, sizes) = described(IMAGE_ENCODERS, |family| family.described(&Settings::new(config)))?;
+    let (family, sizes) = described(IMAGE_ENCODERS, |family| {
+        let sizes = family.described(&Settings::new(config))?;
+        ensure_plausible(&[
+            ("hidden width", sizes.width),
+            ("number of blocks", sizes.depth),
+            ("number of heads", sizes.n_heads),
+            ("patch size", sizes.patch_size),
+            ("number of positions along a side", sizes.position_grid),
+            ("number of registers", sizes.n_registers + 1),
+            ("width of the MLP", family.mlp_width(&sizes)),
+        ])?;
+        ensure_heads(sizes.width, sizes.n_heads)?;
+        sizes.variant.check(&family.published())?;
+        family.check(&sizes).map(|()| sizes)
+    })?;
     let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
     let path = tuned_path(&store, IMAGE_ENCODER, &spec.without_input(), rule)?;
     let encoder = family.build(&path, &sizes, &mut |_, _| {});
@@ -186,7 +218,20 @@ fn tuned_text_encoder(
     kind: Kind,
     rule: &FindRule,
 ) -> Result<(Box<dyn TextEncoder>, Store)> {
-    let (family, sizes) = described(TEXT_ENCODERS, |family| family.described(&Settings::new(config)))?;
+    let (family, sizes) = described(TEXT_ENCODERS, |family| {
+        let sizes = family.described(&Settings::new(config))?;
+        ensure_plausible(&[
+            ("hidden width", sizes.width),
+            ("number of blocks", sizes.depth),
+            ("number of heads", sizes.n_heads),
+            ("vocabulary", sizes.vocabulary),
+            ("number of positions", sizes.context),
+            ("width of the sentence vector", sizes.state_width),
+            ("width of the MLP", sizes.mlp_width()),
+        ])?;
+        ensure_heads(sizes.width, sizes.n_heads)?;
+        sizes.variant.check(&family.published()).map(|()| sizes)
+    })?;
     let (store, spec) = (Store::new(Device::Cpu, kind), family.spec(&sizes));
     let path = tuned_path(&store, TEXT_ENCODER, &spec.without_input(), rule)?;
     let encoder = family.build(&path, &sizes, &mut |_, _| {});

@@ -13,7 +13,7 @@ use crate::config::{ConfigError, ModelConfig};
 use crate::decoder::Decoder;
 use crate::pass::{Pass, Sentences, Stage, Triplet};
 use crate::projector::Projector;
-use crate::tuning::Tuning;
+use crate::tuning::{Tuning, layer_name};
 
 /// The network with its parameters.
 #[derive(Debug)]
@@ -174,8 +174,39 @@ impl Talent {
             projector,
             cfg: cfg.clone(),
         };
+        model.check_updates()?;
         model.train_only(TrainedParts::Tuned);
         Ok(model)
+    }
+
+    /// Checks that each target of LoRA is a layer of this network: a gate is one of gated MLPs alone.
+    fn check_updates(&self) -> Result<(), ConfigError> {
+        if self.cfg.tuning != Tuning::Lora {
+            return Ok(());
+        }
+        let updates = self.store.low_rank_updates();
+        let (image, text) = (self.cfg.image.spec().without_input(), self.cfg.text.spec().without_input());
+        let both = [
+            ("lora.image_targets", image, &self.cfg.lora.image_targets),
+            ("lora.text_targets", text, &self.cfg.lora.text_targets),
+        ];
+        for (name, spec, targets) in both {
+            let is_updated = |role: ProjectionRole| {
+                let mut layers = spec.projections.layers.iter().filter(|layer| layer.role == role);
+                layers.any(|layer| {
+                    let path = layer_name(&spec, 0, layer);
+                    updates.iter().any(|update| update.layer == path && update.part.rows == layer.rows)
+                })
+            };
+            if let Some(role) = targets.iter().find(|role| !is_updated(**role)) {
+                return Err(ConfigError(format!(
+                    "{name} names `{}`, which the blocks of this `{}` lack",
+                    role.name(),
+                    spec.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Named parameters and buffers, in the official order.

@@ -84,8 +84,8 @@ impl LoraConfig {
     /// The update of one layer.
     pub(crate) fn part(&self, projection: &Projection) -> LowRankPart {
         LowRankPart {
-            name: if projection.third.is_some() { projection.role.name() } else { "" },
-            third: projection.third,
+            name: if projection.rows.is_some() { projection.role.name() } else { "" },
+            rows: projection.rows,
             rank: self.rank,
             scale: self.scale(),
             dropout: self.dropout,

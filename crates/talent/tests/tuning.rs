@@ -61,6 +61,11 @@ fn all() -> Vec<ModelConfig> {
     let of_dinov3 = [Tuning::Adapters, Tuning::Lora, Tuning::Prompt, Tuning::Norms, Tuning::HeadOnly];
     configs.extend(of_dinov3.map(dinov3));
     configs.extend([Tuning::Adapters, Tuning::Lora, Tuning::Norms].map(siglip));
+    // A gated MLP whose gate and value are one layer.
+    let mut gated = siglip(Tuning::Lora);
+    gated.image.variant.gated_mlp = Some(true);
+    gated.lora.image_targets = vec![ProjectionRole::Gate, ProjectionRole::Up, ProjectionRole::Down];
+    configs.push(gated);
     configs
 }
 
@@ -262,6 +267,20 @@ fn what_does_not_fit_is_named() {
     assert!(error(lora(LoraConfig { dropout: 1.0, ..base() })).contains("lora.dropout"));
     let gate = LoraConfig { text_targets: vec![ProjectionRole::Gate], ..base() };
     assert!(error(lora(gate)).contains("`gate`, which the blocks of `clip` lack"));
+    let mut ungated = dinov3(Tuning::Lora);
+    ungated.lora.image_targets = vec![ProjectionRole::Query, ProjectionRole::Gate];
+    assert!(error(ungated).contains("`gate`, which the blocks of this `dinov3` lack"));
+    let twice = LoraConfig { image_targets: vec![ProjectionRole::Query; 2], ..base() };
+    assert!(error(lora(twice)).contains("`query` twice"));
+    let mut variant = tuned(Tuning::Adapters);
+    variant.text.variant.rope_theta = Some(7.0);
+    assert!(error(variant).contains("text.variant.rope_theta is set, but"));
+    let mut variant = tuned(Tuning::Adapters);
+    variant.image.variant.key_bias = Some(false);
+    assert!(error(variant).contains("must be equal in DINOv2"));
+    let mut variant = dinov3(Tuning::Adapters);
+    variant.image.variant.rope_theta = Some(-5.0);
+    assert!(error(variant).contains("image.variant.rope_theta must be a positive number"));
     let none = LoraConfig { text_targets: vec![], image_targets: vec![], ..base() };
     assert!(error(lora(none)).contains("both empty"));
     let prompt = PromptConfig { n_tokens: 0, deep: true };

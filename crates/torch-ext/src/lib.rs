@@ -44,7 +44,7 @@ pub use custom_gradient::custom_gradient;
 pub use device_clock::Moment;
 pub use gradient_hooks::GradientHooks;
 pub use init::Init;
-pub use low_rank::{LowRankPart, LowRankRule, LowRankUpdate};
+pub use low_rank::{LowRankPart, LowRankRule, LowRankUpdate, Rows};
 pub use lowered::{Lowered, lowered};
 pub use remembered::Remembered;
 pub use shim::ShimError;

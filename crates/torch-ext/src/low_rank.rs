@@ -12,13 +12,30 @@ use crate::init::Init;
 use crate::layers::{Mode, dropout};
 use crate::store::{Group, ParamPath};
 
+/// One of several equal blocks of a packed layer's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// The block, from 0.
+    pub index: usize,
+    /// Number of blocks.
+    pub of: usize,
+}
+
+impl Rows {
+    /// First row and number of rows, of `n` in all.
+    fn range(self, n: i64) -> (i64, i64) {
+        let each = n / self.of as i64;
+        (self.index as i64 * each, each)
+    }
+}
+
 /// A low-rank update that a rule asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LowRankPart {
     /// Level of the matrices' names below the layer, for layers that hold several projections; empty for none.
     pub name: &'static str,
-    /// The rows of the layer that are updated: all, or one of three equal blocks.
-    pub third: Option<usize>,
+    /// The rows of the layer that are updated: all, or one of several equal blocks.
+    pub rows: Option<Rows>,
     /// Rank r of the update.
     pub rank: i64,
     /// Factor of the update: `alpha / r`, or `alpha / sqrt(r)` (rank-stabilised).
@@ -82,10 +99,10 @@ impl LowRankUpdate {
     pub fn merge(&self) {
         tch::no_grad(|| {
             let update = self.up.matmul(&self.down) * self.part.scale;
-            let mut rows = match self.part.third {
-                Some(third) => {
-                    let n = self.weight.size()[0] / 3;
-                    self.weight.narrow(0, third as i64 * n, n)
+            let mut rows = match self.part.rows {
+                Some(rows) => {
+                    let (start, n) = rows.range(self.weight.size()[0]);
+                    self.weight.narrow(0, start, n)
                 }
                 None => self.weight.shallow_clone(),
             };
@@ -115,7 +132,7 @@ impl LowRank {
         let update = |part: LowRankPart| {
             let path = if part.name.is_empty() { path.clone() } else { path / part.name };
             let path = path.in_group(group);
-            let rows = if part.third.is_some() { n_out / 3 } else { n_out };
+            let rows = part.rows.map_or(n_out, |rows| rows.range(n_out).1);
             let matrices = [path.clone() / "lora_A", path / "lora_B"];
             let spread = Init::Uniform(1.0 / (n_in as f64).sqrt());
             LowRankUpdate {
@@ -149,7 +166,7 @@ impl LowRank {
     ///
     /// - ys: `[..., out / 3]`
     pub(crate) fn add_to_third(&self, ys: Tensor, xs: &Tensor, third: usize) -> Tensor {
-        let own = self.updates.iter().filter(|update| update.part.third == Some(third));
+        let own = self.updates.iter().filter(|update| update.part.rows == Some(Rows { index: third, of: 3 }));
         own.fold(ys, |ys, update| {
             let xs = dropout(xs, update.part.dropout, self.mode.get());
             let narrow = xs.matmul(&update.down.transpose(0, 1)); // ... r
@@ -160,16 +177,16 @@ impl LowRank {
     /// The matrices B in one, times their scales: `[out, R]`, with zeros where an update does not write.
     fn up_matrix(&self) -> Tensor {
         let scaled = |update: &LowRankUpdate| &update.up * update.part.scale;
-        if let [LowRankUpdate { part: LowRankPart { third: None, .. }, .. }] = &self.updates[..] {
+        if let [LowRankUpdate { part: LowRankPart { rows: None, .. }, .. }] = &self.updates[..] {
             return scaled(&self.updates[0]);
         }
         let columns = self.updates.iter().map(|update| {
             let own = scaled(update);
-            match update.part.third {
-                Some(third) => {
-                    let rows = own.size()[0];
-                    let (before, after) = (third as i64 * rows, (2 - third as i64) * rows);
-                    own.constant_pad_nd([0, 0, before, after])
+            match update.part.rows {
+                Some(rows) => {
+                    let n = update.weight.size()[0];
+                    let (start, each) = rows.range(n);
+                    own.constant_pad_nd([0, 0, start, n - start - each])
                 }
                 None => own,
             }
@@ -187,7 +204,8 @@ mod tests {
     use crate::store::Store;
 
     fn part(name: &'static str, third: Option<usize>, dropout: f64) -> LowRankPart {
-        LowRankPart { name, third, rank: 2, scale: 0.5, dropout }
+        let rows = third.map(|index| Rows { index, of: 3 });
+        LowRankPart { name, rows, rank: 2, scale: 0.5, dropout }
     }
 
     fn with_rule(store: &Store, layers: &[(&str, LowRankPart)]) -> ParamPath {

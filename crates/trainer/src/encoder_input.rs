@@ -27,7 +27,14 @@ pub(crate) fn sample_shape(cfg: &ModelConfig) -> SampleShape {
 pub(crate) fn tokenizer(cfg: &Config) -> Result<Arc<dyn Tokenizer>> {
     let input = cfg.model.text.spec().input;
     let canonical = match input.tokenizer {
-        talent::Tokenizer::Clip => return Ok(Arc::new(ClipTokenizer::new()?)),
+        talent::Tokenizer::Clip => {
+            let given = &cfg.weights.tokenizer;
+            ensure!(
+                given.is_empty(),
+                "weights.tokenizer ({given}): the tokenizer of model.text.encoder=clip is built in"
+            );
+            return Ok(Arc::new(ClipTokenizer::new()?));
+        }
         talent::Tokenizer::Siglip => Canonical::WithoutPunctuation,
         talent::Tokenizer::Siglip2 => Canonical::LowerCase,
     };

@@ -183,11 +183,11 @@ impl Targets {
             Self::AllLinear => Box::new(|_| true),
             Self::Named(names) => Box::new(move |path| names.iter().any(|name| ends_with(path, name))),
             Self::Matching(pattern) => {
-                let whole = regex::Regex::new(&format!("^(?:{pattern})$"));
+                let whole = fancy_regex::Regex::new(&format!("^(?:{pattern})$"));
                 let whole = whole.map_err(|error| {
                     format!("target_modules is \"{pattern}\", which is no regular expression: {error}")
                 })?;
-                Box::new(move |path| whole.is_match(path))
+                Box::new(move |path| whole.is_match(path).unwrap_or(false))
             }
         })
     }

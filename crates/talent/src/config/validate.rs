@@ -16,6 +16,12 @@ impl ModelConfig {
         self.validate_sizes()?;
         self.validate_heads()?;
         self.validate_widths()?;
+        for (name, variant, published) in [
+            ("image", &self.image.variant, self.image.encoder.published()),
+            ("text", &self.text.variant, self.text.encoder.published()),
+        ] {
+            variant.check(&published).map_err(|what| ConfigError(format!("{name}.{what}")))?;
+        }
         self.image.encoder.check(&self.image.sizes()).map_err(ConfigError)?;
         self.validate_blocks()?;
         self.validate_tuning()
@@ -94,7 +100,7 @@ impl ModelConfig {
             Tuning::Lora => {
                 let LoraConfig { rank, alpha, dropout, .. } = self.lora;
                 check((1..=100_000).contains(&rank), format!("lora.rank must be 1 to 100000, not {rank}"))?;
-                check(alpha.is_finite(), format!("lora.alpha must be a finite number, not {alpha}"))?;
+                check(alpha.abs() <= 1e6, format!("lora.alpha must be -1e6 to 1e6, not {alpha:e}"))?;
                 check(
                     (0.0..1.0).contains(&dropout),
                     format!("lora.dropout ({dropout}) must be at least 0 and below 1"),
@@ -111,6 +117,10 @@ impl ModelConfig {
                         format!("{name} names `{}`, which the blocks of `{}` lack", role.name(), spec.name)
                     });
                     check(unknown.is_none(), what)?;
+                    let twice =
+                        targets.iter().enumerate().find(|(place, role)| targets[..*place].contains(role));
+                    let what = format!("{name} names `{}` twice", twice.map_or("", |(_, role)| role.name()));
+                    check(twice.is_none(), what)?;
                 }
                 let n_targets = self.lora.image_targets.len() + self.lora.text_targets.len();
                 check(n_targets > 0, "lora.image_targets and lora.text_targets are both empty".into())

@@ -89,7 +89,10 @@ impl PeftFolder {
                 return Err(wrong(format!("`{name}` lies below `{front}`, others below `{first}`")));
             }
             let key = (layer_name(spec, block, layer), part_name(layer));
-            matrices.entry(key).or_default()[usize::from(is_up)] = Some(name.to_owned());
+            let before = matrices.entry(key).or_default()[usize::from(is_up)].replace(name.to_owned());
+            if let Some(before) = before {
+                return Err(wrong(format!("`{before}` and `{name}` are the same matrix")));
+            }
         }
         let (front, spelling) = seen.ok_or_else(|| wrong("it holds no LoRA matrix".to_owned()))?;
         let (prefix, projections, depth) = (spec.prefix, spec.projections, spec.depth);
@@ -118,7 +121,7 @@ impl PeftFolder {
                 let name = format!("{}.{}.{block}.{}", self.prefix, self.projections.blocks, layer.layer);
                 let part = LowRankPart {
                     name: part_name(layer),
-                    third: layer.third,
+                    rows: layer.rows,
                     rank: self.config.rank,
                     scale: self.config.scale(),
                     dropout: self.config.dropout,
@@ -185,7 +188,7 @@ impl PeftFolder {
 
 /// Level of the matrices' names below a layer, for packed layers.
 fn part_name(layer: &Projection) -> &'static str {
-    if layer.third.is_some() { layer.role.name() } else { "" }
+    if layer.rows.is_some() { layer.role.name() } else { "" }
 }
 
 /// The updates of one encoder as `peft` would write them: the tensors by their names in its file, and `adapter_config.json`. None if
@@ -204,7 +207,7 @@ pub fn peft_tensors(
             .projections
             .layers
             .iter()
-            .find(|projection| projection.layer == layer && projection.third == update.part.third);
+            .find(|projection| projection.layer == layer && projection.rows == update.part.rows);
         let Some(published) = projection.and_then(|projection| projection.published.first()) else {
             continue;
         };
