@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backbone::{ImageDesign, ProjectionRole, TextDesign};
 use common::miniature;
@@ -13,8 +13,11 @@ use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{LowRankUpdate, generator};
 
-/// Lock for the RNG, which all tests of this process share.
-static RNG_LOCK: Mutex<()> = Mutex::new(());
+/// Keeps the other tests of this process from drawing: they share the RNG, and building a network seeds it.
+fn alone() -> MutexGuard<'static, ()> {
+    static RNG_LOCK: Mutex<()> = Mutex::new(());
+    RNG_LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn tuned(tuning: Tuning) -> ModelConfig {
     ModelConfig { tuning, ..miniature() }
@@ -81,6 +84,7 @@ fn groups(model: &Talent) -> BTreeSet<&'static str> {
 
 #[test]
 fn each_method_trains_what_it_names() {
+    let _alone = alone();
     let head = ["decoder", "neck", "projector"];
     let of = |cfg: &ModelConfig| groups(&Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap());
     let with =
@@ -110,6 +114,7 @@ fn each_method_trains_what_it_names() {
 /// Sizes: rank times inputs and outputs of each layer; tokens times width times blocks.
 #[test]
 fn numbers_of_parameters() {
+    let _alone = alone();
     let n = |cfg: &ModelConfig, group: &str| -> usize {
         let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap();
         let entries = model.store().entries().into_iter();
@@ -125,7 +130,7 @@ fn numbers_of_parameters() {
 
 #[test]
 fn one_batch_is_learnt() {
-    let _guard = RNG_LOCK.lock().unwrap();
+    let _alone = alone();
     for cfg in all() {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
         tch::manual_seed(7);
@@ -189,7 +194,7 @@ fn difference(one: &Tensor, other: &Tensor) -> f64 {
 
 #[test]
 fn merged_updates_compute_the_same() {
-    let _guard = RNG_LOCK.lock().unwrap();
+    let _alone = alone();
     for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Double, 5).unwrap();
         let (images, ids) = inputs(&cfg);
@@ -215,7 +220,7 @@ fn merged_updates_compute_the_same() {
 
 #[test]
 fn peft_folders_are_written_and_read() {
-    let _guard = RNG_LOCK.lock().unwrap();
+    let _alone = alone();
     for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
         fill_updates(&model);
@@ -243,7 +248,7 @@ fn peft_folders_are_written_and_read() {
 
 #[test]
 fn dropout_of_updates_follows_the_pass() {
-    let _guard = RNG_LOCK.lock().unwrap();
+    let _alone = alone();
     let mut cfg = tuned(Tuning::Lora);
     cfg.lora.dropout = 0.5;
     let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
@@ -260,6 +265,7 @@ fn dropout_of_updates_follows_the_pass() {
 
 #[test]
 fn what_does_not_fit_is_named() {
+    let _alone = alone();
     let error = |cfg: ModelConfig| Talent::seeded(&cfg, Device::Cpu, Kind::Float, 1).unwrap_err().to_string();
     let lora = |lora: LoraConfig| ModelConfig { lora, ..tuned(Tuning::Lora) };
     let base = LoraConfig::default;
@@ -289,6 +295,7 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn flops_of_each_method() {
+    let _alone = alone();
     let base = |tuning: Tuning| ModelConfig { tuning, ..ModelConfig::base() };
     let step = |tuning: Tuning| train_flops(&base(tuning), TrainedParts::Tuned);
     let head = step(Tuning::HeadOnly);
