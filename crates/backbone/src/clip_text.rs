@@ -1,14 +1,13 @@
 //! CLIP's text encoder (specification, section 3).
 
 use tch::Tensor;
-use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, Mode, MultiheadAttention};
 use torch_ext::{Init, ParamPath};
 use weight_files::Settings;
 
 use crate::clip_names::{LAYOUTS, PROJECTIONS};
-use crate::cost::{Sizes, blocks};
 use crate::guest::{Addition, AtMlp, Guest, Register};
+use crate::residual::with_addition;
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 use crate::variant::{Activation, Variant};
@@ -100,23 +99,6 @@ impl TextFamily for ClipText {
         let variant = cfg.variant.or(self.published());
         let cfg = TextEncoderConfig { variant, ..cfg.clone() };
         Box::new(Clip::new(path, &cfg, self.spec(&cfg), register))
-    }
-
-    fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
-        let sizes = Sizes {
-            n: word_len,
-            width: cfg.width,
-            depth: cfg.depth,
-            mlp_width: cfg.mlp_width(),
-            gated_mlp: false,
-        };
-        blocks(sizes, grad) + linear_cost(1, cfg.width, cfg.state_width, state)
-    }
-
-    fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {
-        let [width, depth, mlp, vocabulary, context] =
-            [cfg.width, cfg.depth, cfg.mlp_width(), cfg.vocabulary, cfg.context].map(|size| size as f64);
-        depth * (4.0 * width + 2.0 * mlp) * width + (vocabulary + context) * width
     }
 }
 
@@ -226,10 +208,6 @@ impl Block {
         let normed = self.ln_2.forward(&xs);
         let hidden = self.c_fc.forward(&normed);
         let ys = &xs + self.c_proj.forward(&self.activation.forward(&hidden));
-        match guest(&xs, &normed) {
-            Some(Addition { update, gate: Some(gate), .. }) => ys + update * gate,
-            Some(Addition { update, gate: None, .. }) => ys + update,
-            None => ys,
-        }
+        with_addition(ys, guest(&xs, &normed))
     }
 }

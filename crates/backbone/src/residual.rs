@@ -1,4 +1,4 @@
-//! The second half of a block with LayerScale: MLP, guest and residual sum.
+//! The second half of a block: MLP, guest and residual sum.
 
 use tch::{Kind, Tensor};
 use torch_ext::layers::{LayerNorm, scaled_sum};
@@ -35,4 +35,15 @@ pub(crate) fn with_guest(
         None => hidden + update,
     };
     scaled_sum(&rows_of(tokens, rows.as_ref()), &both, scale, low)
+}
+
+/// `ys + gate * update`, in a block without LayerScale.
+///
+/// - ys: the block's output without the guest; addition: what a guest adds
+pub(crate) fn with_addition(ys: Tensor, addition: Option<Addition>) -> Tensor {
+    match addition {
+        Some(Addition { update, gate: Some(gate), .. }) => ys + update * gate,
+        Some(Addition { update, gate: None, .. }) => ys + update,
+        None => ys,
+    }
 }

@@ -1,14 +1,13 @@
 //! The text towers of SigLIP (Zhai et al., 2023, arXiv 2303.15343) and SigLIP 2 (Tschannen et al., 2025, arXiv 2502.14786).
 
 use tch::{Kind, Tensor};
-use torch_ext::flops::{Cost, Grad, linear as linear_cost};
 use torch_ext::layers::{LayerNorm, Linear, attention};
 use torch_ext::{Init, ParamPath};
 use weight_files::{Layout, Settings, as_named, nothing_beside};
 
-use crate::cost::{Sizes, blocks};
-use crate::guest::{Addition, AtMlp, Guest, Register};
+use crate::guest::{AtMlp, Guest, Register};
 use crate::projection::{Projection, ProjectionRole, Projections};
+use crate::residual::with_addition;
 use crate::spec::{EncoderSpec, SentenceAt, Tokenizer, WordInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextFamily, TextOutput};
 use crate::variant::{Activation, Variant};
@@ -147,23 +146,6 @@ impl TextFamily for SiglipText {
         let cfg = TextEncoderConfig { variant: cfg.variant.or(self.published()), ..cfg.clone() };
         Box::new(Siglip::new(path, &cfg, self.spec(&cfg), register))
     }
-
-    fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
-        let sizes = Sizes {
-            n: word_len,
-            width: cfg.width,
-            depth: cfg.depth,
-            mlp_width: cfg.mlp_width(),
-            gated_mlp: false,
-        };
-        blocks(sizes, grad) + linear_cost(1, cfg.width, cfg.state_width, state)
-    }
-
-    fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {
-        let [width, depth, mlp, vocabulary, context] =
-            [cfg.width, cfg.depth, cfg.mlp_width(), cfg.vocabulary, cfg.context].map(|size| size as f64);
-        depth * (4.0 * width + 2.0 * mlp) * width + (vocabulary + context) * width
-    }
 }
 
 #[derive(Debug)]
@@ -222,11 +204,7 @@ impl TextEncoder for Siglip {
         let words = words + block.attend(&block.norm1.forward(words));
         let normed = block.norm2.forward(&words);
         let ys = &words + block.fc2.forward(&block.activation.forward(&block.fc1.forward(&normed)));
-        match guest(AtMlp { block: index, residual: &words, normalised: &normed }) {
-            Some(Addition { update, gate: Some(gate), .. }) => ys + update * gate,
-            Some(Addition { update, gate: None, .. }) => ys + update,
-            None => ys,
-        }
+        with_addition(ys, guest(AtMlp { block: index, residual: &words, normalised: &normed }))
     }
 
     fn finish(&self, words: &Tensor, ids: &Tensor) -> TextOutput {

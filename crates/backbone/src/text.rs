@@ -2,10 +2,11 @@ use std::fmt;
 
 use tch::Tensor;
 use torch_ext::ParamPath;
-use torch_ext::flops::{Cost, Grad};
+use torch_ext::flops::{Cost, Grad, linear};
 use weight_files::Settings;
 
 use crate::Stage;
+use crate::cost::{Sizes, blocks};
 use crate::guest::{Guest, Register};
 use crate::spec::{EncoderSpec, SentenceAt, WordInput};
 use crate::variant::{Variant, sizes_that_differ};
@@ -95,10 +96,23 @@ pub trait TextFamily: fmt::Debug + Sync {
     ///
     /// - grad: which gradients a block's linear layers need, by block index
     /// - state: which gradients the sentence vector's projection needs
-    fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost;
+    fn cost(&self, cfg: &TextEncoderConfig, word_len: i64, grad: &dyn Fn(i64) -> Grad, state: Grad) -> Cost {
+        let sizes = Sizes {
+            n: word_len,
+            width: cfg.width,
+            depth: cfg.depth,
+            mlp_width: cfg.mlp_width(),
+            gated_mlp: false,
+        };
+        blocks(sizes, grad) + linear(1, cfg.width, cfg.state_width, state)
+    }
 
     /// Lower bound of the number of parameters. In floating point, because absurdly large sizes could overflow integers.
-    fn least_values(&self, cfg: &TextEncoderConfig) -> f64;
+    fn least_values(&self, cfg: &TextEncoderConfig) -> f64 {
+        let [width, depth, mlp, vocabulary, context] =
+            [cfg.width, cfg.depth, cfg.mlp_width(), cfg.vocabulary, cfg.context].map(|size| size as f64);
+        depth * (4.0 * width + 2.0 * mlp) * width + (vocabulary + context) * width
+    }
 }
 
 /// Outputs of a text encoder.

@@ -279,8 +279,9 @@ fn lora(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
         let ramp = Tensor::linspace(-1, 1, out.numel() as i64, (Kind::Double, Device::Cpu)).to_kind(kind);
         let loss = (&out * ramp.view_as(&out)).sum(None);
         loss.backward();
-        let mut found = vec![(format!("output{mark}"), out), (format!("loss{mark}"), loss)];
-        compare_all(case, name, &mut recorded, std::mem::take(&mut found), of_values)?;
+        let found = vec![(format!("output{mark}"), out), (format!("loss{mark}"), loss)];
+        compare_all(case, name, &mut recorded, found, of_values)?;
+        let mut found = Vec::new();
         for [in_file, in_store] in names {
             let matrix = store.get(&in_store).with_context(|| format!("`{in_store}` is not registered"))?;
             found.push((format!("grad{mark}.{in_file}"), matrix.grad()));

@@ -4,6 +4,7 @@ use backbone::{EncoderSpec, Projection, ProjectionRole};
 use serde::{Deserialize, Serialize};
 use torch_ext::flops::{BOTH, Cost, linear};
 use torch_ext::{Group, LowRankPart, LowRankRule, OptimizerGroup, Trains};
+use weight_files::lora_scale;
 
 /// What trains inside the encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,28 +78,13 @@ impl Default for PromptConfig {
 impl LoraConfig {
     /// Factor of the updates.
     pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-
-    /// The update of one layer.
-    pub(crate) fn part(&self, projection: &Projection) -> LowRankPart {
-        LowRankPart {
-            name: if projection.rows.is_some() { projection.role.name() } else { "" },
-            rows: projection.rows,
-            rank: self.rank,
-            scale: self.scale(),
-            dropout: self.dropout,
-        }
+        lora_scale(self.rank, self.alpha, self.rslora)
     }
 
     /// The updates of an encoder's layers.
     pub(crate) fn rule(&self, spec: &EncoderSpec<()>, targets: &[ProjectionRole]) -> LowRankRule {
-        let layers = (0..spec.depth).flat_map(|block| {
-            let wanted = spec.projections.layers.iter().filter(|layer| targets.contains(&layer.role));
-            wanted.map(move |layer| (layer_name(spec, block, layer), self.part(layer)))
-        });
-        LowRankRule::new(LORA, layers)
+        let update = (self.rank, self.scale(), self.dropout);
+        lora_rule(spec, update, |_, layer| targets.contains(&layer.role))
     }
 
     /// FLOPs of an encoder's updates. All need both gradients.
@@ -125,6 +111,29 @@ impl LoraConfig {
         };
         targets.iter().map(update).sum::<Cost>() * depth
     }
+}
+
+/// The updates of those layers of an encoder's blocks that are wanted.
+///
+/// - rank, scale, dropout: of each update; is_wanted: given a block and a layer of it
+pub(crate) fn lora_rule(
+    spec: &EncoderSpec<()>,
+    (rank, scale, dropout): (i64, f64, f64),
+    is_wanted: impl Fn(i64, &Projection) -> bool,
+) -> LowRankRule {
+    let layers =
+        (0..spec.depth).flat_map(|block| spec.projections.layers.iter().map(move |layer| (block, layer)));
+    let wanted = layers.filter(|(block, layer)| is_wanted(*block, layer));
+    let updates = wanted.map(|(block, layer)| {
+        let part = LowRankPart { name: part_name(layer), rows: layer.rows, rank, scale, dropout };
+        (layer_name(spec, block, layer), part)
+    });
+    LowRankRule::new(LORA, updates)
+}
+
+/// Level of the matrices' names below a layer, for packed layers.
+pub(crate) fn part_name(layer: &Projection) -> &'static str {
+    if layer.rows.is_some() { layer.role.name() } else { "" }
 }
 
 /// Name of a block's linear layer in the store.

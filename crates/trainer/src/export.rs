@@ -123,20 +123,7 @@ fn foreign_tensors(checkpoint: &Path) -> Result<Vec<(String, Tensor)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn golden() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden")
-    }
-
-    fn best_model() -> std::path::PathBuf {
-        golden().join("checkpoints/best_model.pth")
-    }
-
-    /// The miniature network of the recordings.
-    fn recorded() -> Talent {
-        let cfg = parity::recorded_model(&golden()).unwrap();
-        Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap()
-    }
+    use crate::recordings::{best_model, recorded};
 
     fn export_to(checkpoint: &Path, to: &Path) -> Result<()> {
         let form = ExportForm { to: Some(to.to_path_buf()), ..ExportForm::default() };

@@ -35,6 +35,8 @@ mod predict;
 mod prediction_file;
 mod pretrain;
 mod proc_status;
+#[cfg(test)]
+mod recordings;
 mod run_dir;
 mod step;
 mod step_graph;

@@ -113,23 +113,8 @@ pub(crate) fn resume_official(path: &Path, model: &Talent, adam: &mut Adam) -> R
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
-
-    fn golden() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../parity/tests/golden")
-    }
-
-    fn best_model() -> std::path::PathBuf {
-        golden().join("checkpoints/best_model.pth")
-    }
-
-    /// The miniature network of the recordings.
-    fn recorded() -> Talent {
-        let cfg = parity::recorded_model(&golden()).unwrap();
-        Talent::new(&cfg, Device::Cpu, Kind::Float).unwrap()
-    }
+    use crate::recordings::{best_model, golden, recorded};
 
     #[test]
     fn an_official_training_checkpoint_is_resumed() {

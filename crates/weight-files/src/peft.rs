@@ -125,8 +125,7 @@ impl PeftConfig {
 
     /// Factor of the updates.
     pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+        lora_scale(self.rank, self.alpha, self.rslora)
     }
 
     /// The file's contents, as the library reads them.
@@ -154,6 +153,12 @@ impl PeftConfig {
         ];
         Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
     }
+}
+
+/// Factor of LoRA's updates: `alpha / r`, or `alpha / sqrt(r)` (rank-stabilised).
+pub fn lora_scale(rank: i64, alpha: f64, rslora: bool) -> f64 {
+    let rank = rank as f64;
+    alpha / if rslora { rank.sqrt() } else { rank }
 }
 
 /// A number, without a fraction where it has none.

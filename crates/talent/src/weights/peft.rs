@@ -5,11 +5,11 @@ use std::path::Path;
 
 use backbone::{EncoderSpec, Projection};
 use tch::Tensor;
-use torch_ext::{LowRankPart, LowRankRule, LowRankUpdate, Store};
+use torch_ext::{LowRankRule, LowRankUpdate, Store};
 use weight_files::{PeftConfig, Step, Targets, WEIGHT_FILES, WeightFile, numbered};
 
 use super::{LoadReport, WeightsError, fill};
-use crate::tuning::{LORA, LoraConfig, layer_name};
+use crate::tuning::{LoraConfig, layer_name, lora_rule, part_name};
 
 /// What all names in the file begin with.
 const WRAPPER: &str = "base_model.model.";
@@ -25,9 +25,7 @@ pub struct PeftFolder {
     front: String,
     /// Spellings of the layers' names that the file uses, by place in the list of names.
     spelling: usize,
-    prefix: &'static str,
-    projections: backbone::Projections,
-    depth: i64,
+    spec: EncoderSpec<()>,
 }
 
 /// A tensor's place: the module that it belongs to, and whether it is B.
@@ -95,9 +93,8 @@ impl PeftFolder {
             }
         }
         let (front, spelling) = seen.ok_or_else(|| wrong("it holds no LoRA matrix".to_owned()))?;
-        let (prefix, projections, depth) = (spec.prefix, spec.projections, spec.depth);
         let _ = config.targets.matcher().map_err(wrong)?;
-        Ok(Self { config, file, matrices, front, spelling, prefix, projections, depth })
+        Ok(Self { config, file, matrices, front, spelling, spec: *spec })
     }
 
     /// What `adapter_config.json` says.
@@ -113,28 +110,14 @@ impl PeftFolder {
         let matches = self.config.targets.matcher();
         let path = || self.file.path().display().to_string();
         let matches = matches.map_err(|what| WeightsError::Different { path: path(), what })?;
-        let layers = self.projections.layers;
-        let wanted = (0..self.depth)
-            .flat_map(|block| layers.iter().map(move |layer| (block, layer)))
-            .filter(|(block, layer)| matches(&self.module(*block, layer)))
-            .map(|(block, layer)| {
-                let name = format!("{}.{}.{block}.{}", self.prefix, self.projections.blocks, layer.layer);
-                let part = LowRankPart {
-                    name: part_name(layer),
-                    rows: layer.rows,
-                    rank: self.config.rank,
-                    scale: self.config.scale(),
-                    dropout: self.config.dropout,
-                };
-                (name, part)
-            });
-        Ok(LowRankRule::new(LORA, wanted))
+        let update = (self.config.rank, self.config.scale(), self.config.dropout);
+        Ok(lora_rule(&self.spec, update, |block, layer| matches(&self.module(block, layer))))
     }
 
     /// A layer's module in the network that the file was made for.
     fn module(&self, block: i64, layer: &Projection) -> String {
         let published = layer.published.get(self.spelling).or(layer.published.first()).unwrap_or(&"");
-        format!("{}{}.{block}.{published}", self.front, self.projections.published_blocks)
+        format!("{}{}.{block}.{published}", self.front, self.spec.projections.published_blocks)
     }
 
     /// Fills the updates of a store's encoder. Returns the names of the matrices: in the file, and in the store.
@@ -145,7 +128,7 @@ impl PeftFolder {
         let shown = self.file.path().display().to_string();
         let mut report = LoadReport { layout: "peft's names".to_owned(), ..LoadReport::default() };
         let mut names = Vec::new();
-        let own = format!("{}.", self.prefix);
+        let own = format!("{}.", self.spec.prefix);
         for update in store.low_rank_updates() {
             if !update.layer.starts_with(&own) {
                 continue;
@@ -184,11 +167,6 @@ impl PeftFolder {
             ),
         })
     }
-}
-
-/// Level of the matrices' names below a layer, for packed layers.
-fn part_name(layer: &Projection) -> &'static str {
-    if layer.rows.is_some() { layer.role.name() } else { "" }
 }
 
 /// The updates of one encoder as `peft` would write them: the tensors by their names in its file, and `adapter_config.json`. None if

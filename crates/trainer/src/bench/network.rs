@@ -72,7 +72,7 @@ impl NetworkBenchArgs {
     fn open((cfg, device): (Config, Device), n_samples: usize) -> Result<(Experiment, Batch)> {
         ensure_fits(&cfg.model, n_samples)?;
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
-        let batch = random_batch(n_samples, experiment.shape(), vocabulary(&experiment.cfg));
+        let batch = random_batch(n_samples, experiment.shape(), experiment.cfg.model.text.vocabulary);
         Ok((experiment, batch))
     }
 }
@@ -96,11 +96,6 @@ pub(crate) fn random_batch(n: usize, shape: SampleShape, vocabulary: i64) -> Bat
         refs: (0..n).map(|index| format!("random/{index}")).collect(),
         bad: Vec::new(),
     }
-}
-
-/// Tokens in the vocabulary of a network's text encoder.
-pub(crate) fn vocabulary(cfg: &Config) -> i64 {
-    cfg.model.text.vocabulary
 }
 
 /// Token ids: a start token, up to eight random words, an end token, zero padding. Start and end have the largest ids, as CLIP's.
