@@ -23,16 +23,10 @@ pub(crate) fn to_talent(command: &str, args: &[OsString]) -> Result<()> {
 ///
 /// - features: features of the package `trainer`
 pub(crate) fn build_talent(features: &[&str]) -> Result<PathBuf> {
-    build_talent_with(features, &[])
-}
-
-/// As [`build_talent`], with environment variables for the build scripts.
-pub(crate) fn build_talent_with(features: &[&str], variables: &[(&str, String)]) -> Result<PathBuf> {
     let libtorch = setup()?;
     let mut build = cargo();
     build.env("LIBTORCH", &libtorch.path);
-    build.envs(variables.iter().map(|(name, value)| (*name, value)));
-    build_with(&mut build, "trainer", "talent", features)?;
+    build_with(&mut build, "trainer", "talent", features, &[])?;
     Ok(project::program("talent"))
 }
 
@@ -50,21 +44,37 @@ pub(crate) fn to_results_program(args: &[OsString]) -> Result<()> {
 
 /// Builds a program; prints cargo's progress only when there is something to compile for the first time.
 pub(crate) fn build_quietly(build: &mut Command, package: &str, program: &str) -> Result<()> {
-    build_with(build, package, program, &[])
+    build_with(build, package, program, &[], &[])
 }
 
-fn build_with(build: &mut Command, package: &str, program: &str, features: &[&str]) -> Result<()> {
-    build.args(["build", "--release", "--locked", "--package", package]);
+/// As [`build_quietly`], with features of the package and arguments for the linker of the program.
+pub(crate) fn build_with(
+    build: &mut Command,
+    package: &str,
+    program: &str,
+    features: &[&str],
+    link_arguments: &[&str],
+) -> Result<()> {
+    // `cargo rustc` hands arguments to the program alone; as RUSTFLAGS they would have every dependency compiled anew.
+    build.args([if link_arguments.is_empty() { "build" } else { "rustc" }, "--release", "--locked"]);
+    build.args(["--package", package]);
     if !features.is_empty() {
         build.args(["--features", &features.join(",")]);
     }
     let what =
         format!("building {program} (minutes, if there is much to compile; or another build is in the way)");
-    if !project::program(program).is_file() {
+    let is_there = project::program(program).is_file();
+    if is_there {
+        build.arg("--quiet");
+    }
+    if !link_arguments.is_empty() {
+        build.args(["--bin", program, "--"]);
+        build.args(link_arguments.iter().map(|argument| format!("-Clink-arg=-Wl,{argument}")));
+    }
+    if !is_there {
         errln!("{what}");
         return run_aside(build);
     }
-    build.arg("--quiet");
     with_note(&what, || run_aside(build))
 }
 

@@ -13,7 +13,7 @@ use cli_kit::{errln, outln};
 use lexopt::prelude::*;
 use serde_json::json;
 
-use crate::forward::{build_quietly, build_talent_with};
+use crate::forward::build_with;
 use crate::libtorch::VERSION;
 use crate::project::{self, cargo, output_of, root, run_aside};
 use crate::setup::setup;
@@ -27,7 +27,7 @@ cargo xtask pack --out DIR [--archive]
 
 cargo xtask pack --trial    make one, try it at another place with nothing but PATH and HOME set, and remove it, as CI does";
 
-/// Largest size of a pack in bytes.
+/// Largest size of a pack in MiB.
 const MOST_MIB: u64 = 44;
 /// File that marks a folder as a pack, so that a new pack may replace it.
 const MARK: &str = "pack.json";
@@ -64,24 +64,32 @@ pub(crate) fn pack(args: &[OsString]) -> Result<()> {
     may_be_replaced(&out)?;
     let libtorch = setup()?;
     let headers = headers::of_nvidia(&libtorch)?;
-    let talent = build_talent_with(&["nccl", "cuda-graphs"], &[("TALENT_NVIDIA_HEADERS", headers)])?;
-    build_quietly(&mut cargo(), "data-cli", "talent-data")?;
+    let link_arguments = program::link_arguments(&glibc_version()?);
+    let mut build = cargo();
+    build.env("LIBTORCH", &libtorch.path).env("TALENT_NVIDIA_HEADERS", headers);
+    build_with(&mut build, "trainer", "talent", &["nccl", "cuda-graphs"], link_arguments)?;
+    build_with(&mut cargo(), "data-cli", "talent-data", &[], link_arguments)?;
+    let talent = project::program("talent");
 
     let making = sibling(&out, &format!("new-{}", std::process::id()));
     let made = fill(&making, &talent).and_then(|()| {
         let size = size(&making)?;
-        ensure!(size <= MOST_MIB << 20, "the pack takes {} MiB, {MOST_MIB} are allowed", size >> 20);
+        ensure!(size <= MOST_MIB << 20, "the pack takes {:.1} MiB, {MOST_MIB} are allowed", in_mib(size));
         replace(&making, &out)?;
         Ok(size)
     });
     if made.is_err() {
         let _ = std::fs::remove_dir_all(&making);
     }
-    errln!("{}: {:.1} MiB", out.display(), made? as f64 / f64::from(1 << 20));
+    errln!("{}: {:.1} MiB", out.display(), in_mib(made?));
     if archive {
         write_archive(&out)?;
     }
     Ok(())
+}
+
+fn in_mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Refuses a target folder that is neither a pack nor empty.

@@ -12,6 +12,15 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::project::run_aside;
 
+/// Linker arguments of a packed program, which runs with the given version of glibc or a newer one.
+///
+/// glibc reads relative relocations in their packed form from version 2.36 on. They take 1 MB of a program otherwise.
+pub(super) fn link_arguments(glibc: &str) -> &'static [&'static str] {
+    let version =
+        glibc.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    if version >= Some((2, 36)) { &["-z,pack-relative-relocs"] } else { &[] }
+}
+
 /// Copies a program or library into a folder, stripped of symbols and of RPATH and RUNPATH, which name folders of the build machine.
 pub(super) fn copy_portable(from: &Path, folder: &Path) -> Result<()> {
     let to = folder.join(from.file_name().context("a program has a name")?);
@@ -101,6 +110,16 @@ mod tests {
         assert!(!holds(&packed.join("main")));
         let said = Command::new(packed.join("main")).output().unwrap();
         assert_eq!(said.stdout, b"runs\n");
+    }
+
+    #[test]
+    fn packed_relocations_need_a_glibc_that_reads_them() {
+        for (version, packs) in
+            [("2.36", true), ("2.41", true), ("3.0", true), ("2.35", false), ("2.9", false)]
+        {
+            assert_eq!(!link_arguments(version).is_empty(), packs, "{version}");
+        }
+        assert!(link_arguments("musl").is_empty());
     }
 
     #[test]
