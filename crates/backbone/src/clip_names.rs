@@ -8,6 +8,8 @@ pub(crate) const PROJECTIONS: Projections = Projections {
     blocks: "transformer.resblocks",
     published_blocks: "encoder.layers",
     published_front: "text_model.",
+    published_classes: &["CLIPText", "CLIPModel"],
+    foreign: &["vision_model"],
     layers: &[
         Projection::new(ProjectionRole::Query, "attn.in_proj", Some((0, 3)), &["self_attn.q_proj"]),
         Projection::new(ProjectionRole::Key, "attn.in_proj", Some((1, 3)), &["self_attn.k_proj"]),

@@ -45,6 +45,14 @@ impl TextFamily for ClipText {
         let integer =
             |key: &str, published: i64| Ok::<_, String>(settings.integer(key)?.unwrap_or(published));
         let published = self.published();
+        // The library reads the sentence vector at the largest id if this is 2, the value of old files, and otherwise at the first
+        // token of this id: the same for the end token, which is the last of the vocabulary.
+        let (end, vocabulary) = (settings.integer("eos_token_id")?, integer("vocab_size", 49408)?);
+        if let Some(end) = end.filter(|&end| end != 2 && end != vocabulary - 1) {
+            return Err(format!(
+                "config.json: eos_token_id is {end}: sentences that do not end with the vocabulary's last token are not known here"
+            ));
+        }
         Ok(TextEncoderConfig {
             width: integer("hidden_size", 512)?,
             depth: integer("num_hidden_layers", 12)?,

@@ -11,7 +11,7 @@ use crate::cost::{Sizes, blocks};
 use crate::dinov2_names::{LAYOUTS, PROJECTIONS};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
-use crate::positions::{PositionRule, resample_positions};
+use crate::positions::{PositionRule, resample_to};
 use crate::residual::{is_half, normalised, with_guest};
 use crate::spec::{EncoderSpec, PixelInput};
 use crate::variant::{Activation, Variant};
@@ -32,7 +32,8 @@ impl ImageFamily for Dinov2Registers {
     fn described(&self, settings: &Settings<'_>) -> Result<ImageEncoderConfig, String> {
         settings.expect_model(&["dinov2_with_registers"])?;
         let n_registers = settings.integer("num_register_tokens")?.unwrap_or(4);
-        described(settings, n_registers)
+        // The library's default patch size differs between the two.
+        described(settings, n_registers, (16, PositionRule::Dinov2))
     }
 
     fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
@@ -79,7 +80,7 @@ impl ImageFamily for Dinov2 {
 
     fn described(&self, settings: &Settings<'_>) -> Result<ImageEncoderConfig, String> {
         settings.expect_model(&["dinov2"])?;
-        described(settings, 0)
+        described(settings, 0, (14, PositionRule::Plain))
     }
 
     fn check(&self, cfg: &ImageEncoderConfig) -> Result<(), String> {
@@ -144,7 +145,11 @@ fn published() -> Variant {
     }
 }
 
-fn described(settings: &Settings<'_>, n_registers: i64) -> Result<ImageEncoderConfig, String> {
+fn described(
+    settings: &Settings<'_>,
+    n_registers: i64,
+    (patch_size, position_rule): (i64, PositionRule),
+) -> Result<ImageEncoderConfig, String> {
     settings.only(&[
         "hidden_act",
         "hidden_size",
@@ -163,7 +168,7 @@ fn described(settings: &Settings<'_>, n_registers: i64) -> Result<ImageEncoderCo
     if integer("num_channels", 3)? != 3 {
         return Err("config.json: num_channels is not 3".to_owned());
     }
-    let (width, patch_size) = (integer("hidden_size", 768)?, integer("patch_size", 14)?);
+    let (width, patch_size) = (integer("hidden_size", 768)?, integer("patch_size", patch_size)?);
     let ratio = settings.number("mlp_ratio")?.unwrap_or(4.0);
     let gated = settings.flag("use_swiglu_ffn")?.unwrap_or(false);
     let qkv_bias = settings.flag("qkv_bias")?.or(Some(true));
@@ -176,7 +181,7 @@ fn described(settings: &Settings<'_>, n_registers: i64) -> Result<ImageEncoderCo
         patch_size,
         n_registers,
         position_grid: integer("image_size", 224)? / patch_size.max(1),
-        position_rule: PositionRule::Dinov2,
+        position_rule,
         low_precision_tokens: false,
         variant: Variant {
             norm_eps: settings.number("layer_norm_eps")?.or(Some(1e-6)),
@@ -261,8 +266,8 @@ struct Vit {
     patch_bias: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    /// Cache of the resampled position table, by grid side and by the table's number of in-place writes.
-    resampled: Remembered<(i64, u64)>,
+    /// Cache of the resampled position table, by grid and by the table's number of in-place writes.
+    resampled: Remembered<([i64; 2], u64)>,
     patch_size: i64,
     position_rule: PositionRule,
     low_precision_tokens: bool,
@@ -312,11 +317,11 @@ impl Vit {
 
     /// The position table resampled to a grid. The result is cached if the table is frozen, because resampling takes a GPU as
     /// long as several blocks.
-    fn positions(&self, side: i64) -> Tensor {
-        let resample = || resample_positions(&self.pos_embed, side, self.position_rule);
+    fn positions(&self, grid: Grid) -> Tensor {
+        let resample = || resample_to(&self.pos_embed, grid, self.position_rule);
         match self.pos_embed.requires_grad() {
             true => resample(),
-            false => self.resampled.get((side, write_count(&self.pos_embed)), resample),
+            false => self.resampled.get(([grid.rows, grid.columns], write_count(&self.pos_embed)), resample),
         }
     }
 }
@@ -330,11 +335,11 @@ impl ImageEncoder for Vit {
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor {
         let b = images.size()[0];
         let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), self.patch_size, 0, 1, 1);
-        let side = patches.size()[2];
+        let grid = Grid { rows: patches.size()[2], columns: patches.size()[3] };
         let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
         observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
-        let tokens = tokens + self.positions(side);
+        let tokens = tokens + self.positions(grid);
         let tokens = match &self.register_tokens {
             Some(registers) => {
                 let registers = registers.expand([b, -1, -1], false).to_kind(tokens.kind());

@@ -9,6 +9,8 @@ pub(crate) const PROJECTIONS: Projections = Projections {
     blocks: "blocks",
     published_blocks: "encoder.layer",
     published_front: "",
+    published_classes: &["Dinov2"],
+    foreign: &["text_model", "vision_model"],
     layers: &[
         Projection::new(
             ProjectionRole::Query,

@@ -37,6 +37,9 @@ const PROJECTIONS: Projections = Projections {
     blocks: "layer",
     published_blocks: "layer",
     published_front: "model.",
+    published_classes: &["DINOv3ViT"],
+    // DINOv2's blocks are `encoder.layer`.
+    foreign: &["encoder", "text_model", "vision_model"],
     layers: &[
         Projection::new(ProjectionRole::Query, "attention.q_proj", None, &["attention.q_proj"]),
         Projection::new(ProjectionRole::Key, "attention.k_proj", None, &["attention.k_proj"]),

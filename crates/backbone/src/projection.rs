@@ -65,6 +65,10 @@ pub struct Projections {
     pub published_blocks: &'static str,
     /// What stands in front of that in the library's model, which `peft` wraps.
     pub published_front: &'static str,
+    /// What the names of the library's classes with these blocks begin with.
+    pub published_classes: &'static [&'static str],
+    /// Names that can stand in front of the blocks of another encoder, and never in front of these.
+    pub foreign: &'static [&'static str],
     /// The layers of a block.
     pub layers: &'static [Projection],
 }
@@ -86,5 +90,12 @@ impl Projection {
 
 impl Projections {
     /// For encoders whose layers take no low-rank updates.
-    pub const NONE: Self = Self { blocks: "", published_blocks: "", published_front: "", layers: &[] };
+    pub const NONE: Self = Self {
+        blocks: "",
+        published_blocks: "",
+        published_front: "",
+        published_classes: &[],
+        foreign: &[],
+        layers: &[],
+    };
 }

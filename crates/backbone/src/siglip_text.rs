@@ -60,6 +60,8 @@ const PROJECTIONS: Projections = Projections {
     blocks: "encoder.layers",
     published_blocks: "encoder.layers",
     published_front: "",
+    published_classes: &["SiglipText", "SiglipModel", "Siglip2Text", "Siglip2Model"],
+    foreign: &["vision_model"],
     layers: &[
         Projection::new(ProjectionRole::Query, "self_attn.q_proj", None, &["self_attn.q_proj"]),
         Projection::new(ProjectionRole::Key, "self_attn.k_proj", None, &["self_attn.k_proj"]),

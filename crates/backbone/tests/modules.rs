@@ -2,11 +2,13 @@
 
 use backbone::guest::{Addition, AtMlp, nobody};
 use backbone::{
-    Grid, ImageDesign, ImageEncoderConfig, PositionRule, TextDesign, TextEncoderConfig, Variant,
-    resample_positions, unobserved,
+    Grid, ImageDesign, ImageEncoderConfig, PositionRule, TEXT_ENCODERS, TextDesign, TextEncoderConfig,
+    Variant, resample_positions, unobserved,
 };
+use serde_json::json;
 use tch::{Device, IndexOp, Kind, Tensor};
 use torch_ext::Store;
+use weight_files::Settings;
 
 const PLACE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -135,4 +137,41 @@ fn positions_are_resampled_by_the_offset_scale() {
     let middle = symmetric.i((0, 1..5, 0)).mean(None);
     assert!((f64::try_from(middle).unwrap() - 2.0).abs() < 1e-5);
     assert!((f64::try_from(out.i((0, 1..5, 0)).mean(None)).unwrap() - 2.0).abs() > 1e-3);
+    // So does the plain rule, with other values: it does not antialias.
+    let plain = resample_positions(&table, 3, PositionRule::Plain).i((0, 1..4, 0));
+    let antialiased = resample_positions(&table, 3, PositionRule::Dinov2).i((0, 1..4, 0));
+    assert!((f64::try_from(plain.mean(None)).unwrap() - 2.0).abs() < 1e-5);
+    assert!(f64::try_from((plain - antialiased).abs().max()).unwrap() > 1e-3);
+}
+
+#[test]
+fn dinov2_takes_any_grid() {
+    let cfg = ImageEncoderConfig { n_registers: 0, position_rule: PositionRule::Plain, ..image_config() };
+    let design = ImageDesign::try_from("dinov2".to_owned()).unwrap();
+    let encoder = design.build(&store().root(), &cfg, &mut |_, _| {});
+    let tokens = encoder.embed(&Tensor::zeros([1, 3, 8, 20], PLACE), &unobserved);
+    assert_eq!(tokens.size(), [1, 1 + 2 * 5, cfg.width]);
+    // Every patch of the grid has a position of its own.
+    let distances = tokens.i((0, 1..)).unsqueeze(0) - tokens.i((0, 1..)).unsqueeze(1);
+    let near = distances.abs().amax([-1].as_slice(), false).le(1e-6).sum(Kind::Int64);
+    assert_eq!(i64::try_from(near).unwrap(), 10);
+}
+
+#[test]
+fn a_config_json_says_where_clip_s_sentences_end() {
+    let described = |config: serde_json::Value| {
+        let clip = TEXT_ENCODERS.iter().find(|family| family.name() == "clip").unwrap();
+        clip.described(&Settings::new(&config)).map(|cfg| cfg.vocabulary)
+    };
+    // 2 stands in old files, and means the same.
+    for end in [2, 99] {
+        assert_eq!(described(json!({"vocab_size": 100, "eos_token_id": end})), Ok(100));
+    }
+    let error = described(json!({"text_config": {"vocab_size": 100, "eos_token_id": 50}})).unwrap_err();
+    assert!(error.contains("eos_token_id is 50"), "{error}");
+    // What is switched on and not known is found at every depth.
+    let nested = json!({"text_config_dict": null, "text_config": {"new_norm": "rms"}});
+    assert!(described(nested).unwrap_err().contains("new_norm"));
+    let above = json!({"text_config": {"vocab_size": 100}, "quantization_config": {"bits": 4}});
+    assert!(described(above).unwrap_err().contains("quantization_config"));
 }

@@ -60,6 +60,17 @@ fn one(folder: &Path, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
+/// Bound of float64 values, relative to the largest. The reference computes some steps in float32 in every precision: DINOv3's
+/// rotary positions, and the softmax of CLIP's attention.
+fn exact(config: &Value) -> f64 {
+    let model = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    match model.starts_with("dinov3") || config.get("rope_theta").is_some() {
+        true => 1e-6,
+        false if model.starts_with("clip") => 3e-6,
+        false => 1e-9,
+    }
+}
+
 /// Precisions that are recorded: the file, and the bound of its values.
 fn precisions(exact: f64) -> [(Kind, &'static str, Tolerance); 2] {
     [
@@ -92,7 +103,11 @@ fn described<F: Registered + ?Sized, S>(
 /// Refuses sizes that no encoder has, so that a wrong file ends in a message.
 fn ensure_plausible(sizes: &[(&str, i64)]) -> Result<(), String> {
     let odd = sizes.iter().find(|(name, size)| {
-        let most = if *name == "number of blocks" { 1000 } else { 1_000_000 };
+        let most = match *name {
+            "number of blocks" => 1000,
+            "number of positions along a side" => 2000,
+            _ => 1_000_000,
+        };
         !(1..=most).contains(size)
     });
     odd.map_or(Ok(()), |(name, size)| Err(format!("config.json: the {name} is {size}")))
@@ -164,9 +179,8 @@ fn hidden_state(stage: Stage) -> Option<usize> {
 fn image(folder: &Path, about: &Value, config: &Value, case: &mut Case) -> Result<()> {
     let sizes = about.get("sizes").and_then(Value::as_array).context("case.json: no `sizes`")?;
     // Sines and cosines of rotary positions are computed in float32.
-    let is_rotary = config.get("rope_theta").is_some();
     let mut pixels: Vec<Tensor> = Vec::new();
-    for (kind, name, tolerance) in precisions(if is_rotary { 1e-6 } else { 1e-9 }) {
+    for (kind, name, tolerance) in precisions(exact(config)) {
         let mut recorded = read_tensors(&folder.join(name), Device::Cpu)?;
         let encoder = image_encoder(folder, config, kind)?;
         for number in 0..sizes.len() {
@@ -241,7 +255,7 @@ fn tuned_text_encoder(
 
 fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
     let mut ids = None;
-    for (kind, name, tolerance) in precisions(1e-9) {
+    for (kind, name, tolerance) in precisions(exact(config)) {
         let mut recorded = read_tensors(&folder.join(name), Device::Cpu)?;
         if let Some(found) = recorded.remove("input_ids") {
             ids = Some(found);
@@ -266,8 +280,7 @@ fn text(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
 fn lora(folder: &Path, config: &Value, case: &mut Case) -> Result<()> {
     let name = "forward.safetensors";
     let mut recorded = read_tensors(&folder.join(name), Device::Cpu)?;
-    let is_rotary = config.get("rope_theta").is_some();
-    let exact = Tolerance::OfLargest(if is_rotary { 1e-6 } else { 1e-9 });
+    let exact = Tolerance::OfLargest(exact(config));
     let inputs = ["pixel_values", "input_ids"].map(|name| recorded.remove(name));
     let passes = [
         (Kind::Float, "", Tolerance::Scaled(2e-5), Tolerance::OfLargest(4e-4)),

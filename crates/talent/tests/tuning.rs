@@ -7,11 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backbone::{ImageDesign, ProjectionRole, TextDesign};
 use common::miniature;
+use serde_json::{Value, json};
 use talent::weights::{PeftFolder, peft_tensors};
 use talent::{LORA, LoraConfig, Mode, ModelConfig, Pass, PromptConfig, Talent, TrainedParts, Tuning};
 use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{LowRankUpdate, generator};
+use weight_files::{PeftConfig, Targets};
 
 /// Keeps the other tests of this process from drawing: they share the RNG, and building a network seeds it.
 fn alone() -> MutexGuard<'static, ()> {
@@ -239,11 +241,52 @@ fn peft_folders_are_written_and_read() {
                 Talent::seeded(&ModelConfig { lora, ..cfg.clone() }, Device::Cpu, Kind::Float, 5).unwrap();
             let error = PeftFolder::open(folder.path(), &spec).unwrap().fill(wrong.store()).unwrap_err();
             assert!(error.to_string().contains("model.lora.rank=8"), "{error}");
+            for (what, tensors, edit, expected) in unfitting(&tensors, &config) {
+                let folder = tempfile::tempdir().unwrap();
+                Tensor::write_safetensors(&tensors, folder.path().join("adapter_model.safetensors")).unwrap();
+                let mut json = config.to_json();
+                json[edit.0] = edit.1;
+                std::fs::write(folder.path().join("adapter_config.json"), json.to_string()).unwrap();
+                let read = PeftFolder::open(folder.path(), &spec).and_then(|peft| peft.fill(other.store()));
+                let error = read.unwrap_err().to_string();
+                assert!(error.contains(expected), "{what}: {error}");
+            }
         }
         for (name, entry) in model.store().entries().into_iter().filter(|(_, entry)| entry.group == LORA) {
             assert!(entry.tensor.equal(&other.store().get(&name).unwrap()), "{name}");
         }
     }
+}
+
+type Tensors = Vec<(String, Tensor)>;
+
+/// Folders that must be refused: what is wrong, the tensors, a setting to change, and a part of the message.
+fn unfitting(
+    tensors: &[(String, Tensor)],
+    config: &PeftConfig,
+) -> Vec<(&'static str, Tensors, (&'static str, Value), &'static str)> {
+    let Targets::Named(modules) = &config.targets else { panic!("names") };
+    let renamed = |edit: &dyn Fn(&str) -> String| {
+        tensors.iter().map(|(name, tensor)| (edit(name), tensor.shallow_clone())).collect::<Tensors>()
+    };
+    let same = || renamed(&str::to_owned);
+    let nothing = ("r", json!(config.rank));
+    let mut holed = same();
+    holed[0].1 = Tensor::full_like(&holed[0].1, f64::NAN);
+    let whole = same().into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Int8))).collect();
+    vec![
+        ("fewer modules", same(), ("target_modules", json!([modules[0]])), "set the targets of this encoder"),
+        ("one block", same(), ("target_modules", json!(format!(r".*\.0\..*{}", modules[0]))), "1 of"),
+        ("another class", same(), ("auto_mapping", json!({"base_model_class": "BertModel"})), "`BertModel`"),
+        ("not a number", holed, nothing.clone(), "not finite"),
+        ("quantised", whole, nothing.clone(), "quantised"),
+        (
+            "another tower",
+            renamed(&|name| name.replace("base_model.model.", "base_model.model.vision_model.")),
+            nothing,
+            "below `vision_model`",
+        ),
+    ]
 }
 
 #[test]

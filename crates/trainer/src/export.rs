@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use cli_kit::errln;
 use talent::weights::{Strictness, peft_tensors, read_tensor};
-use talent::{LORA, Talent};
+use talent::{LORA, Talent, Tuning};
 use tch::{Device, Kind, Tensor};
 use torch_ext::LowRankUpdate;
-use weight_files::{CONFIG_FILE, WEIGHT_FILES, WeightFile};
+use weight_files::{PEFT_CONFIG_FILE, WEIGHT_FILES, WeightFile};
 
 use crate::checkpoint::{EncoderRoot, Meta, is_same, load_model, verified_meta, write_tensors};
 
 /// What `export` writes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ExportForm {
-    /// File to write, NAME.safetensors: the whole network
-    #[arg(long, required_unless_present = "peft")]
+    /// File to write, NAME.safetensors: the whole network. It or --peft, or both
+    #[arg(long, required_unless_present = "peft", value_name = "FILE")]
     pub(crate) to: Option<PathBuf>,
     /// Add LoRA's matrices to the weights that they update, and leave them out
     #[arg(long, requires = "to")]
@@ -53,6 +53,8 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
     for encoder in [&meta.encoders.image, &meta.encoders.text].into_iter().flatten() {
         refuse_source(&root.find(&encoder.path))?;
     }
+    let is_lora = meta.config.model.tuning == Tuning::Lora;
+    ensure!(is_lora || !form.merge, "--merge: this network has no LoRA matrices (model.tuning is not lora)");
     let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
     load_model(&model, checkpoint, Some(&meta), &Strictness::default(), root)?;
     if let Some(folder) = &form.peft {
@@ -96,7 +98,7 @@ fn write_peft(model: &Talent, meta: &Meta, to: &Path) -> Result<()> {
         written.push(format!("{name} ({} matrices)", tensors.len()));
         write_tensors(&folder.join(WEIGHT_FILES[0]), tensors, ("format", "pt"))?;
         let text = format!("{:#}\n", config.to_json());
-        whole_file::write(&folder.join(CONFIG_FILE), text.as_bytes())?;
+        whole_file::write(&folder.join(PEFT_CONFIG_FILE), text.as_bytes())?;
     }
     ensure!(!written.is_empty(), "--peft {}: this network has no LoRA matrices", to.display());
     std::fs::rename(partial.keep(), to).with_context(|| to.display().to_string())?;

@@ -7,7 +7,7 @@ use cli_kit::errln;
 use talent::weights::{Encoder, LoadReport, PeftFolder, Strictness, load_encoder, read_tensor};
 use talent::{Talent, Tuning};
 use torch_ext::Adam;
-use weight_files::WeightFile;
+use weight_files::{PEFT_CONFIG_FILE, WeightFile};
 
 use crate::checkpoint::{EncoderFile, EncoderRoot, Encoders, load_model, verified_meta};
 use crate::config::{Config, WeightsConfig};
@@ -61,10 +61,27 @@ fn load_lora(model: &Talent, cfg: &WeightsConfig) -> Result<()> {
             continue;
         }
         ensure!(model.config().tuning == Tuning::Lora, "{key}: LoRA matrices need model.tuning=lora");
+        ensure_adapter_folder(key, Path::new(folder))?;
         let spec = encoder.spec(model.config());
         let filled = PeftFolder::open(Path::new(folder), &spec).and_then(|peft| peft.fill(model.store()));
         let names = filled.with_context(|| format!("{key}: LoRA's matrices cannot be filled"))?;
         errln!("{folder}: {} matrices", names.len());
+    }
+    Ok(())
+}
+
+/// Refuses what people name in place of an adapter's folder.
+fn ensure_adapter_folder(key: &str, folder: &Path) -> Result<()> {
+    let shown = folder.display();
+    ensure!(!folder.is_file(), "{key}={shown}: it is a file; name the folder that it lies in");
+    ensure!(folder.is_dir(), "{key}={shown}: there is no such folder");
+    for inside in ["image", "text"] {
+        let inside = folder.join(inside);
+        ensure!(
+            folder.join(PEFT_CONFIG_FILE).exists() || !inside.join(PEFT_CONFIG_FILE).exists(),
+            "{key}={shown}: it holds the adapters of both encoders; name one of them, such as {}",
+            inside.display()
+        );
     }
     Ok(())
 }

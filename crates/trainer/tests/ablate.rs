@@ -210,3 +210,15 @@ fn impossible_numbers_are_refused_before_anything_is_listed() {
         assert!(!output.status.success() && text.contains(what), "{options:?}: {text}");
     }
 }
+
+#[test]
+fn rows_that_are_the_same_run_are_refused() {
+    let dry = |axes: &[&str]| {
+        let set = ["ablate", "--dry-run", "--set", "model.tuning=lora", "--axis"];
+        talent(&[set.as_slice(), axes].concat())
+    };
+    let output = dry(&["rca-adapter"]);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("are the same run: they differ in nothing that model.tuning=lora uses"), "{log}");
+    assert!(dry(&["model.lora.rank=4,8"]).status.success());
+}

@@ -21,7 +21,7 @@ mod wrapping;
 pub use error::Error;
 pub use file::WeightFile;
 pub use layout::{EncoderPlan, Layout, Part, Step, as_named, encoder_plan, nothing_beside, numbered};
-pub use peft::{CONFIG_FILE, Matcher, PeftConfig, Targets, WEIGHT_FILES, lora_scale};
+pub use peft::{CONFIG_FILE as PEFT_CONFIG_FILE, Matcher, PeftConfig, Targets, WEIGHT_FILES, lora_scale};
 pub use settings::Settings;
 pub use tensor::{Element, Scalar, TensorInfo};
 pub use wrapping::{family, wrapping};

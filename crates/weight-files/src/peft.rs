@@ -26,6 +26,8 @@ pub struct PeftConfig {
     pub dropout: f64,
     /// Which modules have an update.
     pub targets: Targets,
+    /// Class of the network that the adapter belongs to, where the library writes it (`auto_mapping`).
+    pub base_class: Option<String>,
 }
 
 /// A test for module paths.
@@ -43,8 +45,7 @@ pub enum Targets {
 }
 
 /// Settings without an effect on what a trained adapter computes.
-const WITHOUT_EFFECT: [&str; 9] = [
-    "auto_mapping",
+const WITHOUT_EFFECT: [&str; 8] = [
     "base_model_name_or_path",
     "inference_mode",
     "megatron_core",
@@ -57,7 +58,8 @@ const WITHOUT_EFFECT: [&str; 9] = [
 ];
 
 /// Settings that are read here.
-const READ: [&str; 8] = [
+const READ: [&str; 9] = [
+    "auto_mapping",
     "bias",
     "init_lora_weights",
     "lora_alpha",
@@ -86,7 +88,10 @@ impl PeftConfig {
     pub fn parse(config: &Value) -> Result<Self, String> {
         let fields = config.as_object().ok_or("it is no JSON object")?;
         let known = |key: &str| WITHOUT_EFFECT.contains(&key) || READ.contains(&key);
-        if let Some((key, value)) = fields.iter().find(|(key, value)| !known(key) && is_on(value)) {
+        // Block 0 alone is a choice of blocks, too.
+        let chooses = |key: &str, value: &Value| key == "layers_to_transform" && value.is_number();
+        let unknown = |key: &str, value: &Value| !known(key) && (is_on(value) || chooses(key, value));
+        if let Some((key, value)) = fields.iter().find(|(key, value)| unknown(key, value)) {
             return Err(format!(
                 "{key} is {value}, which is not known here: it may be another kind of adapter"
             ));
@@ -120,6 +125,8 @@ impl PeftConfig {
             dropout: dropout.ok_or_else(|| wrong("lora_dropout", "a number from 0 on and below 1"))?,
             targets: targets(get("target_modules"))
                 .ok_or_else(|| wrong("target_modules", "a list of names, or a text"))?,
+            base_class: get("auto_mapping")
+                .and_then(|mapping| mapping.get("base_model_class")?.as_str().map(str::to_owned)),
         })
     }
 
@@ -188,10 +195,13 @@ impl Targets {
             Self::AllLinear => Box::new(|_| true),
             Self::Named(names) => Box::new(move |path| names.iter().any(|name| ends_with(path, name))),
             Self::Matching(pattern) => {
-                let whole = fancy_regex::Regex::new(&format!("^(?:{pattern})$"));
-                let whole = whole.map_err(|error| {
-                    format!("target_modules is \"{pattern}\", which is no regular expression: {error}")
-                })?;
+                let wrong = |error: fancy_regex::Error| {
+                    let shown: String = pattern.chars().take(200).collect();
+                    format!("target_modules is \"{shown}\", which is no regular expression: {error}")
+                };
+                // By itself first: `a)|(b` is none, but would be one in parentheses.
+                fancy_regex::Regex::new(&pattern).map_err(wrong)?;
+                let whole = fancy_regex::Regex::new(&format!("^(?:{pattern})$")).map_err(wrong)?;
                 Box::new(move |path| whole.is_match(path).unwrap_or(false))
             }
         })
@@ -214,6 +224,7 @@ mod tests {
             rslora: false,
             dropout: 0.0,
             targets: Targets::Named(vec!["q_proj".into()]),
+            base_class: None,
         }
         .to_json();
         for (key, value) in edit {
@@ -230,7 +241,8 @@ mod tests {
             Targets::AllLinear,
         ];
         for (targets, alpha) in all.into_iter().zip([8.0, 0.5, -3.0]) {
-            let config = PeftConfig { rank: 3, alpha, rslora: true, dropout: 0.1, targets };
+            let base_class = None;
+            let config = PeftConfig { rank: 3, alpha, rslora: true, dropout: 0.1, targets, base_class };
             assert_eq!(PeftConfig::parse(&config.to_json()).unwrap(), config);
         }
         let read = PeftConfig::parse(&config(&[])).unwrap();
@@ -245,6 +257,7 @@ mod tests {
             ("rank_pattern", json!({"q_proj": 2})),
             ("alpha_pattern", json!({"q_proj": 2})),
             ("layers_to_transform", json!([0])),
+            ("layers_to_transform", json!(0)),
             ("modules_to_save", json!(["head"])),
             ("fan_in_fan_out", json!(true)),
             ("lora_bias", json!(true)),
@@ -285,6 +298,8 @@ mod tests {
             !matches(pattern(), "layer.0.attention.q_proj.more")
                 && !matches(pattern(), "layer.2.attention.q_proj")
         );
-        assert!(Targets::Matching("(".into()).matcher().is_err());
+        for pattern in ["(", "a)|(b"] {
+            assert!(Targets::Matching(pattern.into()).matcher().is_err(), "{pattern}");
+        }
     }
 }

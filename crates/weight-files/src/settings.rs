@@ -126,11 +126,10 @@ impl<'a> Settings<'a> {
     /// # Errors
     /// Names the first such setting.
     pub fn only(&self, known: &[&str]) -> Result<(), String> {
-        // The innermost object is the network's own.
-        let Some(fields) = self.places.first().and_then(|place| place.as_object()) else { return Ok(()) };
+        let fields = || self.places.iter().filter_map(|place| place.as_object()).flatten();
         let is_known =
             |key: &str| known.contains(&key) || WITHOUT_EFFECT.contains(&key) || key.starts_with('_');
-        match fields.iter().find(|(key, value)| !is_known(key) && is_on(value)) {
+        match fields().find(|(key, value)| !is_known(key) && is_on(value)) {
             Some((key, value)) => Err(format!(
                 "config.json: {key} is {value}, which is not known here: it may be another network"
             )),

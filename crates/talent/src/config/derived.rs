@@ -47,6 +47,28 @@ impl ModelConfig {
         }
     }
 
+    /// This configuration with what its method of tuning does not use at its defaults: configurations that are equal then describe the
+    /// same network.
+    pub fn without_unused(&self) -> Self {
+        let (mut used, published) = (self.clone(), Self::base());
+        if self.tuning != Tuning::Adapters {
+            let (image, other) = (&mut used.image, &published.image);
+            image.adapter_blocks.clone_from(&other.adapter_blocks);
+            (image.adapter_width, image.fusion_width) = (other.adapter_width, other.fusion_width);
+            (image.fusion, image.gate) = (other.fusion, other.gate);
+            let (text, other) = (&mut used.text, &published.text);
+            text.adapter_blocks.clone_from(&other.adapter_blocks);
+            (text.adapter_width, text.adapters) = (other.adapter_width, other.adapters);
+        }
+        if self.tuning != Tuning::Lora {
+            used.lora = published.lora;
+        }
+        if self.tuning != Tuning::Prompt {
+            used.prompt = published.prompt;
+        }
+        used
+    }
+
     /// Patches along a side of the input.
     pub fn grid(&self) -> i64 {
         self.input_size / self.image.patch_size

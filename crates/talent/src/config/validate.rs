@@ -100,7 +100,11 @@ impl ModelConfig {
             Tuning::Lora => {
                 let LoraConfig { rank, alpha, dropout, .. } = self.lora;
                 check((1..=100_000).contains(&rank), format!("lora.rank must be 1 to 100000, not {rank}"))?;
-                check(alpha.abs() <= 1e6, format!("lora.alpha must be -1e6 to 1e6, not {alpha:e}"))?;
+                // With 0 nothing would ever train.
+                check(
+                    alpha != 0.0 && alpha.abs() <= 1e6,
+                    format!("lora.alpha must be -1e6 to 1e6 and not 0, not {alpha:e}"),
+                )?;
                 check(
                     (0.0..1.0).contains(&dropout),
                     format!("lora.dropout ({dropout}) must be at least 0 and below 1"),

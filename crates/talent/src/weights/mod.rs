@@ -95,6 +95,15 @@ fn fill(
         return Ok(false);
     }
     let mut value = read_tensor(file, stored)?;
+    if place.is_floating_point() && !value.is_floating_point() {
+        return Err(WeightsError::Different {
+            path: file.path().display().to_string(),
+            what: format!(
+                "`{stored}` holds whole numbers ({:?}): quantised weights are not read",
+                value.kind()
+            ),
+        });
+    }
     if value.kind() != place.kind() {
         let cast = Cast { from: info.element, to: format!("{:?}", place.kind()) };
         *report.casts.entry(cast).or_default() += 1;

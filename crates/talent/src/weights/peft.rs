@@ -1,14 +1,14 @@
 //! LoRA matrices in the files of the `peft` library: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use backbone::{EncoderSpec, Projection};
-use tch::Tensor;
+use backbone::{EncoderSpec, Projection, ProjectionRole};
+use tch::{Kind, Tensor};
 use torch_ext::{LowRankRule, LowRankUpdate, Store};
 use weight_files::{PeftConfig, Step, Targets, WEIGHT_FILES, WeightFile, numbered};
 
-use super::{LoadReport, WeightsError, fill};
+use super::{LoadReport, WeightsError, fill, read_tensor};
 use crate::tuning::{LoraConfig, layer_name, lora_rule, part_name};
 
 /// What all names in the file begin with.
@@ -65,6 +65,7 @@ impl PeftFolder {
     /// linear layer of the encoder's blocks.
     pub fn open(folder: &Path, spec: &EncoderSpec<()>) -> Result<Self, WeightsError> {
         let config = PeftConfig::read(folder)?;
+        check_class(folder, &config, spec)?;
         let there = WEIGHT_FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
         let file = WeightFile::open(&there.unwrap_or_else(|| folder.join(WEIGHT_FILES[0])))?;
         let shown = file.path().display().to_string();
@@ -79,6 +80,10 @@ impl PeftFolder {
                 )));
             };
             let Place { front, block, layer, spelling, is_up } = place;
+            let is_foreign = |part: &&str| spec.projections.foreign.contains(part);
+            if let Some(part) = front.split('.').find(is_foreign) {
+                return Err(wrong(format!("`{name}` lies below `{part}`: it is not of `{}`", spec.name)));
+            }
             // Layers with one name only say nothing of the spelling.
             let spelling = if layer.published.len() > 1 { spelling } else { 0 };
             let (first, of_names) = seen.get_or_insert((front.clone(), spelling));
@@ -93,7 +98,8 @@ impl PeftFolder {
             }
         }
         let (front, spelling) = seen.ok_or_else(|| wrong("it holds no LoRA matrix".to_owned()))?;
-        let _ = config.targets.matcher().map_err(wrong)?;
+        let of_config = |what| WeightsError::Different { path: config_file(folder), what };
+        let _ = config.targets.matcher().map_err(of_config)?;
         Ok(Self { config, file, matrices, front, spelling, spec: *spec })
     }
 
@@ -126,6 +132,7 @@ impl PeftFolder {
     /// When the file does not hold exactly the matrices of the store's updates of this encoder, or has other ranks or scales.
     pub fn fill(mut self, store: &Store) -> Result<Vec<[String; 2]>, WeightsError> {
         let shown = self.file.path().display().to_string();
+        self.check_targets(store, &shown)?;
         let mut report = LoadReport { layout: "peft's names".to_owned(), ..LoadReport::default() };
         let mut names = Vec::new();
         let own = format!("{}.", self.spec.prefix);
@@ -141,6 +148,7 @@ impl PeftFolder {
                     report.missing.push(name.clone());
                     continue;
                 };
+                ensure_finite(&mut self.file, &stored)?;
                 let fits = fill(&mut self.file, (&stored, Step::Copy), name, target, &mut report)?;
                 report.matched += usize::from(fits);
                 names.push([stored, name.clone()]);
@@ -148,6 +156,48 @@ impl PeftFolder {
         }
         report.unexpected.extend(self.matrices.into_values().flatten().flatten());
         report.unless_incomplete(shown).map(|_| names)
+    }
+
+    /// Compares the layers of a store's updates with those that `target_modules` names.
+    fn check_targets(&self, store: &Store, shown: &str) -> Result<(), WeightsError> {
+        let wrong = |what: String| WeightsError::Different { path: shown.to_owned(), what };
+        let matches = self.config.targets.matcher().map_err(wrong)?;
+        let has: BTreeSet<(String, &str)> = store
+            .low_rank_updates()
+            .into_iter()
+            .map(|update| (update.layer, update.part.name))
+            .filter(|key| key.0.starts_with(&format!("{}.", self.spec.prefix)))
+            .collect();
+        let (mut named, mut differs, mut partly) = (Vec::new(), false, None);
+        for layer in self.spec.projections.layers {
+            let blocks = 0..self.spec.depth;
+            let key = |block| (layer_name(&self.spec, block, layer), part_name(layer));
+            let chosen = blocks.clone().filter(|&block| matches(&self.module(block, layer))).count() as i64;
+            // A network without gates has none to adapt.
+            let has_gate = |block| has.contains(&key(block)) || self.matrices.contains_key(&key(block));
+            if layer.role == ProjectionRole::Gate && !blocks.clone().any(has_gate) {
+                continue;
+            }
+            if chosen > 0 {
+                named.push(format!("\"{}\"", layer.role.name()));
+            }
+            differs |=
+                blocks.clone().any(|block| has.contains(&key(block)) != matches(&self.module(block, layer)));
+            if chosen > 0 && chosen < self.spec.depth {
+                partly = Some((layer.role.name(), chosen));
+            }
+        }
+        match (differs, partly) {
+            (false, _) => Ok(()),
+            (true, Some((layer, chosen))) => Err(wrong(format!(
+                "its adapter_config.json adapts the layer `{layer}` in {chosen} of {} blocks; here it is all or none",
+                self.spec.depth
+            ))),
+            (true, None) => Err(wrong(format!(
+                "its adapter_config.json adapts other layers than model.lora does here; set the targets of this encoder to [{}]",
+                named.join(",")
+            ))),
+        }
     }
 
     /// Compares rank and scale of an update with what `adapter_config.json` says.
@@ -166,6 +216,34 @@ impl PeftFolder {
                  model.lora.rank={r}, model.lora.alpha={alpha}, model.lora.rslora={rslora}"
             ),
         })
+    }
+}
+
+fn config_file(folder: &Path) -> String {
+    folder.join(weight_files::PEFT_CONFIG_FILE).display().to_string()
+}
+
+/// Refuses an adapter that says it is for another kind of network.
+fn check_class(folder: &Path, config: &PeftConfig, spec: &EncoderSpec<()>) -> Result<(), WeightsError> {
+    let known = spec.projections.published_classes;
+    match &config.base_class {
+        Some(class) if !known.iter().any(|front| class.starts_with(front)) => Err(WeightsError::Different {
+            path: config_file(folder),
+            what: format!("it is for the class `{class}`, not for `{}`", spec.name),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn ensure_finite(file: &mut WeightFile, stored: &str) -> Result<(), WeightsError> {
+    let path = file.path().display().to_string();
+    let value = read_tensor(file, stored)?;
+    match f64::try_from(value.isfinite().logical_not().sum(Kind::Int64)) {
+        Ok(0.0) => Ok(()),
+        _ => Err(WeightsError::Different {
+            path,
+            what: format!("`{stored}` holds numbers that are not finite"),
+        }),
     }
 }
 
@@ -206,6 +284,7 @@ pub fn peft_tensors(
         rslora: lora.rslora,
         dropout: lora.dropout,
         targets: Targets::Named(modules),
+        base_class: None,
     };
     (!tensors.is_empty()).then_some((tensors, config))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cli_kit::{errln, outln};
 use command_kit::Live;
@@ -16,7 +16,7 @@ use run_files::{Ablation, Row};
 
 use crate::ablate::cell::{Cell, Outcome, Worker};
 use crate::ablate::plan::{AblationPlan, AxisMode, folder_name};
-use crate::config::{self, MAX_SEED, Source};
+use crate::config::{self, Config, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
 use crate::pretrain::pretrain;
@@ -24,7 +24,7 @@ use crate::train::SharedFlags;
 
 #[derive(Debug, Args)]
 pub(crate) struct AblateArgs {
-    /// Plan: paper, quick, beyond, or a TOML file [default: quick]
+    /// Plan: paper, quick, beyond, tuning, or a TOML file [default: quick]
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
     /// Axes to vary, instead of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
@@ -79,6 +79,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     let runs_dir =
         args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
     let cells = cells_of(&plan, &rows, args, &runs_dir)?;
+    check_rows_differ(&cells)?;
     for cell in &cells {
         cell.check_unchanged()?;
     }
@@ -147,6 +148,28 @@ fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Pat
         }
     }
     Ok(cells)
+}
+
+/// Returns an error if two rows train the same network in the same way, such as adapters of two kinds with a method of tuning that
+/// has no adapters.
+fn check_rows_differ(cells: &[Cell]) -> Result<()> {
+    let effective = |cell: &Cell| Config { model: cell.cfg.model.without_unused(), ..cell.cfg.clone() };
+    for (place, cell) in cells.iter().enumerate() {
+        let twin = cells[..place].iter().find(|other| {
+            let is_row = other.seed == cell.seed && other.row != cell.row;
+            // Rows that are written alike are the user's own choice.
+            is_row && other.cfg != cell.cfg && effective(other) == effective(cell)
+        });
+        if let Some(twin) = twin {
+            bail!(
+                "the rows `{}` and `{}` are the same run: they differ in nothing that model.tuning={} uses",
+                twin.row,
+                cell.row,
+                serde_json::to_value(cell.cfg.model.tuning)?.as_str().unwrap_or_default()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Returns an error if the folder holds an ablation with rows that this one lacks.

@@ -53,6 +53,9 @@ pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
     "refcoco/dinov3-base-siglip2",
 ];
 
+/// Names of the presets.
+const PRESETS: [&str; 4] = ["tiny", "testbed", "base", "large"];
+
 /// Builds a configuration in layers: preset, then file, then data set, then overrides.
 ///
 /// # Errors
@@ -79,10 +82,10 @@ pub fn load(source: &Source) -> Result<Config> {
         "base" => Config::base(),
         "large" => Config::large(),
         "testbed" => Config::testbed(),
-        other => {
-            let near = nearest(other, ["tiny", "testbed", "base", "large"]);
-            bail!("unknown preset `{other}`; nearest is `{near}`")
-        }
+        other => match shipped(other) {
+            Some(config) => bail!("unknown preset `{other}`: it is a config, --config {config}"),
+            None => bail!("unknown preset `{other}`; nearest is `{}`", nearest(other, PRESETS)),
+        },
     };
     let mut table = Table::try_from(base)?;
     let mut chosen_keys = keys(&layer, "");
@@ -116,12 +119,25 @@ fn read(name: &str) -> Result<String> {
         return Ok((*text).to_owned());
     }
     let path = Path::new(name);
+    let is_preset = !path.is_file() && PRESETS.contains(&name);
+    ensure!(
+        !is_preset,
+        "no config is called `{name}`: it is a preset, for --preset of `train`, `ablate` and `params`"
+    );
+    if let (false, Some(config)) = (path.is_file(), shipped(name)) {
+        bail!("no config is called `{name}`, but `{config}`");
+    }
     ensure!(
         path.is_file(),
         "no config is called `{name}` and there is no such file; nearest is `{}`",
         nearest(name, SHIPPED.iter().map(|(shipped, _)| *shipped))
     );
     std::fs::read_to_string(path).with_context(|| name.to_owned())
+}
+
+/// The shipped config of RefCOCO with this name.
+fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().map(|(shipped, _)| *shipped).find(|shipped| shipped.strip_prefix("refcoco/") == Some(name))
 }
 
 /// The most similar of several names.
