@@ -1,4 +1,4 @@
-//! Pretrains the image encoder, which learns to predict the category and the colour of each patch.
+//! Pretrains the image encoder, which learns to predict the category, the colour and the place of each patch.
 
 use anyhow::Result;
 use backbone::guest::nobody;
@@ -6,7 +6,7 @@ use backbone::unobserved;
 use rand::Rng;
 use rayon::prelude::*;
 use refcoco::Dataset;
-use refcoco::letterbox::Letterbox;
+use refcoco::letterbox::{Letterbox, patch_shares};
 use refcoco::sampler::stream;
 use serde_json::json;
 use talent::IMAGE_ENCODER;
@@ -14,10 +14,9 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
 use torch_ext::layers::Linear;
 
-use super::{Attributes, Trained, accuracy, fit, n_categories};
+use super::{Colours, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
 use crate::encoder_input::sample_shape;
-use crate::patches::patch_shares;
 
 /// Class of a patch that is neither clearly an object nor clearly background; the loss ignores it.
 const UNCLEAR: i64 = -100;
@@ -27,9 +26,14 @@ const BACKGROUND_SHARE: f32 = 0.1;
 /// Weight of the colour loss relative to the category loss: enough to keep colours readable from the features, too little to
 /// separate objects of one category.
 const COLOUR_WEIGHT: f64 = 0.3;
+/// Weight of the loss of the patch coordinates: real pretrained features keep positions readable.
+const POSITION_WEIGHT: f64 = 1.0;
 
 /// Class weight of background patches, which are nine in ten.
 const BACKGROUND_WEIGHT: f64 = 0.1;
+
+/// What the features of a patch must tell.
+pub(super) const TAUGHT: [&str; 3] = ["category", "colour", "position"];
 
 /// Scenes of a split.
 struct Scenes {
@@ -41,12 +45,7 @@ struct Scenes {
     colours: Tensor,
 }
 
-pub(super) fn train(
-    cfg: &Config,
-    device: Device,
-    dataset: &Dataset,
-    attributes: &Attributes,
-) -> Result<Trained> {
+pub(super) fn train(cfg: &Config, device: Device, dataset: &Dataset, colours: &Colours) -> Result<Trained> {
     let store = Store::new(device, Kind::Float);
     let root = store.root();
     let width = cfg.model.image.width;
@@ -54,7 +53,9 @@ pub(super) fn train(
     let encoder = cfg.model.image.encoder.build(&path, &cfg.model.image.sizes(), &mut |_, _| {});
     let n_categories = n_categories(dataset);
     let category_head = Linear::torch_default(&(&root / "category"), width, n_categories);
-    let colour_head = Linear::torch_default(&(&root / "colour"), width, Attributes::COLOURS.len() as i64);
+    let colour_head = Linear::torch_default(&(&root / "colour"), width, Colours::NAMES.len() as i64);
+    let position_head = Linear::torch_default(&(&root / "position"), width, 2);
+    let coordinates = coordinates(cfg.model.grid(), device);
     let class_weights = Tensor::ones([n_categories], (Kind::Float, device));
     let _ = class_weights.get(0).fill_(BACKGROUND_WEIGHT);
     // Patch features, `[batch, H * W, D]`.
@@ -63,7 +64,7 @@ pub(super) fn train(
         encoder.map(&encoder.normalise(&last)).flatten(2, 3).transpose(1, 2)
     };
 
-    let scenes = Scenes::load(cfg, dataset, "train", attributes, device)?;
+    let scenes = Scenes::load(cfg, dataset, "train", colours, device)?;
     let n = scenes.images.size()[0];
     let batch_size = (cfg.pretrain.batch_size as i64).min(n);
     fit("pretrain the image encoder", &store, &cfg.pretrain, cfg.pretrain.image_steps, |step| {
@@ -84,29 +85,36 @@ pub(super) fn train(
         };
         loss(&category_head, &scenes.categories, Some(&class_weights))
             + COLOUR_WEIGHT * loss(&colour_head, &scenes.colours, None)
+            + POSITION_WEIGHT * (position_head.forward(&features) - &coordinates).square().mean(None)
     })?;
 
-    let held_out = Scenes::load(cfg, dataset, "val", attributes, device)?;
-    let (categories, colours) = tch::no_grad(|| {
+    let held_out = Scenes::load(cfg, dataset, "val", colours, device)?;
+    let (categories, colours, miss) = tch::no_grad(|| {
         let features = features(&held_out.images);
-        (category_head.forward(&features).argmax(-1, false), colour_head.forward(&features).argmax(-1, false))
+        let class = |head: &Linear| head.forward(&features).argmax(-1, false);
+        let miss = (position_head.forward(&features) - &coordinates).abs().amax([-1].as_slice(), false);
+        (class(&category_head), class(&colour_head), miss * cfg.model.grid() as f64)
     });
+    let within_a_patch = f64::try_from(miss.le(1.0).to_kind(Kind::Float).mean(None))?;
     let held_out = json!({
         "patch_category": accuracy(&categories, &held_out.categories, 0)?,
         "object_patch_category": accuracy(&categories, &held_out.categories, 1)?,
         "object_patch_colour": accuracy(&colours, &held_out.colours, 0)?,
+        "position_within_a_patch": (1000.0 * within_a_patch).round() / 10.0,
     });
     Ok(Trained { store, held_out })
 }
 
+/// Centre (x, y) of each patch of a grid as a share of its side, `[side * side, 2]` in row-major order.
+fn coordinates(side: i64, device: Device) -> Tensor {
+    let centres = (Tensor::arange(side, (Kind::Float, device)) + 0.5) / side as f64;
+    let place = [side, side];
+    let (x, y) = (centres.view([1, side]).expand(place, false), centres.view([side, 1]).expand(place, false));
+    Tensor::stack(&[x, y], -1).view([-1, 2])
+}
+
 impl Scenes {
-    fn load(
-        cfg: &Config,
-        dataset: &Dataset,
-        split: &str,
-        attributes: &Attributes,
-        device: Device,
-    ) -> Result<Self> {
+    fn load(cfg: &Config, dataset: &Dataset, split: &str, colours: &Colours, device: Device) -> Result<Self> {
         let refs = dataset.split(split)?;
         let ids: std::collections::BTreeSet<i64> =
             refs.into_iter().map(|index| dataset.refs[index].image_id).collect();
@@ -121,7 +129,7 @@ impl Scenes {
                 for &ann_id in dataset.annotations_in_image(id) {
                     let mask = letterbox.mask(&dataset.mask(ann_id)?);
                     let category = dataset.instances.annotations[&ann_id].category_id;
-                    objects.push((patch_shares(&mask, size, side), category, attributes.of(ann_id)?.colour));
+                    objects.push((patch_shares(&mask, size, side), category, colours.of(ann_id)?));
                 }
                 let labels = (0..side * side).map(|at| label(&objects, at));
                 let (categories, colours) = labels.unzip();
@@ -159,6 +167,12 @@ fn label(objects: &[(Vec<f32>, i64, i64)], at: usize) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn coordinates_by_hand() {
+        let found = Vec::<f32>::try_from(coordinates(2, Device::Cpu).flatten(0, -1)).unwrap();
+        assert_eq!(found, [0.25, 0.25, 0.75, 0.25, 0.25, 0.75, 0.75, 0.75]);
+    }
 
     #[test]
     fn patches_by_hand() {

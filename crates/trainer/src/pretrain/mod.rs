@@ -2,6 +2,7 @@
 //! encoder learns from category-level supervision, so that objects of one category look alike, as in real pretrained features.
 //! The text encoder learns from expressions.
 
+mod facts;
 mod image;
 mod text;
 
@@ -43,7 +44,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     }
     let device = machine.set_up()?;
     let dataset = command_kit::open(&cfg.pretrain.dataset, data_root)?;
-    let attributes = Attributes::read(&dataset, data_root)?;
+    let colours = Colours::read(&dataset, data_root)?;
     for file in [&image_file, &text_file] {
         let folder = file.parent().unwrap_or(Path::new(""));
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -51,13 +52,13 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
 
     let started = Instant::now();
     tch::manual_seed(cfg.pretrain.seed as i64);
-    let image = image::train(cfg, device, &dataset, &attributes)?;
+    let image = image::train(cfg, device, &dataset, &colours)?;
     write_tensors(
         &image_file,
         encoder_tensors(&image.store, cfg.model.image.spec().prefix),
         ("format", "pt"),
     )?;
-    let text = text::train(cfg, device, &dataset, &attributes)?;
+    let text = text::train(cfg, device, &dataset)?;
     write_tensors(&text_file, encoder_tensors(&text.store, cfg.model.text.spec().prefix), ("format", "pt"))?;
     let report = json!({
         "settings": settings,
@@ -89,6 +90,7 @@ fn settings(cfg: &Config) -> Result<Value> {
     Ok(json!({
         "pretrain": cfg.pretrain, "image": image, "text": text,
         "input_size": cfg.model.input_size, "word_len": cfg.model.word_len,
+        "taught": {"image": image::TAUGHT, "text": facts::Facts::NAMES},
     }))
 }
 
@@ -164,21 +166,11 @@ fn accuracy(found: &Tensor, truth: &Tensor, least: i64) -> Result<f64> {
     Ok((1000.0 * right as f64 / pairs.len().max(1) as f64).round() / 10.0)
 }
 
-/// Attributes of each object besides its category, from RefShapes' annotations, by annotation id.
-struct Attributes(std::collections::BTreeMap<i64, AttributeClasses>);
+/// Colour of each object, numbered from 0, from RefShapes' annotations, by annotation id.
+struct Colours(std::collections::BTreeMap<i64, i64>);
 
-/// Attribute classes of an object, numbered from 0.
-#[derive(Debug, Clone, Copy)]
-struct AttributeClasses {
-    colour: i64,
-    texture: i64,
-    size: i64,
-}
-
-impl Attributes {
-    const COLOURS: [&str; 8] = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
-    const TEXTURES: [&str; 3] = ["plain", "striped", "dotted"];
-    const SIZES: [&str; 2] = ["small", "big"];
+impl Colours {
+    const NAMES: [&str; 8] = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
 
     fn read(dataset: &Dataset, data_root: &Path) -> Result<Self> {
         #[derive(Deserialize)]
@@ -188,35 +180,27 @@ impl Attributes {
         #[derive(Deserialize)]
         struct Annotation {
             id: i64,
-            attributes: Words,
+            attributes: Attributes,
         }
         #[derive(Deserialize)]
-        struct Words {
+        struct Attributes {
             colour: String,
-            texture: String,
-            size: String,
         }
         let path = data_root.join(&dataset.descriptor.folder).join("instances.json");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let file: File = serde_json::from_str(&text).with_context(|| {
             format!("{}: pretraining needs the attributes that generated data sets have", path.display())
         })?;
-        let class = |known: &[&str], word: &str| {
-            let found = known.iter().position(|known| *known == word);
-            found.map(|index| index as i64).with_context(|| format!("{}: `{word}`", path.display()))
+        let colour = |Annotation { id, attributes: Attributes { colour } }| {
+            let found = Self::NAMES.iter().position(|name| *name == colour);
+            let index =
+                found.with_context(|| format!("{}: no colour is called `{colour}`", path.display()))?;
+            Ok((id, index as i64))
         };
-        let look = |Annotation { id, attributes }| {
-            let look = AttributeClasses {
-                colour: class(&Self::COLOURS, &attributes.colour)?,
-                texture: class(&Self::TEXTURES, &attributes.texture)?,
-                size: class(&Self::SIZES, &attributes.size)?,
-            };
-            Ok((id, look))
-        };
-        Ok(Self(file.annotations.into_iter().map(look).collect::<Result<_>>()?))
+        Ok(Self(file.annotations.into_iter().map(colour).collect::<Result<_>>()?))
     }
 
-    fn of(&self, ann_id: i64) -> Result<AttributeClasses> {
+    fn of(&self, ann_id: i64) -> Result<i64> {
         self.0.get(&ann_id).copied().with_context(|| format!("annotation {ann_id} has no attributes"))
     }
 }

@@ -1,5 +1,5 @@
-//! Pretrains the text encoder, which learns to predict the target's attributes from the sentence vector, and the next token at
-//! each position.
+//! Pretrains the text encoder, which learns to predict from the sentence vector what the sentence says (the target's looks, its
+//! place, its relation to an anchor), and the next token at each position.
 
 use std::collections::BTreeMap;
 
@@ -15,49 +15,35 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
 use torch_ext::layers::Linear;
 
-use super::{Attributes, Trained, accuracy, fit, n_categories};
+use super::facts::Facts;
+use super::{Trained, accuracy, fit, n_categories};
 use crate::config::Config;
 use crate::encoder_input::tokenizer;
 
-/// Class that the loss ignores, for an attribute that the sentence does not mention.
+/// Class that the loss ignores, for a fact that the sentence does not mention.
 const IGNORED: i64 = -100;
-
-/// Number of classification heads: category, colour, texture, size.
-const N_HEADS: usize = 4;
 
 /// Expressions of a split.
 struct Sentences {
     /// Token ids, int64 `[n, K]`.
     ids: Tensor,
-    /// For each head, int64 `[n]`: the class, or [`IGNORED`].
-    classes: [Tensor; N_HEADS],
+    /// For each fact, int64 `[n]`: the class, or [`IGNORED`].
+    classes: [Tensor; Facts::N],
 }
 
-pub(super) fn train(
-    cfg: &Config,
-    device: Device,
-    dataset: &Dataset,
-    attributes: &Attributes,
-) -> Result<Trained> {
+pub(super) fn train(cfg: &Config, device: Device, dataset: &Dataset) -> Result<Trained> {
     let store = Store::new(device, Kind::Float);
     let root = store.root();
     let encoder_cfg = cfg.model.text.sizes();
     let path = root.in_group(TEXT_ENCODER) / cfg.model.text.spec().prefix;
     let encoder = cfg.model.text.encoder.build(&path, &encoder_cfg, &mut |_, _| {});
-    let sizes = [
-        n_categories(dataset),
-        Attributes::COLOURS.len() as i64,
-        Attributes::TEXTURES.len() as i64,
-        Attributes::SIZES.len() as i64,
-    ];
-    let names = ["category", "colour", "texture", "size"];
-    let heads: Vec<Linear> = names
+    let heads: Vec<Linear> = Facts::NAMES
         .iter()
-        .zip(sizes)
+        .zip(Facts::n_classes(n_categories(dataset)))
         .map(|(name, n)| Linear::torch_default(&(&root / name), encoder_cfg.state_width, n))
         .collect();
 
-    let sentences = Sentences::load(cfg, dataset, "train", attributes, device)?;
+    let sentences = Sentences::load(cfg, dataset, "train", device)?;
     // The head has a class only for the few tokens that occur; with all 49,408 it would learn no more.
     let occurring = OccurringTokens::of(&sentences.ids)?;
     let next_head = Linear::torch_default(&(&root / "next"), encoder_cfg.width, occurring.n);
@@ -81,10 +67,10 @@ pub(super) fn train(
         total
     })?;
 
-    let held_out = Sentences::load(cfg, dataset, "val", attributes, device)?;
+    let held_out = Sentences::load(cfg, dataset, "val", device)?;
     let state = tch::no_grad(|| encoder.forward(&held_out.ids, &nobody, &unobserved).state);
     let mut accuracies = serde_json::Map::new();
-    for ((name, head), classes) in names.iter().zip(&heads).zip(&held_out.classes) {
+    for ((name, head), classes) in Facts::NAMES.iter().zip(&heads).zip(&held_out.classes) {
         let found = tch::no_grad(|| head.forward(&state).argmax(-1, false));
         accuracies.insert((*name).to_owned(), json!(accuracy(&found, classes, 0)?));
     }
@@ -92,34 +78,19 @@ pub(super) fn train(
 }
 
 impl Sentences {
-    fn load(
-        cfg: &Config,
-        dataset: &Dataset,
-        split: &str,
-        attributes: &Attributes,
-        device: Device,
-    ) -> Result<Self> {
+    fn load(cfg: &Config, dataset: &Dataset, split: &str, device: Device) -> Result<Self> {
         let tokenizer = tokenizer(cfg)?;
         let word_len = cfg.model.word_len as usize;
+        let categories: BTreeMap<&str, i64> =
+            dataset.instances.categories.iter().map(|(&id, name)| (name.as_str(), id)).collect();
         let mut ids = Vec::new();
-        let mut classes: [Vec<i64>; N_HEADS] = std::array::from_fn(|_| Vec::new());
+        let mut classes: [Vec<i64>; Facts::N] = std::array::from_fn(|_| Vec::new());
         for index in dataset.split(split)? {
-            let reference = &dataset.refs[index];
-            let &[ann_id] = reference.ann_ids.as_slice() else { continue };
-            let category = dataset.instances.annotations[&ann_id].category_id;
-            let look = attributes.of(ann_id)?;
-            let category_name = dataset.instances.categories.get(&category).map_or("", String::as_str);
-            let facts = [
-                (category_name, category),
-                (Attributes::COLOURS[look.colour as usize], look.colour),
-                (Attributes::TEXTURES[look.texture as usize], look.texture),
-                (Attributes::SIZES[look.size as usize], look.size),
-            ];
-            for expression in &reference.expressions {
+            for expression in &dataset.refs[index].expressions {
                 ids.extend(tokenizer.encode_padded(&expression.sent, word_len)?);
-                let says = |word: &str| expression.sent.split_whitespace().any(|said| said == word);
-                for (classes, (word, class)) in classes.iter_mut().zip(facts) {
-                    classes.push(if says(word) { class } else { IGNORED });
+                let facts = Facts::of(&expression.sent, &categories);
+                for (classes, fact) in classes.iter_mut().zip(facts.0) {
+                    classes.push(fact.unwrap_or(IGNORED));
                 }
             }
         }
