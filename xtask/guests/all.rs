@@ -13,7 +13,7 @@ use metrics::Activation;
 use rca::{Neck, NeckConfig, NeckFusion, WordUnitConfig};
 use refcoco::letterbox::Normalisation;
 use refcoco::refshapes::{Settings, generate};
-use refcoco::{BatchPlan, Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, training_batches};
+use refcoco::{BatchPlan, Buffers, ClipTokenizer, Dataset, RefAt, SampleOptions, SampleShape, training_batches};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::Store;
@@ -35,7 +35,7 @@ fn batch(root: &std::path::Path) -> Result<(refcoco::Batch, Arc<Vec<Dataset>>)> 
         epoch: 0,
         shape: SampleShape { input_size: SIZE, word_len: WORDS, pixels: Normalisation::CLIP },
         prefetch: 1,
-        on_error: OnError::Stop,
+        options: SampleOptions::default(),
         buffers: Buffers::default(),
     };
     let mut batches = training_batches(Arc::clone(&datasets), Arc::new(ClipTokenizer::new()?), plan);

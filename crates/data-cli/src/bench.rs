@@ -8,9 +8,9 @@ use clap::Args;
 use cli_kit::outln;
 use metrics::Overlap;
 use refcoco::letterbox::{Letterbox, Normalisation};
-use refcoco::sampler::draw_expressions;
+use refcoco::sampler::{Negatives, draw_expressions};
 use refcoco::{
-    Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, Tokenizer, decode_image, load_batch,
+    Buffers, ClipTokenizer, Dataset, RefAt, SampleOptions, SampleShape, Tokenizer, decode_image, load_batch,
 };
 use serde_json::json;
 
@@ -84,14 +84,14 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build()?;
 
-    let buffers = Buffers::default();
+    let (options, buffers) = (SampleOptions::default(), Buffers::default());
     let (mut stages, mut wholes) = (Vec::new(), Vec::new());
     for pass in 0..=args.passes as u64 {
         let times = stage_times(dataset, &tokenizer, &refs, shape, pass)?;
         let started = Instant::now();
         pool.install(|| -> Result<()> {
             for batch in refs.chunks(args.batch_size) {
-                load_batch(&datasets, &tokenizer, batch, (0, pass), shape, OnError::Stop, &buffers)?;
+                load_batch(&datasets, &tokenizer, batch, (0, pass), shape, &options, &buffers)?;
             }
             Ok(())
         })?;
@@ -194,7 +194,7 @@ fn stage_times(
         lap(3);
         letterbox.unit_mask_into(&mask, &mut mask_out);
         lap(4);
-        if let Some(expressions) = draw_expressions(dataset, reference, 0, epoch) {
+        if let Some(expressions) = draw_expressions(dataset, reference, Negatives::AnyObject, (0, epoch)) {
             tokenizer.encode_padded(&expressions.anchor, shape.word_len)?;
             tokenizer.encode_padded(&expressions.positive, shape.word_len)?;
             tokenizer.encode_padded(expressions.negative.as_deref().unwrap_or_default(), shape.word_len)?;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use refcoco::letterbox::Normalisation;
 use refcoco::sampler::epoch_order;
 use refcoco::{
-    Batch, BatchPlan, Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, training_batches,
+    Batch, BatchPlan, Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleOptions, SampleShape,
+    training_batches,
 };
 
 const BATCH_SIZE: usize = 8;
@@ -41,7 +42,7 @@ fn main() -> anyhow::Result<()> {
         epoch,
         shape,
         prefetch: 2,
-        on_error: OnError::Skip,
+        options: SampleOptions { on_error: OnError::Skip, ..SampleOptions::default() },
         buffers: Buffers::default(),
     };
     let batches = training_batches(Arc::new(vec![dataset]), Arc::new(ClipTokenizer::new()?), plan);

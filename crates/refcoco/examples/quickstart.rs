@@ -7,7 +7,7 @@ use std::sync::Arc;
 use refcoco::letterbox::Normalisation;
 use refcoco::refshapes::{Settings, generate};
 use refcoco::{
-    BatchPlan, Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, training_batches, verify,
+    BatchPlan, Buffers, ClipTokenizer, Dataset, RefAt, SampleOptions, SampleShape, training_batches, verify,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
         epoch: 0,
         shape,
         prefetch: 1,
-        on_error: OnError::Stop,
+        options: SampleOptions::default(),
         buffers: Buffers::default(),
     };
     for batch in training_batches(Arc::new(vec![dataset]), Arc::new(ClipTokenizer::new()?), plan) {

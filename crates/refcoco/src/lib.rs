@@ -54,7 +54,10 @@ pub use findings::Findings;
 pub use image_file::{RgbImage, decode_image, image_size, read_image, read_image_to_work_on};
 pub use json_file::read_json;
 pub use jsonl::{Lines, read_lines};
-pub use loader::{BadSample, Batch, BatchPlan, OnError, RefAt, SampleShape, load_batch, training_batches};
+pub use loader::{
+    BadSample, Batch, BatchPlan, ObjectMapShape, OnError, RefAt, SampleOptions, SampleShape, load_batch,
+    training_batches,
+};
 pub use mask::Mask;
 pub use mask_file::decode_mask;
 pub use memory_rule::check_memory_rule;

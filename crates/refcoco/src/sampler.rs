@@ -1,12 +1,17 @@
 //! Draws the order of the refs and the expressions of each sample. Both depend only on the seed, the epoch and the ref, so
 //! neither the number of threads nor resuming a run changes them.
 
+use std::collections::BTreeMap;
+
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use serde::{Deserialize, Serialize};
+
 use crate::annotation::Ref;
 use crate::dataset::Dataset;
+use crate::loader::RefAt;
 
 /// The expressions of one training sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +22,17 @@ pub struct Expressions {
     pub positive: String,
     /// Expression of another object in the same image, if there is one.
     pub negative: Option<String>,
+}
+
+/// Which object of the image a negative expression is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Negatives {
+    /// Any other object, as published.
+    #[default]
+    AnyObject,
+    /// Another object of the target's category; where there is none, any other object.
+    SameCategory,
 }
 
 /// Seeded RNG for one purpose. Streams with different labels are independent of each other.
@@ -35,11 +51,53 @@ pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
     order
 }
 
+/// Brings refs of the same image together, so that a batch holds rivals: expressions about different objects of one image. Behind
+/// each ref follow up to `at_most - 1` refs of its image that the order has not visited yet, those of its category first. Every
+/// ref is still visited once.
+///
+/// - refs: the refs that the order counts
+/// - order: an order of all of them
+pub fn with_rivals(datasets: &[Dataset], refs: &[RefAt], order: &[usize], at_most: usize) -> Vec<usize> {
+    if at_most <= 1 {
+        return order.to_vec();
+    }
+    let reference = |index: usize| &datasets[refs[index].dataset].refs[refs[index].index];
+    let image = |index: usize| (refs[index].dataset, reference(index).image_id);
+    let mut in_image: BTreeMap<(usize, i64), Vec<usize>> = BTreeMap::new();
+    for &index in order {
+        in_image.entry(image(index)).or_default().push(index);
+    }
+    let mut visited = vec![false; refs.len()];
+    let mut grouped = Vec::with_capacity(order.len());
+    for &first in order {
+        if visited[first] {
+            continue;
+        }
+        let mut rivals: Vec<usize> = in_image[&image(first)]
+            .iter()
+            .copied()
+            .filter(|&other| !visited[other] && other != first)
+            .collect();
+        // Stable, so that the order decides among those of the category, and among the others.
+        rivals.sort_by_key(|&other| reference(other).category_ids != reference(first).category_ids);
+        for index in std::iter::once(first).chain(rivals.into_iter().take(at_most - 1)) {
+            visited[index] = true;
+            grouped.push(index);
+        }
+    }
+    grouped
+}
+
 /// Draws the expressions of a ref for one epoch; `None` if it has no expression.
 ///
 /// Unlike the official code on merged data (quirk Q19), a negative never describes the same object: refs that share a target
 /// are skipped.
-pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u64) -> Option<Expressions> {
+pub fn draw_expressions(
+    dataset: &Dataset,
+    reference: &Ref,
+    negatives: Negatives,
+    (seed, epoch): (u64, u64),
+) -> Option<Expressions> {
     let mut rng = stream(seed, [1, epoch, reference.ref_id as u64]);
     let own = &reference.expressions;
     if own.is_empty() {
@@ -53,7 +111,7 @@ pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u6
     } else {
         format!("{anchor}.")
     };
-    let others: Vec<&Ref> = dataset
+    let mut others: Vec<&Ref> = dataset
         .refs_in_image(reference.image_id)
         .iter()
         .map(|&index| &dataset.refs[index])
@@ -63,6 +121,10 @@ pub fn draw_expressions(dataset: &Dataset, reference: &Ref, seed: u64, epoch: u6
                 && !other.expressions.is_empty()
         })
         .collect();
+    let is_rival = |other: &&Ref| other.category_ids == reference.category_ids;
+    if negatives == Negatives::SameCategory && others.iter().any(is_rival) {
+        others.retain(is_rival);
+    }
     let negative = others.choose(&mut rng).and_then(|other| other.expressions.choose(&mut rng));
     Some(Expressions { anchor, positive, negative: negative.map(|expression| expression.sent.clone()) })
 }

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use refcoco::letterbox::Normalisation;
-use refcoco::sampler::draw_expressions;
-use refcoco::{Buffers, ClipTokenizer, Dataset, OnError, RefAt, SampleShape, load_batch, read_grefs};
+use refcoco::sampler::{Negatives, draw_expressions};
+use refcoco::{Buffers, ClipTokenizer, Dataset, RefAt, SampleOptions, SampleShape, load_batch, read_grefs};
 use serde_json::{Value, json};
 
 fn reference(ref_id: i64, ann_id: Value, no_target: bool, sentence: &str) -> Value {
@@ -56,7 +56,10 @@ fn none_one_and_several_targets() {
     assert_eq!(distractors, [vec![], vec![1, 3], vec![3], vec![1, 2]]);
     // A negative describes none of the anchor's targets.
     for epoch in 0..30 {
-        let negative = draw_expressions(&dataset, &dataset.refs[2], 0, epoch).unwrap().negative.unwrap();
+        let negative = draw_expressions(&dataset, &dataset.refs[2], Negatives::AnyObject, (0, epoch))
+            .unwrap()
+            .negative
+            .unwrap();
         assert!(["the fork", "lower one"].contains(&negative.as_str()), "{negative}");
     }
     let refs = [0, 2].map(|index| RefAt { dataset: 0, index });
@@ -68,7 +71,7 @@ fn none_one_and_several_targets() {
         &refs,
         (0, 0),
         shape,
-        OnError::Stop,
+        &SampleOptions::default(),
         &Buffers::default(),
     )
     .unwrap();

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use refcoco::letterbox::Normalisation;
-use refcoco::sampler::draw_expressions;
+use refcoco::sampler::{Negatives, draw_expressions};
 use refcoco::training_mix::{leaked_images, training_mix};
-use refcoco::{Buffers, ClipTokenizer, Dataset, Error, OnError, RefAt, SampleShape, load_batch};
+use refcoco::{Buffers, ClipTokenizer, Dataset, Error, RefAt, SampleOptions, SampleShape, load_batch};
 use safe_pickle::Writer;
 
 /// Two 8 x 6 images; image 7 has two squares, image 9 one. Ids are large and have gaps.
@@ -92,13 +92,14 @@ fn a_sound_data_set_is_read_whole() {
 fn samples_are_drawn_as_the_official_loader_does() {
     let root = tempfile::tempdir().unwrap();
     let dataset = sound(root.path());
+    let drawn = |reference, epoch| draw_expressions(&dataset, reference, Negatives::AnyObject, (1, epoch));
     for epoch in 0..20 {
-        let several = draw_expressions(&dataset, &dataset.refs[0], 1, epoch).unwrap();
+        let several = drawn(&dataset.refs[0], epoch).unwrap();
         assert!(several.anchor != several.positive && several.negative.as_deref() == Some("right cup"));
-        let single = draw_expressions(&dataset, &dataset.refs[1], 1, epoch).unwrap();
+        let single = drawn(&dataset.refs[1], epoch).unwrap();
         assert_eq!((single.anchor.as_str(), single.positive.as_str()), ("right cup", "right cup."));
         assert!(["left cup", "small cup"].contains(&single.negative.unwrap().as_str()));
-        assert_eq!(draw_expressions(&dataset, &dataset.refs[2], 1, epoch).unwrap().negative, None);
+        assert_eq!(drawn(&dataset.refs[2], epoch).unwrap().negative, None);
     }
 }
 
@@ -109,8 +110,16 @@ fn a_batch_has_the_declared_shapes() {
     let tokenizer = ClipTokenizer::new().unwrap();
     let refs = [RefAt { dataset: 0, index: 2 }, RefAt { dataset: 0, index: 0 }];
     let shape = SampleShape { input_size: 16, word_len: 9, pixels: Normalisation::CLIP };
-    let batch =
-        load_batch(&datasets, &tokenizer, &refs, (0, 0), shape, OnError::Stop, &Buffers::default()).unwrap();
+    let batch = load_batch(
+        &datasets,
+        &tokenizer,
+        &refs,
+        (0, 0),
+        shape,
+        &SampleOptions::default(),
+        &Buffers::default(),
+    )
+    .unwrap();
     assert_eq!((batch.images.len(), batch.masks.len(), batch.words.len()), (2 * 3 * 256, 2 * 256, 2 * 9));
     assert_eq!(batch.valid, [0.0, 1.0]);
     assert!(batch.negative_words[..9].iter().all(|&id| id == 0));
@@ -129,8 +138,16 @@ fn the_number_of_threads_changes_nothing() {
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            load_batch(&datasets, &tokenizer, &refs, (3, 1), shape, OnError::Stop, &Buffers::default())
-                .unwrap()
+            load_batch(
+                &datasets,
+                &tokenizer,
+                &refs,
+                (3, 1),
+                shape,
+                &SampleOptions::default(),
+                &Buffers::default(),
+            )
+            .unwrap()
         })
     };
     let one = with(1);

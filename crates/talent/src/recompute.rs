@@ -1,7 +1,7 @@
 //! Activation checkpointing for training: activations inside the image encoder's blocks are not saved, but recomputed block by
 //! block in the backward pass.
 
-use backbone::{Grid, TextOutput, unobserved};
+use backbone::{Grid, TextOutput, rows_of, unobserved};
 use tch::{Kind, Tensor};
 use torch_ext::layers::Mode;
 use torch_ext::{Autocast, ShimError, generator};
@@ -46,7 +46,8 @@ impl Talent {
     /// parameters. Gradients, buffers and RNG state equal those of [`Talent::forward`] followed by a backward pass; on the CPU
     /// they are bit-identical. Of the image encoder's blocks only the inputs are saved, and their forward pass runs twice.
     ///
-    /// - images: `[batch, 3, S, S]`, normalised
+    /// - images: `[batch, 3, S, S]`, normalised; with `image_of`, `[m, 3, S, S]`
+    /// - image_of: as [`Pass::image_of`]
     /// - products: autocast dtype of the forward pass, [`Kind::Float`] for full precision
     /// - loss: computes a scalar from the network's outputs
     ///
@@ -55,6 +56,7 @@ impl Talent {
     pub fn train_recomputing(
         &self,
         images: &Tensor,
+        image_of: Option<&Tensor>,
         ids: &Triplet<'_>,
         products: Kind,
         loss: impl FnOnce(&TalentOutput) -> Tensor,
@@ -70,8 +72,12 @@ impl Talent {
         let words = sentence.words.shallow_clone();
 
         let span = trace_span!("vision blocks").entered();
-        let saved = self.save_block_inputs(images, &words)?;
-        let levels = self.levels([&saved.outputs[0].1, &saved.outputs[1].1], saved.last());
+        let image_of = image_of.filter(|_| images.size()[0] != words.size()[0]);
+        let saved = self.save_block_inputs(images, image_of, &words)?;
+        let of_all =
+            |tokens: &Tensor| rows_of(tokens, image_of.filter(|_| tokens.size()[0] != words.size()[0]));
+        let taps = [of_all(&saved.outputs[0].1), of_all(&saved.outputs[1].1)];
+        let levels = self.levels([&taps[0], &taps[1]], &of_all(saved.last()));
         drop(span);
         let output = self.forward_head(levels, sentence, Mode::Train);
         let total = loss(&output);
@@ -81,7 +87,7 @@ impl Talent {
         total.backward();
         drop(total);
         let after = generator::state(device)?;
-        self.backward_by_blocks(saved, &words, products)?;
+        self.backward_by_blocks(saved, image_of, &words, products)?;
         generator::set_state(device, &after)?;
         let text_terms =
             [grad_scalar(&text.state, &given.state.grad()), grad_scalar(&text.words, &given.words.grad())];
@@ -90,7 +96,12 @@ impl Talent {
     }
 
     /// Forward pass of the image encoder that saves the blocks' inputs. The blocks run without autograd.
-    fn save_block_inputs(&self, images: &Tensor, words: &Tensor) -> Result<Saved, ShimError> {
+    fn save_block_inputs(
+        &self,
+        images: &Tensor,
+        image_of: Option<&Tensor>,
+        words: &Tensor,
+    ) -> Result<Saved, ShimError> {
         let n_blocks = self.image().n_blocks();
         let embedded = self.image().embed(images, &unobserved);
         let first = if embedded.requires_grad() { 0 } else { self.first_trained_block().unwrap_or(n_blocks) };
@@ -100,7 +111,7 @@ impl Talent {
         let tap_of = |outputs: &[(usize, Tensor)], block: usize| {
             outputs.last().filter(|(tapped, _)| *tapped == block).map(|(_, tokens)| tokens.shallow_clone())
         };
-        let guest = adapters.guest(words, None, Mode::Train, &|_, _| {});
+        let guest = adapters.guest(words, image_of, Mode::Train, &|_, _| {});
         let grid = Grid::square(self.config().grid());
         for index in 0..n_blocks {
             if index >= first {
@@ -118,12 +129,18 @@ impl Talent {
     }
 
     /// Recomputes the blocks from the last to the first, with a backward pass for each.
-    fn backward_by_blocks(&self, saved: Saved, words: &Tensor, products: Kind) -> Result<(), ShimError> {
+    fn backward_by_blocks(
+        &self,
+        saved: Saved,
+        image_of: Option<&Tensor>,
+        words: &Tensor,
+        products: Kind,
+    ) -> Result<(), ShimError> {
         let mut grad_output = saved.last().grad();
         let Saved { embedded, first, blocks, .. } = saved;
         let device = embedded.device();
         let adapters = self.visual_adapters();
-        let guest = adapters.guest(words, None, Mode::Recompute, &|_, _| {});
+        let guest = adapters.guest(words, image_of, Mode::Recompute, &|_, _| {});
         let grid = Grid::square(self.config().grid());
         for BlockInput { block, tokens, tapped, rng_state } in blocks.into_iter().rev() {
             let tokens = tokens.set_requires_grad(block > first || embedded.requires_grad());

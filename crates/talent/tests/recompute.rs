@@ -25,12 +25,21 @@ fn loss(output: &TalentOutput) -> Tensor {
 }
 
 /// Gradients, buffers, loss and RNG state after a training pass.
-fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool) -> BTreeMap<String, Tensor> {
+///
+/// - shares: whether all three sentences but one are about the first image
+fn pass(
+    cfg: &ModelConfig,
+    (parts, shares): (TrainedParts, bool),
+    products: Kind,
+    recompute: bool,
+) -> BTreeMap<String, Tensor> {
     let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 5).unwrap();
     model.train_only(parts);
     tch::manual_seed(7);
     let images = Tensor::randn([2, 3, cfg.input_size, cfg.input_size], (Kind::Float, Device::Cpu));
-    let ids = Tensor::randint(cfg.text.vocabulary, [3, 2, cfg.word_len], (Kind::Int64, Device::Cpu));
+    let image_of = shares.then(|| Tensor::from_slice(&[0_i64, 0, 1]));
+    let n = if shares { 3 } else { 2 };
+    let ids = Tensor::randint(cfg.text.vocabulary, [3, n, cfg.word_len], (Kind::Int64, Device::Cpu));
     let ids = Triplet { words: &ids.get(0), positives: &ids.get(1), negatives: &ids.get(2) };
     let mut found = BTreeMap::new();
     let mut kept = |output: &TalentOutput| {
@@ -39,11 +48,11 @@ fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool)
         loss
     };
     if recompute {
-        model.train_recomputing(&images, &ids, products, kept).unwrap();
+        model.train_recomputing(&images, image_of.as_ref(), &ids, products, kept).unwrap();
     } else {
         let total = {
             let _guard = Autocast::enable(Device::Cpu, products).unwrap();
-            kept(&model.forward(&images, ids, &Pass::TRAIN))
+            kept(&model.forward(&images, ids, &Pass { image_of: image_of.as_ref(), ..Pass::TRAIN }))
         };
         total.backward();
     }
@@ -59,7 +68,11 @@ fn pass(cfg: &ModelConfig, parts: TrainedParts, products: Kind, recompute: bool)
 
 fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
     let _guard = RNG_LOCK.lock().unwrap();
-    let (kept, again) = (pass(cfg, parts, products, false), pass(cfg, parts, products, true));
+    compare_shared(cfg, (parts, false), products);
+}
+
+fn compare_shared(cfg: &ModelConfig, of: (TrainedParts, bool), products: Kind) {
+    let (kept, again) = (pass(cfg, of, products, false), pass(cfg, of, products, true));
     assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
     for (name, value) in &kept {
         assert!(value.equal(&again[name]), "{name}: {:?}", (value - &again[name]).abs().max());
@@ -100,6 +113,14 @@ fn adapters_and_head() {
 #[test]
 fn everything() {
     compare(&miniature(), TrainedParts::All, Kind::Float);
+}
+
+#[test]
+fn images_that_sentences_share() {
+    let _guard = RNG_LOCK.lock().unwrap();
+    for tuning in [Tuning::Adapters, Tuning::Lora] {
+        compare_shared(&ModelConfig { tuning, ..miniature() }, (TrainedParts::Tuned, true), Kind::Float);
+    }
 }
 
 #[test]

@@ -5,17 +5,35 @@
 //! - [`Cpcl`]: contextual pairwise consistency learning;
 //! - [`Tccl`]: target-centric contrastive learning.
 //!
-//! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). All are computed in float32 or
+//! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). Four more losses against non-target activation
+//! are this project's own; they need the masks of the target's category or several expressions of an image:
+//!
+//! - [`InstanceContrast`]: of the objects of the category, the target must answer most;
+//! - [`DistractorMass`]: the metric NTA mass, made differentiable;
+//! - [`Suppression`]: cross entropy on the distractors' pixels;
+//! - [`Exclusivity`]: two expressions about different objects must not share pixels.
+//!
+//! All are computed in float32 or
 //! float64, also under autocast, because the consistency loss's affinities overflow in float16 (quirk Q16).
 
 mod affinity;
 mod cpcl;
+mod distractor_mass;
+mod exclusivity;
+mod instance_contrast;
+mod objects;
 mod partners;
 mod segmentation;
+mod suppression;
 mod tccl;
 
 pub use cpcl::{Cpcl, CpclConfig, CpclLoss};
+pub use distractor_mass::{DistractorMass, DistractorMassConfig};
+pub use exclusivity::{Exclusivity, ExclusivityConfig};
+pub use instance_contrast::{InstanceContrast, InstanceContrastConfig};
+pub use objects::ObjectMaps;
 pub use segmentation::{Segmentation, SegmentationConfig, SegmentationLoss};
+pub use suppression::{Suppression, SuppressionConfig};
 pub use tccl::{Tccl, TcclConfig, TcclLoss};
 
 /// The README's example is tested.

@@ -13,6 +13,7 @@ use command_kit::Progress;
 use rayon::prelude::*;
 use refcoco::Mask;
 use refcoco::evaluation::{EvalItem, eval_batches, queries};
+use refcoco::letterbox::patch_shares;
 use serde::Serialize;
 use talent::{Pass, Stage};
 use tch::{Kind, Tensor};
@@ -20,7 +21,6 @@ use tch::{Kind, Tensor};
 use crate::batch::EvalTensors;
 use crate::config::Precision;
 use crate::experiment::Experiment;
-use crate::patches::patch_shares;
 
 /// NTA at one place in the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -28,7 +28,6 @@ mod official_checkpoint;
 mod optim;
 mod panics;
 mod params;
-mod patches;
 mod pictures;
 mod precision;
 mod predict;

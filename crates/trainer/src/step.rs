@@ -246,6 +246,7 @@ impl<'a> Steps<'a> {
     ) -> Result<Vec<(&'static str, Tensor)>> {
         let Self { model, cfg, device, processes, recompute, .. } = *self;
         let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
+        let image_of = part.shares_images().then(|| part.image_of());
         let mut terms = Vec::new();
         let loss = |output: &TalentOutput| {
             let objective = objective(&Inputs { output, batch: part, processes }, &cfg.loss);
@@ -255,7 +256,8 @@ impl<'a> Steps<'a> {
         };
         if recompute {
             cfg.train.precision.apply()?;
-            model.train_recomputing(&part.images, &ids, cfg.train.precision.kind(), loss)?;
+            let products = cfg.train.precision.kind();
+            model.train_recomputing(&part.images, image_of.as_ref(), &ids, products, loss)?;
         } else {
             let guard = cfg.train.precision.autocast(device)?;
             // Weights that are cast together also get their gradients together, at the end of the backward pass. Buckets need
@@ -264,7 +266,8 @@ impl<'a> Steps<'a> {
                 Some(_) => None,
                 None => Some(Lowered::weights(cfg.train.precision.kind())?),
             };
-            let total = loss(&model.forward(&part.images, ids, &Pass::TRAIN));
+            let pass = Pass { image_of: image_of.as_ref(), ..Pass::TRAIN };
+            let total = loss(&model.forward(&part.images, ids, &pass));
             drop((guard, lowered));
             trace_span!("backward").in_scope(|| total.backward());
         }

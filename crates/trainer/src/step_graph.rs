@@ -44,6 +44,8 @@ impl GraphedSteps {
         ensure!(steps.device.is_cuda(), "--cuda-graphs is for NVIDIA GPUs");
         ensure!(steps.processes.size() == 1, "--cuda-graphs is for one process");
         ensure!(!steps.recompute, "--cuda-graphs and --recompute exclude each other");
+        // A captured graph needs the same number of images in every batch.
+        ensure!(steps.cfg.data.refs_per_image == 1, "--cuda-graphs needs data.refs_per_image=1");
         CudaGraph::prepare(steps.device)?;
         Ok(Self::default())
     }

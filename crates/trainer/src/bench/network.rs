@@ -88,11 +88,13 @@ pub(crate) fn random_batch(n: usize, shape: SampleShape, vocabulary: i64) -> Bat
         n,
         shape,
         images: (0..3 * pixels).map(|_| rng.random_range(-2.0..2.0)).collect(),
+        image_of: (0..n as i64).collect(),
         masks: (0..pixels).map(|_| f32::from(u8::from(rng.random_bool(0.1)))).collect(),
         words,
         positive_words,
         negative_words,
         valid: vec![1.0; n],
+        objects: Vec::new(),
         refs: (0..n).map(|index| format!("random/{index}")).collect(),
         bad: Vec::new(),
     }

@@ -9,7 +9,9 @@ use figures::Canvas;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use refcoco::letterbox::Normalisation;
-use refcoco::{BatchPlan, Buffers, ClipTokenizer, OnError, RefAt, SampleShape, Tokenizer, training_batches};
+use refcoco::{
+    BatchPlan, Buffers, ClipTokenizer, RefAt, SampleOptions, SampleShape, Tokenizer, training_batches,
+};
 use serde_json::json;
 
 use super::part::{Outcome, Setting};
@@ -71,8 +73,8 @@ pub(super) fn loader(setting: &Setting) -> Result<Outcome> {
         let batches = refs.chunks(32.min(n)).map(<[RefAt]>::to_vec);
         let batches: Vec<Vec<RefAt>> =
             std::iter::repeat_n(batches.collect::<Vec<_>>(), rounds).flatten().collect();
-        let (on_error, buffers) = (OnError::Stop, buffers.clone());
-        let plan = BatchPlan { batches, seed: 0, epoch: 0, shape, prefetch: 3, on_error, buffers };
+        let (options, buffers) = (SampleOptions::default(), buffers.clone());
+        let plan = BatchPlan { batches, seed: 0, epoch: 0, shape, prefetch: 3, options, buffers };
         let started = Instant::now();
         let mut seen = 0;
         for batch in training_batches(Arc::clone(&datasets), Arc::clone(&tokenizer), plan) {

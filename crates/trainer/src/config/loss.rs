@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Number;
 
-use crate::losses::{LOSSES, Setting};
+use crate::losses::{LOSSES, Needs, Setting};
 
 /// Weights and settings of all losses by key. A key that is missing from a document gets its published value.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,12 @@ impl LossConfig {
     /// The value of a key. For a key that no loss has, NaN, which no check accepts.
     pub(crate) fn get(&self, key: &str) -> f64 {
         self.0.get(key).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Names of the losses that are switched on and need something of a batch.
+    pub(crate) fn in_need(&self, of: impl Fn(Needs) -> bool) -> Vec<&'static str> {
+        let wanted = LOSSES.iter().filter(|loss| self.get(loss.name()) > 0.0 && of(loss.needs()));
+        wanted.map(|loss| loss.name()).collect()
     }
 
     /// Checks all weights and settings.

@@ -10,6 +10,7 @@ pub use load::{Source, differences, flat, load};
 pub use loss::LossConfig;
 
 use refcoco::OnError;
+use refcoco::sampler::Negatives;
 use serde::{Deserialize, Serialize};
 use talent::{ModelConfig, TrainedParts};
 
@@ -109,12 +110,23 @@ pub struct DataConfig {
     /// Whether training on several data sets keeps images that one of them evaluates on. Keeping them inflates results.
     #[serde(default)]
     pub keep_evaluated_images: bool,
+    /// Largest number of refs of one image that stand beside each other in a batch, those of one category first. From 2 on, the image
+    /// is encoded once for all of them, up to the first adapter's cross-modal unit.
+    #[serde(default = "default_refs_per_image")]
+    pub refs_per_image: usize,
+    /// Which object the negative expressions of the contrastive loss are about: `any-object` or `same-category`.
+    #[serde(default)]
+    pub negatives: Negatives,
     /// What happens when a training sample cannot be read: `stop` ends the run; `skip` leaves it out, counts it and lists it.
     #[serde(default)]
     pub on_error: OnError,
     /// Number of different samples that may be skipped; with more, the run stops.
     #[serde(default = "default_max_bad_samples")]
     pub max_bad_samples: usize,
+}
+
+fn default_refs_per_image() -> usize {
+    1
 }
 
 fn default_max_bad_samples() -> usize {
@@ -275,6 +287,8 @@ impl Config {
             data: DataConfig {
                 datasets: vec!["refcoco".into()],
                 keep_evaluated_images: false,
+                refs_per_image: default_refs_per_image(),
+                negatives: Negatives::default(),
                 on_error: OnError::Stop,
                 max_bad_samples: default_max_bad_samples(),
             },

@@ -24,6 +24,12 @@ impl Config {
             "train.regime=full trains all of both encoders: model.tuning must be adapters then, or train.regime pet"
         );
         self.data.validate()?;
+        let lonely = self.loss.in_need(|needs| needs.rivals && self.data.refs_per_image < 2);
+        ensure!(
+            lonely.is_empty(),
+            "loss.{} compares expressions about one image: data.refs_per_image must be at least 2",
+            lonely.join(", loss.")
+        );
         self.train.validate()?;
         self.loss.validate()?;
         self.eval.validate()?;
@@ -76,6 +82,7 @@ impl DataConfig {
         for (place, name) in self.datasets.iter().enumerate() {
             ensure!(!self.datasets[..place].contains(name), "data.datasets names `{name}` twice");
         }
+        ensure!(self.refs_per_image > 0, "data.refs_per_image must be positive");
         Ok(())
     }
 }

@@ -61,11 +61,13 @@ fn choose(batch: &Batch, places: &[usize]) -> Batch {
         n: places.len(),
         shape: batch.shape,
         images: pick(&batch.images, n, places).into(),
+        image_of: (0..places.len() as i64).collect(),
         masks: pick(&batch.masks, n, places).into(),
         words: pick(&batch.words, n, places),
         positive_words: pick(&batch.positive_words, n, places),
         negative_words: pick(&batch.negative_words, n, places),
         valid: pick(&batch.valid, n, places),
+        objects: pick(&batch.objects, n, places),
         refs: pick(&batch.refs, n, places),
         bad: Vec::new(),
     }

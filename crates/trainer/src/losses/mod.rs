@@ -2,7 +2,11 @@
 //! (the objective, the config's keys and their bounds, ablation axes, records) reads [`LOSSES`].
 
 mod cpcl;
+mod exclusive;
+mod instance;
+mod mass;
 mod segmentation;
+mod suppress;
 mod tccl;
 
 use talent::TalentOutput;
@@ -13,7 +17,16 @@ use crate::config::LossConfig;
 use crate::distributed::Processes;
 
 /// All losses, in the order in which they are added up.
-pub(crate) const LOSSES: &[&dyn Loss] = &[&segmentation::Seg, &cpcl::Cpcl, &tccl::Tccl];
+pub(crate) const LOSSES: &[&dyn Loss] = &[
+    &segmentation::Seg,
+    &cpcl::Cpcl,
+    &tccl::Tccl,
+    &instance::Instance,
+    &instance::InstanceNeck,
+    &mass::Mass,
+    &suppress::Suppress,
+    &exclusive::Exclusive,
+];
 
 /// A loss.
 pub(crate) trait Loss: Sync {
@@ -28,8 +41,27 @@ pub(crate) trait Loss: Sync {
         &[]
     }
 
+    /// What it needs besides images, masks and expressions.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// The unweighted loss, a scalar; `None` where a pass has nothing to compute it from.
     fn term(&self, of: &Inputs<'_>, cfg: &LossConfig) -> Option<Tensor>;
+}
+
+/// What losses need of a batch besides images, masks and expressions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Needs {
+    /// Maps of the objects of each target's category.
+    pub(crate) objects: bool,
+    /// Several expressions about one image.
+    pub(crate) rivals: bool,
+}
+
+impl Needs {
+    const OBJECTS: Self = Self { objects: true, rivals: false };
+    const RIVALS: Self = Self { objects: false, rivals: true };
 }
 
 /// What losses are computed from.

@@ -22,6 +22,7 @@ pub use self::options::{CheckpointEvery, Resume, RunOptions, SharedFlags};
 use self::recorded_step::PendingStep;
 use self::start::{begin, finished_step, refuse_used_folder};
 pub(crate) use self::start::{config_to_resume, stored_checkpoint};
+use crate::batch::sample_options;
 use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
 use crate::data_notes::{tell_findings, tell_missing_validation};
@@ -290,13 +291,15 @@ impl<'a> Run<'a> {
         let cfg = &self.experiment.cfg;
         let (seed, epoch, batch_size) = (cfg.seed, self.at.epoch, cfg.train.batch_size);
         let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
+        let order =
+            sampler::with_rivals(&self.experiment.datasets, &self.mix.refs, &order, cfg.data.refs_per_image);
         let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
         let batches = refs.chunks(batch_size.min(refs.len())).take(self.per_epoch as usize);
         let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
         let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
         let shape = self.experiment.shape();
-        let (on_error, buffers) = (cfg.data.on_error, self.buffers.clone());
-        let plan = BatchPlan { batches, seed, epoch, shape, prefetch: 3, on_error, buffers };
+        let (options, buffers) = (sample_options(cfg), self.buffers.clone());
+        let plan = BatchPlan { batches, seed, epoch, shape, prefetch: 3, options, buffers };
         let loader = training_batches(
             Arc::clone(&self.experiment.datasets),
             Arc::clone(&self.experiment.tokenizer),

@@ -136,18 +136,10 @@ impl Run<'_> {
 /// Writes what is needed to repeat a step: the batch, the RNG state, and the parameters. The parameters are those before the
 /// step: neither a step with non-finite gradients nor one queued after it updates them.
 fn dump_step(path: &Path, model: &Talent, batch: &Batch, random: Tensor, step: u64) -> Result<()> {
-    let TrainTensors { images, masks, words, positives, negatives, valid } =
-        TrainTensors::new(batch, Device::Cpu, Kind::Float)?;
+    let inputs = TrainTensors::new(batch, Device::Cpu, Kind::Float)?;
     let mut tensors: Vec<(String, Tensor)> =
         model.trainable().into_iter().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
-    for (name, tensor) in [
-        ("images", images),
-        ("masks", masks),
-        ("words", words),
-        ("positives", positives),
-        ("negatives", negatives),
-        ("valid", valid),
-    ] {
+    for (name, tensor) in inputs.named() {
         tensors.push((format!("batch/{name}"), tensor));
     }
     tensors.push(("rng/cpu".into(), random));
