@@ -160,5 +160,8 @@ pub(crate) fn score_split(
 /// An evaluated expression, from its query and from what the prediction covers.
 pub fn evaluated(dataset: &Dataset, query: &Query, activation: Activation) -> Evaluated {
     let (ref_id, sent_id) = key_of(dataset, query);
-    Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), activation }
+    let expressions = &dataset.refs[query.ref_index].expressions;
+    let flavour =
+        expressions.iter().find(|one| one.sent_id == query.sent_id).and_then(|one| one.flavour.clone());
+    Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), flavour, activation }
 }

@@ -1,10 +1,11 @@
-//! Pictures of runs, as PNG files: [`curves`], [`bars`], mask [`overlay`]s, [`contact_sheet`]s and
+//! Pictures of runs, as PNG files: [`curves`], [`bars`], [`dots`], mask [`overlay`]s, [`contact_sheet`]s and
 //! [`comparison_sheet`]s.
 
 mod bars;
 mod canvas;
 mod comparison;
 mod curves;
+mod dots;
 mod fonts;
 mod sheet;
 
@@ -12,6 +13,7 @@ pub use bars::{BarPanel, Bars, bars};
 pub use canvas::{Canvas, overlay};
 pub use comparison::{ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves};
+pub use dots::{Dot, DotPanel, dots};
 pub use fonts::{missing_letters, missing_letters_note};
 pub use sheet::{SheetRow, contact_sheet};
 

@@ -17,6 +17,9 @@ pub struct Evaluated {
     pub sent_id: i64,
     /// Whether the expression holds a [position word](has_position_word).
     pub has_position_word: bool,
+    /// Style of the expression, where the data set says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavour: Option<String>,
     /// Overlap of the prediction with the target and the distractors.
     #[serde(flatten)]
     pub activation: Activation,
@@ -59,6 +62,7 @@ pub struct SplitReport {
     /// - `area small`, `area medium`, `area large`: area of the target in pixels, below 32 x 32, below 96 x 96, and the rest,
     ///   the size classes of COCO
     /// - `position words`, `no position words`
+    /// - `flavour NAME`, where the data set says it
     pub groups: BTreeMap<String, GroupReport>,
 }
 
@@ -72,8 +76,8 @@ impl SplitReport {
         let overlaps: Vec<_> = expressions.iter().map(|one| one.activation.overlap).collect();
         let mut groups: BTreeMap<String, Vec<&Evaluated>> = BTreeMap::new();
         for one in expressions {
-            for name in group_names(one) {
-                groups.entry(name.to_owned()).or_default().push(one);
+            for name in one.groups() {
+                groups.entry(name).or_default().push(one);
             }
         }
         let some_without_target = overlaps.iter().any(|overlap| overlap.target == 0);
@@ -86,21 +90,26 @@ impl SplitReport {
     }
 }
 
-fn group_names(one: &Evaluated) -> impl Iterator<Item = &'static str> {
-    let n_distractors = one.activation.distractors.len();
-    let distractors = match n_distractors {
-        0 => "distractors 0",
-        1 => "distractors 1",
-        2 => "distractors 2",
-        _ => "distractors 3+",
-    };
-    let area = match one.activation.overlap.target {
-        0..1024 => "area small",
-        1024..9216 => "area medium",
-        _ => "area large",
-    };
-    let position = if one.has_position_word { "position words" } else { "no position words" };
-    (n_distractors > 0).then_some("with distractors").into_iter().chain([distractors, area, position])
+impl Evaluated {
+    /// Names of the groups that it belongs to, see [`SplitReport::groups`].
+    pub fn groups(&self) -> Vec<String> {
+        let n_distractors = self.activation.distractors.len();
+        let distractors = match n_distractors {
+            0 => "distractors 0",
+            1 => "distractors 1",
+            2 => "distractors 2",
+            _ => "distractors 3+",
+        };
+        let area = match self.activation.overlap.target {
+            0..1024 => "area small",
+            1024..9216 => "area medium",
+            _ => "area large",
+        };
+        let position = if self.has_position_word { "position words" } else { "no position words" };
+        let with = (n_distractors > 0).then_some("with distractors");
+        let named = with.into_iter().chain([distractors, area, position]).map(str::to_owned);
+        named.chain(self.flavour.as_ref().map(|flavour| format!("flavour {flavour}"))).collect()
+    }
 }
 
 /// Words that locate an object in the image or relative to another one.
@@ -166,6 +175,7 @@ mod tests {
             ref_id: 0,
             sent_id: 0,
             has_position_word: position,
+            flavour: position.then(|| "location".to_owned()),
             activation: Activation::of_mask(&[1, 1, 0, 0], target, distractors),
         };
         let expressions = [
@@ -181,6 +191,7 @@ mod tests {
         assert!(near(report.groups["with distractors"].segmentation.miou, 50.0));
         assert_eq!(report.groups["distractors 2"].nta.identity_error, Some(100.0));
         assert_eq!(report.groups["position words"].nta.nta_mass, Some(0.0));
+        assert_eq!(report.groups["flavour location"].segmentation.n_expressions, 1);
         assert_eq!(report.groups["area small"].segmentation.n_expressions, 3);
         assert!(!report.groups.contains_key("area large"));
     }
@@ -191,6 +202,7 @@ mod tests {
             ref_id: 1,
             sent_id: 2,
             has_position_word: false,
+            flavour: None,
             activation: Activation::of_mask(&[0, 0], &[0, 0], &[]),
         };
         let json = serde_json::to_value(SplitReport::new(&[without_target])).unwrap();

@@ -9,6 +9,9 @@ pub struct Expression {
     pub sent: String,
     /// Text as typed.
     pub raw: String,
+    /// Style of the expression, where the data set says it: RefShapes has `location`, `appearance` and `relational`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavour: Option<String>,
 }
 
 /// A referent and its expressions: one annotated object in RefCOCO and similar sets; none, one or several in gRefCOCO.

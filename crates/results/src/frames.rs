@@ -82,6 +82,7 @@ pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
         column!("ref_id", |run, one| one.ref_id),
         column!("sent_id", |run, one| one.sent_id),
         column!("position_word", |run, one| one.has_position_word),
+        column!("flavour", |run, one| one.flavour.as_deref()),
         column!("intersection", |run, one| one.activation.overlap.intersection as u32),
         column!("prediction", |run, one| one.activation.overlap.prediction as u32),
         column!("target", |run, one| one.activation.overlap.target as u32),

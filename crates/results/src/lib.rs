@@ -12,17 +12,20 @@
 mod bootstrap;
 mod frames;
 mod grid;
+mod groups;
+mod measures;
 pub mod published;
 mod read;
 mod report;
 mod summary;
 mod table;
 
-pub use bootstrap::{Interval, paired_bootstrap};
+pub use bootstrap::{Differences, Interval};
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
+pub use measures::{MEASURES, Measure};
 pub use read::{Found, LeftOut, Run, read_runs};
 pub use report::report;
-pub use summary::{Difference, Line, MeanSd, Summary};
+pub use summary::{GroupLine, Line, MeanSd, Summary};
 pub use table::TableFormat;
 
 /// Why results could not be made.

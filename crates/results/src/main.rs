@@ -34,6 +34,9 @@ struct Cli {
     /// File to write [default: standard output]
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Add tables by group of expressions: flavour, number of distractors, words of place
+    #[arg(long)]
+    by_group: bool,
     /// Also write every expression of every run as Parquet
     #[arg(long, value_name = "FILE")]
     expressions: Option<PathBuf>,
@@ -111,11 +114,13 @@ fn run(cli: &Cli) -> Result<()> {
         OutputFormat::Md => TableFormat::Markdown,
         OutputFormat::Tex => TableFormat::Latex,
     };
-    let mut text = summaries.iter().map(|summary| summary.format(format)).collect::<Vec<_>>().join("\n\n");
+    let groups = |summary: &Summary| cli.by_group.then(|| summary.format_groups(format));
+    let tables = summaries.iter().flat_map(|summary| [Some(summary.format(format)), groups(summary)]);
+    let mut text = tables.flatten().collect::<Vec<_>>().join("\n\n");
     if format == TableFormat::Text && summaries.iter().any(|summary| summary.lines.len() > 1) {
         text.push_str("\n* the best of its column");
     }
-    for note in comparisons(&runs, &splits) {
+    for note in summaries.iter().filter_map(Summary::power).chain(comparisons(&runs, &splits)) {
         text.push_str(&format!("\n{}", format.escape(&note)));
     }
     match &cli.out {

@@ -2,11 +2,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use base64::Engine;
-use figures::{BarPanel, Bars, Panel, Series};
+use figures::{BarPanel, Bars, Dot, DotPanel, Panel, Series};
 
 use crate::grid::grid;
 use crate::read::{LeftOut, Run};
-use crate::summary::{Line, Summary};
+use crate::summary::Summary;
 use crate::{Error, io_error};
 
 /// Writes one self-contained HTML file: tables of all splits, plots, the expressions on which the lines differ most, and a list
@@ -39,14 +39,26 @@ pub fn report(
             let _ = write!(
                 page,
                 "<p>Differences are to <b>{}</b> with the same seed, expression by expression: mean and 95 % interval of a \
-                 bootstrap over expressions.</p>",
+                 bootstrap over seeds and refs.</p>",
                 text(baseline)
             );
         }
+        if let Some(power) = summary.power() {
+            let _ = write!(page, "<p>{}.</p>", text(&power));
+        }
+        let _ =
+            write!(page, "<details><summary>By group</summary>{}</details>", summary.groups_table().html());
     }
     if let Some(first) = summaries.first() {
-        for (name, image) in [("metrics", bars(first)?), ("curves", curves(runs, first)?)] {
+        for (name, image) in [
+            ("metrics", means(first)?),
+            ("distractors", by_distractors(first)?),
+            ("curves", curves(runs, first)?),
+        ] {
             picture(&mut page, name, &image);
+        }
+        if first.baseline.is_some() {
+            picture(&mut page, "differences", &differences(first)?);
         }
         let _ = write!(page, "<h2>Where they differ most, {}</h2>", text(&first.split));
         match grid(runs, first, data_root) {
@@ -76,22 +88,56 @@ const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;ma
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
 td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin:1em 0}";
 
-fn bars(summary: &Summary) -> Result<String, Error> {
-    let groups: Vec<String> = summary.lines.iter().map(|line| line.group.clone()).collect();
-    let one = |title: &str, metric: &str| {
-        let of = |line: &Line| line.metrics.get(metric).copied();
-        let means = summary.lines.iter().map(|line| of(line).map_or(f64::NAN, |value| value.mean));
-        let deviations = summary.lines.iter().map(|line| of(line).and_then(|value| value.sd).unwrap_or(0.0));
-        let bars = Bars { name: title.to_owned(), values: means.collect(), deviations: deviations.collect() };
-        BarPanel {
-            title: format!("{title}, {} (%)", summary.split),
-            x_label: "mean and standard deviation over seeds; the axis does not start at 0".to_owned(),
-            from: axis_start(&bars),
-            classes: groups.clone(),
-            series: vec![bars],
-        }
+/// Titles and keys of the plotted metrics.
+const PLOTTED: [(&str, &str); 3] =
+    [("mIoU", "mIoU"), ("NTA mass", "nta_mass"), ("identity errors", "identity_error")];
+
+/// Mean and standard deviation over seeds of each line.
+fn means(summary: &Summary) -> Result<String, Error> {
+    let panel = |(title, key): (&str, &str)| DotPanel {
+        title: format!("{title}, {} (%)", summary.split),
+        x_label: "mean and standard deviation over seeds".to_owned(),
+        mark: None,
+        dots: summary
+            .lines
+            .iter()
+            .map(|line| {
+                let found = line.metrics.get(key);
+                let sd = found.and_then(|found| found.sd).unwrap_or(0.0);
+                let value = found.map_or(f64::NAN, |found| found.mean);
+                Dot { name: line.group.clone(), value, interval: Some([value - sd, value + sd]) }
+            })
+            .collect(),
     };
-    let by_distractors = BarPanel {
+    encoded(|path| figures::dots(path, &PLOTTED.map(panel)))
+}
+
+/// Differences to the baseline with their intervals.
+fn differences(summary: &Summary) -> Result<String, Error> {
+    let baseline = summary.baseline.as_deref().unwrap_or_default();
+    let panel = |(title, key): (&str, &str)| DotPanel {
+        title: format!("{title}, {}: difference to {baseline}", summary.split),
+        x_label: "percentage points, 95 % interval over seeds and refs".to_owned(),
+        mark: Some(0.0),
+        dots: summary
+            .lines
+            .iter()
+            .filter(|line| line.group != baseline)
+            .map(|line| {
+                let found = line.differences.get(key);
+                Dot {
+                    name: line.group.clone(),
+                    value: found.map_or(f64::NAN, |found| found.mean),
+                    interval: found.map(|found| [found.low, found.high]),
+                }
+            })
+            .collect(),
+    };
+    encoded(|path| figures::dots(path, &PLOTTED.map(panel)))
+}
+
+fn by_distractors(summary: &Summary) -> Result<String, Error> {
+    let panel = BarPanel {
         title: format!("NTA mass by number of distractors, {} (%)", summary.split),
         x_label: "same-category distractors".to_owned(),
         from: 0.0,
@@ -106,16 +152,7 @@ fn bars(summary: &Summary) -> Result<String, Error> {
             })
             .collect(),
     };
-    encoded(|path| figures::bars(path, &[one("mIoU", "mIoU"), one("NTA mass", "nta_mass"), by_distractors]))
-}
-
-/// Start of the y axis, such that the differences between bars fill about half of the panel.
-fn axis_start(bars: &Bars) -> f64 {
-    let ends = |sign: f64| bars.values.iter().zip(&bars.deviations).map(move |(value, sd)| value + sign * sd);
-    let finite = |value: &f64| value.is_finite();
-    let (low, high) =
-        (ends(-1.0).filter(finite).fold(f64::MAX, f64::min), ends(1.0).filter(finite).fold(0.0, f64::max));
-    (low - (high - low).max(0.5)).floor().max(0.0)
+    encoded(|path| figures::bars(path, &[panel]))
 }
 
 /// Validation curves: the mean over each line's runs, at the steps they share.

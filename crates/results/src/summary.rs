@@ -1,9 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use metrics::{METRICS, Metric};
 
 use crate::Error;
-use crate::bootstrap::{Interval, paired_bootstrap};
+use crate::bootstrap::{Differences, Interval};
+use crate::groups::of_group;
+use crate::measures::{MEASURES, Measure};
 use crate::read::Run;
 use crate::table::{Cell, Table, TableFormat};
 use run_files::{Ablation, ExpressionLine};
@@ -26,13 +29,23 @@ impl MeanSd {
     }
 }
 
-/// Difference between a group and the baseline, over the expressions that both evaluated with the same seed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Difference {
-    /// Difference in IoU, in percent.
-    pub iou: Option<Interval>,
-    /// Difference in NTA mass, in percent, over the expressions for which both have one.
-    pub nta_mass: Option<Interval>,
+impl fmt::Display for MeanSd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2}", self.mean)?;
+        self.sd.map_or(Ok(()), |sd| write!(f, " ± {sd:.2}"))
+    }
+}
+
+/// A line's results on a set of expressions.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupLine {
+    /// Number of expressions.
+    pub n: usize,
+    /// Means of the [`MEASURES`] over expressions, then over seeds, by name.
+    pub means: BTreeMap<&'static str, MeanSd>,
+    /// Differences to the baseline, by name of the measure: over the expressions that both evaluated with the same seed, and for which
+    /// both have a value. Empty for the baseline itself, and if there is none.
+    pub differences: BTreeMap<&'static str, Interval>,
 }
 
 /// One line of a summary: a group of runs on one split.
@@ -44,8 +57,10 @@ pub struct Line {
     pub n_seeds: usize,
     /// Metrics in percent, by name.
     pub metrics: BTreeMap<&'static str, MeanSd>,
-    /// Difference from the baseline; `None` for the baseline itself, and if there is none.
-    pub difference: Option<Difference>,
+    /// Differences to the baseline by name of the [measure](MEASURES), see [`GroupLine::differences`].
+    pub differences: BTreeMap<&'static str, Interval>,
+    /// Results by group of expressions, see [`metrics::SplitReport::groups`].
+    pub groups: BTreeMap<String, GroupLine>,
     /// NTA mass by number of distractors: 1, 2, and 3 or more.
     pub nta_by_distractors: [Option<f64>; 3],
     /// Number of trained parameter values.
@@ -66,6 +81,9 @@ pub struct Summary {
     /// Lines of the table, in the plan's order.
     pub lines: Vec<Line>,
 }
+
+/// Metrics that the table shows with their difference to the baseline.
+const COMPARED: [&str; 3] = ["mIoU", "nta_mass", "identity_error"];
 
 /// The metrics that the table shows.
 fn shown() -> impl Iterator<Item = &'static Metric> {
@@ -132,6 +150,20 @@ impl Summary {
         self.table().format(format)
     }
 
+    /// The smallest differences to the baseline that these runs detect with a probability of 80 %, as a sentence: the largest of the
+    /// lines'. `None` without a baseline, or with one seed, whose spread is unknown.
+    pub fn power(&self) -> Option<String> {
+        let largest = |key: &str| {
+            let lines = self.lines.iter().filter(|line| line.n_seeds > 1);
+            lines.filter_map(|line| Some(line.differences.get(key)?.detectable())).reduce(f64::max)
+        };
+        let (iou, mass) = (largest("mIoU")?, largest("nta_mass")?);
+        Some(format!(
+            "{}: differences of at least {iou:.2} in mIoU and {mass:.2} in NTA mass are found with 80 % power",
+            self.split
+        ))
+    }
+
     pub(crate) fn table(&self) -> Table {
         let best: BTreeMap<&str, f64> = shown()
             .filter_map(|metric| {
@@ -149,23 +181,13 @@ impl Summary {
 
     fn row(&self, line: &Line, best: &BTreeMap<&str, f64>) -> Vec<Cell> {
         let mut row = vec![Cell::new(&line.group), Cell::new(line.n_seeds.to_string())];
-        let difference = line.difference.as_ref();
         for &Metric { key, .. } in shown() {
             row.push(match line.metrics.get(key) {
                 None => Cell::new("-"),
-                Some(MeanSd { mean, sd }) => {
-                    let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.2}"));
-                    Cell::marked(format!("{mean:.2}{sd}"), best.get(key) == Some(mean))
-                }
+                Some(value) => Cell::marked(value.to_string(), best.get(key) == Some(&value.mean)),
             });
-            match key {
-                "mIoU" if self.baseline.is_some() => {
-                    row.push(Cell::new(interval(difference.and_then(|d| d.iou))));
-                }
-                "nta_mass" if self.baseline.is_some() => {
-                    row.push(Cell::new(interval(difference.and_then(|d| d.nta_mass))));
-                }
-                _ => {}
+            if self.baseline.is_some() && COMPARED.contains(&key) {
+                row.push(Cell::new(interval(line.differences.get(key).copied())));
             }
         }
         let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
@@ -179,7 +201,7 @@ impl Summary {
         let mut headings = vec![format!("{} (%)", self.split), "seeds".to_owned()];
         for metric in shown() {
             headings.push(metric.heading.to_owned());
-            if self.baseline.is_some() && matches!(metric.key, "mIoU" | "nta_mass") {
+            if self.baseline.is_some() && COMPARED.contains(&metric.key) {
                 headings.push("difference [95 %]".to_owned());
             }
         }
@@ -188,10 +210,10 @@ impl Summary {
     }
 }
 
-fn interval(found: Option<Interval>) -> String {
+pub(crate) fn interval(found: Option<Interval>) -> String {
     found.map_or_else(
         || "-".to_owned(),
-        |Interval { mean, low, high }| format!("{mean:+.2} [{low:+.2}, {high:+.2}]"),
+        |Interval { mean, low, high, .. }| format!("{mean:+.2} [{low:+.2}, {high:+.2}]"),
     )
 }
 
@@ -207,12 +229,20 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
             reports.iter().filter_map(|report| report.groups.get(name)?.nta.nta_mass).collect();
         MeanSd::of(&values).map(|value| value.mean)
     });
+    let (ours, base) = (by_seed(runs, split), baseline.map(|runs| by_seed(runs, split)));
+    let names: BTreeSet<String> =
+        ours.values().flat_map(BTreeMap::values).flat_map(|line| line.evaluated.groups()).collect();
+    let groups = names.into_iter().map(|name| {
+        let found = group_line(&ours, base.as_ref(), Some(&name));
+        (name, found)
+    });
     let seconds: Vec<f64> = runs.iter().filter_map(|run| run.step_seconds).collect();
     Line {
         group: group.to_owned(),
         n_seeds: runs.len(),
         metrics,
-        difference: baseline.map(|baseline| difference(runs, baseline, split)),
+        differences: group_line(&ours, base.as_ref(), None).differences,
+        groups: groups.collect(),
         nta_by_distractors,
         trained_values: runs[0].trained_values,
         step_seconds: MeanSd::of(&seconds).map(|value| value.mean),
@@ -220,32 +250,40 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
     }
 }
 
-/// Pairs runs of the same seed, expression by expression. The difference of an expression is its mean over seeds.
-fn difference(runs: &[&Run], baseline: &[&Run], split: &str) -> Difference {
-    type Sums = BTreeMap<(i64, i64), (f64, usize)>;
-    let (mut iou, mut nta_mass): (Sums, Sums) = Default::default();
-    for run in runs {
-        let Some(other) = baseline.iter().find(|other| other.seed == run.seed) else { continue };
-        let base = expressions_of(other, split);
-        for (key, ours) in expressions_of(run, split) {
-            let Some(theirs) = base.get(&key) else { continue };
-            let (ours, theirs) = (&ours.evaluated.activation, &theirs.evaluated.activation);
-            let add = |sums: &mut Sums, value: f64| {
-                let sum = sums.entry(key).or_default();
-                *sum = (sum.0 + 100.0 * value, sum.1 + 1);
-            };
-            add(&mut iou, ours.overlap.iou() - theirs.overlap.iou());
-            let counted = !ours.distractors.is_empty();
-            if let (true, Some(ours), Some(theirs)) = (counted, ours.nta_mass(), theirs.nta_mass()) {
-                add(&mut nta_mass, ours - theirs);
+/// The expressions of runs on a split by seed, each by ref and sentence.
+type BySeed<'a> = BTreeMap<u64, BTreeMap<(i64, i64), &'a ExpressionLine>>;
+
+fn by_seed<'a>(runs: &[&'a Run], split: &str) -> BySeed<'a> {
+    runs.iter().map(|run| (run.seed, expressions_of(run, split))).collect()
+}
+
+/// Results on a group of expressions, or on all.
+fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>, group: Option<&str>) -> GroupLine {
+    let mut found = GroupLine::default();
+    let runs: BySeed<'_> = runs.iter().map(|(&seed, all)| (seed, of_group(all, group))).collect();
+    found.n = runs.values().map(BTreeMap::len).max().unwrap_or(0);
+    for Measure { key, of, .. } in MEASURES {
+        let value = |line: &ExpressionLine| of(&line.evaluated.activation);
+        let of_seed = |all: &BTreeMap<_, &ExpressionLine>| {
+            let values: Vec<f64> = all.values().filter_map(|line| value(line)).collect();
+            MeanSd::of(&values).map(|value| value.mean)
+        };
+        let means: Vec<f64> = runs.values().filter_map(of_seed).collect();
+        found.means.extend(MeanSd::of(&means).map(|mean| (key, mean)));
+        let Some(baseline) = baseline else { continue };
+        let mut differences = Differences::default();
+        for (&seed, all) in &runs {
+            let Some(base) = baseline.get(&seed) else { continue };
+            for (id, ours) in all {
+                let theirs = base.get(id).and_then(|theirs| value(theirs));
+                if let (Some(ours), Some(theirs)) = (value(ours), theirs) {
+                    differences.add(seed, id.0, ours - theirs);
+                }
             }
         }
+        found.differences.extend(differences.interval().map(|interval| (key, interval)));
     }
-    let interval = |sums: Sums| {
-        let means: Vec<f64> = sums.into_values().map(|(sum, n)| sum / n as f64).collect();
-        paired_bootstrap(&means)
-    };
-    Difference { iou: interval(iou), nta_mass: interval(nta_mass) }
+    found
 }
 
 /// A run's expressions on a split, by ref and sentence.

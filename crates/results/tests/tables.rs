@@ -30,6 +30,7 @@ fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
                 ref_id: index as i64,
                 sent_id: 100 + index as i64,
                 has_position_word: false,
+                flavour: (index == 0).then(|| "location".to_owned()),
                 activation: Activation::of_mask(&prediction, &mask(0, 10), &[&mask(10, 10)]),
             }
         })
@@ -138,7 +139,7 @@ fn other_forms() {
     assert!(csv.starts_with("run,row,seed,split,group,mIoU"), "{csv}");
     assert!(csv.lines().any(|line| line.contains("baseline,1,val,all,66.6")), "{csv}");
     let frame = ParquetReader::new(File::open(parquet).unwrap()).finish().unwrap();
-    assert_eq!(frame.shape(), (8, 16));
+    assert_eq!(frame.shape(), (8, 17));
 }
 
 #[test]

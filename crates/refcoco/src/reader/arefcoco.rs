@@ -85,7 +85,7 @@ pub(crate) fn read_arefcoco(path: &Path, data_root: &Path) -> Result<(Vec<Ref>, 
         })?;
         let expressions = record.descriptions.into_iter().map(|text| {
             n_sentences += 1;
-            Expression { sent_id: n_sentences, sent: text.clone(), raw: text }
+            Expression { sent_id: n_sentences, sent: text.clone(), raw: text, flavour: None }
         });
         refs.push(Ref {
             ref_id: record.entity_id.filter(|_| are_ids).unwrap_or(index as i64 + 1),

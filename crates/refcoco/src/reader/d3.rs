@@ -88,6 +88,7 @@ pub(crate) fn read_d3(folder: &Path) -> Result<(Vec<Ref>, Instances)> {
                     sent_id: refs.len() as i64 + 1,
                     sent: sentence.clone(),
                     raw: sentence.clone(),
+                    flavour: None,
                 }],
             });
         }

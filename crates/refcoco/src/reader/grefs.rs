@@ -100,7 +100,7 @@ fn convert(raw: RawRef) -> Result<Ref, String> {
     }
     let expression = |RawSentence { sent_id, sent, raw }: RawSentence| {
         let raw = raw.unwrap_or_else(|| sent.clone());
-        Expression { sent_id, sent, raw }
+        Expression { sent_id, sent, raw, flavour: None }
     };
     Ok(Ref {
         ref_id: raw.ref_id,

@@ -254,8 +254,12 @@ impl Line {
             return Err(format!("{} `raw` for {} expressions", raw.len(), self.expressions.len()));
         }
         let texts = sent_ids.iter().zip(&self.expressions).zip(raw);
-        let expressions =
-            texts.map(|((&sent_id, sent), raw)| Expression { sent_id, sent: sent.clone(), raw: raw.clone() });
+        let expressions = texts.map(|((&sent_id, sent), raw)| Expression {
+            sent_id,
+            sent: sent.clone(),
+            raw: raw.clone(),
+            flavour: None,
+        });
         Ok(Ref {
             ref_id,
             ann_ids,

@@ -91,7 +91,7 @@ fn read_one(folder: &Path, split: &str, name: &str, id: i64) -> Result<(Ref, Ima
         .find(|file| folder.join(file).is_file())
         .ok_or_else(|| fail(format!("there is no image {name}.jpg beside it")))?;
     let (width, height) = image_size(&PathBuf::from(folder).join(&image_name))?;
-    let expression = |text: String| Expression { sent_id: 0, sent: text.clone(), raw: text };
+    let expression = |text: String| Expression { sent_id: 0, sent: text.clone(), raw: text, flavour: None };
     let reference = Ref {
         ref_id: id,
         ann_ids: vec![id],

@@ -54,7 +54,8 @@ fn parse_ref(item: Value<'_>) -> Result<Ref, String> {
             Some(_) => string(sentence, "raw")?,
             None => sent.clone(),
         };
-        Ok(Expression { sent_id: int(sentence, "sent_id")?, sent, raw })
+        let flavour = entry(sentence, "flavour").and_then(text);
+        Ok(Expression { sent_id: int(sentence, "sent_id")?, sent, raw, flavour })
     });
     Ok(Ref {
         ref_id: int(item, "ref_id")?,

@@ -60,8 +60,12 @@ pub(crate) fn read_refsegrs(folder: &Path) -> Result<(Vec<Ref>, Instances)> {
     }
     let refs = (1..).zip(&lines).map(|(number, (split, name, expression))| {
         let id = image_ids[name.as_str()];
-        let expressions =
-            vec![Expression { sent_id: number, sent: expression.clone(), raw: expression.clone() }];
+        let expressions = vec![Expression {
+            sent_id: number,
+            sent: expression.clone(),
+            raw: expression.clone(),
+            flavour: None,
+        }];
         Ref {
             ref_id: number,
             ann_ids: vec![id],
