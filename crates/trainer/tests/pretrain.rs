@@ -85,6 +85,8 @@ fn encoders_are_made_once() {
     let made = tensors(&trial.encoder("image"));
     let again = trial.call(&["pretrain"], &[]);
     assert!(again.contains("are there already"), "{again}");
+    assert!(report["held_out"]["image"]["position_within_a_patch"].is_number(), "{report}");
+    assert!(report["held_out"]["text"]["side"].is_number(), "{report}");
     // Pretraining twice gives the same encoders; another seed gives different ones.
     trial.call(&["pretrain", "--force"], &[]);
     assert_eq!(tensors(&trial.encoder("image")), made);

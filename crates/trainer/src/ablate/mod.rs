@@ -19,7 +19,7 @@ use crate::ablate::plan::{AblationPlan, AxisMode, folder_name};
 use crate::config::{self, Config, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
-use crate::pretrain::pretrain;
+use crate::pretrain::{ensure_current, pretrain};
 use crate::train::SharedFlags;
 
 #[derive(Debug, Args)]
@@ -197,6 +197,9 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     for cell in cells {
         // `pretrain` makes only the testbed's encoders; the user provides all others.
         let makes = cell.cfg.weights == testbed.weights;
+        if makes {
+            ensure_current(&cell.cfg)?;
+        }
         if makes && !Path::new(&cell.cfg.weights.image).is_file() {
             pretrain(&cell.cfg, &args.machine, &args.shared.data_root, false)?;
         }

@@ -73,8 +73,17 @@ impl NetworkBenchArgs {
         ensure_fits(&cfg.model, n_samples)?;
         let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
         let batch = random_batch(n_samples, experiment.shape(), experiment.cfg.model.text.vocabulary);
+        let batch = sharing_images(batch, experiment.cfg.data.refs_per_image);
         Ok((experiment, batch))
     }
+}
+
+/// The same batch with as many samples about each image as there can be at most.
+fn sharing_images(mut batch: Batch, refs_per_image: usize) -> Batch {
+    let of_image = 3 * batch.shape.input_size * batch.shape.input_size;
+    batch.images = batch.images[..batch.n.div_ceil(refs_per_image) * of_image].to_vec().into();
+    batch.image_of = (0..batch.n).map(|sample| (sample / refs_per_image) as i64).collect();
+    batch
 }
 
 /// A batch of random pixels, masks and token ids (up to ten): the network's work does not depend on the values.

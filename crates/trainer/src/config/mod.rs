@@ -273,7 +273,7 @@ impl Config {
             WeightsConfig::of("weights/testbed/image.safetensors", "weights/testbed/text.safetensors");
         config.data.datasets = vec!["refshapes_nta".into()];
         config.train.regime = Regime::Pet;
-        config.train.epochs = 4;
+        config.train.epochs = 6;
         config
     }
 

@@ -23,6 +23,9 @@ use crate::config::{Config, PretrainConfig, Schedule, TrainConfig};
 use crate::experiment::Machine;
 use crate::optim::lr_factor;
 
+/// File beside the encoders with their settings and held-out accuracies.
+const REPORT: &str = "pretrain.json";
+
 /// Trains the encoders that a config names, unless files made with the same settings exist.
 ///
 /// # Errors
@@ -37,7 +40,7 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
         );
     }
     let settings = settings(cfg)?;
-    let report_file = image_file.with_file_name("pretrain.json");
+    let report_file = image_file.with_file_name(REPORT);
     if !force && is_up_to_date(&report_file, &settings) && image_file.is_file() && text_file.is_file() {
         errln!("{}: these encoders are there already", report_file.display());
         return Ok(());
@@ -69,6 +72,21 @@ pub(crate) fn pretrain(cfg: &Config, machine: &Machine, data_root: &Path, force:
     outln!("image encoder, held-out scenes: {}", image.held_out);
     outln!("text encoder, held-out expressions: {}", text.held_out);
     outln!("{}, {} in {:.0} s", image_file.display(), text_file.display(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Refuses encoders that `pretrain` made with other settings, such as those of an earlier version.
+///
+/// # Errors
+/// Names the report of the encoders.
+pub(crate) fn ensure_current(cfg: &Config) -> Result<()> {
+    let report = Path::new(&cfg.weights.image).with_file_name(REPORT);
+    let is_current = !report.is_file() || is_up_to_date(&report, &settings(cfg)?);
+    ensure!(
+        is_current,
+        "{}: these encoders were made with other settings; make them again with `pretrain`, or move them away",
+        report.display()
+    );
     Ok(())
 }
 
