@@ -13,7 +13,8 @@ mod data;
 use common::{MINIATURE, talent};
 use data::data_root;
 
-const LOSSES: [&str; 5] = ["instance", "instance_neck", "mass", "suppress", "exclusive"];
+const LOSSES: [&str; 7] =
+    ["instance", "instance_levels", "instance_neck", "instance_decoder", "mass", "suppress", "exclusive"];
 
 /// Trains three steps; returns the tensors of the last checkpoint and the losses of the first step.
 #[track_caller]

@@ -1,6 +1,7 @@
-//! `instance` and `instance_neck`: among the objects of its category the target must answer most to the sentence, in the logits or
-//! in the neck's aggregated map.
+//! `instance` and its kin: among the objects of its category the target must answer most to the sentence, in the logits or in
+//! feature maps on the way to them.
 
+use talent::TalentOutput;
 use tch::Tensor;
 use tlm_losses::{InstanceContrast, InstanceContrastConfig};
 use tracing::trace_span;
@@ -11,8 +12,28 @@ use crate::config::LossConfig;
 /// On the logits.
 pub(super) struct Instance;
 
-/// On the neck's aggregated map, compared with the projected sentence.
-pub(super) struct InstanceNeck;
+/// On feature maps, compared with the projected sentence.
+pub(super) struct OfFeatures {
+    name: &'static str,
+    settings: &'static [Setting],
+    /// The maps, `[batch, C, H, W]` each; the loss is the mean over them.
+    maps: fn(&TalentOutput) -> Vec<&Tensor>,
+}
+
+/// The neck's three levels behind their cross-modal units.
+pub(super) const LEVELS: OfFeatures = OfFeatures {
+    name: "instance_levels",
+    settings: OF_LEVELS,
+    maps: |output| output.neck.fused.iter().collect(),
+};
+
+/// The neck's aggregated map.
+pub(super) const NECK: OfFeatures =
+    OfFeatures { name: "instance_neck", settings: OF_NECK, maps: |output| vec![&output.neck.aggregated] };
+
+/// The decoder's output.
+pub(super) const DECODER: OfFeatures =
+    OfFeatures { name: "instance_decoder", settings: OF_DECODER, maps: |output| vec![&output.decoded] };
 
 const fn temperature(key: &'static str, default: f64) -> Setting {
     Setting { key, default, is_whole: false, allows: |value| value > 0.0, expected: "positive" }
@@ -20,7 +41,9 @@ const fn temperature(key: &'static str, default: f64) -> Setting {
 
 // Temperatures that divide the scores: means of logits, and cosines.
 const OF_LOGITS: &[Setting] = &[temperature("instance_temperature", 1.0)];
+const OF_LEVELS: &[Setting] = &[temperature("instance_levels_temperature", 0.1)];
 const OF_NECK: &[Setting] = &[temperature("instance_neck_temperature", 0.1)];
+const OF_DECODER: &[Setting] = &[temperature("instance_decoder_temperature", 0.1)];
 
 fn contrast(cfg: &LossConfig, settings: &[Setting]) -> InstanceContrast {
     InstanceContrast::new(InstanceContrastConfig { temperature: cfg.get(settings[0].key) })
@@ -51,9 +74,9 @@ impl Loss for Instance {
     }
 }
 
-impl Loss for InstanceNeck {
+impl Loss for OfFeatures {
     fn name(&self) -> &'static str {
-        "instance_neck"
+        self.name
     }
 
     fn weight(&self) -> f64 {
@@ -61,7 +84,7 @@ impl Loss for InstanceNeck {
     }
 
     fn settings(&self) -> &'static [Setting] {
-        OF_NECK
+        self.settings
     }
 
     fn needs(&self) -> Needs {
@@ -69,9 +92,12 @@ impl Loss for InstanceNeck {
     }
 
     fn term(&self, of: &Inputs<'_>, cfg: &LossConfig) -> Option<Tensor> {
-        let _span = trace_span!("instance_neck").entered();
+        let _span = trace_span!("instance features").entered();
         let (objects, processes) = (of.batch.objects()?, of.processes.shared());
-        let neck = &of.output.neck;
-        Some(contrast(cfg, OF_NECK).of_features(&neck.aggregated, &neck.sentence, objects, processes))
+        let (contrast, sentence) = (contrast(cfg, self.settings), &of.output.neck.sentence);
+        let maps = (self.maps)(of.output);
+        let n = maps.len() as f64;
+        let losses = maps.into_iter().map(|map| contrast.of_features(map, sentence, objects, processes));
+        Some(losses.sum::<Tensor>() / n)
     }
 }
