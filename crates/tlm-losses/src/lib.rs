@@ -10,7 +10,7 @@
 //!
 //! - [`InstanceContrast`]: of the objects of the category, the target must answer most;
 //! - [`DistractorMass`]: the metric NTA mass, made differentiable;
-//! - [`Suppression`]: cross entropy on the distractors' pixels;
+//! - [`ObjectEntropy`]: cross entropy on the objects of the category, each of which counts alike;
 //! - [`Exclusivity`]: two expressions about different objects must not share pixels.
 //!
 //! All are computed in float32 or
@@ -21,19 +21,19 @@ mod cpcl;
 mod distractor_mass;
 mod exclusivity;
 mod instance_contrast;
+mod object_entropy;
 mod objects;
 mod partners;
 mod segmentation;
-mod suppression;
 mod tccl;
 
 pub use cpcl::{Cpcl, CpclConfig, CpclLoss};
 pub use distractor_mass::{DistractorMass, DistractorMassConfig};
 pub use exclusivity::{Exclusivity, ExclusivityConfig};
 pub use instance_contrast::{InstanceContrast, InstanceContrastConfig};
+pub use object_entropy::{ObjectEntropy, ObjectEntropyConfig};
 pub use objects::ObjectMaps;
 pub use segmentation::{Segmentation, SegmentationConfig, SegmentationLoss};
-pub use suppression::{Suppression, SuppressionConfig};
 pub use tccl::{Tccl, TcclConfig, TcclLoss};
 
 /// The README's example is tested.

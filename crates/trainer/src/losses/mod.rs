@@ -5,8 +5,8 @@ mod cpcl;
 mod exclusive;
 mod instance;
 mod mass;
+mod object_bce;
 mod segmentation;
-mod suppress;
 mod tccl;
 
 use talent::TalentOutput;
@@ -26,7 +26,7 @@ pub(crate) const LOSSES: &[&dyn Loss] = &[
     &instance::NECK,
     &instance::DECODER,
     &mass::Mass,
-    &suppress::Suppress,
+    &object_bce::ObjectBce,
     &exclusive::Exclusive,
 ];
 
