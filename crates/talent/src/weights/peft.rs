@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use backbone::{EncoderSpec, Projection, ProjectionRole};
+use backbone::{EncoderSpec, Projection};
 use tch::{Kind, Tensor};
 use torch_ext::{LowRankRule, LowRankUpdate, Store};
 use weight_files::{PeftConfig, Step, Targets, WEIGHT_FILES, WeightFile, numbered};
@@ -168,14 +168,18 @@ impl PeftFolder {
             .map(|update| (update.layer, update.part.name))
             .filter(|key| key.0.starts_with(&format!("{}.", self.spec.prefix)))
             .collect();
+        let names: Vec<String> = store.entries().into_iter().map(|(name, _)| name).collect();
+        // `attn.in_proj` is stored as `attn.in_proj_weight`.
+        let exists = |layer: &str| {
+            names.iter().any(|name| name.strip_prefix(layer).is_some_and(|rest| rest.starts_with(['.', '_'])))
+        };
         let (mut named, mut differs, mut partly) = (Vec::new(), false, None);
         for layer in self.spec.projections.layers {
             let blocks = 0..self.spec.depth;
             let key = |block| (layer_name(&self.spec, block, layer), part_name(layer));
             let chosen = blocks.clone().filter(|&block| matches(&self.module(block, layer))).count() as i64;
-            // A network without gates has none to adapt.
-            let has_gate = |block| has.contains(&key(block)) || self.matrices.contains_key(&key(block));
-            if layer.role == ProjectionRole::Gate && !blocks.clone().any(has_gate) {
+            // Gated and plain MLPs have other layers, of which a network has one kind.
+            if !blocks.clone().any(|block| exists(&key(block).0)) {
                 continue;
             }
             if chosen > 0 {

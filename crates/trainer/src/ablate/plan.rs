@@ -10,11 +10,12 @@ use serde::Deserialize;
 use crate::losses::LOSSES;
 
 /// Plans that are shipped, by name.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("paper", include_str!("../../plans/paper.toml")),
     ("quick", include_str!("../../plans/quick.toml")),
     ("beyond", include_str!("../../plans/beyond.toml")),
     ("tuning", include_str!("../../plans/tuning.toml")),
+    ("objectives", include_str!("../../plans/objectives.toml")),
 ];
 
 /// A plan, as written in a TOML file.
