@@ -118,7 +118,7 @@ impl<'a> Settings<'a> {
         read(value).map(Some).ok_or_else(|| format!("config.json: {key} is {value}, expected {what}"))
     }
 
-    /// Refuses settings that switch something on which is not known, so that a network is not loaded as another one. Settings that
+    /// Refuses settings, nested ones and those above them, that switch something on which is not known, so that a network is not loaded as another one. Settings that
     /// are null, false, 0, or empty switch nothing on.
     ///
     /// - known: settings that the caller reads
@@ -178,7 +178,9 @@ mod tests {
         assert!(all.expect_model(&["siglip"]).unwrap_err().contains("`clip`, expected `siglip`"));
         assert_eq!((settings.text("act"), settings.flag("bias")), (Ok(Some("gelu")), Ok(None)));
         assert!(settings.integer("act").unwrap_err().contains("act is \"gelu\", expected a whole number"));
-        assert!(settings.only(&["heads", "act"]).is_ok());
-        assert!(settings.only(&["heads"]).unwrap_err().contains("act"));
+        assert!(settings.only(&["heads", "act", "eps", "text_config"]).is_ok());
+        // In the nested object and above it.
+        assert!(settings.only(&["heads", "eps", "text_config"]).unwrap_err().contains("act"));
+        assert!(settings.only(&["heads", "act", "text_config"]).unwrap_err().contains("eps"));
     }
 }
