@@ -43,6 +43,7 @@ struct Readme;
 
 use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
+use torch_ext::across::{Processes, total};
 
 /// Norms are clamped to at least this value.
 const SMALLEST_NORM: f64 = 1e-12;
@@ -56,6 +57,23 @@ fn unit(xs: &Tensor, axis: i64) -> Tensor {
 fn full_precision(device: Device) -> Option<Autocast> {
     // It fails only on devices without autocast, where there is nothing to switch off.
     Autocast::enable(device, Kind::Float).ok()
+}
+
+/// Sum over the samples that count, and their number, at least 1. Their quotient is the mean.
+///
+/// Losses are averaged over the ranks. The divisor must count the samples of all ranks (all-reduce), hence the sum has the factor
+/// world size.
+///
+/// - per_sample: `[batch]`; counts: `[batch]`, 1 or 0
+/// - processes: the ranks that share the batch, if there are several
+fn sum_and_number(
+    per_sample: &Tensor,
+    counts: &Tensor,
+    processes: Option<&dyn Processes>,
+) -> (Tensor, Tensor) {
+    let counts = counts.to_kind(per_sample.kind());
+    let (n, n_processes) = total(&counts.sum(None::<Kind>), processes);
+    ((per_sample * counts).sum(None::<Kind>) * n_processes as f64, n.clamp_min(1.0))
 }
 
 /// Converts to float32; float64 stays float64.

@@ -1,7 +1,7 @@
 use tch::{Kind, Tensor};
-use torch_ext::across::{Processes, total};
+use torch_ext::across::Processes;
 
-use crate::wide;
+use crate::{sum_and_number, wide};
 
 /// Maps of the objects that a prediction could confuse, `[batch, M, H, W]`: the share of each cell that an object covers, 0 to 1.
 ///
@@ -59,14 +59,10 @@ pub(crate) fn over_pixels(xs: &Tensor) -> Tensor {
     xs.sum_dim_intlist([-2, -1].as_slice(), false, None::<Kind>)
 }
 
-/// Mean over the samples that count; 0 if none does.
-///
-/// - per_sample: `[batch]`; counts: `[batch]`, 1 or 0
-/// - processes: the ranks that share the batch, if there are several; the mean of their losses is that over the samples of all
+/// Mean over the samples that count; 0 if none does. Parameters as in [`sum_and_number`].
 pub(crate) fn mean_where(per_sample: &Tensor, counts: &Tensor, processes: Option<&dyn Processes>) -> Tensor {
-    let counts = counts.to_kind(per_sample.kind());
-    let (n, n_processes) = total(&counts.sum(None::<Kind>), processes);
-    (per_sample * counts).sum(None::<Kind>) * n_processes as f64 / n.clamp_min(1.0)
+    let (sum, n) = sum_and_number(per_sample, counts, processes);
+    sum / n
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use tch::Tensor;
-use torch_ext::across::{Processes, total};
+use torch_ext::across::Processes;
 
-use crate::{unit, wide};
+use crate::{sum_and_number, unit, wide};
 
 /// Result of [`Tccl`].
 #[derive(Debug)]
@@ -57,13 +57,8 @@ impl Tccl {
         let similarity =
             |text: &Tensor| (&visual * unit(&wide(text), 1)).sum_dim_intlist([1].as_slice(), false, None);
         let per_sample = (similarity(negative) - similarity(positive)).softplus();
-        let valid = valid.to_kind(per_sample.kind());
-        // Losses are averaged over the ranks. The divisor must count the samples of all ranks (all-reduce), hence the factor
-        // world size.
-        let (n_valid, n_processes) = total(&valid.sum(None), processes);
-        let loss =
-            (per_sample * &valid).sum(None) * n_processes as f64 / (n_valid.clamp_min(1.0) * self.0.divisor);
-        TcclLoss { loss }
+        let (sum, n_valid) = sum_and_number(&per_sample, valid, processes);
+        TcclLoss { loss: sum / (n_valid * self.0.divisor) }
     }
 }
 
