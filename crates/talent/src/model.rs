@@ -87,6 +87,17 @@ impl<'a> Encoded<'a> {
     }
 }
 
+/// The images to encode, and which of them each sentence is about if they are shared. With as many images as sentences, each
+/// sentence gets its own row instead.
+pub(crate) fn sharing<'a>(
+    images: &Tensor,
+    image_of: Option<&'a Tensor>,
+    words: &Tensor,
+) -> (Tensor, Option<&'a Tensor>) {
+    let own = image_of.filter(|_| images.size()[0] == words.size()[0]);
+    (rows_of(images, own), image_of.filter(|_| own.is_none()))
+}
+
 /// Which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedParts {
@@ -330,11 +341,7 @@ impl Talent {
     /// Image features at three levels for each sentence: raw outputs of the two tapped blocks and the normalised final output,
     /// `[batch, D, S / patch, S / patch]` each.
     fn image_taps(&self, images: &Tensor, words: &Tensor, pass: &Pass<'_>) -> [Tensor; 3] {
-        let n_sentences = words.size()[0];
-        // With as many images as sentences, nothing is shared.
-        let own = pass.image_of.filter(|_| images.size()[0] == n_sentences);
-        let images = rows_of(images, own);
-        let image_of = pass.image_of.filter(|_| own.is_none());
+        let (images, image_of) = sharing(images, pass.image_of, words);
         let observe = |stage: backbone::Stage, value: &Tensor| match stage {
             backbone::Stage::Patches => (pass.observe)(Stage::Patches, value),
             backbone::Stage::Tokens => (pass.observe)(Stage::Tokens, value),
@@ -343,13 +350,23 @@ impl Talent {
         let seen = |block: usize, patches: &Tensor| (pass.observe)(Stage::AdapterPatches(block), patches);
         let guest = self.visual_adapters.guest(words, image_of, pass.mode, &seen);
         let Features { taps, last } = self.image.forward(&images, &self.cfg.image.taps, &guest, &observe);
-        let of_all = |tokens: &Tensor| rows_of(tokens, image_of.filter(|_| tokens.size()[0] != n_sentences));
-        self.levels([&of_all(&taps[0]), &of_all(&taps[1])], &of_all(&last))
+        self.levels([&taps[0], &taps[1]], &last, image_of, words)
     }
 
     /// Feature maps at three levels, from the output tokens of the two tapped blocks and of the last block.
-    pub(crate) fn levels(&self, taps: [&Tensor; 2], last: &Tensor) -> [Tensor; 3] {
-        [taps[0], taps[1], &self.image.normalise(last)].map(|tokens| self.image.map(tokens))
+    ///
+    /// - image_of, words: tokens with a row per image get one per sentence
+    pub(crate) fn levels(
+        &self,
+        taps: [&Tensor; 2],
+        last: &Tensor,
+        image_of: Option<&Tensor>,
+        words: &Tensor,
+    ) -> [Tensor; 3] {
+        let n_sentences = words.size()[0];
+        let of_all = |tokens: &Tensor| rows_of(tokens, image_of.filter(|_| tokens.size()[0] != n_sentences));
+        [of_all(taps[0]), of_all(taps[1]), self.image.normalise(&of_all(last))]
+            .map(|tokens| self.image.map(&tokens))
     }
 
     /// Neck, decoder and projector.

@@ -1,13 +1,13 @@
 //! Activation checkpointing for training: activations inside the image encoder's blocks are not saved, but recomputed block by
 //! block in the backward pass.
 
-use backbone::{Grid, TextOutput, rows_of, unobserved};
+use backbone::{Grid, TextOutput, unobserved};
 use tch::{Kind, Tensor};
 use torch_ext::layers::Mode;
 use torch_ext::{Autocast, ShimError, generator};
 use tracing::trace_span;
 
-use crate::model::{Encoded, Talent, TalentOutput};
+use crate::model::{Encoded, Talent, TalentOutput, sharing};
 use crate::pass::{Pass, Sentences, Triplet};
 
 /// Tensors that the forward pass saves for the backward pass.
@@ -72,12 +72,9 @@ impl Talent {
         let words = sentence.words.shallow_clone();
 
         let span = trace_span!("vision blocks").entered();
-        let image_of = image_of.filter(|_| images.size()[0] != words.size()[0]);
-        let saved = self.save_block_inputs(images, image_of, &words)?;
-        let of_all =
-            |tokens: &Tensor| rows_of(tokens, image_of.filter(|_| tokens.size()[0] != words.size()[0]));
-        let taps = [of_all(&saved.outputs[0].1), of_all(&saved.outputs[1].1)];
-        let levels = self.levels([&taps[0], &taps[1]], &of_all(saved.last()));
+        let (images, image_of) = sharing(images, image_of, &words);
+        let saved = self.save_block_inputs(&images, image_of, &words)?;
+        let levels = self.levels([&saved.outputs[0].1, &saved.outputs[1].1], saved.last(), image_of, &words);
         drop(span);
         let output = self.forward_head(levels, sentence, Mode::Train);
         let total = loss(&output);
