@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use run_files::ExpressionLine;
-
 use crate::measures::MEASURES;
-use crate::summary::{MeanSd, Summary, interval};
+use crate::summary::{BySeed, MeanSd, Summary, interval};
 use crate::table::{Cell, Table, TableFormat};
 
 /// Groups that are left out: sizes of targets, which depend on the resolution, and expressions without anything to confuse.
@@ -15,7 +13,7 @@ fn is_shown(group: &str) -> bool {
 
 impl Summary {
     /// The table by group as text: for each group of expressions a row per line, with every measure and its difference to the
-    /// baseline.
+    /// baseline. Empty unless the summary was made with groups.
     pub fn format_groups(&self, format: TableFormat) -> String {
         self.groups_table().format(format)
     }
@@ -28,7 +26,7 @@ impl Summary {
         }
         let groups: BTreeSet<&String> = self.lines.iter().flat_map(|line| line.groups.keys()).collect();
         let mut rows = Vec::new();
-        for group in groups.into_iter().filter(|group| is_shown(group)) {
+        for group in groups {
             for line in &self.lines {
                 let Some(found) = line.groups.get(group) else { continue };
                 let mut row = vec![Cell::new(group), Cell::new(&line.group), Cell::new(found.n.to_string())];
@@ -46,14 +44,15 @@ impl Summary {
     }
 }
 
-/// The expressions of one group.
-pub(crate) fn of_group<'a>(
-    expressions: &BTreeMap<(i64, i64), &'a ExpressionLine>,
-    group: Option<&str>,
-) -> BTreeMap<(i64, i64), &'a ExpressionLine> {
-    let is_in = |line: &&ExpressionLine| match group {
-        Some(group) => line.evaluated.groups().iter().any(|name| name == group),
-        None => true,
-    };
-    expressions.iter().filter(|(_, line)| is_in(line)).map(|(&key, &line)| (key, line)).collect()
+/// The expressions of each group that is shown.
+pub(crate) fn by_group<'a>(runs: &BySeed<'a>) -> BTreeMap<String, BySeed<'a>> {
+    let mut groups: BTreeMap<String, BySeed<'a>> = BTreeMap::new();
+    for (&seed, all) in runs {
+        for (&id, &line) in all {
+            for name in line.evaluated.groups().into_iter().filter(|name| is_shown(name)) {
+                groups.entry(name).or_default().entry(seed).or_default().insert(id, line);
+            }
+        }
+    }
+    groups
 }

@@ -87,9 +87,11 @@ fn run(cli: &Cli) -> Result<()> {
             cli.runs.display()
         );
     }
+    let with_groups = cli.by_group || cli.report.is_some();
     let mut summaries = Vec::new();
     for split in &splits {
-        summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, cli.baseline.as_deref())?);
+        let baseline = cli.baseline.as_deref();
+        summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, baseline, with_groups)?);
     }
     // All decisions are made on the validation split, so it comes first.
     summaries.sort_by_key(|summary| !run_files::is_val(&summary.split));

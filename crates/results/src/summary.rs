@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use metrics::{METRICS, Metric};
 
 use crate::Error;
 use crate::bootstrap::{Differences, Interval};
-use crate::groups::of_group;
+use crate::groups::by_group;
 use crate::measures::{MEASURES, Measure};
 use crate::read::Run;
 use crate::table::{Cell, Table, TableFormat};
@@ -59,7 +59,7 @@ pub struct Line {
     pub metrics: BTreeMap<&'static str, MeanSd>,
     /// Differences to the baseline by name of the [measure](MEASURES), see [`GroupLine::differences`].
     pub differences: BTreeMap<&'static str, Interval>,
-    /// Results by group of expressions, see [`metrics::SplitReport::groups`].
+    /// Results by group of expressions, see [`metrics::SplitReport::groups`]; empty unless asked for.
     pub groups: BTreeMap<String, GroupLine>,
     /// NTA mass by number of distractors: 1, 2, and 3 or more.
     pub nta_by_distractors: [Option<f64>; 3],
@@ -93,6 +93,8 @@ fn shown() -> impl Iterator<Item = &'static Metric> {
 impl Summary {
     /// Summarises runs on one split, grouped by some keys (see [`Run::group`]).
     ///
+    /// - with_groups: whether lines get results by group of expressions, each of which takes a bootstrap
+    ///
     /// # Errors
     /// When no run has the split, when a run lacks one of the keys, or when the baseline is not one of the groups.
     pub fn new(
@@ -101,6 +103,7 @@ impl Summary {
         split: &str,
         group_by: &[String],
         baseline: Option<&str>,
+        with_groups: bool,
     ) -> Result<Self, Error> {
         let mut order: Vec<String> = Vec::new();
         let mut groups: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
@@ -139,7 +142,7 @@ impl Summary {
             .map(|group| {
                 let base =
                     baseline.as_ref().filter(|name| *name != group).map(|name| groups[name].as_slice());
-                line(group, &groups[group], base, split)
+                line(group, &groups[group], base, split, with_groups)
             })
             .collect();
         Ok(Self { split: split.to_owned(), baseline, lines })
@@ -217,7 +220,7 @@ pub(crate) fn interval(found: Option<Interval>) -> String {
     )
 }
 
-fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> Line {
+fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str, with_groups: bool) -> Line {
     let reports: Vec<_> = runs.iter().filter_map(|run| run.splits.get(split)).collect();
     let mut metrics = BTreeMap::new();
     for metric in shown() {
@@ -230,18 +233,14 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
         MeanSd::of(&values).map(|value| value.mean)
     });
     let (ours, base) = (by_seed(runs, split), baseline.map(|runs| by_seed(runs, split)));
-    let names: BTreeSet<String> =
-        ours.values().flat_map(BTreeMap::values).flat_map(|line| line.evaluated.groups()).collect();
-    let groups = names.into_iter().map(|name| {
-        let found = group_line(&ours, base.as_ref(), Some(&name));
-        (name, found)
-    });
+    let of_groups = if with_groups { by_group(&ours) } else { BTreeMap::new() };
+    let groups = of_groups.iter().map(|(name, ours)| (name.clone(), group_line(ours, base.as_ref())));
     let seconds: Vec<f64> = runs.iter().filter_map(|run| run.step_seconds).collect();
     Line {
         group: group.to_owned(),
         n_seeds: runs.len(),
         metrics,
-        differences: group_line(&ours, base.as_ref(), None).differences,
+        differences: group_line(&ours, base.as_ref()).differences,
         groups: groups.collect(),
         nta_by_distractors,
         trained_values: runs[0].trained_values,
@@ -251,17 +250,18 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str) -> L
 }
 
 /// The expressions of runs on a split by seed, each by ref and sentence.
-type BySeed<'a> = BTreeMap<u64, BTreeMap<(i64, i64), &'a ExpressionLine>>;
+pub(crate) type BySeed<'a> = BTreeMap<u64, BTreeMap<(i64, i64), &'a ExpressionLine>>;
 
 fn by_seed<'a>(runs: &[&'a Run], split: &str) -> BySeed<'a> {
     runs.iter().map(|run| (run.seed, expressions_of(run, split))).collect()
 }
 
-/// Results on a group of expressions, or on all.
-fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>, group: Option<&str>) -> GroupLine {
-    let mut found = GroupLine::default();
-    let runs: BySeed<'_> = runs.iter().map(|(&seed, all)| (seed, of_group(all, group))).collect();
-    found.n = runs.values().map(BTreeMap::len).max().unwrap_or(0);
+/// Results on a set of expressions.
+///
+/// - baseline: may have more expressions
+fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>) -> GroupLine {
+    let n = runs.values().map(BTreeMap::len).max().unwrap_or(0);
+    let mut found = GroupLine { n, ..GroupLine::default() };
     for Measure { key, of, .. } in MEASURES {
         let value = |line: &ExpressionLine| of(&line.evaluated.activation);
         let of_seed = |all: &BTreeMap<_, &ExpressionLine>| {
@@ -272,12 +272,12 @@ fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>, group: Option<&s
         found.means.extend(MeanSd::of(&means).map(|mean| (key, mean)));
         let Some(baseline) = baseline else { continue };
         let mut differences = Differences::default();
-        for (&seed, all) in &runs {
-            let Some(base) = baseline.get(&seed) else { continue };
+        for (seed, all) in runs {
+            let Some(base) = baseline.get(seed) else { continue };
             for (id, ours) in all {
                 let theirs = base.get(id).and_then(|theirs| value(theirs));
                 if let (Some(ours), Some(theirs)) = (value(ours), theirs) {
-                    differences.add(seed, id.0, ours - theirs);
+                    differences.add(*seed, id.0, ours - theirs);
                 }
             }
         }
