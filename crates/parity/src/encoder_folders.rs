@@ -178,7 +178,6 @@ fn hidden_state(stage: Stage) -> Option<usize> {
 
 fn image(folder: &Path, about: &Value, config: &Value, case: &mut Case) -> Result<()> {
     let sizes = about.get("sizes").and_then(Value::as_array).context("case.json: no `sizes`")?;
-    // Sines and cosines of rotary positions are computed in float32.
     let mut pixels: Vec<Tensor> = Vec::new();
     for (kind, name, tolerance) in precisions(exact(config)) {
         let mut recorded = read_tensors(&folder.join(name), Device::Cpu)?;

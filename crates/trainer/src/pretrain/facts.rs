@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts(pub(super) [Option<i64>; Facts::N]);
 
-const COLOURS: &[&[&str]] =
+pub(super) const COLOURS: &[&[&str]] =
     &[&["red"], &["green"], &["blue"], &["yellow"], &["orange"], &["purple"], &["white"], &["black"]];
 const TEXTURES: &[&[&str]] = &[&["plain"], &["striped", "stripes"], &["dotted", "dots"]];
 const SIZES: &[&[&str]] = &[&["small", "little"], &["big", "large"]];

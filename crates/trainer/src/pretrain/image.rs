@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Store;
 use torch_ext::layers::Linear;
 
+use super::facts::COLOURS;
 use super::{Colours, Trained, accuracy, fit, n_categories};
 use crate::config::Config;
 use crate::encoder_input::sample_shape;
@@ -53,7 +54,7 @@ pub(super) fn train(cfg: &Config, device: Device, dataset: &Dataset, colours: &C
     let encoder = cfg.model.image.encoder.build(&path, &cfg.model.image.sizes(), &mut |_, _| {});
     let n_categories = n_categories(dataset);
     let category_head = Linear::torch_default(&(&root / "category"), width, n_categories);
-    let colour_head = Linear::torch_default(&(&root / "colour"), width, Colours::NAMES.len() as i64);
+    let colour_head = Linear::torch_default(&(&root / "colour"), width, COLOURS.len() as i64);
     let position_head = Linear::torch_default(&(&root / "position"), width, 2);
     let coordinates = coordinates(cfg.model.grid(), device);
     let class_weights = Tensor::ones([n_categories], (Kind::Float, device));

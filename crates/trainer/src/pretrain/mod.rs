@@ -188,8 +188,6 @@ fn accuracy(found: &Tensor, truth: &Tensor, least: i64) -> Result<f64> {
 struct Colours(std::collections::BTreeMap<i64, i64>);
 
 impl Colours {
-    const NAMES: [&str; 8] = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
-
     fn read(dataset: &Dataset, data_root: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct File {
@@ -210,7 +208,7 @@ impl Colours {
             format!("{}: pretraining needs the attributes that generated data sets have", path.display())
         })?;
         let colour = |Annotation { id, attributes: Attributes { colour } }| {
-            let found = Self::NAMES.iter().position(|name| *name == colour);
+            let found = facts::COLOURS.iter().position(|words| **words == [colour.as_str()]);
             let index =
                 found.with_context(|| format!("{}: no colour is called `{colour}`", path.display()))?;
             Ok((id, index as i64))
