@@ -21,4 +21,4 @@ pub use metrics_table::{metric_or_dash, metrics_table};
 pub use panics::{as_errors, message};
 pub use program::{conclude, one_line, parse};
 pub use progress::{Live, Pauser, Progress};
-pub use score::{ScoreArgs, evaluated, reports_json, score};
+pub use score::{ScoreArgs, box_iou, evaluated, reports_json, score};

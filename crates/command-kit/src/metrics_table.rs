@@ -17,6 +17,9 @@ pub fn metrics_table(rows: &[(String, SplitReport)]) -> String {
     }));
     lines.push("mIoU: mean over expressions. oIoU: all intersections over all unions. In percent.".into());
     lines.push(
+        "REC Acc@50 (masks): boxes around predicted and true masks with an IoU of at least 0.5.".into(),
+    );
+    lines.push(
         "NTA mass, rate and identity errors: over expressions whose target has a same-category distractor."
             .into(),
     );

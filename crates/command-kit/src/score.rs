@@ -7,8 +7,8 @@ use clap::Args;
 use cli_kit::outln;
 use metrics::{Activation, Evaluated, SplitReport, has_position_word};
 use rayon::prelude::*;
-use refcoco::Dataset;
 use refcoco::evaluation::{Query, queries};
+use refcoco::{Dataset, Mask};
 use run_files::{Predictions, key_of};
 use serde_json::json;
 
@@ -151,17 +151,32 @@ pub(crate) fn score_split(
             if let Ok(mut progress) = progress.lock() {
                 progress.advance(1, "");
             }
-            Ok(evaluated(dataset, query, Activation::of_mask(&mask.data, &target.data, &distractors)))
+            let activation = Activation::of_mask(&mask.data, &target.data, &distractors);
+            Ok(evaluated(dataset, query, activation, box_iou(&mask, &target)))
         })
         .collect();
     Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
+/// IoU of the boxes around a predicted mask and a target: 0 for an empty prediction, `None` for an empty target.
+pub fn box_iou(prediction: &Mask, target: &Mask) -> Option<f64> {
+    let target = target.bounding_box()?;
+    Some(prediction.bounding_box().map_or(0.0, |prediction| prediction.iou(target)))
+}
+
 /// An evaluated expression, from its query and from what the prediction covers.
-pub fn evaluated(dataset: &Dataset, query: &Query, activation: Activation) -> Evaluated {
+///
+/// - box_iou: see [`box_iou`]
+pub fn evaluated(
+    dataset: &Dataset,
+    query: &Query,
+    activation: Activation,
+    box_iou: Option<f64>,
+) -> Evaluated {
     let (ref_id, sent_id) = key_of(dataset, query);
     let expressions = &dataset.refs[query.ref_index].expressions;
     let flavour =
         expressions.iter().find(|one| one.sent_id == query.sent_id).and_then(|one| one.flavour.clone());
-    Evaluated { ref_id, sent_id, has_position_word: has_position_word(&query.text), flavour, activation }
+    let has_position_word = has_position_word(&query.text);
+    Evaluated { ref_id, sent_id, has_position_word, flavour, box_iou, activation }
 }

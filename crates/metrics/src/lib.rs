@@ -22,6 +22,7 @@
 //! assert!((metrics.oiou - 95.0).abs() < 1e-5);
 //! ```
 
+mod boxes;
 mod generalized;
 mod list;
 mod metric;
@@ -30,6 +31,7 @@ mod overlap;
 mod report;
 mod segmentation;
 
+pub use boxes::BoxMetrics;
 pub use generalized::GeneralizedMetrics;
 pub use list::METRICS;
 pub use metric::Metric;

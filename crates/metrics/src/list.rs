@@ -1,8 +1,8 @@
 use crate::metric::Metric;
-use crate::{nta, segmentation};
+use crate::{boxes, nta, segmentation};
 
 /// All metrics, in the order of tables. Adding one takes its own file and a line here.
-pub const METRICS: [Metric; 10] = [
+pub const METRICS: [Metric; 11] = [
     segmentation::MIOU,
     segmentation::OIOU,
     segmentation::PR50,
@@ -10,6 +10,7 @@ pub const METRICS: [Metric; 10] = [
     segmentation::PR70,
     segmentation::PR80,
     segmentation::PR90,
+    boxes::REC,
     nta::MASS,
     nta::RATE,
     nta::IDENTITY_ERROR,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::boxes::BoxMetrics;
 use crate::generalized::GeneralizedMetrics;
 use crate::nta::{Activation, NtaMetrics};
 use crate::segmentation::SegmentationMetrics;
@@ -20,6 +21,10 @@ pub struct Evaluated {
     /// Style of the expression, where the data set says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flavour: Option<String>,
+    /// IoU of the boxes around predicted mask and target, 0 for an empty prediction; `None` without a target, or in files of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_iou: Option<f64>,
     /// Overlap of the prediction with the target and the distractors.
     #[serde(flatten)]
     pub activation: Activation,
@@ -31,6 +36,9 @@ pub struct GroupReport {
     /// mIoU, oIoU, Pr@X.
     #[serde(flatten)]
     pub segmentation: SegmentationMetrics,
+    /// Boxes around masks.
+    #[serde(flatten)]
+    pub boxes: BoxMetrics,
     /// Non-target activation.
     #[serde(flatten)]
     pub nta: NtaMetrics,
@@ -41,6 +49,7 @@ impl GroupReport {
         let overlaps: Vec<_> = expressions.iter().map(|one| one.activation.overlap).collect();
         Self {
             segmentation: SegmentationMetrics::from_overlaps(&overlaps),
+            boxes: BoxMetrics::from_ious(expressions.iter().filter_map(|one| one.box_iou)),
             nta: NtaMetrics::from_activations(expressions.iter().map(|one| &one.activation)),
         }
     }
@@ -176,6 +185,7 @@ mod tests {
             sent_id: 0,
             has_position_word: position,
             flavour: position.then(|| "location".to_owned()),
+            box_iou: Some(if position { 0.7 } else { 0.0 }),
             activation: Activation::of_mask(&[1, 1, 0, 0], target, distractors),
         };
         let expressions = [
@@ -187,6 +197,7 @@ mod tests {
         let near = |found: f64, expected: f64| (found - expected).abs() < 1e-3;
         assert!(near(report.all.segmentation.miou, 200.0 / 3.0));
         assert_eq!(report.all.nta.n_with_distractors, 2);
+        assert_eq!(report.groups["position words"].boxes.rec_acc50_from_masks, Some(100.0));
         assert_eq!(report.generalized, None);
         assert!(near(report.groups["with distractors"].segmentation.miou, 50.0));
         assert_eq!(report.groups["distractors 2"].nta.identity_error, Some(100.0));
@@ -203,6 +214,7 @@ mod tests {
             sent_id: 2,
             has_position_word: false,
             flavour: None,
+            box_iou: None,
             activation: Activation::of_mask(&[0, 0], &[0, 0], &[]),
         };
         let json = serde_json::to_value(SplitReport::new(&[without_target])).unwrap();

@@ -58,7 +58,7 @@ pub use loader::{
     BadSample, Batch, BatchPlan, ObjectMapShape, OnError, RefAt, SampleOptions, SampleShape, load_batch,
     training_batches,
 };
-pub use mask::Mask;
+pub use mask::{Mask, PixelBox};
 pub use mask_file::decode_mask;
 pub use memory_rule::check_memory_rule;
 pub use prefetch::Prefetch;

@@ -87,6 +87,7 @@ pub fn expressions_frame(runs: &[Run]) -> PolarsResult<DataFrame> {
         column!("prediction", |run, one| one.activation.overlap.prediction as u32),
         column!("target", |run, one| one.activation.overlap.target as u32),
         column!("iou", |run, one| one.activation.overlap.iou() as f32),
+        column!("box_iou", |run, one| one.box_iou.map(|iou| iou as f32)),
         column!("n_distractors", |run, one| one.activation.distractors.len() as u32),
         column!("target_mass", |run, one| one.activation.target_mass as f32),
         column!("distractor_mass", |run, one| one.activation.distractor_mass as f32),

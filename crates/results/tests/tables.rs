@@ -31,6 +31,7 @@ fn write_run(folder: &Path, row: &str, seed: u64, hits: &[(usize, usize)]) {
                 sent_id: 100 + index as i64,
                 has_position_word: false,
                 flavour: (index == 0).then(|| "location".to_owned()),
+                box_iou: Some(if on_target > 5 { 0.8 } else { 0.1 }),
                 activation: Activation::of_mask(&prediction, &mask(0, 10), &[&mask(10, 10)]),
             }
         })

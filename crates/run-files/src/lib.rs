@@ -14,6 +14,7 @@ mod error;
 mod expressions;
 mod metrics_file;
 mod predictions;
+mod queries;
 mod records;
 
 pub use ablation::{Ablation, Cell, Row};
@@ -21,6 +22,7 @@ pub use error::{Error, Result};
 pub use expressions::{ExpressionLine, read_expressions, write_expressions};
 pub use metrics_file::{Metrics, RunTime, VERSION, is_val};
 pub use predictions::{Key, PredictionLine, Predictions, key_of, may_hold_predictions};
+pub use queries::{PictureQuery, read_queries};
 pub use records::{
     EvalRecord, EvalTime, Record, StepRecord, StepTime, UnreadSample, read_records, records_file,
 };

@@ -5,9 +5,10 @@
 //! - [`Cpcl`]: contextual pairwise consistency learning;
 //! - [`Tccl`]: target-centric contrastive learning.
 //!
-//! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). Four more losses against non-target activation
-//! are this project's own; they need the masks of the target's category or several expressions of an image:
+//! CPCL and TCCL together are the paper's Target-aware Learning Mechanism (TLM). More losses against non-target activation are
+//! this project's own; all but the first need the masks of the target's category or several expressions of an image:
 //!
+//! - [`PixelContrast`]: of all positions, those of the target must answer most;
 //! - [`InstanceContrast`]: of the objects of the category, the target must answer most;
 //! - [`DistractorMass`]: the metric NTA mass, made differentiable;
 //! - [`ObjectEntropy`]: cross entropy on the objects of the category, each of which counts alike;
@@ -24,6 +25,7 @@ mod instance_contrast;
 mod object_entropy;
 mod objects;
 mod partners;
+mod pixel_contrast;
 mod segmentation;
 mod tccl;
 
@@ -33,6 +35,7 @@ pub use exclusivity::{Exclusivity, ExclusivityConfig};
 pub use instance_contrast::{InstanceContrast, InstanceContrastConfig};
 pub use object_entropy::{ObjectEntropy, ObjectEntropyConfig};
 pub use objects::ObjectMaps;
+pub use pixel_contrast::{PixelContrast, PixelContrastConfig};
 pub use segmentation::{Segmentation, SegmentationConfig, SegmentationLoss};
 pub use tccl::{Tccl, TcclConfig, TcclLoss};
 

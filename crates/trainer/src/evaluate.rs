@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, anyhow};
 use command_kit::Progress;
-use command_kit::evaluated;
+use command_kit::{box_iou, evaluated};
 use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
 use refcoco::Mask;
@@ -72,9 +72,10 @@ pub(crate) fn evaluate_queries(
             let mut done = Vec::new();
             for (batch, maps) in receiver {
                 let measured = measure(&batch, &values(maps)?, threshold);
-                for ((item, (activation, map)), place) in batch.items.iter().zip(measured).zip(&mut places) {
+                for ((item, one), place) in batch.items.iter().zip(measured).zip(&mut places) {
+                    let Measured { activation, box_iou, map } = one;
                     visit(place, Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
-                    done.push((place, evaluated(dataset, &item.query, activation)));
+                    done.push((place, evaluated(dataset, &item.query, activation, box_iou)));
                 }
                 if let Some(progress) = &mut progress {
                     progress.advance(batch.items.len() as u64, "");
@@ -125,8 +126,16 @@ pub(crate) fn merge_by_place<T>(shares: Vec<Vec<(usize, T)>>) -> Vec<(usize, T)>
     all
 }
 
+/// What one prediction covers.
+struct Measured {
+    activation: Activation,
+    box_iou: Option<f64>,
+    /// Probabilities in the original image.
+    map: Vec<f32>,
+}
+
 /// Warps each map back to its image, and measures what it covers.
-fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, Vec<f32>)> {
+fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<Measured> {
     let plane = (maps.len() / batch.items.len().max(1)).max(1);
     batch
         .items
@@ -142,7 +151,9 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<(Activation, 
                 }
             }
             let distractors: Vec<&[u8]> = item.distractors.iter().map(|mask| mask.data.as_slice()).collect();
-            (Activation::of_probabilities(&map, threshold, &item.target.data, &distractors), map)
+            let activation = Activation::of_probabilities(&map, threshold, &item.target.data, &distractors);
+            let mask = Mask::above(item.image.width, item.image.height, &map, threshold);
+            Measured { activation, box_iou: box_iou(&mask, &item.target), map }
         })
         .collect()
 }

@@ -5,7 +5,6 @@
 //! projected sentence and the fused features; in an adapter, the end token and the patches in the common width of its
 //! cross-modal unit. Each object counts with the share that it covers of each patch.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -15,9 +14,10 @@ use refcoco::Mask;
 use refcoco::evaluation::{EvalItem, eval_batches, queries};
 use refcoco::letterbox::patch_shares;
 use serde::Serialize;
-use talent::{Pass, Stage};
+use talent::Pass;
 use tch::{Kind, Tensor};
 
+use crate::adapter_responses::AdapterPatches;
 use crate::batch::EvalTensors;
 use crate::config::Precision;
 use crate::experiment::Experiment;
@@ -80,22 +80,15 @@ pub(crate) fn feature_nta(
 
 /// Response to the sentence at every stage, `[batch, H * W]` each, non-negative.
 fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)> {
-    let patches: RefCell<Vec<(usize, Tensor)>> = RefCell::default();
+    let patches = AdapterPatches::default();
     let EvalTensors { images, image_of, words: ids } = batch;
     let images = images.index_select(0, image_of);
-    let observe = |stage: Stage, value: &Tensor| {
-        if let Stage::AdapterPatches(block) = stage {
-            patches.borrow_mut().push((block, value.shallow_clone()));
-        }
-    };
+    let observe = |stage, value: &Tensor| patches.observe(stage, value);
     let model = &experiment.model;
     let output = model.forward(&images, ids, &Pass { observe: &observe, ..Pass::EVAL });
-    let end = model.text().at_sentence(&output.words, ids);
-    let patches = patches.take();
-    let adapters = patches.iter().filter_map(|(block, patches)| {
-        let answer = model.visual_adapters().get(*block)?.unit().compare(patches, &end)?;
-        Some((format!("adapter in block {block}"), answer.relu()))
-    });
+    let adapters = patches.responses(model, &output.words, ids);
+    let adapters =
+        adapters.into_iter().map(|(block, answer)| (format!("adapter in block {block}"), answer.relu()));
     let sentence = output.neck.sentence.unsqueeze(1);
     let levels = output.neck.fused.iter().zip(3..).map(|(level, number)| {
         let answer = sentence.bmm(&level.flatten(2, 3)).squeeze_dim(1);

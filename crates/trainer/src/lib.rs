@@ -4,6 +4,7 @@
 //! the weighted loss, `evaluate` follows the official protocol, `checkpoint` saves and loads the state of a run.
 
 mod ablate;
+mod adapter_responses;
 pub mod allocator;
 mod batch;
 mod bench;

@@ -34,7 +34,7 @@ impl RunLock {
         match file.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _file: file }),
             Err(TryLockError::WouldBlock) => {
-                bail!("{}: another process is training in this folder", path.display())
+                bail!("{}: another process is working in this folder", path.display())
             }
             Err(TryLockError::Error(error)) => Err(error).with_context(|| name.display().to_string()),
         }

@@ -1,12 +1,13 @@
 //! One optimiser step, the unit that training repeats and `bench step` times.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use refcoco::Batch;
-use talent::{Pass, Talent, TalentOutput, Triplet};
+use talent::{Pass, Stage, Talent, TalentOutput, Triplet};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Adam, Download, Lowered, fused};
 use tracing::trace_span;
 
+use crate::adapter_responses::AdapterPatches;
 use crate::batch::TrainTensors;
 use crate::config::Config;
 use crate::distributed::Processes;
@@ -247,9 +248,22 @@ impl<'a> Steps<'a> {
         let Self { model, cfg, device, processes, recompute, .. } = *self;
         let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
         let image_of = part.shares_images().then(|| part.image_of());
+        let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
+        // Recomputed blocks have their own autograd graphs, which a loss of the head does not reach.
+        ensure!(
+            !recompute || of_adapters.is_empty(),
+            "loss.{} needs the adapters' activations: train without --recompute",
+            of_adapters.join(", loss.")
+        );
+        let patches = (!of_adapters.is_empty()).then(AdapterPatches::default);
         let mut terms = Vec::new();
         let loss = |output: &TalentOutput| {
-            let objective = objective(&Inputs { output, batch: part, processes }, &cfg.loss);
+            let adapters =
+                patches.as_ref().map(|patches| patches.responses(model, &output.words, &part.words));
+            let adapters: Vec<Tensor> =
+                adapters.into_iter().flatten().map(|(_, response)| response).collect();
+            let inputs = Inputs { output, adapters: &adapters, batch: part, processes };
+            let objective = objective(&inputs, &cfg.loss);
             terms = objective.terms;
             terms.push(("total", objective.total.detach()));
             scaled(&objective.total)
@@ -266,7 +280,12 @@ impl<'a> Steps<'a> {
                 Some(_) => None,
                 None => Some(Lowered::weights(cfg.train.precision.kind())?),
             };
-            let pass = Pass { image_of: image_of.as_ref(), ..Pass::TRAIN };
+            let observe = |stage: Stage, value: &Tensor| {
+                if let Some(patches) = &patches {
+                    patches.observe(stage, value);
+                }
+            };
+            let pass = Pass { image_of: image_of.as_ref(), observe: &observe, ..Pass::TRAIN };
             let total = loss(&model.forward(&part.images, ids, &pass));
             drop((guard, lowered));
             trace_span!("backward").in_scope(|| total.backward());

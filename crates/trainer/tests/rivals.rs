@@ -13,8 +13,16 @@ mod data;
 use common::{MINIATURE, talent};
 use data::data_root;
 
-const LOSSES: [&str; 7] =
-    ["instance", "instance_levels", "instance_neck", "instance_decoder", "mass", "object_bce", "exclusive"];
+const LOSSES: [&str; 7] = // Those that allow activation checkpointing.
+    [
+        "instance",
+        "instance_levels",
+        "instance_neck",
+        "instance_decoder",
+        "mass",
+        "object_bce",
+        "exclusive",
+    ];
 
 /// Trains three steps; returns the tensors of the last checkpoint and the losses of the first step.
 #[track_caller]

@@ -1,5 +1,6 @@
 //! Binary masks from COCO segmentations: polygons, RLE as a list of counts, RLE as a compressed string.
 
+mod geometry;
 mod polygon;
 mod rle;
 mod segmentation;
@@ -7,6 +8,7 @@ mod shapes;
 
 use serde_json::Value;
 
+pub use self::geometry::PixelBox;
 use self::segmentation::{Part, parts_of, refuse_pixels, refuse_shares, rle_mask};
 pub(crate) use self::shapes::paint;
 use crate::error::MaskError;

@@ -1,6 +1,6 @@
 //! What follows from a configuration: the configurations of its parts, and settings that others decide.
 
-use adapters::{TextAdaptersConfig, VisualAdaptersConfig};
+use adapters::{AdapterFusion, TextAdaptersConfig, VisualAdaptersConfig};
 use backbone::SentenceAt;
 use rca::{NeckConfig, WordUnitConfig};
 
@@ -45,6 +45,12 @@ impl ModelConfig {
             width: self.head.width,
             fusion: self.head.fusion,
         }
+    }
+
+    /// Whether the image encoder's adapters see the words.
+    pub fn adapters_see_words(&self) -> bool {
+        let adapters = self.visual_adapters();
+        !adapters.blocks.is_empty() && adapters.fusion != AdapterFusion::None
     }
 
     /// This configuration with what its method of tuning does not use at its defaults: configurations that are equal then describe the

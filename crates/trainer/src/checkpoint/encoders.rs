@@ -92,7 +92,8 @@ impl Encoders {
     }
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// SHA-256 of a file, or of all files of a folder, in hex.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     if path.is_dir() {
         let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;

@@ -24,7 +24,7 @@ use tch::{Device, Tensor};
 use torch_ext::{Adam, generator};
 use weight_files::WeightFile;
 
-pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders};
+pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders, sha256 as file_sha256};
 pub(crate) use file::{hex, read_meta, verified_meta, write_tensors};
 pub(crate) use folder::{Checkpoints, is_same, set_aside, step_of};
 

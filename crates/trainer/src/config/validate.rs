@@ -30,6 +30,13 @@ impl Config {
             "loss.{} compares expressions about one image: data.refs_per_image must be at least 2",
             lonely.join(", loss.")
         );
+        let blind = self.loss.in_need(|needs| needs.adapters && !self.model.adapters_see_words());
+        ensure!(
+            blind.is_empty(),
+            "loss.{} compares patches with the sentence in the image adapters: model.tuning must be adapters then, and \
+             model.image.fusion not none",
+            blind.join(", loss.")
+        );
         self.train.validate()?;
         self.loss.validate()?;
         self.eval.validate()?;

@@ -1,5 +1,5 @@
-//! `instance` and its kin: among the objects of its category the target must answer most to the sentence, in the logits or in
-//! feature maps on the way to them.
+//! `instance` and its kin: among the objects of its category the target must answer most to the sentence, in the logits, in
+//! feature maps on the way to them, or in the adapters.
 
 use talent::TalentOutput;
 use tch::Tensor;
@@ -11,6 +11,9 @@ use crate::config::LossConfig;
 
 /// On the logits.
 pub(super) struct Instance;
+
+/// On the responses of the visual adapters' cross-modal units.
+pub(super) struct Adapters;
 
 /// On feature maps, compared with the projected sentence.
 pub(super) struct OfFeatures {
@@ -39,8 +42,9 @@ const fn temperature(key: &'static str, default: f64) -> Setting {
     Setting { key, default, is_whole: false, allows: |value| value > 0.0, expected: "positive" }
 }
 
-// Temperatures that divide the scores: means of logits, and cosines.
+// Temperatures that divide the scores: means of logits or of dot products, and cosines.
 const OF_LOGITS: &[Setting] = &[temperature("instance_temperature", 1.0)];
+const OF_ADAPTERS: &[Setting] = &[temperature("instance_adapters_temperature", 1.0)];
 const OF_LEVELS: &[Setting] = &[temperature("instance_levels_temperature", 0.1)];
 const OF_NECK: &[Setting] = &[temperature("instance_neck_temperature", 0.1)];
 const OF_DECODER: &[Setting] = &[temperature("instance_decoder_temperature", 0.1)];
@@ -71,6 +75,36 @@ impl Loss for Instance {
         let (objects, processes) = (of.batch.objects()?, of.processes.shared());
         let logits = of.output.logits.squeeze_dim(1);
         Some(contrast(cfg, OF_LOGITS).of_responses(&logits, objects, processes))
+    }
+}
+
+impl Loss for Adapters {
+    fn name(&self) -> &'static str {
+        "instance_adapters"
+    }
+
+    fn weight(&self) -> f64 {
+        0.0
+    }
+
+    fn settings(&self) -> &'static [Setting] {
+        OF_ADAPTERS
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::ADAPTERS
+    }
+
+    fn term(&self, of: &Inputs<'_>, cfg: &LossConfig) -> Option<Tensor> {
+        let _span = trace_span!("instance adapters").entered();
+        let (objects, processes) = (of.batch.objects()?, of.processes.shared());
+        let contrast = contrast(cfg, OF_ADAPTERS);
+        let losses = of.adapters.iter().map(|response| {
+            let (n, side) = (response.size()[0], response.size()[1].isqrt());
+            contrast.of_responses(&response.view([n, side, side]), objects, processes)
+        });
+        let total = losses.reduce(|sum, loss| sum + loss)?;
+        Some(total / of.adapters.len() as f64)
     }
 }
 

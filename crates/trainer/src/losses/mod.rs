@@ -6,6 +6,7 @@ mod exclusive;
 mod instance;
 mod mass;
 mod object_bce;
+mod pixel_levels;
 mod segmentation;
 mod tccl;
 
@@ -22,9 +23,11 @@ pub(crate) const LOSSES: &[&dyn Loss] = &[
     &cpcl::Cpcl,
     &tccl::Tccl,
     &instance::Instance,
+    &instance::Adapters,
     &instance::LEVELS,
     &instance::NECK,
     &instance::DECODER,
+    &pixel_levels::PixelLevels,
     &mass::Mass,
     &object_bce::ObjectBce,
     &exclusive::Exclusive,
@@ -59,17 +62,22 @@ pub(crate) struct Needs {
     pub(crate) objects: bool,
     /// Several expressions about one image.
     pub(crate) rivals: bool,
+    /// Responses of the visual adapters.
+    pub(crate) adapters: bool,
 }
 
 impl Needs {
-    const OBJECTS: Self = Self { objects: true, rivals: false };
-    const RIVALS: Self = Self { objects: false, rivals: true };
+    const OBJECTS: Self = Self { objects: true, rivals: false, adapters: false };
+    const RIVALS: Self = Self { objects: false, rivals: true, adapters: false };
+    const ADAPTERS: Self = Self { objects: true, rivals: false, adapters: true };
 }
 
 /// What losses are computed from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub(crate) output: &'a TalentOutput,
+    /// Responses of the visual adapters, `[batch, H * W]` each; empty unless a loss needs them.
+    pub(crate) adapters: &'a [Tensor],
     pub(crate) batch: &'a TrainTensors,
     /// Those that the batch is shared with.
     pub(crate) processes: &'a Processes,
