@@ -180,7 +180,7 @@ mod tests {
             (b"{\"image\": \"a\"}\n", "line 1", "`expression` is missing"),
             (b"{\"image\": 3, \"expression\": \"x\"}\n", "line 1", "must be text, not 3"),
             (b"{\"image\": \"a\", \"expression\": \"x\"}\n{\"image\"\n", "line 2", "half a file"),
-            (b"[1]", "line 1", "invalid type"),
+            (b"[1]", "line 1", "expected an object"),
         ];
         for (text, line, what) in cases {
             let error = read(text).unwrap_err();
