@@ -30,9 +30,10 @@ cargo xtask COMMAND
   launch --nproc N train [...]   train in several processes, on one or several machines
   ablate [...]          train every row of a plan with every seed
   results [...]         tables, plots and reports of runs; needs no libtorch
+  lr-find [...]         find a learning rate, with its plot
   pretrain [...]        make the frozen encoders of the testbed
   eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
-  predict [...]         segment one expression in one image
+  predict [...]         segment expressions in images
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
   export [...]          write a checkpoint as a plain official state dictionary
@@ -80,7 +81,7 @@ fn run() -> Result<()> {
         "eval" if rest.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some("--predictions")) => {
             forward::to_data_program("score", &rest)
         }
-        "train" | "ablate" | "pretrain" | "eval" | "predict" | "params" | "parity" | "export"
+        "train" | "ablate" | "pretrain" | "lr-find" | "eval" | "predict" | "params" | "parity" | "export"
         | "check-device" => forward::to_talent(text(&command)?, &rest),
         "launch" => launch::launch(&rest),
         "pack" => pack::pack(&rest),

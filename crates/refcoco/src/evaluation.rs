@@ -31,7 +31,13 @@ pub struct Query {
 /// # Errors
 /// When the split does not exist.
 pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
-    let refs = dataset.split(split)?;
+    Ok(queries_of(dataset, dataset.split(split)?))
+}
+
+/// Lists the queries of some refs, as [`queries`] does for those of a split.
+///
+/// - refs: indices into [`Dataset::refs`]
+pub fn queries_of(dataset: &Dataset, refs: Vec<usize>) -> Vec<Query> {
     let left_out = dataset.left_out_refs();
     let of_ref = |ref_index: usize| {
         let expressions = &dataset.refs[ref_index].expressions;
@@ -43,7 +49,7 @@ pub fn queries(dataset: &Dataset, split: &str) -> Result<Vec<Query>> {
         })
     };
     let stays = |index: &usize| left_out.is_none_or(|left_out| !left_out.refs.contains_key(index));
-    Ok(refs.into_iter().filter(stays).flat_map(of_ref).collect())
+    refs.into_iter().filter(stays).flat_map(of_ref).collect()
 }
 
 /// Pairs of queries that test whether a model uses the text. The first list has the expressions of refs that share image and

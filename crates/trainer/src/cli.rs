@@ -21,10 +21,13 @@ use crate::eval::{EvalArgs, eval};
 use crate::experiment::Machine;
 use crate::export::{ExportForm, export};
 use crate::interrupt::{Interrupted, survive_file_size_limit};
+use crate::lr_find::{LrFindArgs, lr_find};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::pretrain::pretrain;
-use crate::train::{CheckpointEvery, Resume, RunOptions, SharedFlags, config_to_resume, train};
+use crate::train::{
+    CheckpointEvery, Resume, RunOptions, SharedFlags, config_of_init, config_to_resume, train,
+};
 
 /// Referring image segmentation with TALENT.
 #[derive(Debug, Parser)]
@@ -42,9 +45,11 @@ enum Command {
     Ablate(AblateArgs),
     /// Pretrain the frozen encoders of the testbed
     Pretrain(PretrainArgs),
+    /// Find a learning rate: train a few steps with a rising one, and draw the loss over it
+    LrFind(LrFindArgs),
     /// Evaluate a checkpoint
     Eval(EvalArgs),
-    /// Segment what one expression refers to in one image
+    /// Segment what expressions refer to in images
     Predict(PredictArgs),
     /// Write a checkpoint's network as a plain official state dictionary
     Export(ExportArgs),
@@ -103,6 +108,16 @@ struct TrainArgs {
     /// The run's folder [default: runs/NAME]
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    /// Run one step of everything, evaluations on one batch and pictures included, to see that it works. The folder is
+    /// runs/fast-dev-run, made anew, unless --run-dir says otherwise
+    #[arg(long, conflicts_with_all = ["resume", "overfit_batches"])]
+    fast_dev_run: bool,
+    /// Train on the first N batches over and over and evaluate on them alone: can the network fit them? (train.overfit_batches)
+    #[arg(long, value_name = "N")]
+    overfit_batches: Option<usize>,
+    /// Fine-tune: start from the weights of this checkpoint. Without --preset or --config its own config is used
+    #[arg(long, value_name = "CHECKPOINT")]
+    init: Option<PathBuf>,
     /// Experimental: capture a training step as a CUDA graph and replay it. For small batches, whose kernels a GPU finishes
     /// faster than a CPU can launch them (docs/gpu.md says what is known to fail)
     #[arg(long, conflicts_with = "recompute")]
@@ -200,6 +215,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => run_train(&args),
         Command::Ablate(args) => ablate(&args),
         Command::Pretrain(args) => run_pretrain(&args),
+        Command::LrFind(args) => lr_find(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict(&args),
         Command::Export(args) => export(&args.checkpoint, &args.form, &args.encoders),
@@ -260,6 +276,9 @@ fn run_parity(args: &ParityArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
+/// Folder of runs with `--fast-dev-run`.
+const FAST_DEV_RUN: &str = "runs/fast-dev-run";
+
 fn run_train(args: &TrainArgs) -> Result<()> {
     torch_ext::upload_beside(args.upload_stream);
     ensure!(args.shared.max_steps != Some(0), "--max-steps must be positive");
@@ -275,18 +294,32 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     };
     let own = match args.config.names_a_config() {
         true => None,
-        false => config_to_resume(&resume, args.run_dir.as_deref())?,
+        false => match config_to_resume(&resume, args.run_dir.as_deref())? {
+            None => args.init.as_deref().map(config_of_init).transpose()?.flatten(),
+            resumed => resumed,
+        },
     };
-    let cfg = args.config.load_over(own, &args.shared.data_root)?;
+    let mut config = args.config.clone();
+    config.overrides.extend(args.overfit_batches.map(|n| format!("train.overfit_batches={n}")));
+    let cfg = config.load_over(own, &args.shared.data_root)?;
     let resumed_folder = match &resume {
         Resume::From(path) if path.is_dir() => Some(path.clone()),
         _ => None,
     };
-    let default_folder = || resumed_folder.unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name));
+    let default_folder = || match args.fast_dev_run {
+        true => PathBuf::from(FAST_DEV_RUN),
+        false => resumed_folder.unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name)),
+    };
+    if args.fast_dev_run && args.run_dir.is_none() {
+        // Only such runs are written there.
+        let _ = std::fs::remove_dir_all(FAST_DEV_RUN);
+    }
     let options = RunOptions {
         machine: args.machine.clone(),
         shared: args.shared.clone(),
         run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
+        fast_dev_run: args.fast_dev_run,
+        init: args.init.clone(),
         cuda_graphs: args.cuda_graphs,
         overlap_all_reduce: args.overlap_all_reduce,
         allow_missing: args.allow_missing.clone(),

@@ -10,14 +10,14 @@ use command_kit::{box_iou, evaluated};
 use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
 use refcoco::Mask;
-use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches, queries};
+use refcoco::evaluation::{EvalBatch, EvalItem, Query, eval_batches};
 use talent::Pass;
 use tch::Tensor;
 use torch_ext::Download;
 
 use crate::batch::EvalTensors;
 use crate::config::{Precision, Selection};
-use crate::experiment::Experiment;
+use crate::experiment::{EvalScope, Experiment};
 use crate::panics::message;
 
 /// The prediction for one expression.
@@ -189,7 +189,7 @@ pub(crate) fn evaluate_split(
     precision: Precision,
     visit: impl FnMut(usize, Prediction<'_>) + Send,
 ) -> Result<Vec<Evaluated>> {
-    let queries = queries(&experiment.datasets[position], split)?;
+    let queries = experiment.queries(position, split)?;
     let label = format!("eval {}", experiment.split_name(position, split));
     evaluate_queries(experiment, position, &queries, precision, &label, visit)
 }
@@ -201,7 +201,7 @@ pub(crate) fn evaluate_for_selection(
     split: &str,
     precision: Precision,
 ) -> Result<SplitReport> {
-    let mut queries = queries(&experiment.datasets[position], split)?;
+    let mut queries = experiment.queries(position, split)?;
     if experiment.cfg.eval.selection == Selection::FirstExpression {
         // The queries of one ref are adjacent.
         queries.dedup_by_key(|query| query.ref_index);
@@ -222,7 +222,13 @@ pub(crate) fn evaluate_exchanged(
     split: &str,
     precision: Precision,
 ) -> Result<[SplitReport; 2]> {
-    let (own, exchanged) = refcoco::evaluation::exchanged_queries(&experiment.datasets[position], split)?;
+    if matches!(experiment.scope, EvalScope::Refs(_)) {
+        return Ok([SplitReport::new(&[]), SplitReport::new(&[])]);
+    }
+    let (mut own, mut exchanged) =
+        refcoco::evaluation::exchanged_queries(&experiment.datasets[position], split)?;
+    experiment.cut(&mut own);
+    experiment.cut(&mut exchanged);
     let run = |queries: &[Query], label: &str| -> Result<SplitReport> {
         let evaluated = evaluate_queries(experiment, position, queries, precision, label, |_, _| {})?;
         Ok(SplitReport::new(&evaluated))

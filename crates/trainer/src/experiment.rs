@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use command_kit::{DEFAULT_DATA_ROOT, leave_out_unreadable};
-use refcoco::{Dataset, OnError, SampleShape, Tokenizer};
+use refcoco::evaluation::{Query, queries, queries_of};
+use refcoco::training_mix::TrainingMix;
+use refcoco::{Dataset, OnError, RefAt, SampleShape, Tokenizer, sampler};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Kind};
 
 use crate::checkpoint::{self, EncoderRoot, Meta};
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Source, TrainConfig};
 use crate::distributed::{Processes, local_device};
 use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
@@ -113,6 +115,20 @@ impl StoredModel {
     }
 }
 
+/// What a run evaluates.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum EvalScope {
+    /// All splits.
+    Whole,
+    /// The first batch of each split.
+    FirstBatch,
+    /// The refs that are trained on, in place of all splits.
+    Refs(Vec<RefAt>),
+}
+
+/// Name of the split that [`EvalScope::Refs`] stands for.
+const OVERFITTED: &str = "overfitted batches";
+
 /// A model with its config, device, data sets and tokenizer.
 #[derive(Debug)]
 pub(crate) struct Experiment {
@@ -121,6 +137,8 @@ pub(crate) struct Experiment {
     pub(crate) datasets: Arc<Vec<Dataset>>,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) model: Talent,
+    /// What is evaluated.
+    pub(crate) scope: EvalScope,
     /// Set when a signal asks long work to stop.
     pub(crate) interrupt: Interrupt,
     /// The ranks that work on it together.
@@ -150,11 +168,68 @@ impl Experiment {
         let tokenizer = tokenizer(&cfg)?;
         let interrupt = Interrupt::default();
         let processes = Processes::default();
-        Ok(Self { cfg, device, datasets: Arc::new(datasets), tokenizer, model, interrupt, processes })
+        let (datasets, scope) = (Arc::new(datasets), EvalScope::Whole);
+        Ok(Self { cfg, device, datasets, tokenizer, model, scope, interrupt, processes })
     }
 
     pub(crate) fn shape(&self) -> SampleShape {
         sample_shape(&self.cfg.model)
+    }
+
+    /// Shortens training or evaluation, as `--fast-dev-run` and `train.overfit_batches` ask for.
+    pub(crate) fn shorten(&mut self, fast_dev_run: bool, mix: &TrainingMix) {
+        let TrainConfig { overfit_batches, batch_size, .. } = self.cfg.train;
+        if overfit_batches > 0 {
+            let order = sampler::epoch_order(self.cfg.seed, 0, mix.refs.len());
+            let chosen = order.into_iter().take(overfit_batches.saturating_mul(batch_size));
+            self.scope = EvalScope::Refs(chosen.map(|index| mix.refs[index]).collect());
+        } else if fast_dev_run {
+            self.scope = EvalScope::FirstBatch;
+        }
+    }
+
+    /// The validation split of a data set, if there is something to validate on.
+    pub(crate) fn validation_split(&self, position: usize) -> Option<String> {
+        match &self.scope {
+            EvalScope::Refs(_) => self.evaluated_splits(position).pop(),
+            _ => {
+                let dataset = &self.datasets[position];
+                dataset.has_validation_split().then(|| dataset.descriptor.val.clone())
+            }
+        }
+    }
+
+    /// The splits of a data set that a run's final evaluation covers.
+    pub(crate) fn evaluated_splits(&self, position: usize) -> Vec<String> {
+        match &self.scope {
+            EvalScope::Refs(refs) if refs.iter().any(|at| at.dataset == position) => vec![OVERFITTED.into()],
+            EvalScope::Refs(_) => Vec::new(),
+            _ => self.datasets[position].evaluated_splits(),
+        }
+    }
+
+    /// The queries of a split.
+    ///
+    /// # Errors
+    /// When the split does not exist.
+    pub(crate) fn queries(&self, position: usize, split: &str) -> refcoco::Result<Vec<Query>> {
+        let dataset = &self.datasets[position];
+        if let EvalScope::Refs(refs) = &self.scope {
+            let mut own: Vec<usize> =
+                refs.iter().filter(|at| at.dataset == position).map(|at| at.index).collect();
+            own.sort_unstable();
+            return Ok(queries_of(dataset, own));
+        }
+        let mut all = queries(dataset, split)?;
+        self.cut(&mut all);
+        Ok(all)
+    }
+
+    /// Shortens a list of queries as the scope says.
+    pub(crate) fn cut(&self, queries: &mut Vec<Query>) {
+        if matches!(self.scope, EvalScope::FirstBatch) {
+            queries.truncate(self.cfg.eval.batch_size);
+        }
     }
 
     /// A split's name in tables and files, with the data set's name in front if there are several data sets.

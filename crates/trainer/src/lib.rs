@@ -24,6 +24,7 @@ mod feature_nta;
 mod gradient_buckets;
 mod interrupt;
 mod losses;
+mod lr_find;
 mod memory_limit;
 mod official_checkpoint;
 mod optim;

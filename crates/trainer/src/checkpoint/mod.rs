@@ -47,6 +47,9 @@ pub(crate) struct Position {
     /// SHA-256 of these lines without their timings; empty in training states that were written before this field existed.
     #[serde(default)]
     pub(crate) records_sha256: String,
+    /// Evaluations since the best one.
+    #[serde(default)]
+    pub(crate) stale: u64,
     /// State of the loss scaler.
     pub(crate) scaler: LossScaler,
     /// Whether the evaluation of the validation splits at this step is still due.
@@ -67,6 +70,7 @@ impl Position {
             best_miou: None,
             n_records: 0,
             records_sha256: String::new(),
+            stale: 0,
             scaler,
             evaluation_due: false,
             bad_samples: BTreeSet::new(),
@@ -108,10 +112,19 @@ impl Writer<'_> {
     }
 
     /// Writes a training state: everything needed to resume the run.
-    pub(crate) fn save_state(&self, path: &Path, adam: &Adam, position: &Position) -> Result<()> {
+    ///
+    /// - more: other tensors that it needs
+    pub(crate) fn save_state(
+        &self,
+        path: &Path,
+        adam: &Adam,
+        more: Vec<(String, Tensor)>,
+        position: &Position,
+    ) -> Result<()> {
         let mut tensors: Vec<(String, Tensor)> =
             self.own_tensors().map(|(name, tensor)| (format!("model/{name}"), tensor)).collect();
         tensors.extend(adam.state());
+        tensors.extend(more);
         let device = self.model.store().device();
         tensors.push(("rng/cpu".into(), generator::state(Device::Cpu)?));
         if device.is_cuda() {
@@ -177,6 +190,11 @@ pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Ad
         Ok(())
     };
     restore().with_context(|| path.display().to_string())
+}
+
+/// Reads one tensor of a training state.
+pub(crate) fn read_state_tensor(path: &Path, name: &str) -> Result<Tensor> {
+    Ok(read_tensor(&mut WeightFile::open(path)?, name)?)
 }
 
 /// Loads a whole network from a checkpoint, ours or an official one, and from the encoder files that it refers to.

@@ -210,6 +210,16 @@ pub struct TrainConfig {
     pub gamma: f64,
     /// Number of warm-up steps of `cosine`.
     pub warmup_steps: u64,
+    /// Decay of the exponential moving average of the weights (EMA), which evaluations and saved models then use; 0 for none.
+    #[serde(default)]
+    pub ema: f64,
+    /// Early stopping: number of evaluations in a row without a better validation mIoU after which the run ends; 0 for never.
+    #[serde(default)]
+    pub patience: u64,
+    /// Trains on the first N batches over and over and evaluates on them alone, to see whether the network can fit them; 0 for all
+    /// data.
+    #[serde(default)]
+    pub overfit_batches: usize,
 }
 
 /// Evaluation settings.
@@ -308,6 +318,9 @@ impl Config {
                 milestones: vec![35, 55],
                 gamma: 0.1,
                 warmup_steps: 0,
+                ema: 0.0,
+                patience: 0,
+                overfit_batches: 0,
             },
             loss: LossConfig::default(),
             eval: EvalConfig {

@@ -116,6 +116,7 @@ impl TrainConfig {
         );
         // With eps = 0, Adam would divide a zero gradient by zero.
         ensure!(self.eps > 0.0, "train.eps ({}) must be positive", self.eps);
+        ensure!((0.0..1.0).contains(&self.ema), "train.ema ({}) must be at least 0 and below 1", self.ema);
         ensure!(self.gamma > 0.0, "train.gamma ({}) must be positive", self.gamma);
         Ok(())
     }

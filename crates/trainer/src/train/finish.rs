@@ -26,10 +26,7 @@ impl Run<'_> {
         let precision = self.experiment.cfg.train.precision;
         let mut mious = Vec::new();
         for position in 0..self.experiment.datasets.len() {
-            if !self.experiment.datasets[position].has_validation_split() {
-                continue;
-            }
-            let split = self.experiment.datasets[position].descriptor.val.clone();
+            let Some(split) = self.experiment.validation_split(position) else { continue };
             let started = Instant::now();
             let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
             let name = self.experiment.split_name(position, &split);
@@ -51,6 +48,9 @@ impl Run<'_> {
             self.record_metrics(Record::Eval, &name, &report, started.elapsed())?;
         }
         let miou = (!mious.is_empty()).then(|| mious.iter().sum::<f64>() / mious.len() as f64);
+        if miou.is_some() {
+            self.at.stale = if miou > self.at.best_miou { 0 } else { self.at.stale + 1 };
+        }
         if miou >= self.at.best_miou {
             self.at.best_miou = miou;
             if let Some(Output { dir, .. }) = &self.output {
@@ -109,9 +109,12 @@ impl Run<'_> {
     pub(super) fn finish(&mut self) -> Result<()> {
         self.progress.clear();
         let trained = self.started.elapsed();
+        self.averaged(|run| match &run.output {
+            Some(Output { dir, .. }) => run.writer().save_model(&dir.checkpoints().last(), &run.at),
+            None => Ok(()),
+        })?;
         if let Some(Output { dir, .. }) = &self.output {
             let checkpoints = dir.checkpoints();
-            self.writer().save_model(&checkpoints.last(), &self.at)?;
             load_own(&self.experiment.model, &checkpoints.best(), &Strictness::default())?;
         }
         self.experiment.processes.broadcast(tensors(&self.experiment.model).collect())?;
@@ -148,10 +151,9 @@ impl Run<'_> {
     fn evaluate_splits(&mut self, position: usize, found: &mut FinalResults) -> Result<()> {
         let precision = self.experiment.cfg.train.precision;
         let threshold = self.experiment.cfg.eval.threshold;
-        let dataset = &self.experiment.datasets[position];
-        let splits = dataset.evaluated_splits();
+        let splits = self.experiment.evaluated_splits(position);
         let Some(first) = splits.first() else { return Ok(()) };
-        let queries = refcoco::evaluation::queries(dataset, first)?;
+        let queries = self.experiment.queries(position, first)?;
         let mut sheet = SheetCollector::new(queries.len(), threshold);
         let mut predictions = PredictionFile::new(threshold);
         for (index, split) in splits.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! The training loop. Read it from top to bottom.
 
+mod average;
 mod finish;
 mod options;
 mod recorded_step;
@@ -18,16 +19,17 @@ use talent::weights::Strictness;
 use tch::{Device, Tensor};
 use torch_ext::Adam;
 
+use self::average::Average;
 pub use self::options::{CheckpointEvery, Resume, RunOptions, SharedFlags};
 use self::recorded_step::PendingStep;
-use self::start::{begin, finished_step, refuse_used_folder};
-pub(crate) use self::start::{config_to_resume, stored_checkpoint};
+use self::start::{begin, finished_step, init_from, refuse_used_folder};
+pub(crate) use self::start::{config_of_init, config_to_resume, stored_checkpoint};
 use crate::batch::sample_options;
 use crate::checkpoint::{self, Encoders, Position};
 use crate::config::{Config, Regime};
 use crate::data_notes::{tell_findings, tell_missing_validation};
 use crate::distributed::Processes;
-use crate::experiment::Experiment;
+use crate::experiment::{EvalScope, Experiment};
 use crate::gradient_buckets::GradientBuckets;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory_limit::ensure_fits;
@@ -79,9 +81,13 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
         tell_missing_validation(&experiment.datasets);
     }
     let strictness = Strictness { allow_missing: options.allow_missing.clone() };
+    experiment.shorten(options.fast_dev_run, &mix);
     let mut encoders = load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
     if options.embed_encoders || experiment.cfg.train.regime == Regime::Full {
         encoders = Encoders::default();
+    }
+    if let Some(path) = &options.init {
+        init_from(path, &experiment.model, &encoders, &strictness)?;
     }
     let adam = adam(&experiment.model, &experiment.cfg.train);
     experiment.interrupt = Interrupt::listen()?;
@@ -133,6 +139,8 @@ struct Run<'a> {
     /// Steps that are replayed from a CUDA graph, if asked for.
     graphed: Option<GraphedSteps>,
     buckets: Option<GradientBuckets>,
+    /// Average of the weights, with `train.ema`.
+    average: Option<Average>,
     /// The last queued step, until it is recorded.
     pending: Option<PendingStep>,
     /// Number of steps in an epoch.
@@ -179,20 +187,26 @@ impl<'a> Run<'a> {
     ) -> Result<Option<Self>> {
         let (cfg, processes) = (&experiment.cfg, &experiment.processes);
         let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
+        let average = (cfg.train.ema > 0.0).then(|| Average::new(&experiment.model, cfg.train.ema));
         let begun = match processes.leads() {
-            true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, options)?),
+            true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, average.as_ref(), options)?),
             false => None,
         };
         let whole = per_epoch.saturating_mul(cfg.train.epochs);
-        let n_steps = options.shared.max_steps.map_or(whole, |limit| limit.min(whole));
+        let limit = if options.fast_dev_run { Some(1) } else { options.shared.max_steps };
+        let mut n_steps = limit.map_or(whole, |limit| limit.min(whole));
         let (at, finished) = processes.leader_value(
             begun.as_ref().map(|(_, at)| (at.clone(), finished_step(&options.run_dir) == Some(at.step))),
         )?;
+        if is_stale(cfg, &at) {
+            n_steps = n_steps.min(at.step);
+        }
         if at.step >= n_steps && !at.evaluation_due && finished {
             return Ok(None);
         }
         let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
-        processes.broadcast(tensors(&experiment.model).chain(moments).collect())?;
+        let averages = average.iter().flat_map(Average::tensors);
+        processes.broadcast(tensors(&experiment.model).chain(moments).chain(averages).collect())?;
         let buckets = match options.overlap_all_reduce {
             true => GradientBuckets::new(processes, &adam)?,
             false => None,
@@ -218,6 +232,7 @@ impl<'a> Run<'a> {
             at,
             graphed,
             buckets,
+            average,
             pending: None,
             per_epoch,
             n_steps,
@@ -275,8 +290,9 @@ impl<'a> Run<'a> {
             // A run that is interrupted during its evaluation repeats the evaluation when it is resumed.
             self.save()?;
             // Evaluation shows its own progress.
-            self.progress.pauser().pause(|| self.validate())?;
+            self.progress.pauser().pause(|| self.averaged(Self::validate))?;
             self.at.evaluation_due = false;
+            self.stop_early();
         }
         if self.at.batch == self.per_epoch {
             self.at.epoch += 1;
@@ -290,10 +306,7 @@ impl<'a> Run<'a> {
     fn steps(&mut self) -> Result<()> {
         let cfg = &self.experiment.cfg;
         let (seed, epoch, batch_size) = (cfg.seed, self.at.epoch, cfg.train.batch_size);
-        let order = sampler::epoch_order(seed, epoch, self.mix.refs.len());
-        let order =
-            sampler::with_rivals(&self.experiment.datasets, &self.mix.refs, &order, cfg.data.refs_per_image);
-        let refs: Vec<RefAt> = order.into_iter().map(|index| self.mix.refs[index]).collect();
+        let refs = self.epoch_refs();
         let batches = refs.chunks(batch_size.min(refs.len())).take(self.per_epoch as usize);
         let share = |refs: &[RefAt]| self.experiment.processes.share_of(refs, cfg.train.accumulate);
         let batches = batches.skip(self.at.batch as usize).map(share).collect::<Result<_>>()?;
@@ -308,6 +321,50 @@ impl<'a> Run<'a> {
         let done = self.train_on(loader);
         // If the next batch fails, the last step is still recorded.
         self.finish_pending().and(done)
+    }
+
+    /// The refs of an epoch, in the order in which they are visited.
+    fn epoch_refs(&self) -> Vec<RefAt> {
+        let Experiment { cfg, datasets, scope, .. } = &self.experiment;
+        let (seed, epoch, refs_per_image) = (cfg.seed, self.at.epoch, cfg.data.refs_per_image);
+        let pass = |of: &[RefAt], number: u64| -> Vec<RefAt> {
+            let order = sampler::epoch_order(seed, number, of.len());
+            let order = sampler::with_rivals(datasets, of, &order, refs_per_image);
+            order.into_iter().map(|index| of[index]).collect()
+        };
+        match scope {
+            EvalScope::Refs(refs) => {
+                // As many steps as with all data, so that evaluations and schedule stay those of the config.
+                let n = self.per_epoch as usize * cfg.train.batch_size.min(refs.len());
+                let n_passes = n.div_ceil(refs.len()) as u64;
+                (0..n_passes).flat_map(|number| pass(refs, epoch * n_passes + number)).take(n).collect()
+            }
+            _ => pass(&self.mix.refs, epoch),
+        }
+    }
+
+    /// Does something with the averaged weights in place of the last ones, if `train.ema` asks for them.
+    fn averaged<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let Some(average) = self.average.take() else { return work(self) };
+        average.exchange();
+        let done = work(self);
+        average.exchange();
+        self.average = Some(average);
+        done
+    }
+
+    /// Ends the run here if its validation mIoU has not risen for `train.patience` evaluations.
+    fn stop_early(&mut self) {
+        if is_stale(&self.experiment.cfg, &self.at) && !self.is_finished() {
+            self.n_steps = self.at.step;
+            self.progress.clear();
+            if self.output.is_some() {
+                let (n, step) = (self.at.stale, self.at.step);
+                errln!(
+                    "stopped early at step {step}: no better validation mIoU in {n} evaluations (train.patience)"
+                );
+            }
+        }
     }
 
     /// Trains on the batches of an epoch, to the end of the epoch or of the run.
@@ -345,7 +402,8 @@ impl<'a> Run<'a> {
         dir.sync_records()?;
         dir.count_records(&mut self.at);
         let checkpoints = dir.checkpoints();
-        self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, &self.at)?;
+        let more = self.average.as_ref().map_or_else(Vec::new, Average::state);
+        self.writer().save_state(&checkpoints.state(self.at.step), &self.adam, more, &self.at)?;
         checkpoints.keep(self.options.keep_checkpoints)?;
         self.last_saved = Instant::now();
         Ok(())
@@ -355,6 +413,11 @@ impl<'a> Run<'a> {
         let Experiment { model, cfg, .. } = &self.experiment;
         checkpoint::Writer { model, config: cfg, encoders: &self.encoders }
     }
+}
+
+/// Whether the validation mIoU has not risen for `train.patience` evaluations.
+fn is_stale(cfg: &Config, at: &Position) -> bool {
+    cfg.train.patience > 0 && at.stale >= cfg.train.patience
 }
 
 /// Number of batches in an epoch. The last incomplete batch is dropped, as the official loader does; a data set smaller than a

@@ -68,7 +68,7 @@ impl SharedFlags {
     }
 }
 
-/// Options of a run, none of which changes its result.
+/// Options of a run. Only `fast_dev_run` and `init` change its result.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Device and threads.
@@ -77,6 +77,10 @@ pub struct RunOptions {
     pub shared: SharedFlags,
     /// The run's folder.
     pub run_dir: PathBuf,
+    /// Whether the run is one step and the first batch of each evaluation, to see that everything works.
+    pub fast_dev_run: bool,
+    /// Checkpoint whose weights a new run starts from.
+    pub init: Option<PathBuf>,
     /// Whether steps are captured as a CUDA graph and replayed.
     pub cuda_graphs: bool,
     /// Whether several processes all-reduce gradients during the backward pass.

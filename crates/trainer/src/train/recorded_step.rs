@@ -65,6 +65,9 @@ impl Run<'_> {
         };
         self.at.step += 1;
         self.at.batch += 1;
+        if let Some(average) = &self.average {
+            average.update(self.at.step);
+        }
         let (step, epoch, lr) = (self.at.step, self.at.epoch, cfg.train.lr * factor);
         Ok(PendingStep { queued, batch, bad, random, step, epoch, lr, seconds: 0.0 })
     }

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cli_kit::errln;
 use run_files::{Metrics, records_file};
+use talent::Talent;
+use talent::weights::Strictness;
 use torch_ext::Adam;
 
+use super::average::Average;
 use super::options::{Resume, RunOptions};
 use crate::checkpoint::{self, Checkpoints, Encoders, Meta, Position, set_aside, step_of};
 use crate::config::{Config, differences};
@@ -106,6 +109,15 @@ pub(crate) fn config_to_resume(resume: &Resume, run_dir: Option<&Path>) -> Resul
     }
 }
 
+/// The config of the checkpoint that `--init` names, if it holds one.
+pub(crate) fn config_of_init(path: &Path) -> Result<Option<Config>> {
+    ensure!(path.is_file(), "--init: there is no checkpoint {}", path.display());
+    match is_official(path) {
+        true => Ok(None),
+        false => Ok(checkpoint::verified_meta(path)?.map(|meta| meta.config)),
+    }
+}
+
 /// The step of the model that a run's `metrics.json` describes; it is the last file that a run writes.
 pub(super) fn finished_step(run: &Path) -> Option<u64> {
     Metrics::read(run).ok().map(|metrics| metrics.step)
@@ -117,6 +129,7 @@ pub(super) fn begin(
     per_epoch: u64,
     adam: &mut Adam,
     encoders: &Encoders,
+    average: Option<&Average>,
     options: &RunOptions,
 ) -> Result<(RunLock, Position)> {
     let cfg = &experiment.cfg;
@@ -138,6 +151,7 @@ pub(super) fn begin(
     match found {
         Some(State::Official(path)) => {
             at.epoch = resume_official(&path, &experiment.model, adam)?;
+            average.inspect(|average| average.restart());
             at.step = at.epoch * per_epoch;
             errln!("resuming from {} after epoch {}", path.display(), at.epoch);
         }
@@ -149,6 +163,12 @@ pub(super) fn begin(
             }
             refuse_change(&path, &meta, cfg, encoders, options.allow_config_change)?;
             checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
+            if let Some(average) = average {
+                match meta.config.train.ema > 0.0 {
+                    true => average.load(|name| checkpoint::read_state_tensor(&path, name))?,
+                    false => average.restart(),
+                }
+            }
             errln!("resuming from {} at step {}", path.display(), meta.position.step);
             at = meta.position;
             if meta.config.train.precision != cfg.train.precision {
@@ -167,6 +187,41 @@ pub(super) fn begin(
         None => {}
     }
     Ok((lock, at))
+}
+
+/// Loads the weights of a checkpoint into the network of a new run (`--init`).
+///
+/// - encoders: those that the network has loaded already
+///
+/// # Errors
+/// When the checkpoint was trained on other encoders, or does not fit the network.
+pub(super) fn init_from(
+    path: &Path,
+    model: &Talent,
+    encoders: &Encoders,
+    strictness: &Strictness,
+) -> Result<()> {
+    ensure!(path.is_file(), "--init: there is no checkpoint {}", path.display());
+    if is_official(path) {
+        return checkpoint::load_own(model, path, strictness);
+    }
+    if let Some(meta) = checkpoint::verified_meta(path)? {
+        for (key, before, now) in [
+            ("weights.image", &meta.encoders.image, &encoders.image),
+            ("weights.text", &meta.encoders.text, &encoders.text),
+        ] {
+            if let Some(before) = before {
+                ensure!(
+                    now.as_ref().is_some_and(|now| now.sha256 == before.sha256),
+                    "--init {}: it was trained on the encoder {} (SHA-256 {}), and {key} is another one",
+                    path.display(),
+                    before.path,
+                    before.sha256
+                );
+            }
+        }
+    }
+    checkpoint::load_own(model, path, strictness).with_context(|| format!("--init {}", path.display()))
 }
 
 /// Refuses a state in a run's folder if its config is not the folder's: it belongs to another run.
