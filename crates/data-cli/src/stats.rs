@@ -90,25 +90,21 @@ fn table(stats: &DatasetStats) -> String {
 const MAX_WORDS: usize = 15;
 
 fn panels(stats: &DatasetStats) -> Vec<BarPanel> {
-    let panel =
-        |title: &str, x_label: &str, classes: Vec<String>, counts: &dyn Fn(&SplitStats) -> Vec<usize>| {
-            let series = stats.splits.iter().map(|(name, split)| {
-                let counts = counts(split);
-                let all = counts.iter().sum::<usize>().max(1) as f64;
-                Bars {
-                    name: name.clone(),
-                    values: counts.iter().map(|&n| 100.0 * n as f64 / all).collect(),
-                    deviations: vec![],
-                }
-            });
-            BarPanel {
-                title: title.to_owned(),
-                x_label: x_label.to_owned(),
-                from: 0.0,
-                classes,
-                series: series.collect(),
+    let panel = |title: &str,
+                 x_label: &str,
+                 classes: Vec<String>,
+                 counts: &dyn Fn(&SplitStats) -> Vec<usize>| {
+        let series = stats.splits.iter().map(|(name, split)| {
+            let counts = counts(split);
+            let all = counts.iter().sum::<usize>().max(1) as f64;
+            Bars {
+                name: name.clone(),
+                values: counts.iter().map(|&n| 100.0 * n as f64 / all).collect(),
+                deviations: vec![],
             }
-        };
+        });
+        BarPanel { title: title.to_owned(), x_label: x_label.to_owned(), classes, series: series.collect() }
+    };
     let mut words: Vec<String> = (1..MAX_WORDS).map(|n| n.to_string()).collect();
     words.push(format!("{MAX_WORDS}+"));
     let mut areas: Vec<String> = TARGET_PERCENT_BOUNDS.iter().map(|bound| format!("<{bound}")).collect();

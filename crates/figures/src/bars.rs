@@ -1,10 +1,9 @@
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::Error;
-use crate::curves::{COLOURS, panels_side_by_side};
+use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, TITLE, number, save, svg};
 
 /// One series of bars, drawn in one colour.
 #[derive(Debug, Clone)]
@@ -17,27 +16,33 @@ pub struct Bars {
     pub deviations: Vec<f64>,
 }
 
-/// One bar chart: for each class a bar of each series.
+/// One bar chart: for each class a bar of each series, from 0 on.
 #[derive(Debug, Clone)]
 pub struct BarPanel {
     /// Title above the chart.
     pub title: String,
     /// Label below the x axis.
     pub x_label: String,
-    /// Where the y axis starts; bars are cut off there.
-    pub from: f64,
     /// Label below each group of bars.
     pub classes: Vec<String>,
     /// Series of bars.
     pub series: Vec<Bars>,
 }
 
-/// Draws bar charts side by side into a PNG file.
+/// Draws bar charts side by side into a PNG file, and beside it into an SVG file of the same name.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a file cannot be written.
 pub fn bars(path: &Path, panels: &[BarPanel]) -> Result<(), Error> {
-    panels_side_by_side(path, panels, draw)
+    save(path, panels)
+}
+
+/// [`bars`] as an SVG document.
+///
+/// # Errors
+/// When the plotting library fails.
+pub fn bars_svg(panels: &[BarPanel]) -> Result<String, Error> {
+    svg(panels)
 }
 
 /// Share of a class's width that its bars fill.
@@ -62,58 +67,57 @@ impl Bars {
     }
 }
 
-fn draw(
-    area: &DrawingArea<BitMapBackend<'_>, Shift>,
-    panel: &BarPanel,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let highest = panel.series.iter().flat_map(Bars::ends).fold(panel.from, f64::max);
-    let top = highest + 0.08 * (highest - panel.from);
-    let n_classes = panel.classes.len().max(1);
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 22))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(52)
-        .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, panel.from..top.max(panel.from + 1e-9))?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(RGBColor(240, 240, 240))
-        .label_style(("sans-serif", 14))
-        .x_labels(2 * n_classes + 1)
-        .x_label_formatter(&|x| panel.class_at(*x))
-        .x_desc(&panel.x_label)
-        .draw()?;
-    let width = FILLED / panel.series.len().max(1) as f64;
-    let left = |index: usize, class: usize| class as f64 - FILLED / 2.0 + index as f64 * width;
-    for (index, bars) in panel.series.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        let rectangles =
-            bars.values.iter().enumerate().filter(|(_, value)| value.is_finite()).map(|(class, &value)| {
-                let left = left(index, class);
-                Rectangle::new([(left, panel.from), (left + width, value)], colour.filled())
-            });
+impl Chart for BarPanel {
+    fn legend(&self) -> Vec<(String, RGBColor)> {
+        self.series
+            .iter()
+            .zip(COLOURS.iter().cycle())
+            .map(|(bars, colour)| (bars.name.clone(), *colour))
+            .collect()
+    }
+
+    fn size(&self, _: usize) -> (u32, u32) {
+        (520, 380)
+    }
+
+    fn draw(&self, area: &Area<'_>, _: usize) -> Drawn {
+        let highest = self.series.iter().flat_map(Bars::ends).fold(0.0, f64::max);
+        let n_classes = self.classes.len().max(1);
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, ("sans-serif", TITLE))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(48)
+            .build_cartesian_2d(-0.5..n_classes as f64 - 0.5, 0.0..(1.08 * highest).max(1e-9))?;
         chart
-            .draw_series(rectangles)?
-            .label(&bars.name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour.filled()));
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .label_style(("sans-serif", LETTERS))
+            .x_labels(2 * n_classes + 1)
+            .x_label_formatter(&|x| self.class_at(*x))
+            .y_label_formatter(&|value| number(*value))
+            .x_desc(&self.x_label)
+            .draw()?;
+        let width = FILLED / self.series.len().max(1) as f64;
+        let left = |index: usize, class: usize| class as f64 - FILLED / 2.0 + index as f64 * width;
+        for (index, (bars, colour)) in self.series.iter().zip(COLOURS.iter().cycle()).enumerate() {
+            let finite = bars.values.iter().enumerate().filter(|(_, value)| value.is_finite());
+            chart.draw_series(finite.map(|(class, &value)| {
+                let left = left(index, class);
+                Rectangle::new([(left, 0.0), (left + width, value)], colour.filled())
+            }))?;
+            let middle = |class: usize| left(index, class) + 0.5 * width;
+            let lines =
+                bars.values.iter().zip(&bars.deviations).enumerate().filter(|(_, (value, deviation))| {
+                    value.is_finite() && deviation.is_finite() && **deviation > 0.0
+                });
+            chart.draw_series(lines.map(|(class, (value, deviation))| {
+                let points = [(middle(class), value - deviation), (middle(class), value + deviation)];
+                PathElement::new(points, BLACK.stroke_width(2))
+            }))?;
+        }
+        Ok(())
     }
-    for (index, bars) in panel.series.iter().enumerate() {
-        let middle = |class: usize| left(index, class) + 0.5 * width;
-        let lines = bars.values.iter().zip(&bars.deviations).enumerate().filter(|(_, (value, deviation))| {
-            value.is_finite() && deviation.is_finite() && **deviation > 0.0
-        });
-        chart.draw_series(lines.map(|(class, (value, deviation))| {
-            let points = [(middle(class), value - deviation), (middle(class), value + deviation)];
-            PathElement::new(points, BLACK.stroke_width(2))
-        }))?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font(("sans-serif", 15))
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
-    Ok(())
 }

@@ -1,12 +1,10 @@
 use std::path::Path;
 
-use ab_glyph::{Font, PxScale, ScaleFont};
-
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use crate::Error;
-use crate::fonts::{Face, face_of};
+use crate::raster::line_of_text;
 
 /// An RGB picture.
 #[derive(Debug, Clone)]
@@ -14,16 +12,6 @@ pub struct Canvas {
     width: usize,
     height: usize,
     data: Vec<u8>,
-}
-
-/// Where the next letter goes.
-struct Pen {
-    x: f32,
-    y: f32,
-    /// Right end of the line.
-    end: f32,
-    height: f32,
-    colour: [u8; 3],
 }
 
 impl Canvas {
@@ -81,54 +69,24 @@ impl Canvas {
         }
     }
 
-    /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels. Letters come from the compiled-in
-    /// fonts or those of the machine, without ligatures and from left to right; a letter that no font has is written as `\u{...}`
-    /// ([`missing_letters`](crate::missing_letters)).
+    /// Writes one line of text with its top left corner at (x, y), cut off at `max_width` pixels, with the kerning and in the writing
+    /// direction of its script. Letters come from the compiled-in fonts or those of the machine; one that no font has is written as
+    /// `\u{...}` ([`missing_letters`](crate::missing_letters)).
     pub fn text(&mut self, text: &str, x: usize, y: usize, height: f32, max_width: usize, colour: [u8; 3]) {
-        let mut pen = Pen { x: x as f32, y: y as f32, end: (x + max_width) as f32, height, colour };
-        for letter in text.chars() {
-            let fits = match face_of(letter) {
-                Some(face) => self.letter(&face, letter, &mut pen),
-                None => letter
-                    .escape_unicode()
-                    .all(|letter| face_of(letter).is_none_or(|face| self.letter(&face, letter, &mut pen))),
-            };
-            if !fits {
-                return;
+        let room = max_width.min(self.width.saturating_sub(x));
+        let Some(line) = (room > 0).then(|| line_of_text(text, height, room)).flatten() else { return };
+        for (row, coverage) in line.coverage.chunks_exact(line.width).enumerate() {
+            if y + row >= self.height {
+                break;
+            }
+            let start = ((y + row) * self.width + x) * 3;
+            for (pixel, &share) in self.data[start..].chunks_exact_mut(3).zip(coverage) {
+                for (value, ink) in pixel.iter_mut().zip(colour) {
+                    let (of, share) = (u32::from(*value), u32::from(share));
+                    *value = ((of * (255 - share) + u32::from(ink) * share) / 255) as u8;
+                }
             }
         }
-    }
-
-    fn letter(&mut self, face: &Face, letter: char, pen: &mut Pen) -> bool {
-        match face {
-            Face::BuiltIn(font) => self.glyph(*font, letter, pen),
-            Face::Machine(font) => self.glyph(*font, letter, pen),
-        }
-    }
-
-    /// Draws a letter and moves the pen. Returns false if it would cross the end of the line.
-    fn glyph(&mut self, font: &impl Font, letter: char, pen: &mut Pen) -> bool {
-        let scaled = font.as_scaled(PxScale::from(pen.height));
-        let id = font.glyph_id(letter);
-        let advance = scaled.h_advance(id);
-        if pen.x + advance > pen.end {
-            return false;
-        }
-        let at = ab_glyph::point(pen.x, pen.y + scaled.ascent());
-        if let Some(outline) = font.outline_glyph(id.with_scale_and_position(pen.height, at)) {
-            let bounds = outline.px_bounds();
-            outline.draw(|dx, dy, coverage| {
-                let (px, py) = (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
-                if (0..self.width as i64).contains(&px) && (0..self.height as i64).contains(&py) {
-                    let start = (py as usize * self.width + px as usize) * 3;
-                    for (value, ink) in self.data[start..start + 3].iter_mut().zip(pen.colour) {
-                        *value = (f32::from(*value) * (1.0 - coverage) + f32::from(ink) * coverage) as u8;
-                    }
-                }
-            });
-        }
-        pen.x += advance;
-        true
     }
 
     /// Writes a PNG file atomically.

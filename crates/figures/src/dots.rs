@@ -1,10 +1,9 @@
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::Error;
-use crate::curves::{COLOURS, panels_side_by_side};
+use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, MARK, TITLE, number, save, svg, text_width};
 
 /// A dot with its interval.
 #[derive(Debug, Clone)]
@@ -30,16 +29,31 @@ pub struct DotPanel {
     pub dots: Vec<Dot>,
 }
 
-/// Draws charts of dots side by side into a PNG file. Unlike the length of a bar, the place of a dot can be read on an axis that does
-/// not start at 0.
+/// Draws charts of dots side by side into a PNG file, and beside it into an SVG file of the same name. Unlike the length of a bar, the
+/// place of a dot can be read on an axis that does not start at 0. The rows are the same in all charts; their names stand beside the
+/// first.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a file cannot be written.
 pub fn dots(path: &Path, panels: &[DotPanel]) -> Result<(), Error> {
-    panels_side_by_side(path, panels, draw)
+    save(path, panels)
+}
+
+/// [`dots`] as an SVG document.
+///
+/// # Errors
+/// When the plotting library fails.
+pub fn dots_svg(panels: &[DotPanel]) -> Result<String, Error> {
+    svg(panels)
 }
 
 impl DotPanel {
+    /// Width of the column of names.
+    fn names_width(&self, place: usize) -> u32 {
+        let longest = self.dots.iter().map(|dot| text_width(&dot.name, LETTERS)).max().unwrap_or(0);
+        if place == 0 { (longest + 20).min(320) } else { 8 }
+    }
+
     /// Name of the row at a height, rows counted from the top; empty between rows.
     fn name_at(&self, height: f64) -> String {
         let row = self.dots.len() as f64 - 1.0 - height;
@@ -65,40 +79,51 @@ impl DotPanel {
     }
 }
 
-fn draw(
-    area: &DrawingArea<BitMapBackend<'_>, Shift>,
-    panel: &DotPanel,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let n = panel.dots.len().max(1);
-    let longest = panel.dots.iter().map(|dot| dot.name.chars().count()).max().unwrap_or(0) as u32;
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 22))
-        .margin(12)
-        .x_label_area_size(46)
-        .y_label_area_size((20 + 8 * longest).min(260))
-        .build_cartesian_2d(panel.range(), -0.6..n as f64 - 0.4)?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(RGBColor(240, 240, 240))
-        .label_style(("sans-serif", 15))
-        // Heights at which a label could stand, whole numbers among them.
-        .y_labels(2 * n + 1)
-        .y_label_formatter(&|height| panel.name_at(*height))
-        .x_desc(&panel.x_label)
-        .draw()?;
-    if let Some(mark) = panel.mark {
-        let line = [(mark, -0.6), (mark, n as f64 - 0.4)];
-        chart.draw_series([PathElement::new(line, RGBColor(120, 120, 120).stroke_width(1))])?;
+impl Chart for DotPanel {
+    fn legend(&self) -> Vec<(String, RGBColor)> {
+        Vec::new()
     }
-    for (row, dot) in panel.dots.iter().enumerate().filter(|(_, dot)| dot.value.is_finite()) {
-        let (height, colour) = ((n - 1 - row) as f64, COLOURS[row % COLOURS.len()]);
-        if let Some([low, high]) = dot.interval {
-            chart.draw_series([PathElement::new([(low, height), (high, height)], colour.stroke_width(3))])?;
+
+    fn size(&self, place: usize) -> (u32, u32) {
+        (350 + self.names_width(place), 96 + 30 * self.dots.len().max(1) as u32)
+    }
+
+    fn draw(&self, area: &Area<'_>, place: usize) -> Drawn {
+        let n = self.dots.len().max(1);
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, ("sans-serif", TITLE - 2))
+            .margin(12)
+            .x_label_area_size(42)
+            .y_label_area_size(self.names_width(place))
+            .build_cartesian_2d(self.range(), -0.6..n as f64 - 0.4)?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .label_style(("sans-serif", LETTERS))
+            // Heights at which a label could stand, whole numbers among them.
+            .y_labels(2 * n + 1)
+            .x_labels(6)
+            .x_label_formatter(&|value| number(*value))
+            .y_label_formatter(&|height| if place == 0 { self.name_at(*height) } else { String::new() })
+            .x_desc(&self.x_label)
+            .draw()?;
+        if let Some(mark) = self.mark {
+            let line = [(mark, -0.6), (mark, n as f64 - 0.4)];
+            chart.draw_series([PathElement::new(line, MARK.stroke_width(1))])?;
         }
-        chart.draw_series([Circle::new((dot.value, height), 6, colour.filled())])?;
+        let colour = COLOURS[0];
+        for (row, dot) in self.dots.iter().enumerate().filter(|(_, dot)| dot.value.is_finite()) {
+            let height = (n - 1 - row) as f64;
+            if let Some([low, high]) = dot.interval {
+                let line = [(low, height), (high, height)];
+                chart.draw_series([PathElement::new(line, colour.stroke_width(3))])?;
+            }
+            chart.draw_series([Circle::new((dot.value, height), 6, colour.filled())])?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Fonts for captions: one that is compiled in, and those of the machine for what it lacks.
+//! Which letters can be drawn: those of the compiled-in fonts, and those of the machine's for what they lack.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, OnceLock};
@@ -18,13 +18,13 @@ fn built_in() -> &'static [FontRef<'static>] {
 #[derive(Default)]
 struct Machine {
     database: Option<fontdb::Database>,
-    /// By letter; `None` if no font has it.
-    found: HashMap<char, Option<&'static FontVec>>,
-    loaded: HashMap<fontdb::ID, Option<&'static FontVec>>,
+    /// Whether a font has it, by letter.
+    found: HashMap<char, bool>,
+    loaded: HashMap<fontdb::ID, Option<FontVec>>,
 }
 
 impl Machine {
-    fn font_of(&mut self, letter: char) -> Option<&'static FontVec> {
+    fn has(&mut self, letter: char) -> bool {
         if let Some(&found) = self.found.get(&letter) {
             return found;
         }
@@ -34,21 +34,17 @@ impl Machine {
             database
         });
         let ids: Vec<fontdb::ID> = database.faces().map(|face| face.id).collect();
-        let found = ids.into_iter().find_map(|id| {
-            let font = *self.loaded.entry(id).or_insert_with(|| load(database, id));
-            font.filter(|font| can_draw(*font, letter))
+        let found = ids.into_iter().any(|id| {
+            let font = self.loaded.entry(id).or_insert_with(|| load(database, id));
+            font.as_ref().is_some_and(|font| can_draw(font, letter))
         });
         self.found.insert(letter, found);
         found
     }
 }
 
-/// Loads a face for the rest of the program: captions are drawn with few fonts.
-fn load(database: &fontdb::Database, id: fontdb::ID) -> Option<&'static FontVec> {
-    let font =
-        database.with_face_data(id, |data, index| FontVec::try_from_vec_and_index(data.to_vec(), index).ok());
-    let font: &'static FontVec = Box::leak(Box::new(font??));
-    Some(font)
+fn load(database: &fontdb::Database, id: fontdb::ID) -> Option<FontVec> {
+    database.with_face_data(id, |data, index| FontVec::try_from_vec_and_index(data.to_vec(), index).ok())?
 }
 
 /// Whether a font has a letter as an outline. Fonts of coloured pictures, as most of emoji are, have none.
@@ -57,23 +53,19 @@ fn can_draw(font: &impl Font, letter: char) -> bool {
     id.0 != 0 && (letter.is_whitespace() || font.outline(id).is_some())
 }
 
-/// A font that has a letter.
-pub(crate) enum Face {
-    BuiltIn(&'static FontRef<'static>),
-    Machine(&'static FontVec),
+/// Whether a compiled-in font has a letter.
+pub(crate) fn has_built_in(letter: char) -> bool {
+    letter.is_control() || built_in().iter().any(|font| can_draw(font, letter))
 }
 
-/// Finds a font that has a letter; `None` if neither the program nor the machine has one, which is noted for [`missing_letters`].
-pub(crate) fn face_of(letter: char) -> Option<Face> {
-    if let Some(font) = built_in().iter().find(|font| can_draw(*font, letter)) {
-        return Some(Face::BuiltIn(font));
+/// Whether the program or the machine has a font with a letter. If neither has, that is noted for [`missing_letters`].
+pub(crate) fn has_letter(letter: char) -> bool {
+    if has_built_in(letter) {
+        return true;
     }
     static MACHINE: OnceLock<Mutex<Machine>> = OnceLock::new();
-    let mut machine = MACHINE.get_or_init(Mutex::default).lock().ok()?;
-    let found = machine.font_of(letter).map(Face::Machine);
-    if found.is_none()
-        && let Ok(mut missing) = missing().lock()
-    {
+    let found = MACHINE.get_or_init(Mutex::default).lock().is_ok_and(|mut machine| machine.has(letter));
+    if !found && let Ok(mut missing) = missing().lock() {
         missing.insert(letter);
     }
     found
@@ -110,11 +102,10 @@ mod tests {
 
     #[test]
     fn letters_are_looked_for_in_every_font() {
-        assert!(matches!(face_of('ж'), Some(Face::BuiltIn(_))));
-        assert!(matches!(face_of('🐈'), Some(Face::BuiltIn(_))));
+        assert!(has_built_in('ж') && has_built_in('🐈'));
         // A private letter, which no font has.
         let private = '\u{10fffd}';
-        assert!(face_of(private).is_none());
+        assert!(!has_letter(private));
         assert!(missing_letters().contains(&private));
     }
 }

@@ -1,21 +1,23 @@
-//! Pictures of runs, as PNG files: [`curves`], [`bars`], [`dots`], mask [`overlay`]s, [`contact_sheet`]s and
+//! Pictures of runs, charts as SVG and PNG files, others as PNG files: [`curves`], [`bars`], [`dots`], mask [`overlay`]s, [`contact_sheet`]s and
 //! [`comparison_sheet`]s.
 
 mod bars;
 mod canvas;
+mod chart;
 mod comparison;
 mod curves;
 mod dots;
 mod fonts;
+mod raster;
 mod sheet;
 
-pub use bars::{BarPanel, Bars, bars};
+pub use bars::{BarPanel, Bars, bars, bars_svg};
 pub use canvas::{Canvas, overlay};
 pub use comparison::{ComparisonRow, comparison_sheet};
-pub use curves::{Panel, Series, curves};
-pub use dots::{Dot, DotPanel, dots};
+pub use curves::{Panel, Series, curves, curves_svg};
+pub use dots::{Dot, DotPanel, dots, dots_svg};
 pub use fonts::{missing_letters, missing_letters_note};
-pub use sheet::{SheetRow, contact_sheet};
+pub use sheet::{SheetRow, SheetVerdict, contact_sheet};
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]

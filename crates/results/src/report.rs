@@ -140,7 +140,6 @@ fn by_distractors(summary: &Summary) -> Result<String, Error> {
     let panel = BarPanel {
         title: format!("NTA mass by number of distractors, {} (%)", summary.split),
         x_label: "same-category distractors".to_owned(),
-        from: 0.0,
         classes: ["1", "2", "3+"].map(str::to_owned).to_vec(),
         series: summary
             .lines

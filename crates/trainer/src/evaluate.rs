@@ -24,7 +24,7 @@ use crate::panics::message;
 #[derive(Debug)]
 pub(crate) struct Prediction<'a> {
     pub(crate) item: &'a EvalItem,
-    pub(crate) iou: f64,
+    pub(crate) activation: &'a Activation,
     /// Probabilities in the original image, row-major.
     pub(crate) probabilities: &'a [f32],
 }
@@ -74,7 +74,7 @@ pub(crate) fn evaluate_queries(
                 let measured = measure(&batch, &values(maps)?, threshold);
                 for ((item, one), place) in batch.items.iter().zip(measured).zip(&mut places) {
                     let Measured { activation, box_iou, map } = one;
-                    visit(place, Prediction { item, iou: activation.overlap.iou(), probabilities: &map });
+                    visit(place, Prediction { item, activation: &activation, probabilities: &map });
                     done.push((place, evaluated(dataset, &item.query, activation, box_iou)));
                 }
                 if let Some(progress) = &mut progress {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use cli_kit::errln;
-use figures::{Canvas, Panel, Series, SheetRow};
-use metrics::METRICS;
+use figures::{Canvas, Panel, Series, SheetRow, SheetVerdict};
+use metrics::{Activation, METRICS};
 use refcoco::Dataset;
 use refcoco::evaluation::Query;
 use run_files::Record;
@@ -62,13 +62,23 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.chunks(window).map(mean).collect()
 }
 
+/// What a prediction does with the distractors, if there are any.
+fn verdict(activation: &Activation) -> Option<SheetVerdict> {
+    match activation {
+        _ if activation.distractors.is_empty() => None,
+        _ if activation.is_identity_error() => Some(SheetVerdict::TakesAnother),
+        _ if activation.covers_a_distractor() => Some(SheetVerdict::CoversAnother),
+        _ => Some(SheetVerdict::TargetAlone),
+    }
+}
+
 /// Collects expressions for a contact sheet, spread evenly over a split.
 #[derive(Debug)]
 pub(crate) struct SheetCollector {
     every: usize,
     threshold: f32,
-    /// Place in the split, predicted foreground and IoU.
-    found: Vec<(usize, (Vec<u8>, f64))>,
+    /// Place in the split, predicted foreground, and what it covers.
+    found: Vec<(usize, (Vec<u8>, Activation))>,
 }
 
 const ROWS: usize = 16;
@@ -84,7 +94,8 @@ impl SheetCollector {
 
     pub(crate) fn visit(&mut self, place: usize, prediction: &Prediction<'_>) {
         if self.wants(place) {
-            self.found.push((place, (prediction.mask(self.threshold).data, prediction.iou)));
+            let mask = prediction.mask(self.threshold).data;
+            self.found.push((place, (mask, prediction.activation.clone())));
         }
     }
 
@@ -95,7 +106,7 @@ impl SheetCollector {
 
     /// - queries: of the split, in the order in which they were evaluated
     pub(crate) fn save(&self, path: &Path, dataset: &Dataset, queries: &[Query]) -> Result<()> {
-        let row = |(place, (prediction, iou)): &(usize, (Vec<u8>, f64))| -> Result<SheetRow> {
+        let row = |(place, (prediction, activation)): &(usize, (Vec<u8>, Activation))| -> Result<SheetRow> {
             let query = &queries[*place];
             let reference = &dataset.refs[query.ref_index];
             let image = dataset.image(reference.image_id)?;
@@ -104,7 +115,8 @@ impl SheetCollector {
                 expression: query.text.clone(),
                 prediction: prediction.clone(),
                 target: dataset.target(reference)?.data,
-                iou: *iou,
+                iou: activation.overlap.iou(),
+                verdict: verdict(activation),
             })
         };
         let rows: Vec<SheetRow> = self.found.iter().map(row).collect::<Result<_>>()?;

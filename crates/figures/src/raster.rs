@@ -1,0 +1,123 @@
+//! Renders SVG, and text with the kerning and the ligatures of its font, in the writing direction of its script.
+
+use std::sync::{Arc, OnceLock};
+
+use resvg::{tiny_skia, usvg};
+
+use crate::Error;
+use crate::canvas::Canvas;
+use crate::fonts::{has_built_in, has_letter};
+
+/// Options with the compiled-in fonts alone, or also with those of the machine, whose search takes a moment.
+fn options(with_machine: bool) -> &'static usvg::Options<'static> {
+    static OPTIONS: [OnceLock<usvg::Options<'static>>; 2] = [OnceLock::new(), OnceLock::new()];
+    OPTIONS[usize::from(with_machine)].get_or_init(|| {
+        let mut fonts = usvg::fontdb::Database::new();
+        for bytes in [epaint_default_fonts::UBUNTU_LIGHT, epaint_default_fonts::NOTO_EMOJI_REGULAR] {
+            fonts.load_font_data(bytes.to_vec());
+        }
+        let name = fonts.faces().next().and_then(|face| Some(face.families.first()?.0.clone()));
+        if with_machine {
+            fonts.load_system_fonts();
+        }
+        // Afterwards, since fontconfig also names a family.
+        if let Some(name) = name {
+            fonts.set_sans_serif_family(name);
+        }
+        usvg::Options { fontdb: Arc::new(fonts), ..usvg::Options::default() }
+    })
+}
+
+fn options_for(text: &str) -> &'static usvg::Options<'static> {
+    options(!text.chars().all(has_built_in))
+}
+
+fn pixels(svg: &str, width_limit: u32) -> Result<tiny_skia::Pixmap, Error> {
+    let tree = usvg::Tree::from_str(svg, options_for(svg)).map_err(|error| Error::Draw(error.to_string()))?;
+    let size = tree.size().to_int_size();
+    let mut pixmap = tiny_skia::Pixmap::new(size.width().min(width_limit), size.height())
+        .ok_or_else(|| Error::Draw("the picture has no size".into()))?;
+    resvg::render(&tree, tiny_skia::Transform::identity(), &mut pixmap.as_mut());
+    Ok(pixmap)
+}
+
+/// Renders an SVG document on white.
+pub(crate) fn render(svg: &str) -> Result<Canvas, Error> {
+    let pixmap = pixels(svg, u32::MAX)?;
+    let rgb = pixmap.pixels().iter().flat_map(|pixel| {
+        let white = 255 - pixel.alpha();
+        // Colours are premultiplied by alpha.
+        [pixel.red() + white, pixel.green() + white, pixel.blue() + white]
+    });
+    Ok(Canvas::from_rgb(pixmap.width() as usize, pixmap.height() as usize, rgb.collect()))
+}
+
+/// One line of text: how much of each pixel it covers, 0 to 255.
+pub(crate) struct Line {
+    pub(crate) width: usize,
+    /// `width` bytes a row.
+    pub(crate) coverage: Vec<u8>,
+}
+
+/// Draws a line of text with letters of a size, cut off at a width. A letter that no font has is written as `\u{...}`. `None`
+/// where nothing can be drawn.
+pub(crate) fn line_of_text(text: &str, size: f32, width: usize) -> Option<Line> {
+    let shown: String = text
+        .chars()
+        .flat_map(|letter| match has_letter(letter) {
+            true => vec![if letter.is_control() { ' ' } else { letter }],
+            false => letter.escape_unicode().collect(),
+        })
+        .collect();
+    let height = (size * 1.4).ceil() as usize;
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\"><text x=\"0\" y=\"{}\" \
+         font-family=\"sans-serif\" font-size=\"{size}\" xml:space=\"preserve\">{}</text></svg>",
+        size * 0.95,
+        escape(&shown)
+    );
+    let pixmap = pixels(&svg, width as u32).ok()?;
+    let coverage = pixmap.pixels().iter().map(|pixel| pixel.alpha()).collect();
+    Some(Line { width: pixmap.width() as usize, coverage })
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Column behind the last that text covers.
+    fn end(text: &str) -> usize {
+        let line = line_of_text(text, 40.0, 400).unwrap();
+        (0..line.width)
+            .rposition(|x| line.coverage.iter().skip(x).step_by(line.width).any(|&share| share > 0))
+            .map_or(0, |x| x + 1)
+    }
+
+    #[test]
+    fn letters_are_kerned() {
+        // Beside each other, A and V overlap.
+        assert!(end("AVAVAV") + 6 < end("AAA") + end("VVV"), "{} {}", end("AVAVAV"), end("AAA") + end("VVV"));
+        assert_eq!(end(""), 0);
+        assert!(end("<&>") > 20);
+        // Control characters would make the document invalid.
+        assert!(end("a\u{1}b") > 10);
+    }
+
+    #[test]
+    fn text_with_a_missing_letter_is_drawn_all_the_same() {
+        // Looks for the letter in the fonts of the machine.
+        assert!(end("ab\u{10fffd}") > end("ab") + 40);
+    }
+
+    #[test]
+    fn pictures_are_rendered_on_white() {
+        let svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"2\" height=\"1\"><rect width=\"1\" height=\"1\" \
+                   fill=\"#ff0000\"/></svg>";
+        assert_eq!(render(svg).unwrap().rgb(), [255, 0, 0, 255, 255, 255]);
+        assert!(render("<svg").is_err());
+    }
+}
