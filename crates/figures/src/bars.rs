@@ -68,7 +68,7 @@ impl Bars {
 }
 
 impl Chart for BarPanel {
-    fn legend(&self) -> Vec<(String, RGBColor)> {
+    fn legend(&self, _: bool) -> Vec<(String, RGBColor)> {
         self.series
             .iter()
             .zip(COLOURS.iter().cycle())

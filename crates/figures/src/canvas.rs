@@ -89,6 +89,18 @@ impl Canvas {
         }
     }
 
+    /// The picture as a PNG file in memory.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn png(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        PngEncoder::new(&mut bytes)
+            .write_image(&self.data, self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
+            .map_err(|error| Error::Draw(error.to_string()))?;
+        Ok(bytes)
+    }
+
     /// Writes a PNG file atomically.
     ///
     /// # Errors

@@ -45,7 +45,9 @@ pub(crate) const TITLE: u32 = 18;
 /// A chart that is drawn beside others.
 pub(crate) trait Chart {
     /// Names and colours of the legend; it stands to the right of the chart.
-    fn legend(&self) -> Vec<(String, RGBColor)>;
+    ///
+    /// - is_last: whether this is the rightmost chart
+    fn legend(&self, is_last: bool) -> Vec<(String, RGBColor)>;
 
     /// Width without the legend, and height, in pixels.
     ///
@@ -64,12 +66,13 @@ pub(crate) fn svg(charts: &[impl Chart]) -> Result<String, Error> {
         let _ = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     });
     let failed = |error: &dyn std::fmt::Display| Error::Draw(error.to_string());
+    let legend = |place: usize| charts[place].legend(place + 1 == charts.len());
     let sizes: Vec<(u32, u32, u32)> = charts
         .iter()
         .enumerate()
         .map(|(place, chart)| {
             let (width, height) = chart.size(place);
-            (width, legend_width(&chart.legend()), height)
+            (width, legend_width(&legend(place)), height)
         })
         .collect();
     let width: u32 = sizes.iter().map(|(width, legend, _)| width + legend).sum();
@@ -79,13 +82,12 @@ pub(crate) fn svg(charts: &[impl Chart]) -> Result<String, Error> {
         let root = SVGBackend::with_string(&mut text, (width.max(1), height.max(1))).into_drawing_area();
         root.fill(&WHITE).map_err(|error| failed(&error))?;
         let mut left = 0;
-        for (place, (chart, &(width, legend, _))) in charts.iter().zip(&sizes).enumerate() {
-            chart
-                .draw(&root.clone().shrink((left, 0), (width, height)), place)
-                .map_err(|error| failed(&error))?;
-            let beside = root.clone().shrink((left + width, 0), (legend, height));
-            draw_legend(&beside, &chart.legend()).map_err(|error| failed(&error))?;
-            left += width + legend;
+        for (place, (chart, &(width, beside, _))) in charts.iter().zip(&sizes).enumerate() {
+            let area = root.clone().shrink((left, 0), (width, height));
+            chart.draw(&area, place).map_err(|error| failed(&error))?;
+            let area = root.clone().shrink((left + width, 0), (beside, height));
+            draw_legend(&area, &legend(place)).map_err(|error| failed(&error))?;
+            left += width + beside;
         }
         root.present().map_err(|error| failed(&error))?;
     }

@@ -48,7 +48,7 @@ impl Series {
 }
 
 impl Chart for Panel {
-    fn legend(&self) -> Vec<(String, RGBColor)> {
+    fn legend(&self, _: bool) -> Vec<(String, RGBColor)> {
         self.series
             .iter()
             .zip(COLOURS.iter().cycle())

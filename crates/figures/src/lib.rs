@@ -15,7 +15,7 @@ pub use bars::{BarPanel, Bars, bars, bars_svg};
 pub use canvas::{Canvas, overlay};
 pub use comparison::{ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves, curves_svg};
-pub use dots::{Dot, DotPanel, dots, dots_svg};
+pub use dots::{Dot, DotPanel, DotRow, dots, dots_svg};
 pub use fonts::{missing_letters, missing_letters_note};
 pub use sheet::{SheetRow, SheetVerdict, contact_sheet};
 

@@ -120,7 +120,7 @@ fn run(cli: &Cli) -> Result<()> {
     let tables = summaries.iter().flat_map(|summary| [Some(summary.format(format)), groups(summary)]);
     let mut text = tables.flatten().collect::<Vec<_>>().join("\n\n");
     if format == TableFormat::Text && summaries.iter().any(|summary| summary.lines.len() > 1) {
-        text.push_str("\n* the best of its column");
+        text.push_str("\n* better than every other row: the 95 % interval of each difference excludes 0");
     }
     for note in summaries.iter().filter_map(Summary::power).chain(comparisons(&runs, &splits)) {
         text.push_str(&format!("\n{}", format.escape(&note)));

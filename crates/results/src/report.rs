@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use base64::Engine;
-use figures::{BarPanel, Bars, Dot, DotPanel, Panel, Series};
+use figures::{BarPanel, Bars, Dot, DotPanel, DotRow, Panel, Series};
 
 use crate::grid::grid;
 use crate::read::{LeftOut, Run};
@@ -32,33 +32,28 @@ pub fn report(
          <body><h1>{0}</h1>",
         text(title)
     );
-    for summary in summaries {
-        let _ = write!(page, "<h2>{}</h2>{}", text(&summary.split), summary.table().html());
-        let baseline = summary.baseline.as_deref();
-        if let Some(baseline) = baseline {
-            let _ = write!(
-                page,
-                "<p>Differences are to <b>{}</b> with the same seed, expression by expression: mean and 95 % interval of a \
-                 bootstrap over seeds and refs.</p>",
-                text(baseline)
-            );
+    if let Some(first) = summaries.first() {
+        if first.baseline.is_some() {
+            page.push_str(&differences(summaries)?);
         }
+        let _ = write!(page, "<p>{NOTE}</p>");
+    }
+    for summary in summaries {
+        let _ = write!(page, "<h2>{}</h2>{}", text(&summary.split), summary.deciding_table().html());
         if let Some(power) = summary.power() {
             let _ = write!(page, "<p>{}.</p>", text(&power));
         }
-        let _ =
-            write!(page, "<details><summary>By group</summary>{}</details>", summary.groups_table().html());
+        let _ = write!(
+            page,
+            "<details><summary>Other columns</summary>{}</details><details><summary>By group of expressions</summary>{}</details>",
+            summary.other_table().html(),
+            summary.groups_table().html()
+        );
     }
     if let Some(first) = summaries.first() {
-        for (name, image) in [
-            ("metrics", means(first)?),
-            ("distractors", by_distractors(first)?),
-            ("curves", curves(runs, first)?),
-        ] {
-            picture(&mut page, name, &image);
-        }
-        if first.baseline.is_some() {
-            picture(&mut page, "differences", &differences(first)?);
+        let _ = write!(page, "<h2>Plots, {}</h2>", text(&first.split));
+        for plot in [means(first)?, by_distractors(first)?, curves(runs, first)?] {
+            page.push_str(&plot);
         }
         let _ = write!(page, "<h2>Where they differ most, {}</h2>", text(&first.split));
         match grid(runs, first, data_root) {
@@ -84,9 +79,21 @@ fn picture(page: &mut String, name: &str, image: &str) {
     let _ = write!(page, "<img alt=\"{name}\" src=\"data:image/png;base64,{image}\">");
 }
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1300px;padding:0 1em;color:#222}\
-table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
-td:first-child,th:first-child{text-align:left}img{max-width:100%;display:block;margin:1em 0}";
+/// A chart inside the page, with a description for those who cannot see it.
+fn chart(name: &str, svg: &str) -> String {
+    // A document of its own names its language by an address; inside a page it needs none.
+    let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
+    format!("<figure role=\"img\" aria-label=\"{}\">{svg}</figure>", htmlize::escape_attribute(name))
+}
+
+const NOTE: &str = "Values are means over seeds with their standard deviation. Differences are to the baseline with the same seed, \
+expression by expression: mean and 95 % interval of a bootstrap over seeds and refs. Bold: better than every other row, where the \
+interval of each difference excludes 0.";
+
+const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1360px;padding:0 1em}\
+table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
+td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
+summary{cursor:pointer;margin:.4em 0}";
 
 /// Titles and keys of the plotted metrics.
 const PLOTTED: [(&str, &str); 3] =
@@ -98,42 +105,50 @@ fn means(summary: &Summary) -> Result<String, Error> {
         title: format!("{title}, {} (%)", summary.split),
         x_label: "mean and standard deviation over seeds".to_owned(),
         mark: None,
-        dots: summary
+        series: vec![summary.split.clone()],
+        rows: summary
             .lines
             .iter()
             .map(|line| {
                 let found = line.metrics.get(key);
                 let sd = found.and_then(|found| found.sd).unwrap_or(0.0);
                 let value = found.map_or(f64::NAN, |found| found.mean);
-                Dot { name: line.group.clone(), value, interval: Some([value - sd, value + sd]) }
+                let dot = Dot { value, interval: Some([value - sd, value + sd]) };
+                DotRow { name: line.group.clone(), dots: vec![dot] }
             })
             .collect(),
     };
-    encoded(|path| figures::dots(path, &PLOTTED.map(panel)))
+    Ok(chart("means over seeds", &figures::dots_svg(&PLOTTED.map(panel))?))
 }
 
-/// Differences to the baseline with their intervals.
-fn differences(summary: &Summary) -> Result<String, Error> {
-    let baseline = summary.baseline.as_deref().unwrap_or_default();
+/// Differences to the baseline with their intervals, on all splits.
+fn differences(summaries: &[Summary]) -> Result<String, Error> {
+    let Some(first) = summaries.first() else { return Ok(String::new()) };
+    let baseline = first.baseline.as_deref().unwrap_or_default();
+    let dot = |summary: &Summary, group: &str, key: &str| {
+        let line = summary.lines.iter().find(|line| line.group == group);
+        let found = line.and_then(|line| line.differences.get(key));
+        Dot {
+            value: found.map_or(f64::NAN, |found| found.mean),
+            interval: found.map(|found| [found.low, found.high]),
+        }
+    };
     let panel = |(title, key): (&str, &str)| DotPanel {
-        title: format!("{title}, {}: difference to {baseline}", summary.split),
-        x_label: "percentage points, 95 % interval over seeds and refs".to_owned(),
+        title: format!("{title}: difference to {baseline}"),
+        x_label: "percentage points, 95 % interval".to_owned(),
         mark: Some(0.0),
-        dots: summary
+        series: summaries.iter().map(|summary| summary.split.clone()).collect(),
+        rows: first
             .lines
             .iter()
             .filter(|line| line.group != baseline)
-            .map(|line| {
-                let found = line.differences.get(key);
-                Dot {
-                    name: line.group.clone(),
-                    value: found.map_or(f64::NAN, |found| found.mean),
-                    interval: found.map(|found| [found.low, found.high]),
-                }
+            .map(|line| DotRow {
+                name: line.group.clone(),
+                dots: summaries.iter().map(|summary| dot(summary, &line.group, key)).collect(),
             })
             .collect(),
     };
-    encoded(|path| figures::dots(path, &PLOTTED.map(panel)))
+    Ok(chart("differences to the baseline", &figures::dots_svg(&PLOTTED.map(panel))?))
 }
 
 fn by_distractors(summary: &Summary) -> Result<String, Error> {
@@ -151,7 +166,7 @@ fn by_distractors(summary: &Summary) -> Result<String, Error> {
             })
             .collect(),
     };
-    encoded(|path| figures::bars(path, &[panel]))
+    Ok(chart("NTA mass by number of distractors", &figures::bars_svg(&[panel])?))
 }
 
 /// Validation curves: the mean over each line's runs, at the steps they share.
@@ -172,7 +187,7 @@ fn curves(runs: &[Run], summary: &Summary) -> Result<String, Error> {
         x_label: "step".to_owned(),
         series: series.collect(),
     };
-    encoded(|path| figures::curves(path, &[panel]))
+    Ok(chart("validation mIoU while training", &figures::curves_svg(&[panel])?))
 }
 
 /// Draws a picture, and returns it as base64.

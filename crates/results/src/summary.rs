@@ -80,10 +80,16 @@ pub struct Summary {
     pub baseline: Option<String>,
     /// Lines of the table, in the plan's order.
     pub lines: Vec<Line>,
+    /// By name of the [measure](MEASURES): the line that is better than every other one, if the 95 % interval of each difference
+    /// excludes 0.
+    pub best: BTreeMap<&'static str, usize>,
 }
 
 /// Metrics that the table shows with their difference to the baseline.
 const COMPARED: [&str; 3] = ["mIoU", "nta_mass", "identity_error"];
+
+/// Metrics that decide which line is better; a report shows the others on demand.
+const DECIDING: [&str; 4] = ["mIoU", "nta_mass", "nta_rate", "identity_error"];
 
 /// The metrics that the table shows.
 fn shown() -> impl Iterator<Item = &'static Metric> {
@@ -137,7 +143,7 @@ impl Summary {
             Some(name) => return Err(Error::Empty(format!("the baseline `{name}` is none of {order:?}"))),
             None => plan.map(|plan| plan.baseline.clone()).filter(|name| groups.contains_key(name)),
         };
-        let lines = order
+        let lines: Vec<Line> = order
             .iter()
             .map(|group| {
                 let base =
@@ -145,10 +151,13 @@ impl Summary {
                 line(group, &groups[group], base, split, with_groups)
             })
             .collect();
-        Ok(Self { split: split.to_owned(), baseline, lines })
+        let of_lines: Vec<BySeed<'_>> = order.iter().map(|group| by_seed(&groups[group], split)).collect();
+        let best = best_lines(&lines, &of_lines);
+        Ok(Self { split: split.to_owned(), baseline, lines, best })
     }
 
-    /// The table as text. The best of each metric is marked; differences have 95 % intervals.
+    /// The table as text. A line that is better than every other one is marked, see [`Summary::best`]; differences have 95 %
+    /// intervals.
     pub fn format(&self, format: TableFormat) -> String {
         self.table().format(format)
     }
@@ -167,50 +176,97 @@ impl Summary {
         ))
     }
 
+    /// All columns.
     pub(crate) fn table(&self) -> Table {
-        let best: BTreeMap<&str, f64> = shown()
-            .filter_map(|metric| {
-                let means = self.lines.iter().filter_map(|line| Some(line.metrics.get(metric.key)?.mean));
-                let better = if metric.more_is_better { f64::max } else { f64::min };
-                means.reduce(better).map(|best| (metric.key, best))
-            })
-            .filter(|_| self.lines.len() > 1)
-            .collect();
+        let metrics: Vec<&Metric> = shown().collect();
         Table {
-            headings: self.headings(),
-            rows: self.lines.iter().map(|line| self.row(line, &best)).collect(),
+            headings: [self.first_headings(&metrics), COSTS.map(str::to_owned).to_vec()].concat(),
+            rows: self.rows(|place, line| [self.first_cells(place, line, &metrics), costs(line)].concat()),
         }
     }
 
-    fn row(&self, line: &Line, best: &BTreeMap<&str, f64>) -> Vec<Cell> {
+    /// The columns that decide: what is compared with the baseline.
+    pub(crate) fn deciding_table(&self) -> Table {
+        let metrics: Vec<&Metric> = shown().filter(|metric| DECIDING.contains(&metric.key)).collect();
+        Table {
+            headings: self.first_headings(&metrics),
+            rows: self.rows(|place, line| self.first_cells(place, line, &metrics)),
+        }
+    }
+
+    /// All other columns.
+    pub(crate) fn other_table(&self) -> Table {
+        let metrics: Vec<&Metric> = shown().filter(|metric| !DECIDING.contains(&metric.key)).collect();
+        Table {
+            headings: [self.first_headings(&metrics), COSTS.map(str::to_owned).to_vec()].concat(),
+            rows: self.rows(|place, line| [self.first_cells(place, line, &metrics), costs(line)].concat()),
+        }
+    }
+
+    fn rows(&self, row: impl Fn(usize, &Line) -> Vec<Cell>) -> Vec<Vec<Cell>> {
+        self.lines.iter().enumerate().map(|(place, line)| row(place, line)).collect()
+    }
+
+    /// Name, number of seeds, metrics.
+    fn first_cells(&self, place: usize, line: &Line, metrics: &[&Metric]) -> Vec<Cell> {
         let mut row = vec![Cell::new(&line.group), Cell::new(line.n_seeds.to_string())];
-        for &Metric { key, .. } in shown() {
+        for &&Metric { key, .. } in metrics {
             row.push(match line.metrics.get(key) {
                 None => Cell::new("-"),
-                Some(value) => Cell::marked(value.to_string(), best.get(key) == Some(&value.mean)),
+                Some(value) => Cell::marked(value.to_string(), self.best.get(key) == Some(&place)),
             });
             if self.baseline.is_some() && COMPARED.contains(&key) {
                 row.push(Cell::new(interval(line.differences.get(key).copied())));
             }
         }
-        let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
-        row.push(Cell::new(line.trained_values.to_string()));
-        row.push(or_dash(line.step_seconds.map(|seconds| format!("{seconds:.3}"))));
-        row.push(or_dash(line.peak_rss_mib.map(|mib| format!("{mib:.0}"))));
         row
     }
 
-    fn headings(&self) -> Vec<String> {
+    fn first_headings(&self, metrics: &[&Metric]) -> Vec<String> {
         let mut headings = vec![format!("{} (%)", self.split), "seeds".to_owned()];
-        for metric in shown() {
+        for metric in metrics {
             headings.push(metric.heading.to_owned());
             if self.baseline.is_some() && COMPARED.contains(&metric.key) {
                 headings.push("difference [95 %]".to_owned());
             }
         }
-        headings.extend(["trained", "s/step", "peak MiB"].map(str::to_owned));
         headings
     }
+}
+
+/// Headings of [`costs`].
+const COSTS: [&str; 3] = ["trained", "s/step", "peak MiB"];
+
+/// What the runs of a line took.
+fn costs(line: &Line) -> Vec<Cell> {
+    let or_dash = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".to_owned()));
+    vec![
+        Cell::new(line.trained_values.to_string()),
+        or_dash(line.step_seconds.map(|seconds| format!("{seconds:.3}"))),
+        or_dash(line.peak_rss_mib.map(|mib| format!("{mib:.0}"))),
+    ]
+}
+
+/// See [`Summary::best`].
+fn best_lines(lines: &[Line], of_lines: &[BySeed<'_>]) -> BTreeMap<&'static str, usize> {
+    let mut best = BTreeMap::new();
+    for measure in &MEASURES {
+        let Some(metric) = METRICS.iter().find(|metric| metric.key == measure.key) else { continue };
+        let sign = if metric.more_is_better { 1.0 } else { -1.0 };
+        let means = lines.iter().enumerate();
+        let means =
+            means.filter_map(|(place, line)| Some((place, sign * line.metrics.get(measure.key)?.mean)));
+        let Some((place, _)) = means.max_by(|one, other| one.1.total_cmp(&other.1)) else { continue };
+        let others = (0..lines.len()).filter(|other| *other != place);
+        let beats = |other: usize| {
+            difference(measure, &of_lines[place], &of_lines[other])
+                .is_some_and(|found| if sign > 0.0 { found.low > 0.0 } else { found.high < 0.0 })
+        };
+        if lines.len() > 1 && others.into_iter().all(beats) {
+            best.insert(measure.key, place);
+        }
+    }
+    best
 }
 
 pub(crate) fn interval(found: Option<Interval>) -> String {
@@ -262,7 +318,8 @@ fn by_seed<'a>(runs: &[&'a Run], split: &str) -> BySeed<'a> {
 fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>) -> GroupLine {
     let n = runs.values().map(BTreeMap::len).max().unwrap_or(0);
     let mut found = GroupLine { n, ..GroupLine::default() };
-    for Measure { key, of, .. } in MEASURES {
+    for measure in MEASURES {
+        let Measure { key, of, .. } = measure;
         let value = |line: &ExpressionLine| of(&line.evaluated.activation);
         let of_seed = |all: &BTreeMap<_, &ExpressionLine>| {
             let values: Vec<f64> = all.values().filter_map(|line| value(line)).collect();
@@ -270,20 +327,26 @@ fn group_line(runs: &BySeed<'_>, baseline: Option<&BySeed<'_>>) -> GroupLine {
         };
         let means: Vec<f64> = runs.values().filter_map(of_seed).collect();
         found.means.extend(MeanSd::of(&means).map(|mean| (key, mean)));
-        let Some(baseline) = baseline else { continue };
-        let mut differences = Differences::default();
-        for (seed, all) in runs {
-            let Some(base) = baseline.get(seed) else { continue };
-            for (id, ours) in all {
-                let theirs = base.get(id).and_then(|theirs| value(theirs));
-                if let (Some(ours), Some(theirs)) = (value(ours), theirs) {
-                    differences.add(*seed, id.0, ours - theirs);
-                }
-            }
-        }
-        found.differences.extend(differences.interval().map(|interval| (key, interval)));
+        let difference = baseline.and_then(|baseline| difference(&measure, runs, baseline));
+        found.differences.extend(difference.map(|interval| (key, interval)));
     }
     found
+}
+
+/// The difference between two sets of runs, over the expressions that both evaluated with the same seed.
+fn difference(measure: &Measure, runs: &BySeed<'_>, baseline: &BySeed<'_>) -> Option<Interval> {
+    let value = |line: &ExpressionLine| (measure.of)(&line.evaluated.activation);
+    let mut differences = Differences::default();
+    for (seed, all) in runs {
+        let Some(base) = baseline.get(seed) else { continue };
+        for (id, ours) in all {
+            let theirs = base.get(id).and_then(|theirs| value(theirs));
+            if let (Some(ours), Some(theirs)) = (value(ours), theirs) {
+                differences.add(*seed, id.0, ours - theirs);
+            }
+        }
+    }
+    differences.interval()
 }
 
 /// A run's expressions on a split, by ref and sentence.

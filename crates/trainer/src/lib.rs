@@ -39,6 +39,7 @@ mod proc_status;
 #[cfg(test)]
 mod recordings;
 mod run_dir;
+mod run_report;
 mod step;
 mod step_graph;
 mod tensorboard;

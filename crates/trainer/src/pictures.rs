@@ -15,6 +15,11 @@ use crate::evaluate::{Prediction, merge_by_place};
 
 /// Draws loss terms and validation metrics over the steps.
 pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {
+    Ok(figures::curves(path, &curve_panels(records))?)
+}
+
+/// Loss terms, and validation metrics, over the steps.
+pub(crate) fn curve_panels(records: &[Record]) -> [Panel; 2] {
     let (mut loss, mut metrics): (Vec<Series>, Vec<Series>) = Default::default();
     let add = |all: &mut Vec<Series>, name: &str, point: (f64, f64)| match all
         .iter_mut()
@@ -42,11 +47,10 @@ pub(crate) fn draw_curves(path: &Path, records: &[Record]) -> Result<()> {
     }
     let smoothed = |series: Series| Series { points: smooth(series.points), name: series.name };
     let loss = loss.into_iter().map(smoothed);
-    let panels = [
+    [
         Panel { title: "training loss".into(), x_label: "step".into(), series: loss.collect() },
         Panel { title: "validation (%)".into(), x_label: "step".into(), series: metrics },
-    ];
-    Ok(figures::curves(path, &panels)?)
+    ]
 }
 
 /// Means over chunks of a hundredth of the run, which show the trend of a noisy curve.
@@ -63,7 +67,7 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 /// What a prediction does with the distractors, if there are any.
-fn verdict(activation: &Activation) -> Option<SheetVerdict> {
+pub(crate) fn verdict(activation: &Activation) -> Option<SheetVerdict> {
     match activation {
         _ if activation.distractors.is_empty() => None,
         _ if activation.is_identity_error() => Some(SheetVerdict::TakesAnother),

@@ -60,9 +60,16 @@ fn a_fast_run_does_a_step_of_everything() {
     for split in ["val", "testA", "testB"] {
         assert_eq!(found["splits"][split]["n_expressions"], 2, "{found}");
     }
-    for name in ["overlays.png", "curves.png", "predictions.jsonl"] {
+    for name in ["overlays.png", "curves.png", "curves.svg", "predictions.jsonl"] {
         assert!(run.join(name).exists(), "{name}");
     }
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    for part in
+        ["<svg", "alt=\"Best predictions\"", "alt=\"Worst predictions\"", "identity", "testB, by group"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://"));
 }
 
 #[test]

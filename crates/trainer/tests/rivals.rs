@@ -13,7 +13,7 @@ mod data;
 use common::{MINIATURE, talent};
 use data::data_root;
 
-const LOSSES: [&str; 7] = // Those that allow activation checkpointing.
+const LOSSES: [&str; 8] = // Those that allow activation checkpointing.
     [
         "instance",
         "instance_levels",
@@ -22,6 +22,7 @@ const LOSSES: [&str; 7] = // Those that allow activation checkpointing.
         "mass",
         "object_bce",
         "exclusive",
+        "pixel_levels",
     ];
 
 /// Trains three steps; returns the tensors of the last checkpoint and the losses of the first step.
@@ -72,4 +73,28 @@ fn rivals_need_several_expressions_of_an_image() {
     let output = talent(&["train", "--set", "loss.exclusive=1.0"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("data.refs_per_image must be at least 2"), "{said}");
+}
+
+#[test]
+fn responses_of_adapters_are_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["loss.instance_adapters=0.5"];
+    let (_, losses) = train(&folder.path().join("run"), &[], &set);
+    assert!(losses["instance_adapters"].as_f64().unwrap() > 0.0, "{losses}");
+    let refused = |options: &[&str], set: &[&str]| {
+        let run = folder.path().join("refused");
+        let mut args = vec!["train", "--device", "cpu", "--data-root", data_root().to_str().unwrap()];
+        args.extend(["--run-dir", run.to_str().unwrap()]);
+        args.extend(options);
+        args.push("--set");
+        args.extend(MINIATURE);
+        args.extend(set);
+        let output = talent(&args);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&["--recompute"], &set);
+    assert!(said.contains("without --recompute"), "{said}");
+    let said = refused(&[], &["loss.instance_adapters=0.5", "model.image.fusion=none"]);
+    assert!(said.contains("model.image.fusion"), "{said}");
 }

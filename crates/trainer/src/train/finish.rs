@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use cli_kit::{errln, outln};
 use command_kit::{left_out_of_evaluation, metric_or_dash, metrics_table, tell_left_out};
+use figures::Canvas;
 use metrics::{Evaluated, METRICS, Metric, SplitReport};
 use run_files::{
-    EvalRecord, EvalTime, Metrics, Record, RunTime, StepTime, VERSION, read_records, write_expressions,
+    EvalRecord, EvalTime, Metrics, Predictions, Record, RunTime, StepTime, VERSION, read_records,
+    write_expressions,
 };
 use talent::weights::Strictness;
 
@@ -18,6 +20,7 @@ use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
 use crate::proc_status;
 use crate::run_dir::RunDir;
+use crate::run_report::{RunReport, best_and_worst};
 
 impl Run<'_> {
     /// Evaluates all validation splits, and saves the model as the best one if their mean mIoU is at least the best so far. Without
@@ -122,6 +125,7 @@ impl Run<'_> {
         for position in 0..self.experiment.datasets.len() {
             self.evaluate_splits(position, &mut found)?;
         }
+        let cases = self.best_and_worst(&found)?;
         self.draw_curves()?;
         tell_left_out(&self.experiment.datasets);
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
@@ -137,13 +141,32 @@ impl Run<'_> {
             runtime: self.run_time(dir)?,
         };
         metrics.write(dir.path())?;
+        let name = dir.path().display().to_string();
+        let records = read_records(dir.path())?;
+        let report = RunReport { name: &name, records: &records, rows: &found.rows, cases };
+        report.write(&dir.path().join("report.html"))?;
         outln!("{}", metrics_table(&found.rows));
         let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
         outln!(
-            "{} steps in {minutes:.1} min; curves, overlays, records and checkpoints are in {path}",
+            "{} steps in {minutes:.1} min; report.html, curves, overlays, records and checkpoints are in {path}",
             self.at.step
         );
         Ok(())
+    }
+
+    /// Pictures of the best and the worst predictions of the first split of the first data set.
+    fn best_and_worst(&self, found: &FinalResults) -> Result<Option<[Canvas; 2]>> {
+        let (Some(Output { dir, .. }), Some((_, evaluated))) = (&self.output, found.expressions.first())
+        else {
+            return Ok(None);
+        };
+        let splits = self.experiment.evaluated_splits(0);
+        let (Some(dataset), Some(split)) = (self.experiment.datasets.first(), splits.first()) else {
+            return Ok(None);
+        };
+        let predictions = Predictions::read(&dir.path().join("predictions.jsonl"), dataset)?;
+        let queries = self.experiment.queries(0, split)?;
+        best_and_worst(dataset, &queries, evaluated, &predictions).map(Some)
     }
 
     /// Evaluates the validation and test splits of a data set. Pictures and predictions are saved for the first split of the

@@ -1,0 +1,152 @@
+//! `report.html` of a run: one file with curves, tables, groups of expressions, and its best and worst predictions.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use base64::Engine;
+use command_kit::metric_or_dash;
+use figures::{BarPanel, Bars, Canvas, SheetRow, bars_svg, contact_sheet, curves_svg};
+use htmlize::{escape_attribute, escape_text};
+use metrics::{Evaluated, GroupReport, METRICS, SplitReport};
+use refcoco::Dataset;
+use refcoco::evaluation::Query;
+use run_files::{Key, Predictions, Record, key_of};
+
+use crate::pictures::{curve_panels, verdict};
+
+/// What a report shows.
+pub(crate) struct RunReport<'a> {
+    /// Name of the run.
+    pub(crate) name: &'a str,
+    pub(crate) records: &'a [Record],
+    /// Reports by split, in the order of the table.
+    pub(crate) rows: &'a [(String, SplitReport)],
+    /// Best and worst predictions of the first split, if there are any.
+    pub(crate) cases: Option<[Canvas; 2]>,
+}
+
+impl RunReport<'_> {
+    /// Writes the page.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let name = escape_text(self.name);
+        let mut page = format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width\"><title>{name}</title><style>{STYLE}</style></head><body><h1>{name}</h1>"
+        );
+        page.push_str(&chart(
+            "loss and validation metrics while training",
+            &curves_svg(&curve_panels(self.records))?,
+        ));
+        let rows: Vec<(&str, &GroupReport)> =
+            self.rows.iter().map(|(split, report)| (split.as_str(), &report.all)).collect();
+        let _ = write!(page, "<h2>Best model, percent</h2>{}", table("split", &rows));
+        page.push_str(&chart("NTA mass by number of distractors", &self.by_distractors()?));
+        for (split, report) in self.rows {
+            let rows: Vec<(&str, &GroupReport)> =
+                report.groups.iter().map(|(group, report)| (group.as_str(), report)).collect();
+            if !rows.is_empty() {
+                let _ = write!(
+                    page,
+                    "<details><summary>{}, by group of expressions</summary>{}</details>",
+                    escape_text(split),
+                    table("group", &rows)
+                );
+            }
+        }
+        for (title, sheet) in
+            ["Best predictions", "Worst predictions"].iter().zip(self.cases.iter().flatten())
+        {
+            let image = base64::engine::general_purpose::STANDARD.encode(sheet.png()?);
+            let _ =
+                write!(page, "<h2>{title}</h2><img alt=\"{title}\" src=\"data:image/png;base64,{image}\">");
+        }
+        page.push_str("</body></html>\n");
+        Ok(whole_file::write(path, page.as_bytes())?)
+    }
+
+    fn by_distractors(&self) -> Result<String> {
+        let series = self.rows.iter().filter(|(split, _)| !split.contains(", ")).map(|(split, report)| {
+            let value = |n: &&str| {
+                let group = report.groups.get(&format!("distractors {n}"));
+                group.and_then(|group| group.nta.nta_mass).unwrap_or(f64::NAN)
+            };
+            Bars { name: split.clone(), values: DISTRACTORS.iter().map(value).collect(), deviations: vec![] }
+        });
+        let panel = BarPanel {
+            title: "NTA mass by number of distractors (%)".into(),
+            x_label: "same-category distractors".into(),
+            classes: DISTRACTORS.map(str::to_owned).to_vec(),
+            series: series.collect(),
+        };
+        Ok(bars_svg(&[panel])?)
+    }
+}
+
+const DISTRACTORS: [&str; 3] = ["1", "2", "3+"];
+
+const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}\
+table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
+td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
+summary{cursor:pointer;margin:.4em 0}";
+
+/// A chart inside the page, with a description for those who cannot see it.
+fn chart(name: &str, svg: &str) -> String {
+    // A document of its own names its language by an address; inside a page it needs none.
+    let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
+    format!("<figure role=\"img\" aria-label=\"{}\">{svg}</figure>", escape_attribute(name))
+}
+
+/// A table of every metric.
+fn table(heading: &str, rows: &[(&str, &GroupReport)]) -> String {
+    let mut html = format!("<table><tr><th>{heading}</th>");
+    html.extend(METRICS.iter().map(|metric| format!("<th>{}</th>", escape_text(metric.heading))));
+    html.push_str("<th>expressions</th></tr>");
+    for (name, report) in rows {
+        let _ = write!(html, "<tr><td>{}</td>", escape_text(*name));
+        html.extend(METRICS.iter().map(|metric| format!("<td>{}</td>", metric_or_dash((metric.of)(report)))));
+        let _ = write!(html, "<td>{}</td></tr>", report.segmentation.n_expressions);
+    }
+    html.push_str("</table>");
+    html
+}
+
+/// Number of best and of worst predictions.
+const CASES: usize = 8;
+
+/// Contact sheets of the predictions with the highest and the lowest IoU, one an image.
+///
+/// - predictions: masks of these expressions
+pub(crate) fn best_and_worst(
+    dataset: &Dataset,
+    queries: &[Query],
+    evaluated: &[Evaluated],
+    predictions: &Predictions,
+) -> Result<[Canvas; 2]> {
+    let of_key: BTreeMap<Key, &Query> = queries.iter().map(|query| (key_of(dataset, query), query)).collect();
+    let mut sorted: Vec<&Evaluated> = evaluated.iter().collect();
+    sorted.sort_by(|a, b| b.activation.overlap.iou().total_cmp(&a.activation.overlap.iou()));
+    let sheet = |cases: &mut dyn Iterator<Item = &Evaluated>| -> Result<Canvas> {
+        let (mut images, mut rows) = (std::collections::BTreeSet::new(), Vec::new());
+        for case in cases {
+            let key = (case.ref_id, case.sent_id);
+            let Some(query) = of_key.get(&key) else { continue };
+            let reference = &dataset.refs[query.ref_index];
+            if rows.len() == CASES || !images.insert(reference.image_id) {
+                continue;
+            }
+            let image = dataset.image(reference.image_id)?;
+            rows.push(SheetRow {
+                prediction: predictions.mask(key, image.width, image.height)?.data,
+                picture: Canvas::from_rgb(image.width, image.height, image.data),
+                expression: query.text.clone(),
+                target: dataset.target(reference)?.data,
+                iou: case.activation.overlap.iou(),
+                verdict: verdict(&case.activation),
+            });
+        }
+        Ok(contact_sheet(&rows))
+    };
+    Ok([sheet(&mut sorted.iter().copied())?, sheet(&mut sorted.iter().rev().copied())?])
+}
