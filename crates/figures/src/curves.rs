@@ -65,7 +65,12 @@ impl Chart for Panel {
         let range = |values: &dyn Fn(&(f64, f64)) -> f64| {
             let low = all.iter().map(values).fold(f64::INFINITY, f64::min);
             let high = all.iter().map(values).fold(f64::NEG_INFINITY, f64::max);
-            if low > high { 0.0..1.0 } else { low..(high + (high - low) * 0.05).max(low + 1e-9) }
+            match high - low {
+                span if span > 0.0 => low..high + 0.05 * span,
+                // A single place in the middle; without any, the sum is not a number.
+                _ if low.is_finite() => low - 1.0..low + 1.0,
+                _ => 0.0..1.0,
+            }
         };
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", TITLE))

@@ -43,7 +43,7 @@ impl RunReport<'_> {
             self.rows.iter().map(|(split, report)| (split.as_str(), &report.all)).collect();
         let _ = write!(page, "<h2>Best model, percent</h2>{}", table("split", &rows));
         page.push_str(&chart("NTA mass by number of distractors", &self.by_distractors()?));
-        for (split, report) in self.rows {
+        for (split, report) in self.rows.iter().filter(|(split, _)| !split.contains(", ")) {
             let rows: Vec<(&str, &GroupReport)> =
                 report.groups.iter().map(|(group, report)| (group.as_str(), report)).collect();
             if !rows.is_empty() {
@@ -86,7 +86,7 @@ impl RunReport<'_> {
 
 const DISTRACTORS: [&str; 3] = ["1", "2", "3+"];
 
-const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}\
+const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1320px;padding:0 1em}\
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
 td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
 summary{cursor:pointer;margin:.4em 0}";

@@ -24,7 +24,7 @@ use crate::train::SharedFlags;
 
 #[derive(Debug, Args)]
 pub(crate) struct AblateArgs {
-    /// Plan: paper, quick, beyond, tuning, objectives, or a TOML file [default: quick]
+    /// Plan: paper, quick, beyond, tuning, objectives, confirm, or a TOML file [default: quick]
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
     /// Axes to vary, instead of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key

@@ -16,6 +16,7 @@ const SHIPPED: [(&str, &str); 5] = [
     ("beyond", include_str!("../../plans/beyond.toml")),
     ("tuning", include_str!("../../plans/tuning.toml")),
     ("objectives", include_str!("../../plans/objectives.toml")),
+    ("confirm", include_str!("../../plans/confirm.toml")),
 ];
 
 /// A plan, as written in a TOML file.

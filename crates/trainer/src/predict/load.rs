@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use refcoco::letterbox::Letterbox;
 use refcoco::{Prefetch, SampleShape, read_image_to_work_on};
 
-use super::asked::Picture;
+use super::request::Picture;
 use super::one::WORK;
 
 /// Some images with all of their expressions.

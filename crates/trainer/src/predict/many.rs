@@ -14,7 +14,7 @@ use tch::Tensor;
 
 use super::PredictArgs;
 use super::answer::Reading;
-use super::asked::{Expression, Picture};
+use super::request::{Expression, Picture};
 use super::load::{Chunk, Loaded, chunks};
 use super::output::Output;
 use super::write::{Slice, Writer};

@@ -1,18 +1,18 @@
 //! `predict`: segments expressions in images of the user.
 
 mod answer;
-mod asked;
 mod load;
 mod many;
 mod one;
 mod output;
+mod request;
 mod write;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use self::asked::Asked;
+use self::request::Request;
 use crate::experiment::{Machine, StoredModel};
 
 /// Arguments of `predict`.
@@ -56,8 +56,8 @@ pub(crate) struct PredictArgs {
 }
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
-    match asked::asked(args)? {
-        Asked::One { image, text } => one::predict(args, &image, &text),
-        Asked::Many(pictures) => many::predict(args, pictures),
+    match request::request(args)? {
+        Request::One { image, text } => one::predict(args, &image, &text),
+        Request::Many(pictures) => many::predict(args, pictures),
     }
 }

@@ -10,7 +10,7 @@ use torch_ext::Download;
 
 use super::PredictArgs;
 use super::answer::{Reading, describe};
-use super::asked::{Expression, Picture};
+use super::request::{Expression, Picture};
 use super::load::{Chunk, Letterboxed, Loaded};
 use super::one::{COLOUR, WORK, picture_of};
 use super::output::{LeftOut, Output, Summary};

@@ -10,7 +10,7 @@ use super::PredictArgs;
 
 /// What to predict.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum Request {
     /// One expression in one image, named on the command line.
     One { image: PathBuf, text: String },
     /// Anything else: images, each with its expressions.
@@ -38,17 +38,17 @@ pub(super) struct Expression {
 /// File names that are images, for folders.
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "tif", "tiff", "webp"];
 
-pub(super) fn asked(args: &PredictArgs) -> Result<Asked> {
+pub(super) fn request(args: &PredictArgs) -> Result<Request> {
     ensure!(args.batch_size != Some(0), "--batch-size must be positive");
     if let Some(list) = &args.queries {
         let queries = read_queries(list)?;
-        return Ok(Asked::Many(of_queries(&args.image, queries)?));
+        return Ok(Request::Many(of_queries(&args.image, queries)?));
     }
     ensure!(args.text.iter().all(|text| !text.trim().is_empty()), "--text: the expression is empty");
     if let ([text], false) = (&args.text[..], args.image.is_dir())
         && !is_pattern(&args.image)
     {
-        return Ok(Asked::One { image: args.image.clone(), text: text.clone() });
+        return Ok(Request::One { image: args.image.clone(), text: text.clone() });
     }
     let mut place = 0..;
     let pictures = images(&args.image)?.into_iter().map(|(name, path)| {
@@ -59,7 +59,7 @@ pub(super) fn asked(args: &PredictArgs) -> Result<Asked> {
         };
         Picture { name, file: Ok(path), expressions: args.text.iter().map(expression).collect() }
     });
-    Ok(Asked::Many(pictures.collect()))
+    Ok(Request::Many(pictures.collect()))
 }
 
 /// Whether a path is meant as a pattern: it names no file and holds `*`, `?` or `[`.
