@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::losses::LOSSES;
 
 /// Plans that are shipped, by name.
-const SHIPPED: [(&str, &str); 5] = [
+const SHIPPED: [(&str, &str); 6] = [
     ("paper", include_str!("../../plans/paper.toml")),
     ("quick", include_str!("../../plans/quick.toml")),
     ("beyond", include_str!("../../plans/beyond.toml")),

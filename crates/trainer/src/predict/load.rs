@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use refcoco::letterbox::Letterbox;
 use refcoco::{Prefetch, SampleShape, read_image_to_work_on};
 
-use super::request::Picture;
 use super::one::WORK;
+use super::request::Picture;
 
 /// Some images with all of their expressions.
 #[derive(Debug)]

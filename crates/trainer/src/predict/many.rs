@@ -14,9 +14,9 @@ use tch::Tensor;
 
 use super::PredictArgs;
 use super::answer::Reading;
-use super::request::{Expression, Picture};
 use super::load::{Chunk, Loaded, chunks};
 use super::output::Output;
+use super::request::{Expression, Picture};
 use super::write::{Slice, Writer};
 use crate::batch::EvalTensors;
 use crate::checkpoint::{file_sha256, hex, is_same};

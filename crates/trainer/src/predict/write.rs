@@ -10,10 +10,10 @@ use torch_ext::Download;
 
 use super::PredictArgs;
 use super::answer::{Reading, describe};
-use super::request::{Expression, Picture};
 use super::load::{Chunk, Letterboxed, Loaded};
 use super::one::{COLOUR, WORK, picture_of};
 use super::output::{LeftOut, Output, Summary};
+use super::request::{Expression, Picture};
 use crate::evaluate::values;
 
 /// Some expressions of a chunk that went through the network together.
