@@ -61,40 +61,75 @@ fn of_json(path: &Path) -> Result<Vec<PictureQuery>> {
     refcoco::read_lines(path)?.map(|line| query(line?)).collect()
 }
 
-/// The separator of a CSV file, by its first line: programs that write decimal commas separate columns by semicolons.
-fn separator(text: &[u8]) -> u8 {
-    let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+/// The separator of a CSV file, and the text behind a first line that names it (`sep=;`, as Excel writes). Otherwise the first line
+/// decides: programs that write decimal commas separate columns by semicolons.
+fn separator(text: &[u8]) -> (u8, &[u8]) {
+    let end = text.iter().position(|&byte| byte == b'\n').map_or(text.len(), |end| end + 1);
+    let first = &text[..end];
+    if let Some(&[separator, ..]) = first.strip_prefix(b"sep=") {
+        return (separator, &text[end..]);
+    }
     let count = |separator: u8| first.iter().filter(|&&byte| byte == separator).count();
-    [b',', b';', b'\t'].into_iter().rev().max_by_key(|&separator| count(separator)).unwrap_or(b',')
+    let most = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&separator| count(separator));
+    (most.unwrap_or(b','), text)
 }
 
 fn of_csv(path: &Path, text: &[u8]) -> Result<Vec<PictureQuery>> {
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(separator(text)).trim(csv::Trim::Headers).from_reader(text);
-    let headers = reader.headers().map_err(|error| csv_error(path, &error))?.clone();
-    let columns: HashMap<&str, usize> = COLUMNS
-        .into_iter()
-        .filter_map(|column| {
-            Some((column, headers.iter().position(|header| header.eq_ignore_ascii_case(column))?))
-        })
-        .collect();
-    if let Some(missing) = COLUMNS[..2].iter().find(|column| !columns.contains_key(*column)) {
-        let found: Vec<&str> = headers.iter().collect();
-        let what = format!(
-            "there is no column `{missing}` (found: {}); needed are image and expression, allowed ref_id and sent_id",
-            found.join(", ")
-        );
-        return Err(line_error(path, 1, what));
+    if text.trim_ascii().is_empty() {
+        return Err(line_error(path, 1, "the file is empty".into()));
     }
-    let query = |record: csv::StringRecord| {
-        let number = record.position().map_or(0, |position| position.line() as usize);
+    let (separator, body) = separator(text);
+    let n_before = usize::from(body.len() < text.len());
+    let mut reader =
+        csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::Headers).from_reader(body);
+    let headers = reader.headers().map_err(|error| csv_error(path, &error))?.clone();
+    let columns = columns(&headers).map_err(|what| line_error(path, 1 + n_before, what))?;
+    let mut queries = Vec::new();
+    let mut last = None;
+    for record in reader.records() {
+        let record = record.map_err(|error| csv_error(path, &error))?;
+        let number = n_before + line_of(body, record.position());
         let field = |column: &str| {
             let text = record.get(*columns.get(column)?)?;
             Some(Value::String(text.to_owned()))
         };
-        query(field).map_err(|what| line_error(path, number, what))
-    };
-    reader.records().map(|record| query(record.map_err(|error| csv_error(path, &error))?)).collect()
+        queries.push(query(field).map_err(|what| line_error(path, number, what))?);
+        last = record.iter().any(|field| field.contains('\n')).then_some(number);
+    }
+    // Whole quotes come in pairs.
+    let odd = body.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+    match last.filter(|_| odd) {
+        Some(number) => Err(line_error(path, number, "a quote is opened and never closed".into())),
+        None => Ok(queries),
+    }
+}
+
+/// The line in which a record begins; blank lines before it belong to none.
+fn line_of(text: &[u8], position: Option<&csv::Position>) -> usize {
+    let Some(position) = position else { return 0 };
+    let rest = text.get(position.byte() as usize..).unwrap_or_default();
+    let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace());
+    position.line() as usize + blank.filter(|&&byte| byte == b'\n').count()
+}
+
+/// The place of each column.
+fn columns(headers: &csv::StringRecord) -> std::result::Result<HashMap<&'static str, usize>, String> {
+    let mut found = HashMap::new();
+    for column in COLUMNS {
+        let mut places = headers.iter().enumerate().filter(|(_, header)| header.eq_ignore_ascii_case(column));
+        found.extend(places.next().map(|(place, _)| (column, place)));
+        if places.next().is_some() {
+            return Err(format!("there are two columns `{column}`"));
+        }
+    }
+    if let Some(missing) = COLUMNS[..2].iter().find(|column| !found.contains_key(*column)) {
+        let all: Vec<&str> = headers.iter().collect();
+        return Err(format!(
+            "there is no column `{missing}` (found: {}); needed are image and expression, allowed ref_id and sent_id",
+            all.join(", ")
+        ));
+    }
+    Ok(found)
 }
 
 fn csv_error(path: &Path, error: &csv::Error) -> Error {
@@ -155,6 +190,7 @@ mod tests {
         let forms = [
             "image,expression,ref_id,sent_id\na/b.jpg,\"left, \"\"red\"\" one\",3,17\nc.png,löwe,,\n",
             "\u{feff}Expression;sent_id; image ;ref_id;more\r\n\"left, \"\"red\"\" one\";17;a/b.jpg;3;x\r\n\r\nlöwe;;c.png;;\r\n",
+            "sep=;\nimage;expression;ref_id;sent_id\na/b.jpg;\"left, \"\"red\"\" one\";3;17\nc.png;löwe;;\n",
             "image\texpression\tref_id\tsent_id\na/b.jpg\t\"left, \"\"red\"\" one\"\t3\t17\nc.png\tlöwe\t\t",
             "{\"image\": \"a/b.jpg\", \"expression\": \"left, \\\"red\\\" one\", \"ref_id\": 3, \"sent_id\": \"17\"}\n\
              {\"image\": \"c.png\", \"expression\": \"l\\u00f6we\", \"sent_id\": null}\n",
@@ -169,8 +205,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        let cases: [(&[u8], &str, &str); 11] = [
-            (b"", "line 1", "no column `image`"),
+        let cases: [(&[u8], &str, &str); 14] = [
+            (b"", "line 1", "the file is empty"),
+            (b"image,expression\na,b\n\n\n,c\n", "line 5", "`image` is blank"),
+            (b"image,expression,Image\na,b,c\n", "line 1", "two columns `image`"),
+            (b"image,expression\na,b\nc,\"d\ne,f\n", "line 3", "never closed"),
             (b"image,expression\n", "line 1", "no query"),
             (b"picture,text\na,b\n", "line 1", "found: picture, text"),
             (b"image,expression\na.jpg,left\nb.jpg,  \n", "line 3", "`expression` is blank"),

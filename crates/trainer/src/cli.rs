@@ -310,7 +310,8 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         true => PathBuf::from(FAST_DEV_RUN),
         false => resumed_folder.unwrap_or_else(|| PathBuf::from("runs").join(&cfg.name)),
     };
-    if args.fast_dev_run && args.run_dir.is_none() {
+    let is_run = Path::new(FAST_DEV_RUN).join("run.lock").exists();
+    if args.fast_dev_run && args.run_dir.is_none() && is_run {
         // Only such runs are written there.
         let _ = std::fs::remove_dir_all(FAST_DEV_RUN);
     }

@@ -1,10 +1,10 @@
 //! `lr-find`: trains a few steps with a rising learning rate, and draws the loss over it (Smith, Cyclical learning rates for training
 //! neural networks, WACV 2017).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use cli_kit::outln;
 use command_kit::{DEFAULT_DATA_ROOT, Progress};
@@ -72,6 +72,9 @@ pub(crate) fn lr_find(args: &LrFindArgs) -> Result<()> {
         from > 0.0 && to > from && to.is_finite(),
         "--from ({from}) must be positive and below --to ({to}), a finite number"
     );
+    ensure!(from >= 1e-12, "--from ({from}): smaller rates vanish beside the weights");
+    ensure!(steps <= 100_000, "--steps ({steps}): at most 100000");
+    prepare_output(&args.out)?;
     let cfg = args.config.load(&args.data_root)?;
     ensure!(cfg.train.lr > 0.0, "train.lr must be positive: the encoders' rate keeps its ratio to it");
     let points = measure(args, cfg)?;
@@ -98,6 +101,17 @@ pub(crate) fn lr_find(args: &LrFindArgs) -> Result<()> {
             args.out.display()
         ),
         None => outln!("the loss does not fall at any of these rates; the plot is {}", args.out.display()),
+    }
+    Ok(())
+}
+
+/// Checks that the plot can be written, before any work is done.
+fn prepare_output(out: &Path) -> Result<()> {
+    let shown = out.display();
+    let is_png = out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    ensure!(is_png && !out.is_dir(), "--out {shown}: the plot is a PNG file; name it so");
+    if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(super) fn describe(mask: &Mask, map: &[f32], reading: Reading) -> Map<String
     let inside = map.iter().zip(&mask.data).filter(|(_, pixel)| **pixel != 0);
     let sum: f64 = inside.map(|(&probability, _)| f64::from(probability)).sum();
     // Bicubic weights are negative in part, so that values can lie slightly outside of 0..1.
-    let score = (sum / area.max(1) as f64).clamp(0.0, 1.0);
+    let score = if area == 0 { 0.0 } else { (sum / area as f64).clamp(0.0, 1.0) };
     let highest = map.iter().copied().fold(0.0_f32, f32::max).min(1.0);
     let fields = json!({
         "segmentation": {"size": [mask.height, mask.width], "counts": mask.to_rle_string()},
@@ -80,6 +80,7 @@ mod tests {
         assert!((found["score"].as_f64().unwrap() - 0.7).abs() < 1e-6);
         let empty = describe(&Mask::zeros(3, 2), &map, Reading { may_find_nothing: false, ..reading });
         assert_eq!((&empty["box"], &empty["score"]), (&Value::Null, &json!(0.0)));
+        assert!(empty["score"].as_f64().is_some_and(f64::is_sign_positive));
         assert!(!empty.contains_key("no_target"));
     }
 

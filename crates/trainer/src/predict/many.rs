@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use cli_kit::errln;
+use cli_kit::{errln, outln};
 use command_kit::Progress;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ use tch::Tensor;
 use super::PredictArgs;
 use super::answer::Reading;
 use super::load::{Chunk, Loaded, chunks};
-use super::output::Output;
+use super::output::{Opened, Output, Wanted};
 use super::request::{Expression, Picture};
 use super::write::{Slice, Writer};
 use crate::batch::EvalTensors;
@@ -34,16 +34,24 @@ pub(super) fn predict(args: &PredictArgs, pictures: Vec<Picture>) -> Result<()> 
     args.stored.fill(&experiment.model, &args.checkpoint, meta.as_ref())?;
     experiment.interrupt = Interrupt::listen()?;
     let reading = Reading::of(&experiment.cfg);
-    let Some(output) = Output::open(&args.out, settings(args, &pictures, reading)?)? else {
-        errln!("{}: these predictions are finished", args.out.display());
-        return Ok(());
+    let wanted = Wanted {
+        settings: settings(args, &pictures, reading)?,
+        folders: [("masks", args.masks), ("overlays", args.overlays)]
+            .into_iter()
+            .filter_map(|(name, wanted)| wanted.then_some(name))
+            .collect(),
+        queries: asked(&pictures, n_queries),
     };
-    for (wanted, name) in [(args.masks, "masks"), (args.overlays, "overlays")] {
-        let folder = args.out.join(name);
-        if wanted {
-            std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let output = match Output::open(&args.out, wanted)? {
+        Opened::Open(output) => *output,
+        Opened::Finished(summary) => {
+            errln!("{}: these predictions are finished", args.out.display());
+            if args.json {
+                outln!("{}", serde_json::to_string(&summary)?);
+            }
+            return Ok(());
         }
-    }
+    };
     let mut writer = Writer::new(args, reading, output);
     match carry_out(args, &experiment, &mut writer, pictures, n_queries) {
         Ok(()) => writer.finish(n_queries),
@@ -79,6 +87,17 @@ fn refuse_own_inputs(args: &PredictArgs, pictures: &[Picture]) -> Result<()> {
     Ok(())
 }
 
+/// Image and expression of every query.
+fn asked(pictures: &[Picture], n_queries: usize) -> Vec<(String, String)> {
+    let mut asked = vec![Default::default(); n_queries];
+    for Picture { name, expressions, .. } in pictures {
+        for expression in expressions {
+            asked[expression.place] = (name.clone(), expression.text.clone());
+        }
+    }
+    asked
+}
+
 /// What decides the predictions. Two calls with equal settings give the same lines.
 fn settings(args: &PredictArgs, pictures: &[Picture], reading: Reading) -> Result<Map<String, Value>> {
     let mut list = Sha256::new();
@@ -89,7 +108,7 @@ fn settings(args: &PredictArgs, pictures: &[Picture], reading: Reading) -> Resul
     }
     let settings = json!({
         "checkpoint": file_sha256(&args.checkpoint)?,
-        "image folder": args.image.display().to_string(),
+        "images": std::fs::canonicalize(&args.image).unwrap_or_else(|_| args.image.clone()).to_string_lossy(),
         "list of queries": hex(list),
         "threshold": reading.shown_threshold(),
         "masks": args.masks,
@@ -182,6 +201,7 @@ fn predict_chunks(
             .flat_map(|(image, loaded)| (0..loaded.picture.expressions.len()).map(move |one| (image, one)))
             .collect();
         for members in members.chunks(batch_size) {
+            experiment.interrupt.check()?;
             let batch = tensors(experiment, &chunk, members)?;
             let maps = probabilities(experiment, &batch, experiment.cfg.train.precision)?;
             let slice = Slice { members: members.to_vec(), maps };

@@ -63,31 +63,60 @@ struct Unfinished {
     line: Box<RawValue>,
 }
 
+/// What a call wants of its folder.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// What decides the predictions; those of an earlier call that was interrupted must be the same.
+    pub(super) settings: Map<String, Value>,
+    /// Folders of pictures that are written.
+    pub(super) folders: Vec<&'static str>,
+    /// Image and expression of every query.
+    pub(super) queries: Vec<(String, String)>,
+}
+
+/// An opened folder.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// It may be written to.
+    Open(Box<Output>),
+    /// It holds all predictions already.
+    Finished(Summary),
+}
+
+/// The part of a prediction that must be that of its query.
+#[derive(Deserialize)]
+struct OfQuery {
+    image: String,
+    expression: String,
+}
+
 impl Output {
-    /// Opens a folder for predictions. Returns `None` if it holds all of them already.
-    ///
-    /// - settings: what decides the predictions; those of an earlier call that was interrupted must be the same
-    pub(super) fn open(folder: &Path, settings: Map<String, Value>) -> Result<Option<Self>> {
+    /// Opens a folder for predictions.
+    pub(super) fn open(folder: &Path, wanted: Wanted) -> Result<Opened> {
         let lock = RunLock::take(folder)?;
+        let Wanted { settings, folders, queries } = wanted;
+        let is_new = !folder.join(DESCRIPTION).exists();
         let done = earlier(folder, &settings)?;
+        make_folders(folder, &folders, is_new)?;
         let path = folder.join(UNFINISHED);
         let finished = folder.join(FINISHED).exists() && !path.exists();
-        if let Some(Summary { left_out, .. }) = done.as_ref().filter(|_| finished)
-            && left_out.is_empty()
+        if let Some(summary) = done.as_ref().filter(|_| finished)
+            && summary.left_out.is_empty()
         {
-            return Ok(None);
+            ensure_whole(folder, &folders, summary)?;
+            return Ok(Opened::Finished(summary.clone()));
         }
         write_description(folder, &Description { settings: settings.clone(), finished: done.clone() })?;
         let unfinished = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let unfinished = unfinished.with_context(|| path.display().to_string())?;
         let folder = folder.to_path_buf();
         let mut output = Self { folder, settings, unfinished, lines: BTreeMap::new(), end: 0, _lock: lock };
-        output.read_unfinished().with_context(|| path.display().to_string())?;
+        output.read_unfinished(&queries).with_context(|| path.display().to_string())?;
         if let Some(done) = done.filter(|_| output.folder.join(FINISHED).exists()) {
             // Images that were left out may be readable now.
             output.take_back(&done)?;
         }
-        Ok(Some(output))
+        Ok(Opened::Open(Box::new(output)))
     }
 
     /// Takes the predictions of a finished call back into the unfinished file.
@@ -110,21 +139,23 @@ impl Output {
         self.append(&places.zip(lines).filter(|(place, _)| !self.has(*place)).collect::<Vec<_>>())
     }
 
-    /// Reads the lines of an earlier call. What follows the last whole line is cut off.
-    fn read_unfinished(&mut self) -> Result<()> {
+    /// Reads the lines of an earlier call. What follows the last whole line of this program about its query is cut off.
+    fn read_unfinished(&mut self, queries: &[(String, String)]) -> Result<()> {
         let mut reader = BufReader::new(&self.unfinished);
         let mut line = String::new();
         loop {
             line.clear();
             let read = reader.by_ref().take(1 << 30).read_line(&mut line);
-            let Ok(parsed) = serde_json::from_str::<Unfinished>(&line) else { break };
-            if read.is_err() || !line.ends_with('\n') {
+            let Ok(Unfinished { query, line: found }) = serde_json::from_str(&line) else { break };
+            let found = found.get();
+            let is_of_query = serde_json::from_str::<OfQuery>(found).is_ok_and(|of| {
+                queries.get(query).is_some_and(|(image, text)| of.image == *image && of.expression == *text)
+            });
+            let start = opening(query);
+            if read.is_err() || !is_of_query || line != format!("{start}{found}}}\n") {
                 break;
             }
-            let length = parsed.line.get().len();
-            // The line is the last field: `...}` and a line break follow it.
-            let start = self.end + line.len() as u64 - 2 - length as u64;
-            self.lines.insert(parsed.query, (start, length));
+            self.lines.insert(query, (self.end + start.len() as u64, found.len()));
             self.end += line.len() as u64;
         }
         drop(reader);
@@ -150,7 +181,7 @@ impl Output {
         let mut text = String::new();
         let mut added = Vec::with_capacity(predictions.len());
         for (query, line) in predictions {
-            text.push_str(&format!("{{\"query\":{query},\"line\":"));
+            text.push_str(&opening(*query));
             added.push((*query, (self.end + text.len() as u64, line.len())));
             text.push_str(line);
             text.push_str("}\n");
@@ -174,7 +205,7 @@ impl Output {
                 self.unfinished.seek(SeekFrom::Start(start))?;
                 self.unfinished.read_exact(&mut line).with_context(|| unfinished.display().to_string())?;
                 line.push(b'\n');
-                file.write_all(&line)?;
+                file.write_all(&line).with_context(|| path.display().to_string())?;
             }
             Ok(())
         })?;
@@ -195,7 +226,9 @@ fn earlier(folder: &Path, settings: &Map<String, Value>) -> Result<Option<Summar
         );
         return Ok(None);
     };
-    let before: Description = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+    let before: Description = serde_json::from_slice(&bytes).with_context(|| {
+        format!("{}: it is damaged; choose another --out, or remove this folder", path.display())
+    })?;
     let changed = settings.iter().filter(|(name, value)| before.settings.get(name.as_str()) != Some(value));
     let changed: Vec<&str> = changed.map(|(name, _)| name.as_str()).collect();
     ensure!(
@@ -204,6 +237,47 @@ fn earlier(folder: &Path, settings: &Map<String, Value>) -> Result<Option<Summar
         changed.join(", ")
     );
     Ok(before.finished)
+}
+
+/// The beginning of an unfinished line.
+fn opening(query: usize) -> String {
+    format!("{{\"query\":{query},\"line\":")
+}
+
+/// Makes the folders of pictures. In a new output folder they must not hold anything: it would be overwritten.
+fn make_folders(folder: &Path, names: &[&str], is_new: bool) -> Result<()> {
+    for name in names {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        let mut entries = std::fs::read_dir(&path).with_context(|| path.display().to_string())?;
+        ensure!(
+            !is_new || entries.next().is_none(),
+            "--out {}: its folder {name} holds files that are not of this program; choose another folder",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks that a finished folder still holds all that it says.
+fn ensure_whole(folder: &Path, names: &[&str], summary: &Summary) -> Result<()> {
+    let path = folder.join(FINISHED);
+    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    let mut found = vec![(FINISHED.to_owned(), BufReader::new(file).lines().count())];
+    for name in names {
+        let entries =
+            std::fs::read_dir(folder.join(name)).with_context(|| folder.join(name).display().to_string())?;
+        found.push(((*name).to_owned(), entries.count()));
+    }
+    for (name, n) in found {
+        ensure!(
+            n >= summary.n_predictions,
+            "--out {}: {name} holds {n} of {} predictions; remove this folder, or choose another",
+            folder.display(),
+            summary.n_predictions
+        );
+    }
+    Ok(())
 }
 
 fn write_description(folder: &Path, description: &Description) -> Result<()> {
@@ -215,58 +289,95 @@ fn write_description(folder: &Path, description: &Description) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn settings(text: &str) -> Map<String, Value> {
-        Map::from_iter([("queries".to_owned(), text.into())])
+    fn wanted(text: &str) -> Wanted {
+        Wanted {
+            settings: Map::from_iter([("queries".to_owned(), text.into())]),
+            folders: vec!["masks"],
+            queries: (0..3).map(|place| (format!("{place}.jpg"), "ü".into())).collect(),
+        }
+    }
+
+    fn line(place: usize) -> (usize, String) {
+        (place, format!("{{\"expression\":\"ü\",\"image\":\"{place}.jpg\"}}"))
+    }
+
+    fn open(folder: &Path) -> Output {
+        match Output::open(folder, wanted("a")).unwrap() {
+            Opened::Open(output) => *output,
+            Opened::Finished(_) => panic!("it is not finished"),
+        }
+    }
+
+    fn finish(output: Output, left_out: Vec<LeftOut>) {
+        for place in 0..output.n() {
+            std::fs::write(output.folder().join(format!("masks/{place}.png")), "").unwrap();
+        }
+        let n_predictions = output.n();
+        output.finish(&Summary { n_queries: 3, n_predictions, left_out }).unwrap();
     }
 
     #[test]
     fn an_interrupted_folder_goes_on_and_ends_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |text: &str| Output::open(folder.path(), settings(text));
-        let mut output = open("a").unwrap().unwrap();
-        output.append(&[(2, "{\"c\":2}".into()), (0, "{\"ü\":\"\"}".into())]).unwrap();
-        drop(output);
+        open(folder.path()).append(&[line(2), line(0)]).unwrap();
         // Killed in the middle of a line.
         let file = folder.path().join(UNFINISHED);
-        let mut bytes = std::fs::read(&file).unwrap();
-        bytes.extend(b"{\"query\":1,\"line\":{\"b");
-        std::fs::write(&file, bytes).unwrap();
-        assert!(open("b").unwrap_err().to_string().contains("another setting (queries)"));
-        let mut output = open("a").unwrap().unwrap();
+        let written = std::fs::read(&file).unwrap();
+        std::fs::write(&file, [&written[..], b"{\"query\":1,\"line\":{\"b"].concat()).unwrap();
+        let refused = Output::open(folder.path(), wanted("b")).unwrap_err().to_string();
+        assert!(refused.contains("another setting (queries)"), "{refused}");
+        let mut output = open(folder.path());
         assert_eq!((output.n(), output.has(2), output.has(1)), (2, true, false));
-        output.append(&[(1, "{}".into())]).unwrap();
-        output.finish(&Summary { n_queries: 3, n_predictions: 3, left_out: Vec::new() }).unwrap();
+        output.append(&[line(1)]).unwrap();
+        finish(output, Vec::new());
         let text = std::fs::read_to_string(folder.path().join(FINISHED)).unwrap();
-        assert_eq!(text, "{\"ü\":\"\"}\n{}\n{\"c\":2}\n");
-        assert!(open("a").unwrap().is_none());
+        assert_eq!(text.lines().collect::<Vec<_>>(), [0, 1, 2].map(|place| line(place).1));
+        assert!(matches!(Output::open(folder.path(), wanted("a")).unwrap(), Opened::Finished(_)));
         assert!(!file.exists());
+        std::fs::write(folder.path().join(FINISHED), "{}\n").unwrap();
+        let refused = Output::open(folder.path(), wanted("a")).unwrap_err().to_string();
+        assert!(refused.contains("1 of 3 predictions"), "{refused}");
+    }
+
+    #[test]
+    fn lines_that_others_have_changed_are_made_again() {
+        for change in
+            [("\n", "\r\n"), ("{\"query\":", "{ \"query\":"), ("query\":1", "query\":7"), ("1.jpg", "2.jpg")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            open(folder.path()).append(&[line(1)]).unwrap();
+            let file = folder.path().join(UNFINISHED);
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, text.replacen(change.0, change.1, 1)).unwrap();
+            assert_eq!(open(folder.path()).n(), 0, "{change:?}");
+        }
     }
 
     #[test]
     fn what_was_left_out_is_tried_again() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Output::open(folder.path(), settings("a")).unwrap();
-        let mut output = open().unwrap();
-        output.append(&[(0, "{}".into()), (2, "{\"c\":2}".into())]).unwrap();
-        let left_out = vec![LeftOut { image: "b.jpg".into(), why: "damaged".into(), queries: vec![1] }];
-        output.finish(&Summary { n_queries: 3, n_predictions: 2, left_out }).unwrap();
+        let mut output = open(folder.path());
+        output.append(&[line(0), line(2)]).unwrap();
+        finish(output, vec![LeftOut { image: "1.jpg".into(), why: "damaged".into(), queries: vec![1] }]);
         // Opened twice, as when the second call is killed at once.
-        drop(open().unwrap());
-        let mut output = open().unwrap();
+        drop(open(folder.path()));
+        let mut output = open(folder.path());
         assert_eq!([0, 1, 2].map(|query| output.has(query)), [true, false, true]);
-        output.append(&[(1, "{\"b\":1}".into())]).unwrap();
-        output.finish(&Summary { n_queries: 3, n_predictions: 3, left_out: Vec::new() }).unwrap();
+        output.append(&[line(1)]).unwrap();
+        finish(output, Vec::new());
         let text = std::fs::read_to_string(folder.path().join(FINISHED)).unwrap();
-        assert_eq!(text, "{}\n{\"b\":1}\n{\"c\":2}\n");
-        assert!(open().is_none());
+        assert_eq!(text.lines().collect::<Vec<_>>(), [0, 1, 2].map(|place| line(place).1));
     }
 
     #[test]
     fn predictions_of_others_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FINISHED), "{}\n").unwrap();
-        assert!(
-            Output::open(folder.path(), settings("a")).unwrap_err().to_string().contains("another folder")
-        );
+        let refused = || Output::open(folder.path(), wanted("a")).unwrap_err().to_string();
+        assert!(refused().contains("another folder"));
+        std::fs::remove_file(folder.path().join(FINISHED)).unwrap();
+        std::fs::create_dir_all(folder.path().join("masks")).unwrap();
+        std::fs::write(folder.path().join("masks/000000.png"), "mine").unwrap();
+        assert!(refused().contains("its folder masks"), "{}", refused());
     }
 }

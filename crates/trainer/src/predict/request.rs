@@ -1,9 +1,10 @@
 //! What `predict` is asked for: images and the expressions about each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::errln;
 use run_files::{PictureQuery, read_queries};
 
 use super::PredictArgs;
@@ -35,13 +36,18 @@ pub(super) struct Expression {
     pub(super) ids: (Option<i64>, Option<i64>),
 }
 
+/// Largest batch that is taken for a wish and not for a slip.
+const MAX_BATCH: usize = 4096;
+
 /// File names that are images, for folders.
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "tif", "tiff", "webp"];
 
 pub(super) fn request(args: &PredictArgs) -> Result<Request> {
-    ensure!(args.batch_size != Some(0), "--batch-size must be positive");
+    let allowed = 1..=MAX_BATCH;
+    ensure!(args.batch_size.is_none_or(|n| allowed.contains(&n)), "--batch-size must be 1 to {MAX_BATCH}");
     if let Some(list) = &args.queries {
         let queries = read_queries(list)?;
+        tell_what_scoring_refuses(&queries);
         return Ok(Request::Many(of_queries(&args.image, queries)?));
     }
     ensure!(args.text.iter().all(|text| !text.trim().is_empty()), "--text: the expression is empty");
@@ -62,6 +68,22 @@ pub(super) fn request(args: &PredictArgs) -> Result<Request> {
     Ok(Request::Many(pictures.collect()))
 }
 
+/// Notes ids that `eval --predictions` will refuse.
+fn tell_what_scoring_refuses(queries: &[PictureQuery]) {
+    let mut seen = HashSet::new();
+    let keys = queries.iter().filter_map(PictureQuery::key);
+    let n_twice = keys.filter(|key| !seen.insert(*key)).count();
+    let n_half = queries.iter().filter(|query| query.ids.0.is_some() != query.ids.1.is_some()).count();
+    if n_twice > 0 {
+        errln!(
+            "note: {n_twice} queries repeat a ref_id and sent_id; `eval --predictions` refuses such a file"
+        );
+    }
+    if n_half > 0 {
+        errln!("note: {n_half} queries have one of ref_id and sent_id; `eval --predictions` needs both");
+    }
+}
+
 /// Whether a path is meant as a pattern: it names no file and holds `*`, `?` or `[`.
 fn is_pattern(path: &Path) -> bool {
     !path.exists() && path.to_string_lossy().contains(['*', '?', '['])
@@ -74,7 +96,8 @@ fn images(given: &Path) -> Result<Vec<(String, PathBuf)>> {
         let entries = std::fs::read_dir(given).with_context(|| shown.to_string())?;
         let files = entries.map(|entry| Ok(entry.with_context(|| shown.to_string())?.path()));
         let files = files.collect::<Result<Vec<PathBuf>>>()?;
-        let images = files.into_iter().filter(|file| is_image_name(file) && file.is_file());
+        // What is no regular file is named when it is read.
+        let images = files.into_iter().filter(|file| is_image_name(file) && !file.is_dir());
         images
             .map(|file| (file.file_name().unwrap_or_default().to_string_lossy().into_owned(), file))
             .collect()
@@ -86,6 +109,7 @@ fn images(given: &Path) -> Result<Vec<(String, PathBuf)>> {
         let files = paths.into_iter().filter(|path| path.is_file());
         files.map(|file| (file.to_string_lossy().into_owned(), file)).collect()
     } else {
+        ensure!(given.is_file(), "--image {shown}: there is no such file or folder");
         vec![(given.to_string_lossy().into_owned(), given.to_path_buf())]
     };
     found.sort();
@@ -108,21 +132,19 @@ fn of_queries(given: &Path, queries: Vec<PictureQuery>) -> Result<Vec<Picture>> 
     if !given.is_dir() && !given.is_file() && !is_pattern(given) {
         bail!("--image {}: there is no such file or folder", given.display());
     }
-    // Named by a pattern or as one file, images are found by their file names.
-    let known: Option<HashMap<String, PathBuf>> = match given.is_dir() {
+    let known = match given.is_dir() {
         true => None,
-        false => Some(
-            images(given)?
-                .into_iter()
-                .map(|(_, path)| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
-                .collect(),
-        ),
+        false => Some(by_tail(images(given)?)),
     };
     let file = |name: &str| match &known {
         None => below(given, name),
-        Some(known) => {
-            known.get(name).cloned().ok_or_else(|| format!("--image {} does not name it", given.display()))
-        }
+        Some(known) => match known.get(name).map(Vec::as_slice) {
+            Some([path]) => Ok(path.clone()),
+            Some([one, other, ..]) => {
+                Err(format!("it may be {} or {}; name its folder, too", one.display(), other.display()))
+            }
+            _ => Err(format!("--image {} does not name it", given.display())),
+        },
     };
     let mut pictures: Vec<Picture> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -134,6 +156,19 @@ fn of_queries(given: &Path, queries: Vec<PictureQuery>) -> Result<Vec<Picture>> 
         pictures[index].expressions.push(Expression { place, text: expression, ids });
     }
     Ok(pictures)
+}
+
+/// Images by every tail of their paths: file name, folder and file name, and so on.
+fn by_tail(images: Vec<(String, PathBuf)>) -> HashMap<String, Vec<PathBuf>> {
+    let mut found: HashMap<String, Vec<PathBuf>> = HashMap::new();
+    for (_, path) in images {
+        let parts: Vec<Component<'_>> = path.components().collect();
+        for start in 0..parts.len() {
+            let tail: PathBuf = parts[start..].iter().collect();
+            found.entry(tail.to_string_lossy().into_owned()).or_default().push(path.clone());
+        }
+    }
+    found
 }
 
 /// A file below a folder. Names that lead out of it are refused: lists may come from elsewhere.
@@ -165,6 +200,22 @@ mod tests {
         assert_eq!(pictures[0].file, Ok(folder.path().join("b.jpg")));
         assert!(pictures[1].file.is_err() && pictures[2].file.is_err());
         assert!(of_queries(&folder.path().join("absent"), vec![query("a", "b")]).is_err());
+    }
+
+    #[test]
+    fn images_of_a_pattern_are_found_by_the_ends_of_their_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a/x.jpg", "b/x.jpg", "b/y.jpg"] {
+            std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let queries = ["x.jpg", "a/x.jpg", "y.jpg", "z.jpg"].map(|name| query(name, "red")).to_vec();
+        let pictures = of_queries(&folder.path().join("**/*.jpg"), queries).unwrap();
+        let files: Vec<_> = pictures.into_iter().map(|picture| picture.file).collect();
+        assert!(files[0].as_ref().is_err_and(|what| what.contains("it may be")), "{files:?}");
+        assert_eq!(files[1], Ok(folder.path().join("a/x.jpg")));
+        assert_eq!(files[2], Ok(folder.path().join("b/y.jpg")));
+        assert!(files[3].is_err());
     }
 
     #[test]

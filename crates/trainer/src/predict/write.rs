@@ -1,6 +1,6 @@
 //! Turns probability maps into lines, masks and overlays.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
 use rayon::prelude::*;
@@ -51,11 +51,17 @@ impl<'a> Writer<'a> {
         let mut n = 0;
         for Loaded { picture, image } in &chunk.pictures {
             if let Err(what) = image {
-                ensure!(!self.args.strict, "{}: {what}", picture.name);
-                errln!("warning: {}: {what}; left out", picture.name);
+                let why = what.replace(['\n', '\r'], " ");
+                let named = if why.contains(&picture.name) {
+                    why.clone()
+                } else {
+                    format!("{}: {why}", picture.name)
+                };
+                ensure!(!self.args.strict, "{named}");
+                errln!("warning: {named}; left out");
                 let queries: Vec<usize> = picture.expressions.iter().map(|one| one.place).collect();
                 n += queries.len();
-                self.left_out.push(LeftOut { image: picture.name.clone(), why: what.clone(), queries });
+                self.left_out.push(LeftOut { image: picture.name.clone(), why, queries });
             }
         }
         Ok(n)
@@ -125,18 +131,25 @@ impl<'a> Writer<'a> {
     pub(super) fn finish(self, n_queries: usize) -> Result<()> {
         let Self { args, output, left_out, .. } = self;
         let n = output.n();
+        if let (0, Some(first)) = (n, left_out.first()) {
+            bail!("no image could be read; the first: {}: {}", first.image, first.why);
+        }
         let file = output.folder().join("predictions.jsonl");
         let summary = Summary { n_queries, n_predictions: n, left_out };
         output.finish(&summary)?;
         if args.json {
             outln!("{}", serde_json::to_string(&summary)?);
         } else {
+            let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
             let images = match summary.left_out.len() {
                 0 => String::new(),
-                1 => format!("; 1 image left out with its {} expressions", n_queries - n),
-                images => format!("; {images} images left out with their {} expressions", n_queries - n),
+                images => format!(
+                    "; {} left out with {}",
+                    counted(images, "image"),
+                    counted(n_queries - n, "expression")
+                ),
             };
-            outln!("{n} predictions written to {}{images}", file.display());
+            outln!("{} written to {}{images}", counted(n, "prediction"), file.display());
         }
         Ok(())
     }
