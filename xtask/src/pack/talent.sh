@@ -23,7 +23,26 @@ results)
     ;;
 data)
     shift
-    exec "$here/bin/talent-data" "$@"
+    program="$here/bin/talent-data"
+    if [ ! -x "$program" ]; then
+        command -v gzip >/dev/null || fail "gzip is not on the PATH; it unpacks bin/talent-data.gz"
+        unpacked="$program.$$"
+        if (gzip -dc "$program.gz" >"$unpacked") 2>/dev/null && chmod +x "$unpacked"; then
+            # Whole or not at all, also if two commands unpack at once.
+            mv -f "$unpacked" "$program"
+        else
+            # The pack cannot be written to.
+            rm -f "$unpacked"
+            unpacked=$(mktemp "${TMPDIR:-/tmp}/talent-data.XXXXXX") || fail "no folder to unpack bin/talent-data.gz in; set TMPDIR"
+            trap 'rm -f "$unpacked"' EXIT
+            trap 'exit 130' INT
+            trap 'exit 143' TERM
+            gzip -dc "$program.gz" >"$unpacked" && chmod +x "$unpacked" || fail "bin/talent-data.gz cannot be unpacked"
+            "$unpacked" "$@"
+            exit $?
+        fi
+    fi
+    exec "$program" "$@"
     ;;
 esac
 
