@@ -303,7 +303,7 @@ fn two_processes_on_one_folder() {
     let mut second = args.clone();
     second.extend(["--resume", "auto"].map(str::to_owned));
     let error = error_of(&talent(&second));
-    assert!(error.contains("another process is training in this folder"), "{error}");
+    assert!(error.contains("another process is working in this folder"), "{error}");
     first.kill().unwrap();
     first.wait().unwrap();
     assert_intact(&run_dir);
