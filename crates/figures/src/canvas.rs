@@ -1,7 +1,8 @@
+use std::io::Write;
 use std::path::Path;
 
 use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageResult};
 
 use crate::Error;
 use crate::raster::line_of_text;
@@ -89,15 +90,18 @@ impl Canvas {
         }
     }
 
+    fn encode(&self, into: impl Write) -> ImageResult<()> {
+        let (width, height) = (self.width as u32, self.height as u32);
+        PngEncoder::new(into).write_image(&self.data, width, height, ExtendedColorType::Rgb8)
+    }
+
     /// The picture as a PNG file in memory.
     ///
     /// # Errors
     /// When the encoder fails.
     pub fn png(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        PngEncoder::new(&mut bytes)
-            .write_image(&self.data, self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
-            .map_err(|error| Error::Draw(error.to_string()))?;
+        self.encode(&mut bytes).map_err(|error| Error::Draw(error.to_string()))?;
         Ok(bytes)
     }
 
@@ -106,11 +110,8 @@ impl Canvas {
     /// # Errors
     /// When the file cannot be written; the message names it.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let (width, height) = (self.width as u32, self.height as u32);
         whole_file::write_with(path, |file| {
-            PngEncoder::new(file)
-                .write_image(&self.data, width, height, ExtendedColorType::Rgb8)
-                .map_err(|source| Error::Encode { path: path.to_path_buf(), source })
+            self.encode(file).map_err(|source| Error::Encode { path: path.to_path_buf(), source })
         })
     }
 }

@@ -3,48 +3,30 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, OnceLock};
 
-use ab_glyph::{Font, FontRef, FontVec};
+use ab_glyph::{Font, FontRef};
+
+use crate::raster::machine_fonts;
 
 /// The compiled-in fonts, in the order in which they are asked: Latin, Greek and Cyrillic, then emoji.
+pub(crate) const BUILT_IN: [&[u8]; 2] =
+    [epaint_default_fonts::UBUNTU_LIGHT, epaint_default_fonts::NOTO_EMOJI_REGULAR];
+
 fn built_in() -> &'static [FontRef<'static>] {
     static FONTS: OnceLock<Vec<FontRef<'static>>> = OnceLock::new();
-    FONTS.get_or_init(|| {
-        let all = [epaint_default_fonts::UBUNTU_LIGHT, epaint_default_fonts::NOTO_EMOJI_REGULAR];
-        all.iter().filter_map(|bytes| FontRef::try_from_slice(bytes).ok()).collect()
+    FONTS.get_or_init(|| BUILT_IN.iter().filter_map(|bytes| FontRef::try_from_slice(bytes).ok()).collect())
+}
+
+/// Whether a font of the machine has a letter; each letter is looked for once.
+fn machine_has(letter: char) -> bool {
+    static FOUND: OnceLock<Mutex<HashMap<char, bool>>> = OnceLock::new();
+    let Ok(mut found) = FOUND.get_or_init(Mutex::default).lock() else { return false };
+    *found.entry(letter).or_insert_with(|| {
+        let fonts = machine_fonts();
+        let has = |data: &[u8], index: u32| {
+            FontRef::try_from_slice_and_index(data, index).is_ok_and(|font| can_draw(&font, letter))
+        };
+        fonts.faces().any(|face| fonts.with_face_data(face.id, has).unwrap_or(false))
     })
-}
-
-/// Fonts of the machine, each loaded when a letter needs it.
-#[derive(Default)]
-struct Machine {
-    database: Option<fontdb::Database>,
-    /// Whether a font has it, by letter.
-    found: HashMap<char, bool>,
-    loaded: HashMap<fontdb::ID, Option<FontVec>>,
-}
-
-impl Machine {
-    fn has(&mut self, letter: char) -> bool {
-        if let Some(&found) = self.found.get(&letter) {
-            return found;
-        }
-        let database = self.database.get_or_insert_with(|| {
-            let mut database = fontdb::Database::new();
-            database.load_system_fonts();
-            database
-        });
-        let ids: Vec<fontdb::ID> = database.faces().map(|face| face.id).collect();
-        let found = ids.into_iter().any(|id| {
-            let font = self.loaded.entry(id).or_insert_with(|| load(database, id));
-            font.as_ref().is_some_and(|font| can_draw(font, letter))
-        });
-        self.found.insert(letter, found);
-        found
-    }
-}
-
-fn load(database: &fontdb::Database, id: fontdb::ID) -> Option<FontVec> {
-    database.with_face_data(id, |data, index| FontVec::try_from_vec_and_index(data.to_vec(), index).ok())?
 }
 
 /// Whether a font has a letter as an outline. Fonts of coloured pictures, as most of emoji are, have none.
@@ -63,8 +45,7 @@ pub(crate) fn has_letter(letter: char) -> bool {
     if has_built_in(letter) {
         return true;
     }
-    static MACHINE: OnceLock<Mutex<Machine>> = OnceLock::new();
-    let found = MACHINE.get_or_init(Mutex::default).lock().is_ok_and(|mut machine| machine.has(letter));
+    let found = machine_has(letter);
     if !found && let Ok(mut missing) = missing().lock() {
         missing.insert(letter);
     }

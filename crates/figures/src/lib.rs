@@ -8,6 +8,7 @@ mod comparison;
 mod curves;
 mod dots;
 mod fonts;
+mod page;
 mod raster;
 mod sheet;
 
@@ -17,6 +18,7 @@ pub use comparison::{ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves, curves_svg};
 pub use dots::{Dot, DotPanel, DotRow, dots, dots_svg};
 pub use fonts::{missing_letters, missing_letters_note};
+pub use page::{PAGE_STYLE, chart_html, picture_html};
 pub use sheet::{SheetRow, SheetVerdict, contact_sheet};
 
 /// Why a picture could not be made.

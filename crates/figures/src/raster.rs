@@ -6,14 +6,14 @@ use resvg::{tiny_skia, usvg};
 
 use crate::Error;
 use crate::canvas::Canvas;
-use crate::fonts::{has_built_in, has_letter};
+use crate::fonts::{BUILT_IN, has_built_in, has_letter};
 
 /// Options with the compiled-in fonts alone, or also with those of the machine, whose search takes a moment.
 fn options(with_machine: bool) -> &'static usvg::Options<'static> {
     static OPTIONS: [OnceLock<usvg::Options<'static>>; 2] = [OnceLock::new(), OnceLock::new()];
     OPTIONS[usize::from(with_machine)].get_or_init(|| {
         let mut fonts = usvg::fontdb::Database::new();
-        for bytes in [epaint_default_fonts::UBUNTU_LIGHT, epaint_default_fonts::NOTO_EMOJI_REGULAR] {
+        for bytes in BUILT_IN {
             fonts.load_font_data(bytes.to_vec());
         }
         let name = fonts.faces().next().and_then(|face| Some(face.families.first()?.0.clone()));
@@ -26,6 +26,11 @@ fn options(with_machine: bool) -> &'static usvg::Options<'static> {
         }
         usvg::Options { fontdb: Arc::new(fonts), ..usvg::Options::default() }
     })
+}
+
+/// The fonts of the machine and the compiled-in ones.
+pub(crate) fn machine_fonts() -> &'static usvg::fontdb::Database {
+    &options(true).fontdb
 }
 
 fn options_for(text: &str) -> &'static usvg::Options<'static> {

@@ -1,13 +1,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use base64::Engine;
-use figures::{BarPanel, Bars, Dot, DotPanel, DotRow, Panel, Series};
+use figures::{BarPanel, Bars, Dot, DotPanel, DotRow, PAGE_STYLE, Panel, Series, chart_html, picture_html};
 
+use crate::Error;
 use crate::grid::grid;
 use crate::read::{LeftOut, Run};
 use crate::summary::Summary;
-use crate::{Error, io_error};
 
 /// Writes one self-contained HTML file: tables of all splits, plots, the expressions on which the lines differ most, and a list
 /// of what was left out.
@@ -28,7 +27,7 @@ pub fn report(
     let text = |text: &str| htmlize::escape_text(text).into_owned();
     let _ = write!(
         page,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head>\
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{PAGE_STYLE}</style></head>\
          <body><h1>{0}</h1>",
         text(title)
     );
@@ -57,7 +56,7 @@ pub fn report(
         }
         let _ = write!(page, "<h2>Where they differ most, {}</h2>", text(&first.split));
         match grid(runs, first, data_root) {
-            Ok(canvas) => picture(&mut page, "predictions", &encoded(|path| canvas.save(path))?),
+            Ok(canvas) => page.push_str(&picture_html("predictions", &canvas)?),
             Err(why) => {
                 let _ = write!(page, "<p>No pictures: {}.</p>", text(&why));
             }
@@ -75,25 +74,9 @@ pub fn report(
     Ok(whole_file::write(path, page.as_bytes())?)
 }
 
-fn picture(page: &mut String, name: &str, image: &str) {
-    let _ = write!(page, "<img alt=\"{name}\" src=\"data:image/png;base64,{image}\">");
-}
-
-/// A chart inside the page, with a description for those who cannot see it.
-fn chart(name: &str, svg: &str) -> String {
-    // A document of its own names its language by an address; inside a page it needs none.
-    let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
-    format!("<figure role=\"img\" aria-label=\"{}\">{svg}</figure>", htmlize::escape_attribute(name))
-}
-
 const NOTE: &str = "Values are means over seeds with their standard deviation. Differences are to the baseline with the same seed, \
 expression by expression: mean and 95 % interval of a bootstrap over seeds and refs. Bold: better than every other row, where the \
 interval of each difference excludes 0.";
-
-const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1360px;padding:0 1em}\
-table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
-td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
-summary{cursor:pointer;margin:.4em 0}";
 
 /// Titles and keys of the plotted metrics.
 const PLOTTED: [(&str, &str); 3] =
@@ -118,7 +101,7 @@ fn means(summary: &Summary) -> Result<String, Error> {
             })
             .collect(),
     };
-    Ok(chart("means over seeds", &figures::dots_svg(&PLOTTED.map(panel))?))
+    Ok(chart_html("means over seeds", &figures::dots_svg(&PLOTTED.map(panel))?))
 }
 
 /// Differences to the baseline with their intervals, on all splits.
@@ -148,7 +131,7 @@ fn differences(summaries: &[Summary]) -> Result<String, Error> {
             })
             .collect(),
     };
-    Ok(chart("differences to the baseline", &figures::dots_svg(&PLOTTED.map(panel))?))
+    Ok(chart_html("differences to the baseline", &figures::dots_svg(&PLOTTED.map(panel))?))
 }
 
 fn by_distractors(summary: &Summary) -> Result<String, Error> {
@@ -166,7 +149,7 @@ fn by_distractors(summary: &Summary) -> Result<String, Error> {
             })
             .collect(),
     };
-    Ok(chart("NTA mass by number of distractors", &figures::bars_svg(&[panel])?))
+    Ok(chart_html("NTA mass by number of distractors", &figures::bars_svg(&[panel])?))
 }
 
 /// Validation curves: the mean over each line's runs, at the steps they share.
@@ -187,14 +170,5 @@ fn curves(runs: &[Run], summary: &Summary) -> Result<String, Error> {
         x_label: "step".to_owned(),
         series: series.collect(),
     };
-    Ok(chart("validation mIoU while training", &figures::curves_svg(&[panel])?))
-}
-
-/// Draws a picture, and returns it as base64.
-fn encoded(draw: impl FnOnce(&Path) -> Result<(), figures::Error>) -> Result<String, Error> {
-    let folder = tempfile::tempdir().map_err(io_error(Path::new("temporary folder")))?;
-    let path = folder.path().join("plot.png");
-    draw(&path)?;
-    let bytes = std::fs::read(&path).map_err(io_error(&path))?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+    Ok(chart_html("validation mIoU while training", &figures::curves_svg(&[panel])?))
 }

@@ -143,15 +143,16 @@ impl Summary {
             Some(name) => return Err(Error::Empty(format!("the baseline `{name}` is none of {order:?}"))),
             None => plan.map(|plan| plan.baseline.clone()).filter(|name| groups.contains_key(name)),
         };
+        let of_lines: Vec<BySeed<'_>> = order.iter().map(|group| by_seed(&groups[group], split)).collect();
+        let place = baseline.as_ref().and_then(|name| order.iter().position(|group| group == name));
         let lines: Vec<Line> = order
             .iter()
-            .map(|group| {
-                let base =
-                    baseline.as_ref().filter(|name| *name != group).map(|name| groups[name].as_slice());
-                line(group, &groups[group], base, split, with_groups)
+            .zip(&of_lines)
+            .map(|(group, ours)| {
+                let base = place.filter(|place| order[*place] != *group).map(|place| &of_lines[place]);
+                line(group, &groups[group], (ours, base), split, with_groups)
             })
             .collect();
-        let of_lines: Vec<BySeed<'_>> = order.iter().map(|group| by_seed(&groups[group], split)).collect();
         let best = best_lines(&lines, &of_lines);
         Ok(Self { split: split.to_owned(), baseline, lines, best })
     }
@@ -276,7 +277,14 @@ pub(crate) fn interval(found: Option<Interval>) -> String {
     )
 }
 
-fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str, with_groups: bool) -> Line {
+/// - ours, base: expressions of the line's runs, and of the baseline's unless this is its line
+fn line(
+    group: &str,
+    runs: &[&Run],
+    (ours, base): (&BySeed<'_>, Option<&BySeed<'_>>),
+    split: &str,
+    with_groups: bool,
+) -> Line {
     let reports: Vec<_> = runs.iter().filter_map(|run| run.splits.get(split)).collect();
     let mut metrics = BTreeMap::new();
     for metric in shown() {
@@ -288,15 +296,14 @@ fn line(group: &str, runs: &[&Run], baseline: Option<&[&Run]>, split: &str, with
             reports.iter().filter_map(|report| report.groups.get(name)?.nta.nta_mass).collect();
         MeanSd::of(&values).map(|value| value.mean)
     });
-    let (ours, base) = (by_seed(runs, split), baseline.map(|runs| by_seed(runs, split)));
-    let of_groups = if with_groups { by_group(&ours) } else { BTreeMap::new() };
-    let groups = of_groups.iter().map(|(name, ours)| (name.clone(), group_line(ours, base.as_ref())));
+    let of_groups = if with_groups { by_group(ours) } else { BTreeMap::new() };
+    let groups = of_groups.iter().map(|(name, ours)| (name.clone(), group_line(ours, base)));
     let seconds: Vec<f64> = runs.iter().filter_map(|run| run.step_seconds).collect();
     Line {
         group: group.to_owned(),
         n_seeds: runs.len(),
         metrics,
-        differences: group_line(&ours, base.as_ref()).differences,
+        differences: group_line(ours, base).differences,
         groups: groups.collect(),
         nta_by_distractors,
         trained_values: runs[0].trained_values,

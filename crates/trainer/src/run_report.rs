@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use base64::Engine;
 use command_kit::metric_or_dash;
-use figures::{BarPanel, Bars, Canvas, SheetRow, bars_svg, contact_sheet, curves_svg};
-use htmlize::{escape_attribute, escape_text};
+use figures::{
+    BarPanel, Bars, Canvas, PAGE_STYLE, SheetRow, bars_svg, chart_html, contact_sheet, curves_svg,
+    picture_html,
+};
+use htmlize::escape_text;
 use metrics::{Evaluated, GroupReport, METRICS, SplitReport};
 use refcoco::Dataset;
 use refcoco::evaluation::Query;
@@ -33,16 +35,16 @@ impl RunReport<'_> {
         let name = escape_text(self.name);
         let mut page = format!(
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-             content=\"width=device-width\"><title>{name}</title><style>{STYLE}</style></head><body><h1>{name}</h1>"
+             content=\"width=device-width\"><title>{name}</title><style>{PAGE_STYLE}</style></head><body><h1>{name}</h1>"
         );
-        page.push_str(&chart(
+        page.push_str(&chart_html(
             "loss and validation metrics while training",
             &curves_svg(&curve_panels(self.records))?,
         ));
         let rows: Vec<(&str, &GroupReport)> =
             self.rows.iter().map(|(split, report)| (split.as_str(), &report.all)).collect();
         let _ = write!(page, "<h2>Best model, percent</h2>{}", table("split", &rows));
-        page.push_str(&chart("NTA mass by number of distractors", &self.by_distractors()?));
+        page.push_str(&chart_html("NTA mass by number of distractors", &self.by_distractors()?));
         for (split, report) in self.rows.iter().filter(|(split, _)| !split.contains(", ")) {
             let rows: Vec<(&str, &GroupReport)> =
                 report.groups.iter().map(|(group, report)| (group.as_str(), report)).collect();
@@ -58,9 +60,7 @@ impl RunReport<'_> {
         for (title, sheet) in
             ["Best predictions", "Worst predictions"].iter().zip(self.cases.iter().flatten())
         {
-            let image = base64::engine::general_purpose::STANDARD.encode(sheet.png()?);
-            let _ =
-                write!(page, "<h2>{title}</h2><img alt=\"{title}\" src=\"data:image/png;base64,{image}\">");
+            let _ = write!(page, "<h2>{title}</h2>{}", picture_html(title, sheet)?);
         }
         page.push_str("</body></html>\n");
         Ok(whole_file::write(path, page.as_bytes())?)
@@ -85,18 +85,6 @@ impl RunReport<'_> {
 }
 
 const DISTRACTORS: [&str; 3] = ["1", "2", "3+"];
-
-const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1320px;padding:0 1em}\
-table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
-td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
-summary{cursor:pointer;margin:.4em 0}";
-
-/// A chart inside the page, with a description for those who cannot see it.
-fn chart(name: &str, svg: &str) -> String {
-    // A document of its own names its language by an address; inside a page it needs none.
-    let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
-    format!("<figure role=\"img\" aria-label=\"{}\">{svg}</figure>", escape_attribute(name))
-}
 
 /// A table of every metric.
 fn table(heading: &str, rows: &[(&str, &GroupReport)]) -> String {
