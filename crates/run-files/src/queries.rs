@@ -16,7 +16,7 @@ pub struct PictureQuery {
     pub image: String,
     /// The referring expression, not blank.
     pub expression: String,
-    /// `ref_id` and `sent_id`, where the file has both.
+    /// `ref_id` and `sent_id`, each where the file has it.
     pub ids: (Option<i64>, Option<i64>),
 }
 

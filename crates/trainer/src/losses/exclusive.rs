@@ -14,10 +14,6 @@ impl Loss for Exclusive {
         "exclusive"
     }
 
-    fn weight(&self) -> f64 {
-        0.0
-    }
-
     fn needs(&self) -> Needs {
         Needs::RIVALS
     }

@@ -58,10 +58,6 @@ impl Loss for Instance {
         "instance"
     }
 
-    fn weight(&self) -> f64 {
-        0.0
-    }
-
     fn settings(&self) -> &'static [Setting] {
         OF_LOGITS
     }
@@ -81,10 +77,6 @@ impl Loss for Instance {
 impl Loss for Adapters {
     fn name(&self) -> &'static str {
         "instance_adapters"
-    }
-
-    fn weight(&self) -> f64 {
-        0.0
     }
 
     fn settings(&self) -> &'static [Setting] {
@@ -111,10 +103,6 @@ impl Loss for Adapters {
 impl Loss for OfFeatures {
     fn name(&self) -> &'static str {
         self.name
-    }
-
-    fn weight(&self) -> f64 {
-        0.0
     }
 
     fn settings(&self) -> &'static [Setting] {

@@ -14,10 +14,6 @@ impl Loss for Mass {
         "mass"
     }
 
-    fn weight(&self) -> f64 {
-        0.0
-    }
-
     fn needs(&self) -> Needs {
         Needs::OBJECTS
     }

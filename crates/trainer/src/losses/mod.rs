@@ -38,8 +38,10 @@ pub(crate) trait Loss: Sync {
     /// The key of its weight below `loss.`, and its name in records.
     fn name(&self) -> &'static str;
 
-    /// Its weight in the official recipe.
-    fn weight(&self) -> f64;
+    /// Its weight in the official recipe, 0 for a loss that it lacks.
+    fn weight(&self) -> f64 {
+        0.0
+    }
 
     /// What else may be set.
     fn settings(&self) -> &'static [Setting] {

@@ -25,10 +25,6 @@ impl Loss for ObjectBce {
         "object_bce"
     }
 
-    fn weight(&self) -> f64 {
-        0.0
-    }
-
     fn settings(&self) -> &'static [Setting] {
         SETTINGS
     }

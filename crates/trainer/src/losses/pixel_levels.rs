@@ -22,10 +22,6 @@ impl Loss for PixelLevels {
         "pixel_levels"
     }
 
-    fn weight(&self) -> f64 {
-        0.0
-    }
-
     fn settings(&self) -> &'static [Setting] {
         SETTINGS
     }
