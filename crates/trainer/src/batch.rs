@@ -160,13 +160,24 @@ pub(crate) struct EvalTensors {
 
 impl EvalTensors {
     pub(crate) fn new(batch: &EvalBatch, device: Device) -> Result<Self> {
-        let n = batch.items.len() as i64;
-        let image_of: Vec<i64> = batch.image_of.iter().map(|&place| place as i64).collect();
+        Self::from_parts(&batch.images, &batch.image_of, &batch.words, batch.shape, device)
+    }
+
+    /// - pixels: `[m, 3, S, S]`, normalised; image_of: `[n]`, index of each expression's image; words: token ids `[n, K]`
+    pub(crate) fn from_parts(
+        pixels: &[f32],
+        image_of: &[usize],
+        words: &[i64],
+        shape: SampleShape,
+        device: Device,
+    ) -> Result<Self> {
+        let n = image_of.len() as i64;
+        let image_of: Vec<i64> = image_of.iter().map(|&place| place as i64).collect();
         let m = image_of.iter().max().map_or(0, |last| last + 1);
         Ok(Self {
-            images: images(&batch.images, m, 3, batch.shape, device)?,
+            images: images(pixels, m, 3, shape, device)?,
             image_of: upload(&image_of, &[n], device)?,
-            words: ids(&batch.words, n, batch.shape, device)?,
+            words: ids(words, n, shape, device)?,
         })
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::{Canonical, ClipTokenizer, FileTokenizer, RgbImage, SampleShape, Tokenizer};
 use talent::{ModelConfig, PixelInput};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use crate::batch::EvalTensors;
 use crate::config::{Config, WeightsConfig};
@@ -98,17 +98,10 @@ pub(crate) fn about_one_image(
     device: Device,
 ) -> Result<(Letterbox, EvalTensors)> {
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
-    let side = shape.input_size as i64;
     let pixels = letterbox.normalised_image(image, &shape.pixels);
     let mut ids = Vec::with_capacity(texts.len() * shape.word_len);
     for text in texts {
         ids.extend(tokenizer.encode_padded(text, shape.word_len)?);
     }
-    let n = texts.len() as i64;
-    let batch = EvalTensors {
-        images: Tensor::from_slice(&pixels).view([1, 3, side, side]).to_device(device),
-        image_of: Tensor::zeros([n], (Kind::Int64, device)),
-        words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
-    };
-    Ok((letterbox, batch))
+    Ok((letterbox, EvalTensors::from_parts(&pixels, &vec![0; texts.len()], &ids, shape, device)?))
 }

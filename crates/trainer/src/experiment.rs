@@ -188,6 +188,15 @@ impl Experiment {
         }
     }
 
+    /// Refs in the order in which a pass over them visits them, with those of an image beside each other if the config wants it.
+    ///
+    /// - number: of the pass, from 0
+    pub(crate) fn pass_over(&self, refs: &[RefAt], number: u64) -> Vec<RefAt> {
+        let order = sampler::epoch_order(self.cfg.seed, number, refs.len());
+        let order = sampler::with_rivals(&self.datasets, refs, &order, self.cfg.data.refs_per_image);
+        order.into_iter().map(|index| refs[index]).collect()
+    }
+
     /// The validation split of a data set, if there is something to validate on.
     pub(crate) fn validation_split(&self, position: usize) -> Option<String> {
         match &self.scope {

@@ -10,7 +10,7 @@ use cli_kit::outln;
 use command_kit::{DEFAULT_DATA_ROOT, Progress};
 use figures::{Panel, Series};
 use refcoco::training_mix::training_mix;
-use refcoco::{BatchPlan, Buffers, RefAt, sampler, training_batches};
+use refcoco::{BatchPlan, Buffers, RefAt, training_batches};
 use serde_json::json;
 use talent::weights::Strictness;
 
@@ -127,12 +127,8 @@ fn measure(args: &LrFindArgs, cfg: Config) -> Result<Vec<Point>> {
     let mix = training_mix(&experiment.datasets, cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     let batch_size = cfg.train.batch_size.min(mix.refs.len());
-    let pass = |number: u64| {
-        let order = sampler::epoch_order(cfg.seed, number, mix.refs.len());
-        let order = sampler::with_rivals(&experiment.datasets, &mix.refs, &order, cfg.data.refs_per_image);
-        order.into_iter().map(|index| mix.refs[index]).collect::<Vec<RefAt>>()
-    };
-    let refs: Vec<RefAt> = (0..).flat_map(pass).take(args.steps as usize * batch_size).collect();
+    let passes = (0..).flat_map(|number| experiment.pass_over(&mix.refs, number));
+    let refs: Vec<RefAt> = passes.take(args.steps as usize * batch_size).collect();
     let plan = BatchPlan {
         batches: refs.chunks(batch_size).map(<[RefAt]>::to_vec).collect(),
         seed: cfg.seed,

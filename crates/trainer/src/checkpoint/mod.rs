@@ -192,9 +192,10 @@ pub(crate) fn load_state(path: &Path, meta: &Meta, model: &Talent, adam: &mut Ad
     restore().with_context(|| path.display().to_string())
 }
 
-/// Reads one tensor of a training state.
-pub(crate) fn read_state_tensor(path: &Path, name: &str) -> Result<Tensor> {
-    Ok(read_tensor(&mut WeightFile::open(path)?, name)?)
+/// Opens a training state to read some of its tensors by name.
+pub(crate) fn state_tensors(path: &Path) -> Result<impl FnMut(&str) -> Result<Tensor>> {
+    let mut file = WeightFile::open(path)?;
+    Ok(move |name: &str| Ok(read_tensor(&mut file, name)?))
 }
 
 /// Loads a whole network from a checkpoint, ours or an official one, and from the encoder files that it refers to.

@@ -10,7 +10,6 @@ use command_kit::Progress;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
 
 use super::PredictArgs;
 use super::answer::Reading;
@@ -19,7 +18,7 @@ use super::output::{Opened, Output, Wanted};
 use super::request::{Expression, Picture};
 use super::write::{Slice, Writer};
 use crate::batch::EvalTensors;
-use crate::checkpoint::{file_sha256, hex, is_same};
+use crate::checkpoint::{Meta, file_sha256, hex, is_same};
 use crate::evaluate::probabilities;
 use crate::experiment::Experiment;
 use crate::interrupt::{Interrupt, Interrupted};
@@ -35,7 +34,7 @@ pub(super) fn predict(args: &PredictArgs, pictures: Vec<Picture>) -> Result<()> 
     experiment.interrupt = Interrupt::listen()?;
     let reading = Reading::of(&experiment.cfg);
     let wanted = Wanted {
-        settings: settings(args, &pictures, reading)?,
+        settings: settings(args, meta.as_ref(), &pictures, reading)?,
         folders: [("masks", args.masks), ("overlays", args.overlays)]
             .into_iter()
             .filter_map(|(name, wanted)| wanted.then_some(name))
@@ -99,7 +98,18 @@ fn asked(pictures: &[Picture], n_queries: usize) -> Vec<(String, String)> {
 }
 
 /// What decides the predictions. Two calls with equal settings give the same lines.
-fn settings(args: &PredictArgs, pictures: &[Picture], reading: Reading) -> Result<Map<String, Value>> {
+///
+/// - meta: of the checkpoint, whose checksum was verified when it was opened; `None` for a file of another program
+fn settings(
+    args: &PredictArgs,
+    meta: Option<&Meta>,
+    pictures: &[Picture],
+    reading: Reading,
+) -> Result<Map<String, Value>> {
+    let checkpoint = match meta {
+        Some(meta) => meta.sha256.clone(),
+        None => file_sha256(&args.checkpoint)?,
+    };
     let mut list = Sha256::new();
     for Picture { name, expressions, .. } in pictures {
         for Expression { place, text, ids } in expressions {
@@ -107,7 +117,7 @@ fn settings(args: &PredictArgs, pictures: &[Picture], reading: Reading) -> Resul
         }
     }
     let settings = json!({
-        "checkpoint": file_sha256(&args.checkpoint)?,
+        "checkpoint": checkpoint,
         "images": std::fs::canonicalize(&args.image).unwrap_or_else(|_| args.image.clone()).to_string_lossy(),
         "list of queries": hex(list),
         "threshold": reading.shown_threshold(),
@@ -216,26 +226,21 @@ fn predict_chunks(
 /// The batch of some expressions of a chunk; each of their images once.
 fn tensors(experiment: &Experiment, chunk: &Chunk, members: &[(usize, usize)]) -> Result<EvalTensors> {
     let shape = experiment.shape();
-    let (side, n) = (shape.input_size as i64, members.len() as i64);
     let (mut pixels, mut image_of, mut ids) = (Vec::new(), Vec::new(), Vec::new());
-    let mut last = None;
+    let (mut n_images, mut last) = (0, None);
     for &(image, expression) in members {
         let Loaded { picture, image: loaded } = &chunk.pictures[image];
         if last != Some(image)
             && let Ok(loaded) = loaded
         {
             pixels.extend_from_slice(&loaded.pixels);
+            n_images += 1;
             last = Some(image);
         }
-        image_of.push((pixels.len() / (3 * shape.input_size * shape.input_size)) as i64 - 1);
+        image_of.push(n_images - 1);
         let text = &picture.expressions[expression].text;
         let padded = experiment.tokenizer.encode_padded(text, shape.word_len);
         ids.extend(padded.with_context(|| format!("{}: {text:?}", picture.name))?);
     }
-    let device = experiment.device;
-    Ok(EvalTensors {
-        images: Tensor::from_slice(&pixels).view([-1, 3, side, side]).to_device(device),
-        image_of: Tensor::from_slice(&image_of).to_device(device),
-        words: Tensor::from_slice(&ids).view([n, -1]).to_device(device),
-    })
+    EvalTensors::from_parts(&pixels, &image_of, &ids, shape, experiment.device)
 }

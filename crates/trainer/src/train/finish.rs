@@ -125,7 +125,6 @@ impl Run<'_> {
         for position in 0..self.experiment.datasets.len() {
             self.evaluate_splits(position, &mut found)?;
         }
-        let cases = self.best_and_worst(&found)?;
         self.draw_curves()?;
         tell_left_out(&self.experiment.datasets);
         let Some(Output { dir, .. }) = &self.output else { return Ok(()) };
@@ -140,11 +139,12 @@ impl Run<'_> {
             left_out_refs: left_out_of_evaluation(&self.experiment.datasets),
             runtime: self.run_time(dir)?,
         };
-        metrics.write(dir.path())?;
         let name = dir.path().display().to_string();
         let records = read_records(dir.path())?;
-        let report = RunReport { name: &name, records: &records, rows: &found.rows, cases };
+        let report = RunReport { name: &name, records: &records, rows: &found.rows, cases: found.cases };
         report.write(&dir.path().join("report.html"))?;
+        // The last file: with it the run is finished.
+        metrics.write(dir.path())?;
         outln!("{}", metrics_table(&found.rows));
         let (path, minutes) = (dir.path().display(), trained.as_secs_f64() / 60.0);
         outln!(
@@ -152,21 +152,6 @@ impl Run<'_> {
             self.at.step
         );
         Ok(())
-    }
-
-    /// Pictures of the best and the worst predictions of the first split of the first data set.
-    fn best_and_worst(&self, found: &FinalResults) -> Result<Option<[Canvas; 2]>> {
-        let (Some(Output { dir, .. }), Some((_, evaluated))) = (&self.output, found.expressions.first())
-        else {
-            return Ok(None);
-        };
-        let splits = self.experiment.evaluated_splits(0);
-        let (Some(dataset), Some(split)) = (self.experiment.datasets.first(), splits.first()) else {
-            return Ok(None);
-        };
-        let predictions = Predictions::read(&dir.path().join("predictions.jsonl"), dataset)?;
-        let queries = self.experiment.queries(0, split)?;
-        best_and_worst(dataset, &queries, evaluated, &predictions).map(Some)
     }
 
     /// Evaluates the validation and test splits of a data set. Pictures and predictions are saved for the first split of the
@@ -200,7 +185,11 @@ impl Run<'_> {
             if let Some(Output { dir, .. }) = &self.output {
                 let dataset = &self.experiment.datasets[position];
                 sheet.save(&dir.path().join("overlays.png"), dataset, &queries)?;
-                predictions.save(&dir.path().join("predictions.jsonl"))?;
+                let path = dir.path().join("predictions.jsonl");
+                predictions.save(&path)?;
+                let evaluated = found.expressions.first().map_or(&[][..], |(_, evaluated)| evaluated);
+                let predictions = Predictions::read(&path, dataset)?;
+                found.cases = Some(best_and_worst(dataset, &queries, evaluated, &predictions)?);
             }
         }
         let exchanged = evaluate_exchanged(&self.experiment, position, first, precision)?;
@@ -220,4 +209,6 @@ struct FinalResults {
     /// Reports by split, in the order of the table.
     rows: Vec<(String, SplitReport)>,
     expressions: Vec<(String, Vec<Evaluated>)>,
+    /// Pictures of the best and the worst predictions of the first split of the first data set.
+    cases: Option<[Canvas; 2]>,
 }

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use cli_kit::errln;
 use command_kit::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
-use refcoco::{Batch, BatchPlan, Buffers, OnError, Prefetch, RefAt, sampler, training_batches};
+use refcoco::{Batch, BatchPlan, Buffers, OnError, Prefetch, RefAt, training_batches};
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Tensor};
@@ -325,21 +325,17 @@ impl<'a> Run<'a> {
 
     /// The refs of an epoch, in the order in which they are visited.
     fn epoch_refs(&self) -> Vec<RefAt> {
-        let Experiment { cfg, datasets, scope, .. } = &self.experiment;
-        let (seed, epoch, refs_per_image) = (cfg.seed, self.at.epoch, cfg.data.refs_per_image);
-        let pass = |of: &[RefAt], number: u64| -> Vec<RefAt> {
-            let order = sampler::epoch_order(seed, number, of.len());
-            let order = sampler::with_rivals(datasets, of, &order, refs_per_image);
-            order.into_iter().map(|index| of[index]).collect()
-        };
-        match scope {
+        let (experiment, epoch) = (&self.experiment, self.at.epoch);
+        match &experiment.scope {
             EvalScope::Refs(refs) => {
                 // As many steps as with all data, so that evaluations and schedule stay those of the config.
-                let n = self.per_epoch as usize * cfg.train.batch_size.min(refs.len());
+                let n = self.per_epoch as usize * experiment.cfg.train.batch_size.min(refs.len());
                 let n_passes = n.div_ceil(refs.len()) as u64;
-                (0..n_passes).flat_map(|number| pass(refs, epoch * n_passes + number)).take(n).collect()
+                let passes =
+                    (0..n_passes).flat_map(|number| experiment.pass_over(refs, epoch * n_passes + number));
+                passes.take(n).collect()
             }
-            _ => pass(&self.mix.refs, epoch),
+            _ => experiment.pass_over(&self.mix.refs, epoch),
         }
     }
 

@@ -165,7 +165,7 @@ pub(super) fn begin(
             checkpoint::load_state(&path, &meta, &experiment.model, adam)?;
             if let Some(average) = average {
                 match meta.config.train.ema > 0.0 {
-                    true => average.load(|name| checkpoint::read_state_tensor(&path, name))?,
+                    true => average.load(checkpoint::state_tensors(&path)?)?,
                     false => average.restart(),
                 }
             }
