@@ -20,7 +20,7 @@ use crate::pictures::{curve_panels, verdict};
 
 /// What a report shows.
 pub(crate) struct RunReport<'a> {
-    /// Name of the run.
+    /// Name of the run's folder, without the folders above it: the page may be passed on.
     pub(crate) name: &'a str,
     pub(crate) records: &'a [Record],
     /// Reports by split, in the order of the table.

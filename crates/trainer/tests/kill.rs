@@ -94,6 +94,15 @@ fn without_runtime(text: &str) -> String {
     text.lines().map(parse).collect()
 }
 
+/// A report without the name of the run's folder, which is its title and its heading.
+fn without_name(page: &str) -> String {
+    let (head, rest) = page.split_once("<title>").unwrap();
+    let (name, rest) = rest.split_once("</title>").unwrap();
+    let heading = format!("<h1>{name}</h1>");
+    assert!(rest.contains(&heading), "the page's heading is not its title, {name}");
+    format!("{head}{}", rest.replace(&heading, ""))
+}
+
 /// All files that a run writes, except TensorBoard events, `environment.json` and run times.
 fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -107,6 +116,8 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let mut bytes = std::fs::read(&path).unwrap();
             if name == "records.jsonl" {
                 bytes = without_runtime(&String::from_utf8(bytes).unwrap()).into_bytes();
+            } else if name == "report.html" {
+                bytes = without_name(&String::from_utf8(bytes).unwrap()).into_bytes();
             } else if name == "metrics.json" {
                 let mut value: Value = serde_json::from_slice(&bytes).unwrap();
                 value.as_object_mut().unwrap().remove("runtime");

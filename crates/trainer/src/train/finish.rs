@@ -139,7 +139,7 @@ impl Run<'_> {
             left_out_refs: left_out_of_evaluation(&self.experiment.datasets),
             runtime: self.run_time(dir)?,
         };
-        let name = dir.path().display().to_string();
+        let name = dir.path().file_name().unwrap_or_default().to_string_lossy();
         let records = read_records(dir.path())?;
         let report = RunReport { name: &name, records: &records, rows: &found.rows, cases: found.cases };
         report.write(&dir.path().join("report.html"))?;
