@@ -19,6 +19,15 @@ pub struct RgbImage {
     pub data: Vec<u8>,
 }
 
+/// A decoded file, and what is odd about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadImage {
+    /// The pixels.
+    pub image: RgbImage,
+    /// A JPEG without an end marker, as after an interrupted copy. Its missing pixels are filled in by the decoder.
+    pub is_cut_short: bool,
+}
+
 /// Memory limit for headers, colour profiles and text, beside the pixels, in bytes.
 const MAX_HEADERS: u64 = 64 << 20;
 
@@ -29,19 +38,20 @@ const MAX_HEADERS: u64 = 64 << 20;
 /// When the file is not a regular file, is unreadable, damaged or of another format, or would take more memory than 1 GiB or
 /// what `TALENT_MAX_IMAGE_MIB` allows. The error names the file.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
-    read_image_to_work_on(path, 0)
+    Ok(read_image_to_work_on(path, 0)?.image)
 }
 
-/// [`read_image`] with a memory check that includes the caller's own buffers.
+/// [`read_image`] with a memory check that includes the caller's own buffers, and with a notice of a JPEG that is cut short.
 ///
 /// - bytes_per_pixel: bytes per pixel that the caller allocates in addition
 ///
 /// # Errors
 /// As [`read_image`].
-pub fn read_image_to_work_on(path: &Path, bytes_per_pixel: u64) -> Result<RgbImage> {
+pub fn read_image_to_work_on(path: &Path, bytes_per_pixel: u64) -> Result<ReadImage> {
     let bytes = read_regular(path)?;
     check_size(&bytes, bytes_per_pixel)
         .and_then(|()| decode_image(&bytes))
+        .map(|image| ReadImage { image, is_cut_short: is_cut_short(&bytes) })
         .map_err(|what| or_mistaken(path, Error::Image { path: path.to_path_buf(), what }))
 }
 
@@ -179,5 +189,37 @@ pub fn image_size(path: &Path) -> Result<(usize, usize)> {
 /// Whether a JPEG lacks its end marker, as after an interrupted copy. Decoders fill in the missing part without an error.
 pub(crate) fn is_cut_short(bytes: &[u8]) -> bool {
     // In entropy-coded data 0xff is always followed by 0, so the marker cannot occur there by chance.
-    is_jpeg(bytes) && !bytes.windows(2).any(|pair| pair == [0xff, 0xd9])
+    is_jpeg(bytes) && memchr::memmem::find(scan(bytes), &[0xff, 0xd9]).is_none()
+}
+
+/// A JPEG from its first scan on, without the header segments, which may hold a thumbnail with an end marker of its own.
+fn scan(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let [0xff, marker, high, low, ..] = *rest {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let n = match marker {
+            0xda => break,
+            // A fill byte.
+            0xff => 1,
+            _ => 2 + length,
+        };
+        rest = rest.get(n..).unwrap_or_default();
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jpeg_is_whole_with_an_end_marker_behind_its_headers() {
+        // The header segment holds a thumbnail, with an end marker of its own.
+        let header = b"\xff\xd8\xff\xe1\x00\x06\xff\xd8\xff\xd9\xff\xda\x00\x02";
+        let whole = [header, &b"pixels\xff\x00\xff\xd9"[..], b"what a camera appends"].concat();
+        assert!(!is_cut_short(&whole));
+        assert!(is_cut_short(&[header, &b"pixels\xff\x00"[..]].concat()));
+        // Cut inside a header, and not a JPEG.
+        assert!(is_cut_short(&header[..7]) && is_cut_short(&header[..2]) && !is_cut_short(b"\x89PNG"));
+    }
 }

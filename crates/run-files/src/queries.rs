@@ -39,6 +39,9 @@ const COLUMNS: [&str; 4] = ["image", "expression", "ref_id", "sent_id"];
 /// whole number; the message names the line.
 pub fn read_queries(path: &Path) -> Result<Vec<PictureQuery>> {
     let bytes = read_bytes(path)?;
+    if let Some(what) = file_kind::mistaken(&bytes[..bytes.len().min(file_kind::PREFIX_LEN)]) {
+        return Err(line_error(path, 1, what.into()));
+    }
     let text = file_kind::without_mark(&bytes);
     let is_json = text.trim_ascii_start().first().is_some_and(|&byte| byte == b'{' || byte == b'[');
     let queries = if is_json { of_json(path)? } else { of_csv(path, text)? };
@@ -56,7 +59,12 @@ fn of_json(path: &Path) -> Result<Vec<PictureQuery>> {
     let query = |(number, line): (usize, String)| {
         let fields: Map<String, Value> =
             serde_json::from_str(&line).map_err(|error| line_error(path, number, json_problem(&error)))?;
-        query(|column| fields.get(column).cloned()).map_err(|what| line_error(path, number, what))
+        let field = |column: &str| {
+            let mut fields = fields.iter();
+            let found = fields.find(|(key, _)| key.trim().eq_ignore_ascii_case(column));
+            found.map(|(_, value)| value.clone())
+        };
+        query(field).map_err(|what| line_error(path, number, what))
     };
     refcoco::read_lines(path)?.map(|line| query(line?)).collect()
 }
@@ -76,7 +84,7 @@ fn separator(text: &[u8]) -> (u8, &[u8]) {
 
 fn of_csv(path: &Path, text: &[u8]) -> Result<Vec<PictureQuery>> {
     if text.trim_ascii().is_empty() {
-        return Err(line_error(path, 1, "the file is empty".into()));
+        return Err(line_error(path, 1, "the file is blank".into()));
     }
     let (separator, body) = separator(text);
     let n_before = usize::from(body.len() < text.len());
@@ -194,7 +202,7 @@ mod tests {
             "image\texpression\tref_id\tsent_id\na/b.jpg\t\"left, \"\"red\"\" one\"\t3\t17\nc.png\tlöwe\t\t",
             "{\"image\": \"a/b.jpg\", \"expression\": \"left, \\\"red\\\" one\", \"ref_id\": 3, \"sent_id\": \"17\"}\n\
              {\"image\": \"c.png\", \"expression\": \"l\\u00f6we\", \"sent_id\": null}\n",
-            "[{\"image\": \"a/b.jpg\", \"expression\": \"left, \\\"red\\\" one\", \"ref_id\": 3.0, \"sent_id\": 17},\n\
+            "[{\"Image\": \"a/b.jpg\", \"expression\": \"left, \\\"red\\\" one\", \"ref_id\": 3.0, \"sent_id\": 17},\n\
              {\"image\": \"c.png\", \"expression\": \"löwe\"}]",
         ];
         for form in forms {
@@ -205,8 +213,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        let cases: [(&[u8], &str, &str); 14] = [
+        let cases: [(&[u8], &str, &str); 16] = [
             (b"", "line 1", "the file is empty"),
+            (b"\xff\xfei\0m\0", "line 1", "UTF-16"),
+            (b"\x1f\x8b\x08\0", "line 1", "gunzip"),
             (b"image,expression\na,b\n\n\n,c\n", "line 5", "`image` is blank"),
             (b"image,expression,Image\na,b,c\n", "line 1", "two columns `image`"),
             (b"image,expression\na,b\nc,\"d\ne,f\n", "line 3", "never closed"),

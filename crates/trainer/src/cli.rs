@@ -113,8 +113,8 @@ struct TrainArgs {
     #[arg(long, conflicts_with_all = ["resume", "overfit_batches"])]
     fast_dev_run: bool,
     /// Train on the first N batches over and over and evaluate on them alone: can the network fit them? (train.overfit_batches)
-    #[arg(long, value_name = "N")]
-    overfit_batches: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    overfit_batches: Option<u32>,
     /// Fine-tune: start from the weights of this checkpoint. Without --preset or --config its own config is used
     #[arg(long, value_name = "CHECKPOINT")]
     init: Option<PathBuf>,

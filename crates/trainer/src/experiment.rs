@@ -106,6 +106,16 @@ impl StoredModel {
         }
     }
 
+    /// `--config`, as given.
+    pub(crate) fn named_config(&self) -> Option<&str> {
+        self.config.as_deref()
+    }
+
+    /// `--allow-missing`, as given.
+    pub(crate) fn missing(&self) -> &[String] {
+        &self.allow_missing
+    }
+
     /// Loads the checkpoint into a network built from that config.
     ///
     /// - meta: from [`StoredModel::open`]

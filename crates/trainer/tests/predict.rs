@@ -190,8 +190,13 @@ fn images_that_cannot_be_read_are_left_out_and_tried_again() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&summary["n_predictions"], &summary["left_out"][0]["image"]), (&2.into(), &"b.jpg".into()));
-    std::fs::copy(&source, pictures.join("b.jpg")).unwrap();
-    assert!(run(&[]).status.success());
+    let whole = std::fs::read(&source).unwrap();
+    std::fs::write(pictures.join("b.jpg"), &whole[..whole.len() * 3 / 4]).unwrap();
+    let strict = run(&["--strict"]);
+    assert!(!strict.status.success() && String::from_utf8_lossy(&strict.stderr).contains("no end marker"));
+    let output = run(&[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("b.jpg: the JPEG has no end marker"), "{told}");
     let images: Vec<Value> = lines(&out).into_iter().map(|line| line["image"].clone()).collect();
     assert_eq!(images, ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use refcoco::letterbox::Letterbox;
-use refcoco::{Prefetch, SampleShape, read_image_to_work_on};
+use refcoco::{Prefetch, ReadImage, SampleShape, read_image_to_work_on};
 
 use super::one::WORK;
 use super::request::Picture;
@@ -26,6 +26,7 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Letterboxed {
     pub(super) file: PathBuf,
+    pub(super) is_cut_short: bool,
     pub(super) letterbox: Letterbox,
     /// Normalised, `[3, S, S]`.
     pub(super) pixels: Vec<f32>,
@@ -59,8 +60,9 @@ pub(super) fn chunks(pictures: Vec<Picture>, batch_size: usize, shape: SampleSha
 }
 
 fn load(file: &Path, shape: &SampleShape) -> Result<Letterboxed, String> {
-    let image = read_image_to_work_on(file, WORK).map_err(|error| error.to_string())?;
+    let ReadImage { image, is_cut_short } =
+        read_image_to_work_on(file, WORK).map_err(|error| error.to_string())?;
     let letterbox = Letterbox::new(image.width, image.height, shape.input_size);
     let pixels = letterbox.normalised_image(&image, &shape.pixels);
-    Ok(Letterboxed { file: file.to_path_buf(), letterbox, pixels })
+    Ok(Letterboxed { file: file.to_path_buf(), is_cut_short, letterbox, pixels })
 }

@@ -118,6 +118,8 @@ fn settings(
     }
     let settings = json!({
         "checkpoint": checkpoint,
+        "config": args.stored.named_config(),
+        "tensors that may be missing": args.stored.missing(),
         "images": std::fs::canonicalize(&args.image).unwrap_or_else(|_| args.image.clone()).to_string_lossy(),
         "list of queries": hex(list),
         "threshold": reading.shown_threshold(),

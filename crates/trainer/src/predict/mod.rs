@@ -40,7 +40,7 @@ pub(crate) struct PredictArgs {
     /// Also write every image with its mask to OUT/overlays
     #[arg(long)]
     overlays: bool,
-    /// Stop at an image that cannot be read, instead of leaving it out
+    /// Stop at an image that cannot be read, or not to its end, instead of leaving it out
     #[arg(long)]
     strict: bool,
     /// Expressions in a batch [default: eval.batch_size of the model's config]

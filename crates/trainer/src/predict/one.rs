@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use cli_kit::{errln, outln};
 use figures::{Canvas, overlay};
-use refcoco::{Mask, read_image_to_work_on};
+use refcoco::{Mask, ReadImage, read_image_to_work_on};
 use serde_json::{Map, Value};
 
 use super::PredictArgs;
@@ -17,6 +17,7 @@ use crate::experiment::Experiment;
 
 /// Bytes per pixel of the image that prediction needs: probabilities and mask, then the mask as a picture.
 pub(super) const WORK: u64 = 5;
+pub(super) const CUT_SHORT: &str = "the JPEG has no end marker: part of it may be missing";
 pub(super) const COLOUR: [u8; 3] = [230, 60, 40];
 
 pub(super) fn predict(args: &PredictArgs, image_file: &Path, text: &str) -> Result<()> {
@@ -28,7 +29,12 @@ pub(super) fn predict(args: &PredictArgs, image_file: &Path, text: &str) -> Resu
             file.display()
         );
     }
-    let image = read_image_to_work_on(image_file, WORK)?;
+    let ReadImage { image, is_cut_short } = read_image_to_work_on(image_file, WORK)?;
+    if is_cut_short {
+        let shown = image_file.display();
+        ensure!(!args.strict, "{shown}: {CUT_SHORT}");
+        errln!("warning: {shown}: {CUT_SHORT}");
+    }
     let device = args.machine.set_up()?;
     let (cfg, meta) = args.stored.open(&args.checkpoint)?;
     let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;

@@ -8,6 +8,7 @@ use cli_kit::errln;
 use run_files::{PictureQuery, read_queries};
 
 use super::PredictArgs;
+use crate::checkpoint::is_same;
 
 /// What to predict.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub(super) fn request(args: &PredictArgs) -> Result<Request> {
     if let Some(list) = &args.queries {
         let queries = read_queries(list)?;
         tell_what_scoring_refuses(&queries);
-        return Ok(Request::Many(of_queries(&args.image, queries)?));
+        return Ok(Request::Many(of_queries(&args.image, &args.out, queries)?));
     }
     ensure!(args.text.iter().all(|text| !text.trim().is_empty()), "--text: the expression is empty");
     if let ([text], false) = (&args.text[..], args.image.is_dir())
@@ -57,7 +58,7 @@ pub(super) fn request(args: &PredictArgs) -> Result<Request> {
         return Ok(Request::One { image: args.image.clone(), text: text.clone() });
     }
     let mut place = 0..;
-    let pictures = images(&args.image)?.into_iter().map(|(name, path)| {
+    let pictures = images(&args.image, &args.out)?.into_iter().map(|(name, path)| {
         let expression = |text: &String| Expression {
             place: place.next().unwrap_or_default(),
             text: text.clone(),
@@ -89,8 +90,9 @@ fn is_pattern(path: &Path) -> bool {
     !path.exists() && path.to_string_lossy().contains(['*', '?', '['])
 }
 
-/// The images that `--image` names, with their names in predictions, sorted.
-fn images(given: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// The images that `--image` names, with their names in predictions, sorted. A pattern does not find masks and overlays of an earlier
+/// call in the output folder.
+fn images(given: &Path, out: &Path) -> Result<Vec<(String, PathBuf)>> {
     let shown = given.display();
     let mut found: Vec<(String, PathBuf)> = if given.is_dir() {
         let entries = std::fs::read_dir(given).with_context(|| shown.to_string())?;
@@ -106,7 +108,11 @@ fn images(given: &Path) -> Result<Vec<(String, PathBuf)>> {
         let paths = glob::glob(pattern).with_context(|| format!("--image {pattern}"))?;
         let paths =
             paths.collect::<Result<Vec<PathBuf>, _>>().with_context(|| format!("--image {pattern}"))?;
-        let files = paths.into_iter().filter(|path| path.is_file());
+        let written = ["masks", "overlays"].map(|folder| out.join(folder));
+        let is_written = |path: &Path| {
+            path.parent().is_some_and(|parent| written.iter().any(|folder| is_same(parent, folder)))
+        };
+        let files = paths.into_iter().filter(|path| path.is_file() && !is_written(path));
         files.map(|file| (file.to_string_lossy().into_owned(), file)).collect()
     } else {
         ensure!(given.is_file(), "--image {shown}: there is no such file or folder");
@@ -128,13 +134,13 @@ fn is_image_name(path: &Path) -> bool {
 }
 
 /// The images of a list of queries, in the order of their first query.
-fn of_queries(given: &Path, queries: Vec<PictureQuery>) -> Result<Vec<Picture>> {
+fn of_queries(given: &Path, out: &Path, queries: Vec<PictureQuery>) -> Result<Vec<Picture>> {
     if !given.is_dir() && !given.is_file() && !is_pattern(given) {
         bail!("--image {}: there is no such file or folder", given.display());
     }
     let known = match given.is_dir() {
         true => None,
-        false => Some(by_tail(images(given)?)),
+        false => Some(by_tail(images(given, out)?)),
     };
     let file = |name: &str| match &known {
         None => below(given, name),
@@ -194,23 +200,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let queries =
             vec![query("b.jpg", "x"), query("../a.jpg", "y"), query("b.jpg", "z"), query("/etc/a", "w")];
-        let pictures = of_queries(folder.path(), queries).unwrap();
+        let pictures = of_queries(folder.path(), &folder.path().join("out"), queries).unwrap();
         let places = |picture: &Picture| picture.expressions.iter().map(|one| one.place).collect::<Vec<_>>();
         assert_eq!(pictures.iter().map(places).collect::<Vec<_>>(), [vec![0, 2], vec![1], vec![3]]);
         assert_eq!(pictures[0].file, Ok(folder.path().join("b.jpg")));
         assert!(pictures[1].file.is_err() && pictures[2].file.is_err());
-        assert!(of_queries(&folder.path().join("absent"), vec![query("a", "b")]).is_err());
+        assert!(of_queries(&folder.path().join("absent"), folder.path(), vec![query("a", "b")]).is_err());
     }
 
     #[test]
     fn images_of_a_pattern_are_found_by_the_ends_of_their_paths() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["a/x.jpg", "b/x.jpg", "b/y.jpg"] {
+        for name in ["a/x.jpg", "b/x.jpg", "b/y.jpg", "out/masks/y.jpg"] {
             std::fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         let queries = ["x.jpg", "a/x.jpg", "y.jpg", "z.jpg"].map(|name| query(name, "red")).to_vec();
-        let pictures = of_queries(&folder.path().join("**/*.jpg"), queries).unwrap();
+        let pictures =
+            of_queries(&folder.path().join("**/*.jpg"), &folder.path().join("out"), queries).unwrap();
         let files: Vec<_> = pictures.into_iter().map(|picture| picture.file).collect();
         assert!(files[0].as_ref().is_err_and(|what| what.contains("it may be")), "{files:?}");
         assert_eq!(files[1], Ok(folder.path().join("a/x.jpg")));
@@ -225,12 +232,14 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         let names = |given: &Path| -> Vec<String> {
-            images(given).unwrap().into_iter().map(|(name, _)| name).collect()
+            images(given, &folder.path().join("out")).unwrap().into_iter().map(|(name, _)| name).collect()
         };
         assert_eq!(names(folder.path()), ["[odd].jpg", "a.jpg", "b.PNG"]);
         let pattern = folder.path().join("?.*");
         assert!(is_pattern(&pattern) && !is_pattern(&folder.path().join("[odd].jpg")));
         assert_eq!(names(&pattern).len(), 2);
-        assert!(images(&folder.path().join("*.bmp")).unwrap_err().to_string().contains("no image"));
+        assert!(
+            images(&folder.path().join("*.bmp"), folder.path()).unwrap_err().to_string().contains("no image")
+        );
     }
 }

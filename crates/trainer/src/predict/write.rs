@@ -11,7 +11,7 @@ use torch_ext::Download;
 use super::PredictArgs;
 use super::answer::{Reading, describe};
 use super::load::{Chunk, Letterboxed, Loaded};
-use super::one::{COLOUR, WORK, picture_of};
+use super::one::{COLOUR, CUT_SHORT, WORK, picture_of};
 use super::output::{LeftOut, Output, Summary};
 use super::request::{Expression, Picture};
 use crate::evaluate::values;
@@ -46,10 +46,14 @@ impl<'a> Writer<'a> {
         self.output.n()
     }
 
-    /// Notes the images of a chunk that cannot be read. Returns the number of expressions about them.
+    /// Notes the images of a chunk that cannot be read, or not to their end. Returns the number of expressions about the former.
     pub(super) fn leave_out_unreadable(&mut self, chunk: &Chunk) -> Result<usize> {
         let mut n = 0;
         for Loaded { picture, image } in &chunk.pictures {
+            if image.as_ref().is_ok_and(|image| image.is_cut_short) {
+                ensure!(!self.args.strict, "{}: {CUT_SHORT}", picture.name);
+                errln!("warning: {}: {CUT_SHORT}", picture.name);
+            }
             if let Err(what) = image {
                 let why = what.replace(['\n', '\r'], " ");
                 let named = if why.contains(&picture.name) {
@@ -114,7 +118,7 @@ impl<'a> Writer<'a> {
             line.insert("mask".into(), name("masks").into());
         }
         if self.args.overlays {
-            let image = read_image_to_work_on(&image.file, WORK)?;
+            let image = read_image_to_work_on(&image.file, WORK)?.image;
             ensure!(
                 (image.width, image.height) == (mask.width, mask.height),
                 "{}: the file has changed",
