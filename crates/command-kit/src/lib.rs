@@ -4,8 +4,10 @@
 //! - [`Progress`] and [`Live`] show the progress of long work;
 //! - [`metrics_table`] shows metrics on a terminal;
 //! - [`open`] opens data sets, and generates those that can be generated;
+//! - [`curve_panels`] are the charts of a run;
 //! - [`score`](score()) computes metrics of predicted masks in a file.
 
+mod curve_panels;
 mod data_root;
 mod left_out;
 mod metrics_table;
@@ -14,11 +16,14 @@ mod program;
 mod progress;
 mod score;
 mod suite;
+mod verdict;
 
+pub use curve_panels::curve_panels;
 pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open, tell_override};
 pub use left_out::{leave_out_unreadable, left_out_of_evaluation, tell_left_out};
 pub use metrics_table::{metric_or_dash, metrics_table};
 pub use panics::{as_errors, message};
 pub use program::{conclude, one_line, parse};
 pub use progress::{Live, Pauser, Progress};
-pub use score::{ScoreArgs, box_iou, evaluated, reports_json, score};
+pub use score::{ScoreArgs, box_iou, evaluated, reports_json, score, score_query};
+pub use verdict::verdict;

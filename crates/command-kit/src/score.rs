@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use cli_kit::outln;
+use cli_kit::{errln, outln};
 use metrics::{Activation, Evaluated, SplitReport, has_position_word};
 use rayon::prelude::*;
 use refcoco::evaluation::{Query, queries};
@@ -41,6 +41,9 @@ pub struct ScoreArgs {
     /// count them
     #[arg(long)]
     pub skip_unreadable: bool,
+    /// Leave out expressions without a line, and count them
+    #[arg(long, conflicts_with = "suite")]
+    pub skip_unanswered: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -70,7 +73,17 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     let predictions = Predictions::read(&args.predictions, &dataset)?;
     let mut rows = Vec::new();
     for split in &splits {
-        rows.push((split.clone(), score_split(&dataset, split, &predictions, &args.predictions)?));
+        let mut asked = queries(&dataset, split)?;
+        if args.skip_unanswered {
+            let n = asked.len();
+            asked.retain(|query| predictions.contains(key_of(&dataset, query)));
+            if asked.len() < n {
+                errln!("note: {split}: {} of {n} expressions have no line and are left out", n - asked.len());
+            }
+        }
+        ensure_answered(&dataset, split, &asked, &predictions, &args.predictions)
+            .map_err(|error| anyhow!("{error}; --skip-unanswered scores the others"))?;
+        rows.push((split.clone(), score_queries(&dataset, split, &asked, &predictions)?));
     }
     tell_left_out(std::slice::from_ref(&dataset));
     match args.json {
@@ -125,6 +138,17 @@ pub(crate) fn score_split(
     path: &Path,
 ) -> Result<SplitReport> {
     let queries = queries(dataset, split)?;
+    ensure_answered(dataset, split, &queries, predictions, path)?;
+    score_queries(dataset, split, &queries, predictions)
+}
+
+fn ensure_answered(
+    dataset: &Dataset,
+    split: &str,
+    queries: &[Query],
+    predictions: &Predictions,
+    path: &Path,
+) -> Result<()> {
     let unanswered: Vec<&Query> =
         queries.iter().filter(|query| !predictions.contains(key_of(dataset, query))).collect();
     if let Some(first) = unanswered.first() {
@@ -136,26 +160,44 @@ pub(crate) fn score_split(
             queries.len()
         );
     }
+    Ok(())
+}
+
+fn score_queries(
+    dataset: &Dataset,
+    split: &str,
+    queries: &[Query],
+    predictions: &Predictions,
+) -> Result<SplitReport> {
     let progress = std::sync::Mutex::new(Progress::new(&format!("score {split}"), queries.len() as u64, 0));
     let scored: Vec<Result<Evaluated>> = queries
         .par_iter()
         .map(|query| {
-            let reference = &dataset.refs[query.ref_index];
-            let image = dataset.image_record(reference.image_id)?;
-            let mut mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
-            if let Some(ignored) = dataset.ignored(reference)? {
-                mask.subtract(&ignored);
-            }
-            let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
-            let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
+            let evaluated = score_query(dataset, query, predictions)?;
             if let Ok(mut progress) = progress.lock() {
                 progress.advance(1, "");
             }
-            let activation = Activation::of_mask(&mask.data, &target.data, &distractors);
-            Ok(evaluated(dataset, query, activation, box_iou(&mask, &target)))
+            Ok(evaluated)
         })
         .collect();
     Ok(SplitReport::new(&scored.into_iter().collect::<Result<Vec<_>>>()?))
+}
+
+/// Measures the predicted mask of one expression.
+///
+/// # Errors
+/// When the expression has no line, or a mask is malformed or of another size than the image.
+pub fn score_query(dataset: &Dataset, query: &Query, predictions: &Predictions) -> Result<Evaluated> {
+    let reference = &dataset.refs[query.ref_index];
+    let image = dataset.image_record(reference.image_id)?;
+    let mut mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
+    if let Some(ignored) = dataset.ignored(reference)? {
+        mask.subtract(&ignored);
+    }
+    let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
+    let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
+    let activation = Activation::of_mask(&mask.data, &target.data, &distractors);
+    Ok(evaluated(dataset, query, activation, box_iou(&mask, &target)))
 }
 
 /// IoU of the boxes around a predicted mask and a target: 0 for an empty prediction, `None` for an empty target.

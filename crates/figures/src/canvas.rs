@@ -116,6 +116,22 @@ impl Canvas {
     }
 }
 
+/// Writes a mask as a grey PNG file, 255 inside and 0 outside.
+///
+/// - mask: `height * width` bytes, 0 outside
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_mask(path: &Path, width: usize, mask: &[u8]) -> Result<(), Error> {
+    let grey: Vec<u8> = mask.iter().map(|&pixel| if pixel == 0 { 0 } else { 255 }).collect();
+    let height = mask.len() / width.max(1);
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes)
+        .write_image(&grey, width as u32, height as u32, ExtendedColorType::L8)
+        .map_err(|error| Error::Draw(format!("{}: {error}", path.display())))?;
+    Ok(whole_file::write(path, &bytes)?)
+}
+
 /// A picture with everything outside a mask dimmed, and the mask's outline drawn in a colour.
 ///
 /// - mask: `height * width` bytes, row-major, foreground where not zero

@@ -144,9 +144,38 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// [`number`] for the ticks of an axis: as many digits as tell its ticks apart, and 0 where a sum of steps misses it by rounding. An
+/// axis that counts, such as training steps, has no ticks between whole numbers.
+pub(crate) fn tick(value: f64, axis: &std::ops::Range<f64>, counts: bool) -> String {
+    let span = (axis.end - axis.start).abs();
+    if value.abs() < 1e-6 * span {
+        return "0".to_owned();
+    }
+    if counts && (value - value.round()).abs() > 1e-6 * span {
+        return String::new();
+    }
+    // A few ticks stand in the span.
+    let digits = (2.0 - span.log10().floor()).clamp(0.0, 9.0) as usize;
+    if digits > 3 && value.abs() >= 1e-3 && value.abs() < 10_000.0 {
+        let text = format!("{value:.digits$}");
+        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
+    }
+    number(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_can_be_told_apart() {
+        assert_eq!(tick(-3e-17, &(-0.2..0.1), false), "0");
+        let close = [4.431, 4.4312, 4.4314].map(|value| tick(value, &(4.431..4.4315), false));
+        assert_eq!(close, ["4.431", "4.4312", "4.4314"]);
+        let steps = [0.0, 0.5, 1.0].map(|value| tick(value, &(0.0..1.05), true));
+        assert_eq!(steps, ["0", "", "1"]);
+        assert_eq!(tick(12500.0, &(0.0..20000.0), true), "12.5k");
+    }
 
     #[test]
     fn numbers_have_no_zeros_behind_the_point() {

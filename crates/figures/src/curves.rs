@@ -3,7 +3,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::Error;
-use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, TITLE, number, save, svg};
+use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, TITLE, save, svg, tick};
 
 /// One line of a plot.
 #[derive(Debug, Clone)]
@@ -66,25 +66,27 @@ impl Chart for Panel {
             let low = all.iter().map(values).fold(f64::INFINITY, f64::min);
             let high = all.iter().map(values).fold(f64::NEG_INFINITY, f64::max);
             match high - low {
-                span if span > 0.0 => low..high + 0.05 * span,
-                // A single place in the middle; without any, the sum is not a number.
+                span if span > 0.0 => low - 0.03 * span..high + 0.05 * span,
+                // A single place in the middle; without any, the sum is not a tick.
                 _ if low.is_finite() => low - 1.0..low + 1.0,
                 _ => 0.0..1.0,
             }
         };
+        let (across, up) = (range(&|point| point.0), range(&|point| point.1));
+        let counts = all.iter().all(|point| point.0.fract() == 0.0);
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", TITLE))
             .margin(12)
             .x_label_area_size(40)
-            .y_label_area_size(48)
-            .build_cartesian_2d(range(&|point| point.0), range(&|point| point.1))?;
+            .y_label_area_size(56)
+            .build_cartesian_2d(across.clone(), up.clone())?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .label_style(("sans-serif", LETTERS))
-            .x_label_formatter(&|value| number(*value))
-            .y_label_formatter(&|value| number(*value))
+            .x_label_formatter(&|value| tick(*value, &across, counts))
+            .y_label_formatter(&|value| tick(*value, &up, false))
             .x_desc(&self.x_label)
             .draw()?;
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {

@@ -3,7 +3,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::Error;
-use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, MARK, TITLE, number, save, svg, text_width};
+use crate::chart::{Area, COLOURS, Chart, Drawn, GRID, LETTERS, MARK, TITLE, save, svg, text_width, tick};
 
 /// A dot with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,7 +118,7 @@ impl Chart for DotPanel {
             // Heights at which a label could stand, whole numbers among them.
             .y_labels(2 * n + 1)
             .x_labels(6)
-            .x_label_formatter(&|value| number(*value))
+            .x_label_formatter(&|value| tick(*value, &self.range(), false))
             .y_label_formatter(&|height| if place == 0 { self.name_at(*height) } else { String::new() })
             .x_desc(&self.x_label)
             .draw()?;

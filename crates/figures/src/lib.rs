@@ -13,8 +13,8 @@ mod raster;
 mod sheet;
 
 pub use bars::{BarPanel, Bars, bars, bars_svg};
-pub use canvas::{Canvas, overlay};
-pub use comparison::{ComparisonRow, comparison_sheet};
+pub use canvas::{Canvas, overlay, save_mask};
+pub use comparison::{Compared, ComparisonRow, comparison_sheet};
 pub use curves::{Panel, Series, curves, curves_svg};
 pub use dots::{Dot, DotPanel, DotRow, dots, dots_svg};
 pub use fonts::{missing_letters, missing_letters_note};

@@ -8,8 +8,9 @@ use crate::canvas::Canvas;
 /// Style of a report: readable tables, light and dark as the reader prefers, charts and pictures as wide as the page allows.
 pub const PAGE_STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1360px;padding:0 1em}\
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25em .6em;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\
-td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0}\
-summary{cursor:pointer;margin:.4em 0}";
+td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;height:auto;display:block;margin:1em 0}figure{margin:0;overflow-x:auto}figure svg{min-width:680px}\
+summary{cursor:pointer;margin:.4em 0}\
+details table{font-size:13px}details td:nth-child(-n+2){white-space:normal;min-width:9em}";
 
 /// HTML of a chart, with a description for those who cannot see it.
 ///

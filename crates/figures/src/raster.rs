@@ -64,9 +64,53 @@ pub(crate) struct Line {
     pub(crate) coverage: Vec<u8>,
 }
 
-/// Draws a line of text with letters of a size, cut off at a width. A letter that no font has is written as `\u{...}`. `None`
-/// where nothing can be drawn.
+/// Draws a line of text with letters of a size. A text that is wider than `width` ends in an ellipsis. A letter that no font has is
+/// written as `\u{...}`. `None` where nothing can be drawn.
 pub(crate) fn line_of_text(text: &str, size: f32, width: usize) -> Option<Line> {
+    // No letter of a readable text is narrower than a sixth of its size; more of them cannot fit.
+    let most = (6.0 * width as f32 / size) as usize + 2;
+    let letters: Vec<char> = text.chars().take(most).collect();
+    let whole = drawn(&letters.iter().collect::<String>(), size, width + ROOM)?;
+    if letters.len() < most && end_of(&whole) <= width {
+        return Some(whole.narrowed(width));
+    }
+    let cut = |n: usize| -> Option<Line> {
+        let shown: String = letters[..n].iter().collect();
+        drawn(&format!("{}\u{2026}", shown.trim_end()), size, width + ROOM)
+    };
+    let (mut fits, mut too_wide) = (0, letters.len());
+    while too_wide - fits > 1 {
+        let middle = (fits + too_wide) / 2;
+        match cut(middle).is_some_and(|line| end_of(&line) <= width) {
+            true => fits = middle,
+            false => too_wide = middle,
+        }
+    }
+    cut(fits).map(|line| line.narrowed(width))
+}
+
+/// Pixels beyond the width in which a text that is too wide shows.
+const ROOM: usize = 8;
+
+/// Column behind the last that a line covers.
+fn end_of(line: &Line) -> usize {
+    let covers = |x: &usize| line.coverage.iter().skip(*x).step_by(line.width).any(|&share| share > 0);
+    (0..line.width).rev().find(covers).map_or(0, |x| x + 1)
+}
+
+impl Line {
+    /// The left part of the line.
+    fn narrowed(self, width: usize) -> Self {
+        let rows = self.coverage.chunks_exact(self.width);
+        Self {
+            coverage: rows.flat_map(|row| row[..width.min(row.len())].iter().copied()).collect(),
+            width: width.min(self.width),
+        }
+    }
+}
+
+/// Draws a line of text, cut off at a width.
+fn drawn(text: &str, size: f32, width: usize) -> Option<Line> {
     let shown: String = text
         .chars()
         .flat_map(|letter| match has_letter(letter) {
@@ -96,10 +140,18 @@ mod tests {
 
     /// Column behind the last that text covers.
     fn end(text: &str) -> usize {
-        let line = line_of_text(text, 40.0, 400).unwrap();
-        (0..line.width)
-            .rposition(|x| line.coverage.iter().skip(x).step_by(line.width).any(|&share| share > 0))
-            .map_or(0, |x| x + 1)
+        end_of(&line_of_text(text, 40.0, 400).unwrap())
+    }
+
+    #[test]
+    fn text_that_is_too_wide_ends_in_an_ellipsis() {
+        let long = line_of_text("the small red square to the right", 40.0, 200).unwrap();
+        assert_eq!(long.width, 200);
+        // Three dots at the foot of the line: the last columns are empty above.
+        let (end, height) = (end_of(&long), long.coverage.len() / long.width);
+        let top = (0..height / 2).any(|y| long.coverage[y * long.width + end - 3] > 0);
+        assert!(end > 120 && !top, "{end}");
+        assert!(line_of_text(&"wide ".repeat(5000), 40.0, 100).is_some());
     }
 
     #[test]

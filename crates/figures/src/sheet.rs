@@ -29,7 +29,7 @@ pub enum SheetVerdict {
 }
 
 impl SheetVerdict {
-    fn words(self) -> (&'static str, [u8; 3]) {
+    pub(crate) fn words(self) -> (&'static str, [u8; 3]) {
         match self {
             Self::TargetAlone => ("NTA: none", [0, 120, 90]),
             Self::CoversAnother => ("NTA: covers another", [180, 90, 0]),
@@ -55,7 +55,7 @@ pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
     let height: usize = lines.iter().map(|line| line.height + CAPTION + 2 * GAP).sum();
     let mut sheet = Canvas::new(WIDTH, height + CAPTION + GAP, PAPER);
     sheet.text(
-        "image; prediction (red outline); ground truth (green outline)",
+        "image; prediction (red outline); ground truth (green outline). NTA: does the prediction light up another object of the category?",
         GAP,
         5,
         15.0,
@@ -64,6 +64,9 @@ pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
     );
     let mut y = CAPTION + GAP;
     for Line { rows, height } in lines {
+        // What whole pixels leave over goes between the expressions.
+        let filled: usize = rows.iter().map(|row| 3 * cell_width(row, height) + 4 * GAP).sum();
+        let spare = WIDTH.saturating_sub(filled) / rows.len().max(2).saturating_sub(1);
         let mut x = GAP;
         for row in rows {
             let width = cell_width(row, height);
@@ -77,7 +80,7 @@ pub fn contact_sheet(rows: &[SheetRow]) -> Canvas {
             for (column, cell) in cells.iter().enumerate() {
                 sheet.paste(&cell.fit(width, height), x + column * (width + GAP), y + CAPTION);
             }
-            x += block + 2 * GAP;
+            x += block + 2 * GAP + spare;
         }
         y += height + CAPTION + 2 * GAP;
     }
@@ -89,15 +92,15 @@ fn caption(sheet: &mut Canvas, row: &SheetRow, (x, y): (usize, usize), width: us
     let iou = format!("IoU {:.2}", row.iou);
     sheet.text(&iou, x, y + 3, 15.0, width, [20; 3]);
     let mut left = 62;
-    if let Some((words, colour)) = row.verdict.map(SheetVerdict::words) {
-        sheet.text(words, x + left, y + 3, 15.0, width.saturating_sub(left), colour);
-        left += 9 + words.len() * 7;
-    }
+    let (words, colour) = row.verdict.map_or(("no other of its category", [110; 3]), SheetVerdict::words);
+    sheet.text(words, x + left, y + 3, 15.0, width.saturating_sub(left), colour);
+    left += 9 + words.len() * 7;
     let expression = format!("\u{201c}{}\u{201d}", row.expression);
     sheet.text(&expression, x + left, y + 3, 15.0, width.saturating_sub(left), [20; 3]);
 }
 
 /// Expressions beside each other, their pictures scaled to one height.
+#[derive(Debug)]
 struct Line<'a> {
     rows: Vec<&'a SheetRow>,
     height: usize,
@@ -110,27 +113,30 @@ fn cell_width(row: &SheetRow, height: usize) -> usize {
     ((width * height) as f64 / own as f64).round().clamp(1.0, 3.0 * height as f64) as usize
 }
 
-/// Fills lines with expressions, and scales the pictures of each so that it ends at the edge.
+/// Deals expressions to lines of about the same length, and scales the pictures of each line so that it ends at the edge.
 fn lines_of(rows: &[SheetRow]) -> Vec<Line<'_>> {
-    let gaps = |n: usize| GAP * (4 * n - 2 + 2);
     let width = |rows: &[&SheetRow], height: usize| -> usize {
-        rows.iter().map(|row| 3 * cell_width(row, height)).sum::<usize>() + gaps(rows.len())
+        let pictures: usize = rows.iter().map(|row| 3 * cell_width(row, height)).sum();
+        pictures + 4 * GAP * rows.len()
     };
-    let mut lines: Vec<Line<'_>> = Vec::new();
-    let mut open: Vec<&SheetRow> = Vec::new();
-    for row in rows {
-        open.push(row);
-        if width(&open, CELL) >= WIDTH {
-            // The largest height at which the line fits.
-            let height = (1..=CELL).rev().find(|&height| width(&open, height) <= WIDTH).unwrap_or(1);
-            lines.push(Line { rows: std::mem::take(&mut open), height });
-        }
+    let all: Vec<&SheetRow> = rows.iter().collect();
+    let whole = width(&all, CELL).max(1);
+    let n_lines = whole.div_ceil(WIDTH).min(rows.len());
+    let mut dealt: Vec<Vec<&SheetRow>> = vec![Vec::new(); n_lines];
+    let mut start = 0;
+    for row in all {
+        let own = width(&[row], CELL);
+        // The line in which the middle of the row lies.
+        let line = (start + own / 2) * n_lines / whole;
+        dealt[line.min(n_lines - 1)].push(row);
+        start += own;
     }
-    if !open.is_empty() {
-        let height = lines.last().map_or(CELL, |line| line.height.max(CELL / 2));
-        lines.push(Line { rows: open, height });
-    }
-    lines
+    dealt.retain(|rows| !rows.is_empty());
+    let height = |rows: &[&SheetRow]| {
+        let fits = |height: &usize| width(rows, *height) <= WIDTH;
+        (1..=2 * CELL).rev().find(fits).unwrap_or(1)
+    };
+    dealt.into_iter().map(|rows| Line { height: height(&rows), rows }).collect()
 }
 
 #[cfg(test)]
@@ -156,10 +162,13 @@ mod tests {
             .collect();
         let lines = lines_of(&rows);
         assert_eq!(lines.iter().map(|line| line.rows.len()).sum::<usize>(), rows.len());
-        for line in &lines[..lines.len() - 1] {
-            let widths = line.rows.iter().map(|row| 3 * cell_width(row, line.height)).sum::<usize>();
-            let width = widths + GAP * 4 * line.rows.len();
-            assert!((WIDTH - 12..=WIDTH).contains(&width), "{width}");
+        for line in &lines {
+            let width = |height: usize| -> usize {
+                let widths: usize = line.rows.iter().map(|row| 3 * cell_width(row, height)).sum();
+                widths + GAP * 4 * line.rows.len()
+            };
+            let is_full = line.height == 2 * CELL || width(line.height + 1) > WIDTH;
+            assert!(width(line.height) <= WIDTH && is_full);
         }
         assert_eq!(contact_sheet(&rows).width(), WIDTH);
         assert_eq!(contact_sheet(&[]).width(), WIDTH);

@@ -9,7 +9,7 @@ pub(crate) const REC: Metric = Metric {
     key: "rec_acc50_from_masks",
     heading: "REC Acc@50 (masks)",
     more_is_better: true,
-    in_summaries: false,
+    in_summaries: true,
     while_training: false,
     of: |report| report.boxes.rec_acc50_from_masks,
 };

@@ -35,7 +35,7 @@ pub use boxes::BoxMetrics;
 pub use generalized::GeneralizedMetrics;
 pub use list::METRICS;
 pub use metric::Metric;
-pub use nta::{Activation, NtaMetrics};
+pub use nta::{Activation, NtaMetrics, response_nta};
 pub use overlap::Overlap;
 pub use report::{Evaluated, GroupReport, MIN_TARGET_PIXELS, SplitReport, has_position_word};
 pub use segmentation::{PRECISION_THRESHOLDS, SegmentationMetrics};

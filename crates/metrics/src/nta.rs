@@ -99,7 +99,8 @@ impl Activation {
     /// The share of the mass on objects of the category that lies on distractors, 0 to 1; none if there is no mass.
     pub fn nta_mass(&self) -> Option<f64> {
         let all = self.target_mass + self.distractor_mass;
-        (all > 0.0).then(|| self.distractor_mass / all)
+        // Bicubic upsampling overshoots, so that a mass can be a little below 0.
+        (all > 0.0).then(|| (self.distractor_mass / all).clamp(0.0, 1.0))
     }
 
     /// Whether more than half of some distractor is predicted foreground.
@@ -115,6 +116,20 @@ impl Activation {
         let target = &self.overlap;
         self.distractors.iter().any(|distractor| product(distractor, target) > product(target, distractor))
     }
+}
+
+/// NTA mass of a response inside a network: the share of the response to the sentence that lies on distractors, 0 to 1; `None`
+/// without any response on target and distractors.
+///
+/// - response: non-negative, by patch
+/// - target, distractors: the share of each patch that they cover, 0 to 1
+pub fn response_nta(response: &[f32], target: &[f32], distractors: &[f32]) -> Option<f64> {
+    let mass = |shares: &[f32]| -> f64 {
+        response.iter().zip(shares).map(|(&value, &share)| f64::from(value) * f64::from(share)).sum()
+    };
+    let (on_target, on_distractors) = (mass(target), mass(distractors));
+    let all = on_target + on_distractors;
+    (all > 0.0).then(|| on_distractors / all)
 }
 
 /// Non-target activation over a set of expressions, in percent; see the [module](self).
@@ -160,6 +175,13 @@ mod tests {
     const TARGET: [u8; 8] = [1, 1, 1, 0, 0, 0, 0, 0];
     const FIRST: [u8; 8] = [0, 0, 1, 1, 1, 0, 0, 0];
     const SECOND: [u8; 8] = [0, 0, 0, 0, 1, 1, 1, 0];
+
+    #[test]
+    fn a_response_counts_with_the_share_of_its_patch() {
+        let (target, distractors) = ([1.0, 0.5, 0.0], [0.0, 0.5, 1.0]);
+        assert_eq!(response_nta(&[2.0, 4.0, 0.0], &target, &distractors), Some(2.0 / 6.0));
+        assert_eq!(response_nta(&[0.0; 3], &target, &distractors), None);
+    }
 
     #[test]
     fn overlapping_instances_by_hand() {

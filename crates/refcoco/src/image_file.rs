@@ -98,6 +98,17 @@ pub(crate) fn decode_image_into(bytes: &[u8], mut memory: Vec<u8>) -> Result<Rgb
     Ok(RgbImage { width: width as usize, height: height as usize, data: rgb.into_raw() })
 }
 
+/// Width and height of a picture in memory, from its header and as its EXIF orientation turns it.
+///
+/// # Errors
+/// A message that says what is wrong with the data.
+pub fn encoded_size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    let mut decoder = decoder(Cursor::new(bytes))?;
+    let (width, height) = decoder.dimensions();
+    let (width, height) = (width as usize, height as usize);
+    Ok(if exchanges_sides(orientation(bytes, &mut decoder)?) { (height, width) } else { (width, height) })
+}
+
 /// Creates a decoder with the memory limits. Reads only the file's header.
 pub(crate) fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
     let mut reader = ImageReader::new(source).with_guessed_format().map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use figures::{Canvas, ComparisonRow, comparison_sheet};
+use figures::{Canvas, Compared, ComparisonRow, comparison_sheet};
 use run_files::{Key, Predictions};
 
 use crate::read::Run;
@@ -58,7 +58,8 @@ pub(crate) fn grid(runs: &[Run], summary: &Summary, data_root: &Path) -> Result<
         let mut predictions = Vec::new();
         for (of, masks) in answers.iter().zip(&masks) {
             let mask = masks.mask(key, image.width, image.height).map_err(|error| format!("{error:#}"))?;
-            predictions.push((mask.data, iou(of[&key])));
+            let verdict = command_kit::verdict(&of[&key].evaluated.activation);
+            predictions.push(Compared { mask: mask.data, iou: iou(of[&key]), verdict });
         }
         rows.push(ComparisonRow {
             picture: Canvas::from_rgb(image.width, image.height, image.data),

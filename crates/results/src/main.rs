@@ -119,7 +119,7 @@ fn run(cli: &Cli) -> Result<()> {
     let groups = |summary: &Summary| cli.by_group.then(|| summary.format_groups(format));
     let tables = summaries.iter().flat_map(|summary| [Some(summary.format(format)), groups(summary)]);
     let mut text = tables.flatten().collect::<Vec<_>>().join("\n\n");
-    if format == TableFormat::Text && summaries.iter().any(|summary| summary.lines.len() > 1) {
+    if format == TableFormat::Text && summaries.iter().any(|summary| !summary.best.is_empty()) {
         text.push_str("\n* better than every other row: the 95 % interval of each difference excludes 0");
     }
     for note in summaries.iter().filter_map(Summary::power).chain(comparisons(&runs, &splits)) {

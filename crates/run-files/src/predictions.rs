@@ -77,7 +77,13 @@ fn parse_line(line: &str) -> std::result::Result<(Option<String>, Key, Box<RawVa
             let is_coco = text.contains("missing field")
                 && line.contains("\"image_id\"")
                 && line.contains("\"category_id\"");
+            let without_ids = text.contains("missing field `ref_id`") && line.contains("\"expression\"");
             match is_coco {
+                false if without_ids => {
+                    "this line has no `ref_id` and `sent_id`: it was predicted from a list without them, so that there is no truth to \
+                     compare it with"
+                        .to_owned()
+                }
                 true => {
                     format!(
                         "{text}: these are COCO results; a line needs `ref_id`, `sent_id` and `segmentation`"

@@ -22,10 +22,16 @@ impl AdapterPatches {
     ///
     /// - words: the pass's word features, `[batch, K, T]`; ids: its tokens, int64 `[batch, K]`
     pub(crate) fn responses(&self, model: &Talent, words: &Tensor, ids: &Tensor) -> Vec<(usize, Tensor)> {
-        let end = model.text().at_sentence(words, ids);
+        self.responses_to(model, &model.text().at_sentence(words, ids))
+    }
+
+    /// As [`AdapterPatches::responses`], to one word.
+    ///
+    /// - word: features of a word, `[batch, T]`
+    pub(crate) fn responses_to(&self, model: &Talent, word: &Tensor) -> Vec<(usize, Tensor)> {
         let patches = self.0.borrow();
         let responses = patches.iter().filter_map(|(block, patches)| {
-            let response = model.visual_adapters().get(*block)?.unit().compare(patches, &end)?;
+            let response = model.visual_adapters().get(*block)?.unit().compare(patches, word)?;
             Some((*block, response))
         });
         responses.collect()

@@ -66,6 +66,9 @@ pub(crate) struct EvalArgs {
     /// count them [default: as trained, eval.on_error]
     #[arg(long)]
     skip_unreadable: bool,
+    /// Leave out expressions without a line in --predictions, and count them
+    #[arg(long, requires = "predictions", conflicts_with = "suite")]
+    skip_unanswered: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -89,6 +92,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
             data_root: data_root(args.data_root.as_ref()),
             split: args.split.clone(),
             skip_unreadable: args.skip_unreadable,
+            skip_unanswered: args.skip_unanswered,
             json: args.json,
         });
     }

@@ -194,21 +194,14 @@ pub(crate) fn evaluate_split(
     evaluate_queries(experiment, position, &queries, precision, &label, visit)
 }
 
-/// Evaluates the expressions that select the best model (`eval.selection`).
-pub(crate) fn evaluate_for_selection(
-    experiment: &Experiment,
-    position: usize,
-    split: &str,
-    precision: Precision,
-) -> Result<SplitReport> {
+/// The expressions that select the best model (`eval.selection`).
+pub(crate) fn selecting_queries(experiment: &Experiment, position: usize, split: &str) -> Result<Vec<Query>> {
     let mut queries = experiment.queries(position, split)?;
     if experiment.cfg.eval.selection == Selection::FirstExpression {
         // The queries of one ref are adjacent.
         queries.dedup_by_key(|query| query.ref_index);
     }
-    let label = format!("eval {}", experiment.split_name(position, split));
-    let evaluated = evaluate_queries(experiment, position, &queries, precision, &label, |_, _| {})?;
-    Ok(SplitReport::new(&evaluated))
+    Ok(queries)
 }
 
 /// Labels of the two reports of [`evaluate_exchanged`], appended to the split's name.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use command_kit::Progress;
+use metrics::response_nta;
 use rayon::prelude::*;
-use refcoco::Mask;
 use refcoco::evaluation::{EvalItem, eval_batches, queries};
-use refcoco::letterbox::patch_shares;
+use refcoco::letterbox::object_shares;
 use serde::Serialize;
 use talent::Pass;
 use tch::{Kind, Tensor};
@@ -60,63 +60,75 @@ pub(crate) fn feature_nta(
     for batch in batches {
         let batch = batch?;
         let tensors = EvalTensors::new(&batch, experiment.device)?;
-        let maps = tch::no_grad(|| -> Result<Vec<(String, Tensor)>> {
+        let maps = tch::no_grad(|| -> Result<Vec<Response>> {
             let _guard = precision.autocast(experiment.device)?;
-            Ok(answers(experiment, &tensors))
+            Ok(responses(experiment, &tensors, &[]))
         })?;
         let shares: Vec<[Vec<f32>; 2]> = batch.items.par_iter().map(|item| shares(item, side)).collect();
-        for (stage, (name, map)) in maps.into_iter().enumerate() {
+        for (stage, Response { stage: name, map, .. }) in maps.into_iter().enumerate() {
             let values = Vec::<f32>::try_from(map.to_kind(Kind::Float).contiguous().view([-1]))?;
             if found.len() <= stage {
                 found.push((name, Vec::new()));
             }
             let ratios = values.chunks_exact(side * side).zip(&shares);
-            found[stage].1.extend(ratios.map(|(map, [target, distractors])| ratio(map, target, distractors)));
+            found[stage]
+                .1
+                .extend(ratios.map(|(map, [target, distractors])| response_nta(map, target, distractors)));
         }
         progress.advance(batch.items.len() as u64, "");
     }
     Ok(found.into_iter().map(|(stage, ratios)| summarise(stage, &ratios)).collect())
 }
 
-/// Response to the sentence at every stage, `[batch, H * W]` each, non-negative.
-fn answers(experiment: &Experiment, batch: &EvalTensors) -> Vec<(String, Tensor)> {
+/// A response somewhere in the network.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// Where, for example `adapter in block 3` or `neck level 5`, numbered as in the official names.
+    pub(crate) stage: String,
+    /// Index of the word that is responded to; `None` for the whole sentence.
+    pub(crate) word: Option<usize>,
+    /// `[batch, H * W]`, non-negative.
+    pub(crate) map: Tensor,
+}
+
+/// Responses to the sentence at every stage, then those of the adapters to each word.
+///
+/// - words: the places of each word's tokens; a word's response is the mean over these
+pub(crate) fn responses(
+    experiment: &Experiment,
+    batch: &EvalTensors,
+    words: &[std::ops::Range<usize>],
+) -> Vec<Response> {
     let patches = AdapterPatches::default();
     let EvalTensors { images, image_of, words: ids } = batch;
     let images = images.index_select(0, image_of);
     let observe = |stage, value: &Tensor| patches.observe(stage, value);
     let model = &experiment.model;
     let output = model.forward(&images, ids, &Pass { observe: &observe, ..Pass::EVAL });
-    let adapters = patches.responses(model, &output.words, ids);
-    let adapters =
-        adapters.into_iter().map(|(block, answer)| (format!("adapter in block {block}"), answer.relu()));
+    let of_adapters = |word: Option<usize>, found: Vec<(usize, Tensor)>| {
+        found.into_iter().map(move |(block, response)| Response {
+            stage: format!("adapter in block {block}"),
+            word,
+            map: response.relu(),
+        })
+    };
+    let mut found: Vec<Response> = of_adapters(None, patches.responses(model, &output.words, ids)).collect();
     let sentence = output.neck.sentence.unsqueeze(1);
     let levels = output.neck.fused.iter().zip(3..).map(|(level, number)| {
         let answer = sentence.bmm(&level.flatten(2, 3)).squeeze_dim(1);
-        (format!("neck level {number}"), answer.relu())
+        Response { stage: format!("neck level {number}"), word: None, map: answer.relu() }
     });
-    adapters.chain(levels).collect()
+    found.extend(levels);
+    for (index, tokens) in words.iter().enumerate() {
+        let (start, n) = (tokens.start as i64, tokens.len() as i64);
+        let word = output.words.narrow(1, start, n).mean_dim(1, false, None::<Kind>);
+        found.extend(of_adapters(Some(index), patches.responses_to(model, &word)));
+    }
+    found
 }
 
-/// For every patch, the share that the target covers and the share that any distractor covers.
 fn shares(item: &EvalItem, side: usize) -> [Vec<f32>; 2] {
-    let mut distractors = Mask::zeros(item.target.width, item.target.height);
-    for mask in item.distractors.iter() {
-        distractors.unite(mask);
-    }
-    for (pixel, &target) in distractors.data.iter_mut().zip(&item.target.data) {
-        *pixel &= 1 - target;
-    }
-    let size = item.letterbox.size;
-    [&*item.target, &distractors].map(|mask| patch_shares(&item.letterbox.mask(mask), size, side))
-}
-
-fn ratio(map: &[f32], target: &[f32], distractors: &[f32]) -> Option<f64> {
-    let mass = |shares: &[f32]| -> f64 {
-        map.iter().zip(shares).map(|(&value, &share)| f64::from(value) * f64::from(share)).sum()
-    };
-    let (on_target, on_distractors) = (mass(target), mass(distractors));
-    let all = on_target + on_distractors;
-    (all > 0.0).then(|| on_distractors / all)
+    object_shares(&item.letterbox, &item.target, item.distractors.iter(), side)
 }
 
 fn summarise(stage: String, ratios: &[Option<f64>]) -> StageNta {
@@ -135,10 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_by_hand() {
-        let (target, distractors) = ([1.0, 0.5, 0.0], [0.0, 0.5, 1.0]);
-        assert_eq!(ratio(&[2.0, 4.0, 0.0], &target, &distractors), Some(2.0 / 6.0));
-        assert_eq!(ratio(&[0.0; 3], &target, &distractors), None);
+    fn means_leave_out_what_is_undefined() {
         let found = summarise("neck level 3".into(), &[Some(0.25), None, Some(0.75)]);
         assert_eq!((found.feature_nta, found.n_with_distractors, found.n_undefined), (Some(50.0), 3, 1));
     }

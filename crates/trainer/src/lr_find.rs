@@ -64,10 +64,12 @@ const SMOOTHING: f64 = 0.9;
 const DIVERGED: f64 = 4.0;
 /// First steps without a suggestion: there the smoothed loss still follows single batches.
 const UNSURE: usize = 10;
+/// Fewest steps with a curve to read a rate from.
+const FEWEST: u64 = 30;
 
 pub(crate) fn lr_find(args: &LrFindArgs) -> Result<()> {
     let LrFindArgs { steps, from, to, .. } = *args;
-    ensure!(steps > UNSURE as u64 + 2, "--steps must be at least {}", UNSURE + 3);
+    ensure!(steps >= FEWEST, "--steps must be at least {FEWEST}: the loss is smoothed over {UNSURE}");
     ensure!(
         from > 0.0 && to > from && to.is_finite(),
         "--from ({from}) must be positive and below --to ({to}), a finite number"
@@ -100,7 +102,11 @@ pub(crate) fn lr_find(args: &LrFindArgs) -> Result<()> {
              them with `ablate --axis train.lr=...`",
             args.out.display()
         ),
-        None => outln!("the loss does not fall at any of these rates; the plot is {}", args.out.display()),
+        None => outln!(
+            "behind the first {UNSURE} steps the loss does not fall at any of these rates: start lower (--from) or take more --steps; the \
+             plot is {}",
+            args.out.display()
+        ),
     }
     Ok(())
 }

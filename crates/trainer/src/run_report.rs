@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use command_kit::metric_or_dash;
+use command_kit::{curve_panels, metric_or_dash, verdict};
 use figures::{
     BarPanel, Bars, Canvas, PAGE_STYLE, SheetRow, bars_svg, chart_html, contact_sheet, curves_svg,
     picture_html,
@@ -15,8 +15,6 @@ use metrics::{Evaluated, GroupReport, METRICS, SplitReport};
 use refcoco::Dataset;
 use refcoco::evaluation::Query;
 use run_files::{Key, Predictions, Record, key_of};
-
-use crate::pictures::{curve_panels, verdict};
 
 /// What a report shows.
 pub(crate) struct RunReport<'a> {
@@ -74,11 +72,18 @@ impl RunReport<'_> {
             };
             Bars { name: split.clone(), values: DISTRACTORS.iter().map(value).collect(), deviations: vec![] }
         });
+        let mut series: Vec<Bars> = series.collect();
+        // A number that no expression has would look like an NTA mass of 0.
+        let is_there = |place: &usize| series.iter().any(|bars| bars.values[*place].is_finite());
+        let shown: Vec<usize> = (0..DISTRACTORS.len()).filter(is_there).collect();
+        for bars in &mut series {
+            bars.values = shown.iter().map(|&place| bars.values[place]).collect();
+        }
         let panel = BarPanel {
             title: "NTA mass by number of distractors (%)".into(),
             x_label: "same-category distractors".into(),
-            classes: DISTRACTORS.map(str::to_owned).to_vec(),
-            series: series.collect(),
+            classes: shown.into_iter().map(|place| DISTRACTORS[place].to_owned()).collect(),
+            series,
         };
         Ok(bars_svg(&[panel])?)
     }

@@ -281,6 +281,23 @@ pub fn patch_shares(levels: &[u8], size: usize, side: usize) -> Vec<f32> {
     shares.into_iter().map(|share| share / full).collect()
 }
 
+/// The shares of every patch that the target covers, and that any distractor covers where the target does not.
+///
+/// - side: as in [`patch_shares`]
+pub fn object_shares<'a>(
+    letterbox: &Letterbox,
+    target: &Mask,
+    distractors: impl Iterator<Item = &'a Mask>,
+    side: usize,
+) -> [Vec<f32>; 2] {
+    let mut others = Mask::zeros(target.width, target.height);
+    for mask in distractors {
+        others.unite(mask);
+    }
+    others.subtract(target);
+    [target, &others].map(|mask| patch_shares(&letterbox.mask(mask), letterbox.size, side))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,22 +8,22 @@ use crate::config::Config;
 
 /// How probabilities are read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// Probability above which a pixel is foreground.
-    pub(super) threshold: f32,
+    pub(crate) threshold: f32,
     /// Whether the model was trained on expressions without a target, so that an empty mask is an answer.
-    pub(super) may_find_nothing: bool,
+    pub(crate) may_find_nothing: bool,
 }
 
 impl Reading {
-    pub(super) fn of(cfg: &Config) -> Self {
+    pub(crate) fn of(cfg: &Config) -> Self {
         let is_generalized = |name: &String| {
             Descriptor::named(name).is_ok_and(|found| found.format == AnnotationFormat::Grefcoco)
         };
         Self { threshold: cfg.eval.threshold, may_find_nothing: cfg.data.datasets.iter().any(is_generalized) }
     }
     /// The threshold with the digits of the config.
-    pub(super) fn shown_threshold(self) -> f64 {
+    pub(crate) fn shown_threshold(self) -> f64 {
         self.threshold.to_string().parse().unwrap_or_else(|_| self.threshold.into())
     }
 }
@@ -38,7 +38,7 @@ impl Reading {
 ///   count as an answer. `highest_probability` is the score behind it.
 ///
 /// - map: probabilities in the original image, row-major
-pub(super) fn describe(mask: &Mask, map: &[f32], reading: Reading) -> Map<String, Value> {
+pub(crate) fn describe(mask: &Mask, map: &[f32], reading: Reading) -> Map<String, Value> {
     let area = mask.area();
     let inside = map.iter().zip(&mask.data).filter(|(_, pixel)| **pixel != 0);
     let sum: f64 = inside.map(|(&probability, _)| f64::from(probability)).sum();

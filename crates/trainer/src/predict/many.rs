@@ -181,9 +181,13 @@ fn tell_cut(experiment: &Experiment, pictures: &[Picture]) {
     let (tokenizer, word_len) = (&*experiment.tokenizer, experiment.shape().word_len);
     let expressions: Vec<&Expression> = pictures.iter().flat_map(|picture| &picture.expressions).collect();
     let is_cut = |one: &&Expression| tokenizer.encode(&one.text).is_ok_and(|ids| ids.len() > word_len);
-    let n = expressions.par_iter().copied().filter(is_cut).count();
-    if n > 0 {
-        errln!("note: {n} expressions are longer than the model's {word_len} tokens and are cut");
+    let cut: Vec<&Expression> = expressions.par_iter().copied().filter(is_cut).collect();
+    if let Some(first) = cut.first() {
+        let (n, shown): (usize, String) = (cut.len(), first.text.chars().take(60).collect());
+        errln!(
+            "note: longer than the model's {word_len} tokens and cut: {n} of the expressions, the first is query {}, \"{shown}...\"",
+            first.place + 1
+        );
     }
 }
 

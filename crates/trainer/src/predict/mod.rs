@@ -10,8 +10,9 @@ mod write;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+pub(crate) use self::answer::{Reading, describe};
 use self::request::Request;
 use crate::experiment::{Machine, StoredModel};
 
@@ -56,6 +57,8 @@ pub(crate) struct PredictArgs {
 }
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
+    let out = args.out.display();
+    ensure!(args.out.is_dir() || !args.out.exists(), "--out {out}: it is a file; name a folder");
     match request::request(args)? {
         Request::One { image, text } => one::predict(args, &image, &text),
         Request::Many(pictures) => many::predict(args, pictures),

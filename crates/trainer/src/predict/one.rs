@@ -61,7 +61,7 @@ pub(super) fn predict(args: &PredictArgs, image_file: &Path, text: &str) -> Resu
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let picture = Canvas::from_rgb(image.width, image.height, image.data);
     overlay(picture, &mask.data, COLOUR).save(&args.out.join("overlay.png"))?;
-    picture_of(&mask).save(&args.out.join("mask.png"))?;
+    figures::save_mask(&args.out.join("mask.png"), mask.width, &mask.data)?;
     whole_file::write(&args.out.join("prediction.json"), format!("{prediction:#}\n").as_bytes())?;
     if args.json {
         outln!("{prediction}");
@@ -70,10 +70,4 @@ pub(super) fn predict(args: &PredictArgs, image_file: &Path, text: &str) -> Resu
         outln!("\"{text}\": {percent:.1} % of the image; written to {}", args.out.display());
     }
     Ok(())
-}
-
-/// A mask as a picture, white on black.
-pub(super) fn picture_of(mask: &Mask) -> Canvas {
-    let grey: Vec<u8> = mask.data.iter().flat_map(|&pixel| [pixel * 255; 3]).collect();
-    Canvas::from_rgb(mask.width, mask.height, grey)
 }

@@ -249,6 +249,8 @@ fn make_folders(folder: &Path, names: &[&str], is_new: bool) -> Result<()> {
     for name in names {
         let path = folder.join(name);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        // Of a call that was killed.
+        whole_file::remove_unfinished(&path)?;
         let mut entries = std::fs::read_dir(&path).with_context(|| path.display().to_string())?;
         ensure!(
             !is_new || entries.next().is_none(),

@@ -77,11 +77,11 @@ fn tell_what_scoring_refuses(queries: &[PictureQuery]) {
     let n_half = queries.iter().filter(|query| query.ids.0.is_some() != query.ids.1.is_some()).count();
     if n_twice > 0 {
         errln!(
-            "note: {n_twice} queries repeat a ref_id and sent_id; `eval --predictions` refuses such a file"
+            "note: queries that repeat a ref_id and sent_id: {n_twice}; `eval --predictions` refuses such a file"
         );
     }
     if n_half > 0 {
-        errln!("note: {n_half} queries have one of ref_id and sent_id; `eval --predictions` needs both");
+        errln!("note: queries with one of ref_id and sent_id: {n_half}; `eval --predictions` needs both");
     }
 }
 
@@ -99,13 +99,22 @@ fn images(given: &Path, out: &Path) -> Result<Vec<(String, PathBuf)>> {
         let files = entries.map(|entry| Ok(entry.with_context(|| shown.to_string())?.path()));
         let files = files.collect::<Result<Vec<PathBuf>>>()?;
         // What is no regular file is named when it is read.
-        let images = files.into_iter().filter(|file| is_image_name(file) && !file.is_dir());
+        let (images, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            files.into_iter().filter(|file| !file.is_dir()).partition(|file| is_image_name(file));
+        tell_other_pictures(&others);
         images
+            .into_iter()
             .map(|file| (file.file_name().unwrap_or_default().to_string_lossy().into_owned(), file))
             .collect()
     } else if is_pattern(given) {
         let pattern = given.to_str().with_context(|| format!("--image {shown}: the pattern is not UTF-8"))?;
-        let paths = glob::glob(pattern).with_context(|| format!("--image {pattern}"))?;
+        // As for folders: extensions in any case, and no hidden files.
+        let options = glob::MatchOptions {
+            case_sensitive: false,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let paths = glob::glob_with(pattern, options).with_context(|| format!("--image {pattern}"))?;
         let paths =
             paths.collect::<Result<Vec<PathBuf>, _>>().with_context(|| format!("--image {pattern}"))?;
         let written = ["masks", "overlays"].map(|folder| out.join(folder));
@@ -125,6 +134,23 @@ fn images(given: &Path, out: &Path) -> Result<Vec<(String, PathBuf)>> {
         EXTENSIONS.join(", ")
     );
     Ok(found)
+}
+
+/// Notes pictures of formats that are not read.
+fn tell_other_pictures(files: &[PathBuf]) {
+    let is_picture = |file: &&PathBuf| {
+        let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        ["bmp", "gif", "heic", "avif", "jp2", "tga", "ppm"].contains(&extension.as_str())
+    };
+    let found: Vec<&PathBuf> = files.iter().filter(is_picture).collect();
+    if let Some(first) = found.first() {
+        errln!(
+            "warning: {} files are pictures of formats that are not read ({} are), such as {}; left out",
+            found.len(),
+            EXTENSIONS.join(", "),
+            first.display()
+        );
+    }
 }
 
 fn is_image_name(path: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, bail, ensure};
 use cli_kit::{errln, outln};
-use figures::{Canvas, overlay};
+use figures::{Canvas, overlay, save_mask};
 use rayon::prelude::*;
 use refcoco::{Mask, read_image_to_work_on};
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use torch_ext::Download;
 use super::PredictArgs;
 use super::answer::{Reading, describe};
 use super::load::{Chunk, Letterboxed, Loaded};
-use super::one::{COLOUR, CUT_SHORT, WORK, picture_of};
+use super::one::{COLOUR, CUT_SHORT, WORK};
 use super::output::{LeftOut, Output, Summary};
 use super::request::{Expression, Picture};
 use crate::evaluate::values;
@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
         drop(map);
         let name = |folder: &str| format!("{folder}/{place:06}.png");
         if self.args.masks {
-            picture_of(&mask).save(&self.output.folder().join(name("masks")))?;
+            save_mask(&self.output.folder().join(name("masks")), mask.width, &mask.data)?;
             line.insert("mask".into(), name("masks").into());
         }
         if self.args.overlays {

@@ -15,7 +15,8 @@ use talent::weights::Strictness;
 
 use super::{Output, Run, tensors};
 use crate::checkpoint::load_own;
-use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_for_selection, evaluate_split};
+use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_queries, evaluate_split, selecting_queries};
+use crate::experiment::EvalScope;
 use crate::pictures::{SheetCollector, draw_curves};
 use crate::prediction_file::PredictionFile;
 use crate::proc_status;
@@ -26,12 +27,11 @@ impl Run<'_> {
     /// Evaluates all validation splits, and saves the model as the best one if their mean mIoU is at least the best so far. Without
     /// any validation split, the latest model is the best.
     pub(super) fn validate(&mut self) -> Result<()> {
-        let precision = self.experiment.cfg.train.precision;
         let mut mious = Vec::new();
         for position in 0..self.experiment.datasets.len() {
             let Some(split) = self.experiment.validation_split(position) else { continue };
             let started = Instant::now();
-            let report = evaluate_for_selection(&self.experiment, position, &split, precision)?;
+            let report = self.validate_split(position, &split)?;
             let name = self.experiment.split_name(position, &split);
             mious.push(report.all.segmentation.miou);
             let Some(output) = &mut self.output else { continue };
@@ -62,6 +62,29 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Evaluates the validation split of a data set. Samples of the first data set's are drawn, so that a run that is going on can be
+    /// looked at.
+    fn validate_split(&self, position: usize, split: &str) -> Result<SplitReport> {
+        let experiment = &self.experiment;
+        let (precision, threshold) = (experiment.cfg.train.precision, experiment.cfg.eval.threshold);
+        let queries = selecting_queries(experiment, position, split)?;
+        let mut sheet = SheetCollector::new(queries.len(), threshold);
+        let label = format!("eval {}", experiment.split_name(position, split));
+        let evaluated =
+            evaluate_queries(experiment, position, &queries, precision, &label, |place, prediction| {
+                if position == 0 {
+                    sheet.visit(place, &prediction);
+                }
+            })?;
+        if position == 0 {
+            let sheet = sheet.gather(&experiment.processes)?;
+            if let Some(Output { dir, .. }) = &self.output {
+                sheet.save(&dir.path().join("overlays.png"), &experiment.datasets[position], &queries)?;
+            }
+        }
+        Ok(SplitReport::new(&evaluated))
     }
 
     fn record_metrics(
@@ -191,6 +214,10 @@ impl Run<'_> {
                 let predictions = Predictions::read(&path, dataset)?;
                 found.cases = Some(best_and_worst(dataset, &queries, evaluated, &predictions)?);
             }
+        }
+        // Batches that are overfitted have no rivals' expressions to exchange.
+        if matches!(self.experiment.scope, EvalScope::Refs(_)) {
+            return Ok(());
         }
         let exchanged = evaluate_exchanged(&self.experiment, position, first, precision)?;
         let name = self.experiment.split_name(position, first);
