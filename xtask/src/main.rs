@@ -34,6 +34,7 @@ cargo xtask COMMAND
   pretrain [...]        make the frozen encoders of the testbed
   eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
   predict [...]         segment expressions in images
+  studio [...]          try models, browse data sets and compare predictions on a local web page
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
   export [...]          write a checkpoint as a plain official state dictionary
@@ -61,6 +62,12 @@ fn text(arg: &OsStr) -> Result<&str> {
     arg.to_str().with_context(|| format!("{}: this argument is not UTF-8", arg.display()))
 }
 
+/// Whether `studio` is to make predictions, or is asked for all of its arguments.
+fn needs_network(args: &[OsString]) -> bool {
+    let named = |arg: &OsString| arg.to_string_lossy().split('=').next().unwrap_or_default().to_owned();
+    args.iter().map(named).any(|name| ["--checkpoint", "--run", "--help", "-h"].contains(&name.as_str()))
+}
+
 fn run() -> Result<()> {
     let mut args = std::env::args_os().skip(1);
     let command = args.next().unwrap_or_default();
@@ -73,6 +80,8 @@ fn run() -> Result<()> {
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
         "results" => forward::to_results_program(&rest),
+        // Browsing and comparing need no libtorch.
+        "studio" if !needs_network(&rest) => forward::to_data_program("studio", &rest),
         "bench" => match rest.split_first() {
             Some((what, rest)) if what == "data" => forward::to_data_program("bench", rest),
             _ => forward::to_talent("bench", &rest),
@@ -81,8 +90,8 @@ fn run() -> Result<()> {
         "eval" if rest.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some("--predictions")) => {
             forward::to_data_program("score", &rest)
         }
-        "train" | "ablate" | "pretrain" | "lr-find" | "eval" | "predict" | "params" | "parity" | "export"
-        | "check-device" => forward::to_talent(text(&command)?, &rest),
+        "train" | "ablate" | "pretrain" | "lr-find" | "eval" | "predict" | "studio" | "params" | "parity"
+        | "export" | "check-device" => forward::to_talent(text(&command)?, &rest),
         "launch" => launch::launch(&rest),
         "pack" => pack::pack(&rest),
         "" | "help" | "--help" | "-h" => {

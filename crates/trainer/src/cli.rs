@@ -25,6 +25,7 @@ use crate::lr_find::{LrFindArgs, lr_find};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::pretrain::pretrain;
+use crate::studio::{StudioCommand, studio};
 use crate::train::{
     CheckpointEvery, Resume, RunOptions, SharedFlags, config_of_init, config_to_resume, train,
 };
@@ -51,6 +52,8 @@ enum Command {
     Eval(EvalArgs),
     /// Segment what expressions refer to in images
     Predict(PredictArgs),
+    /// Try models, browse data sets and compare predictions on a local web page
+    Studio(StudioCommand),
     /// Write a checkpoint's network as a plain official state dictionary
     Export(ExportArgs),
     /// Compare with recordings of the official implementation
@@ -218,6 +221,7 @@ pub fn run() -> Result<ExitCode> {
         Command::LrFind(args) => lr_find(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict(&args),
+        Command::Studio(args) => studio(args),
         Command::Export(args) => export(&args.checkpoint, &args.form, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => become_data_program(&args),

@@ -42,5 +42,6 @@ mod run_dir;
 mod run_report;
 mod step;
 mod step_graph;
+mod studio;
 mod tensorboard;
 pub mod train;

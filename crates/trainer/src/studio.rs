@@ -1,0 +1,202 @@
+//! `studio`: the networks behind the local web page.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use refcoco::letterbox::Letterbox;
+use refcoco::{Mask, Tokenizer};
+use studio::{Answer, Model, Picture, Predictor, Stage, StudioArgs, unique_names};
+use tch::Kind;
+
+use crate::batch::EvalTensors;
+use crate::encoder_input::about_one_image;
+use crate::evaluate::{probabilities, values};
+use crate::experiment::{Experiment, Machine, StoredModel};
+use crate::feature_nta::{Response, responses};
+use crate::predict::{Reading, describe};
+
+/// Arguments of `studio`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct StudioCommand {
+    /// Checkpoints of trained models to try [default: the best ones of the runs]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    #[command(flatten)]
+    page: StudioArgs,
+    #[command(flatten)]
+    stored: StoredModel,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub(crate) fn studio(command: StudioCommand) -> Result<()> {
+    let StudioCommand { mut checkpoint, page, stored, machine } = command;
+    if checkpoint.is_empty() {
+        let best = page.runs.iter().map(|run| run.join("checkpoints").join("best.safetensors"));
+        checkpoint = best.filter(|path| path.is_file()).collect();
+    }
+    if checkpoint.is_empty() {
+        return studio::serve(&page, None);
+    }
+    let load = move || Ok(Box::new(Networks::load(&checkpoint, &stored, &machine)?) as Box<dyn Predictor>);
+    studio::serve(&page, Some(Box::new(load)))
+}
+
+struct Network {
+    name: String,
+    experiment: Experiment,
+    reading: Reading,
+}
+
+struct Networks(Vec<Network>);
+
+impl Networks {
+    fn load(checkpoints: &[PathBuf], stored: &StoredModel, machine: &Machine) -> Result<Self> {
+        let device = machine.set_up()?;
+        let load = |(path, name): (&PathBuf, String)| -> Result<Network> {
+            let (cfg, meta) = stored.open(path)?;
+            let experiment = Experiment::with_datasets(cfg, device, Vec::new())?;
+            stored.fill(&experiment.model, path, meta.as_ref())?;
+            let reading = Reading::of(&experiment.cfg);
+            let network = Network { name, experiment, reading };
+            network.warm_up().with_context(|| path.display().to_string())?;
+            Ok(network)
+        };
+        let names = names(checkpoints);
+        Ok(Self(checkpoints.iter().zip(names).map(load).collect::<Result<_>>()?))
+    }
+}
+
+/// Names of checkpoints: those of their runs, where they lie in one.
+fn names(checkpoints: &[PathBuf]) -> Vec<String> {
+    let run = |path: &Path| -> Option<PathBuf> {
+        let is_best = path.file_name()? == "best.safetensors";
+        let folder = path.parent().filter(|folder| folder.ends_with("checkpoints"))?;
+        folder.parent().filter(|run| is_best && run.file_name().is_some()).map(Path::to_path_buf)
+    };
+    let shown: Vec<PathBuf> =
+        checkpoints.iter().map(|path| run(path).unwrap_or_else(|| path.clone())).collect();
+    unique_names(&shown)
+}
+
+impl Network {
+    /// Makes a prediction, so that the first one of a user does not wait for what libtorch sets up.
+    fn warm_up(&self) -> Result<()> {
+        let side = self.experiment.shape().input_size;
+        let pixels = refcoco::RgbImage { width: side, height: side, data: vec![0; 3 * side * side] };
+        self.ask(&pixels, "a").map(drop)
+    }
+
+    fn tensors(&self, pixels: &refcoco::RgbImage, expression: &str) -> Result<(Letterbox, EvalTensors)> {
+        let Experiment { tokenizer, device, .. } = &self.experiment;
+        about_one_image(pixels, &[expression], &**tokenizer, self.experiment.shape(), *device)
+    }
+
+    fn ask(&self, pixels: &refcoco::RgbImage, expression: &str) -> Result<Answer> {
+        let (letterbox, batch) = self.tensors(pixels, expression)?;
+        let square = values(probabilities(&self.experiment, &batch, self.experiment.cfg.train.precision)?)?;
+        let map = letterbox.map_to_image(&square);
+        let mask = Mask::above(pixels.width, pixels.height, &map, self.reading.threshold);
+        let mut fields = describe(&mask, &map, self.reading);
+        fields.insert("threshold".into(), self.reading.shown_threshold().into());
+        Ok(Answer { fields, probabilities: map })
+    }
+
+    fn stages(&self, pixels: &refcoco::RgbImage, expression: &str) -> Result<Vec<Stage>> {
+        let experiment = &self.experiment;
+        let (_, batch) = self.tensors(pixels, expression)?;
+        let words = words(&*experiment.tokenizer, expression, experiment.shape().word_len);
+        let places: Vec<_> = words.iter().map(|(_, tokens)| tokens.clone()).collect();
+        let found = tch::no_grad(|| -> Result<Vec<Response>> {
+            let _guard = experiment.cfg.train.precision.autocast(experiment.device)?;
+            Ok(responses(experiment, &batch, &places))
+        })?;
+        let (side, input_size) = (experiment.cfg.model.grid() as usize, experiment.shape().input_size);
+        let stage = |Response { stage, word, map }: Response| {
+            let response = Vec::<f32>::try_from(map.to_kind(Kind::Float).contiguous().view([-1]))?;
+            let word = word.and_then(|index| Some(words.get(index)?.0.clone()));
+            Ok(Stage { name: stage, word, input_size, side, response })
+        };
+        found.into_iter().map(stage).collect()
+    }
+}
+
+/// The words of an expression with the places of their tokens, as far as the network reads. Empty for tokenizers whose tokens depend
+/// on the words that follow.
+fn words(
+    tokenizer: &dyn Tokenizer,
+    expression: &str,
+    word_len: usize,
+) -> Vec<(String, std::ops::Range<usize>)> {
+    // Without the end token.
+    let tokens = |text: &str| {
+        let mut ids = tokenizer.encode(text).ok()?;
+        ids.pop();
+        Some(ids)
+    };
+    let Some(all) = tokens(expression) else { return Vec::new() };
+    let mut start = tokens("").map_or(0, |ids| ids.len());
+    let mut found = Vec::new();
+    let (mut text, mut behind) = (String::new(), expression.trim_start());
+    while !behind.is_empty() {
+        let word = behind.split_whitespace().next().unwrap_or_default();
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(word);
+        behind = behind[word.len()..].trim_start();
+        let Some(ids) = tokens(&text).filter(|ids| all.starts_with(ids)) else { return Vec::new() };
+        // The last place is the end token's.
+        if ids.len() > word_len - 1 {
+            break;
+        }
+        if ids.len() > start {
+            found.push((word.to_owned(), start..ids.len()));
+        }
+        start = ids.len();
+    }
+    found
+}
+
+impl Predictor for Networks {
+    fn models(&self) -> Vec<Model> {
+        let model =
+            |network: &Network| Model { name: network.name.clone(), threshold: network.reading.threshold };
+        self.0.iter().map(model).collect()
+    }
+
+    fn predict(&mut self, model: usize, picture: &Arc<Picture>, expression: &str) -> Result<Answer> {
+        self.0.get(model).context("no such model")?.ask(&picture.pixels, expression)
+    }
+
+    fn stages(&mut self, model: usize, picture: &Arc<Picture>, expression: &str) -> Result<Vec<Stage>> {
+        self.0.get(model).context("no such model")?.stages(&picture.pixels, expression)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use refcoco::ClipTokenizer;
+
+    use super::*;
+
+    #[test]
+    fn words_know_their_tokens() {
+        let tokenizer = ClipTokenizer::new().unwrap();
+        let found = words(&tokenizer, "  second Zebra  unbelievablyodd", 17);
+        let ids = tokenizer.encode("second zebra unbelievablyodd").unwrap();
+        assert_eq!(found[0], ("second".to_owned(), 1..2));
+        assert_eq!(found[1], ("Zebra".to_owned(), 2..3));
+        assert!(found[2].1.start == 3 && found[2].1.end == ids.len() - 1 && found[2].1.len() > 1);
+        assert_eq!(words(&tokenizer, "one two three four", 4).len(), 2);
+        assert!(words(&tokenizer, "", 17).is_empty());
+    }
+
+    #[test]
+    fn checkpoints_are_named_after_their_runs() {
+        let paths =
+            ["runs/a/checkpoints/best.safetensors", "runs/b/checkpoints/best.safetensors", "best_model.pth"];
+        assert_eq!(names(&paths.map(PathBuf::from)), ["a", "b", "best_model.pth"]);
+    }
+}
