@@ -98,9 +98,9 @@ impl Activation {
 
     /// The share of the mass on objects of the category that lies on distractors, 0 to 1; none if there is no mass.
     pub fn nta_mass(&self) -> Option<f64> {
-        let all = self.target_mass + self.distractor_mass;
-        // Bicubic upsampling overshoots, so that a mass can be a little below 0.
-        (all > 0.0).then(|| (self.distractor_mass / all).clamp(0.0, 1.0))
+        // Bicubic upsampling overshoots, so that a mass near 0 can be below it, and the ratio of two such masses anything.
+        let [target, distractors] = [self.target_mass, self.distractor_mass].map(|mass| mass.max(0.0));
+        (target + distractors > 0.0).then(|| distractors / (target + distractors))
     }
 
     /// Whether more than half of some distractor is predicted foreground.
@@ -175,6 +175,19 @@ mod tests {
     const TARGET: [u8; 8] = [1, 1, 1, 0, 0, 0, 0, 0];
     const FIRST: [u8; 8] = [0, 0, 1, 1, 1, 0, 0, 0];
     const SECOND: [u8; 8] = [0, 0, 0, 0, 1, 1, 1, 0];
+
+    #[test]
+    fn masses_below_zero_count_as_none() {
+        let activation = |target_mass, distractor_mass| Activation {
+            target_mass,
+            distractor_mass,
+            ..Activation::of_mask(&[0; 4], &[1, 0, 0, 0], &[&[0, 1, 0, 0]])
+        };
+        assert_eq!(activation(0.31, -0.3).nta_mass(), Some(0.0));
+        assert_eq!(activation(-0.3, 0.31).nta_mass(), Some(1.0));
+        assert_eq!(activation(3.0, 1.0).nta_mass(), Some(0.25));
+        assert_eq!(activation(-0.2, -0.1).nta_mass(), None);
+    }
 
     #[test]
     fn a_response_counts_with_the_share_of_its_patch() {

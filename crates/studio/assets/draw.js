@@ -91,11 +91,12 @@ function heatColour(value) {
   return HEAT[low].map((part, index) => part + (at - low) * (HEAT[low + 1][index] - part));
 }
 
-export function heatLayer(values, width, height, alpha = 190) {
+// Where there is nothing, the picture shows through.
+export function heatLayer(values, width, height) {
   const layer = new ImageData(width, height);
   values.forEach((value, at) => {
     layer.data.set(heatColour(value), 4 * at);
-    layer.data[4 * at + 3] = alpha;
+    layer.data[4 * at + 3] = 90 + 120 * Math.min(Math.max(value, 0), 1);
   });
   const canvas = document.createElement("canvas");
   clear(canvas, width, height).putImageData(layer, 0, 0);

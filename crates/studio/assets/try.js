@@ -194,7 +194,7 @@ async function card(answer, session) {
     facts,
     el("label", {}, "Threshold ", shown, slider),
     el("div", { className: "row" }, ...Object.entries(options).map(([name, box]) => el("label", { className: "inline" }, box, ` ${name}`))),
-    el("p", { className: "soft" }, `${answer.checkpoint}: score ${answer.score.toFixed(2)}, ${answer.parts} separate parts, highest probability ${answer.highest_probability.toFixed(2)}${nothing}`),
+    el("p", { className: "soft" }, `${answer.checkpoint}: score ${answer.score.toFixed(2)}, ${answer.parts} ${answer.parts === 1 ? "part" : "separate parts"}, highest probability ${answer.highest_probability.toFixed(2)}${nothing}`),
     el("div", { className: "row" }, ...links, ask, el("a", { href: link("try", { ids: id }) }, "link")),
     why,
   );

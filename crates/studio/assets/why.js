@@ -7,7 +7,7 @@ export async function showWhy(root, answer, pictureSource, button) {
   button.disabled = true;
   say("Looking inside the network …");
   try {
-    const [{ stages, width, height }, picture] = await Promise.all([get("/api/why", { id: answer.id }), load(pictureSource)]);
+    const [{ stages, width, height, output_nta }, picture] = await Promise.all([get("/api/why", { id: answer.id }), load(pictureSource)]);
     say("");
     const words = [...new Set(stages.map((stage) => stage.word))];
     const shown = el("div", { className: "stages" });
@@ -24,7 +24,7 @@ export async function showWhy(root, answer, pictureSource, button) {
       el("div", { className: "words", role: "group", "aria-label": "Words" }, ...buttons),
       shown,
       el("p", { className: "soft" }, hasNta
-        ? "NTA mass: the share of the response on target and distractors that lies on distractors."
+        ? `NTA mass: the share of the response on target and distractors that lies on distractors. In the output: ${percent(output_nta)} %.`
         : "For a picture of a data set whose target has distractors, the NTA mass of each stage is shown, too."),
     );
     choose(null);
@@ -40,7 +40,7 @@ function stageFigure(stage, picture, width, height) {
   const context = clear(canvas, Math.min(width, 360), Math.round((height * Math.min(width, 360)) / width));
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   const highest = Math.max(...stage.response);
-  const heat = heatLayer(stage.response.map((value) => (highest > 0 ? value / highest : 0)), stage.side, stage.side, 170);
+  const heat = heatLayer(stage.response.map((value) => (highest > 0 ? value / highest : 0)), stage.side, stage.side);
   // The picture's place inside the network's square.
   const [left, top, across, down] = stage.picture.map((part) => part * stage.side);
   context.imageSmoothingEnabled = false;

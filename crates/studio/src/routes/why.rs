@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use metrics::Activation;
 use refcoco::letterbox::{Letterbox, object_shares};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -66,7 +67,13 @@ fn describe(studio: &Studio, entry: &Entry, stages: Vec<Stage>) -> anyhow::Resul
             "nta": nta,
         }));
     }
-    Ok(json!({"width": width, "height": height, "stages": shown}))
+    let output_nta = objects.and_then(|(target, distractors)| {
+        let others: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
+        let (map, threshold) = (&entry.probabilities, entry.threshold);
+        let found = Activation::of_probabilities(map, threshold, &target.data, &others);
+        found.nta_mass().filter(|_| !found.distractors.is_empty())
+    });
+    Ok(json!({"width": width, "height": height, "stages": shown, "output_nta": output_nta}))
 }
 
 /// Where the picture lies in the network's square: left, top, width and height as parts of its side.
