@@ -17,8 +17,8 @@ pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Colours that colour-blind people can tell apart (Okabe and Ito, Color universal design, 2008), without their yellow, which is
-/// too light for thin lines.
-pub(crate) const COLOURS: [RGBColor; 7] = [
+/// too light for thin lines; then three more for tables of many rows.
+pub(crate) const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -26,6 +26,9 @@ pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(110, 110, 110),
+    RGBColor(120, 94, 240),
+    RGBColor(139, 90, 43),
+    RGBColor(150, 160, 20),
 ];
 /// Lines behind the data.
 pub(crate) const GRID: RGBColor = RGBColor(230, 230, 230);

@@ -74,7 +74,15 @@ fn draw(sheet: &mut Canvas, row: &ComparisonRow, (x, y): (usize, usize), width: 
         sheet.paste(&fitted(mask, PREDICTED), left, y + CAPTION);
         sheet.text(&format!("IoU {iou:.2}"), left, below, 15.0, CELL, [90; 3]);
         if let Some((words, colour)) = verdict.map(SheetVerdict::words) {
-            sheet.text(words, left + 62, below, 15.0, CELL - 62, colour);
+            let short = words.trim_start_matches("NTA: ");
+            sheet.text(
+                if short == "none" { words } else { short },
+                left + 62,
+                below,
+                15.0,
+                CELL - 62,
+                colour,
+            );
         }
     }
 }

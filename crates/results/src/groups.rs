@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::measures::MEASURES;
-use crate::summary::{BySeed, MeanSd, Summary, interval};
+use crate::summary::{BySeed, COMPARED, MeanSd, Summary, interval};
 use crate::table::{Cell, Table, TableFormat};
 
 /// Groups that are left out: sizes of targets, which depend on the resolution, and expressions without anything to confuse.
@@ -22,7 +22,9 @@ impl Summary {
         let mut headings = vec![format!("{} (%)", self.split), "row".to_owned(), "expressions".to_owned()];
         for measure in MEASURES {
             headings.push(measure.heading.to_owned());
-            headings.extend(self.baseline.as_ref().map(|_| "difference [95 %]".to_owned()));
+            if self.baseline.is_some() && COMPARED.contains(&measure.key) {
+                headings.push("difference [95 %]".to_owned());
+            }
         }
         let groups: BTreeSet<&String> = self.lines.iter().flat_map(|line| line.groups.keys()).collect();
         let mut rows = Vec::new();
@@ -33,7 +35,7 @@ impl Summary {
                 for measure in MEASURES {
                     let mean = found.means.get(measure.key);
                     row.push(Cell::new(mean.map_or_else(|| "-".to_owned(), MeanSd::to_string)));
-                    if self.baseline.is_some() {
+                    if self.baseline.is_some() && COMPARED.contains(&measure.key) {
                         row.push(Cell::new(interval(found.differences.get(measure.key).copied())));
                     }
                 }

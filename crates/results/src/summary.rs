@@ -86,7 +86,7 @@ pub struct Summary {
 }
 
 /// Metrics that the table shows with their difference to the baseline.
-const COMPARED: [&str; 3] = ["mIoU", "nta_mass", "identity_error"];
+pub(crate) const COMPARED: [&str; 3] = ["mIoU", "nta_mass", "identity_error"];
 
 /// Metrics that decide which line is better; a report shows the others on demand.
 const DECIDING: [&str; 4] = ["mIoU", "nta_mass", "nta_rate", "identity_error"];
