@@ -198,7 +198,7 @@ pub fn image_size(path: &Path) -> Result<(usize, usize)> {
 }
 
 /// Whether a JPEG lacks its end marker, as after an interrupted copy. Decoders fill in the missing part without an error.
-pub(crate) fn is_cut_short(bytes: &[u8]) -> bool {
+pub fn is_cut_short(bytes: &[u8]) -> bool {
     // In entropy-coded data 0xff is always followed by 0, so the marker cannot occur there by chance.
     is_jpeg(bytes) && memchr::memmem::find(scan(bytes), &[0xff, 0xd9]).is_none()
 }

@@ -52,7 +52,8 @@ pub use descriptor::{AnnotationFormat, Descriptor};
 pub use error::{Error, MaskError, Result, Turned, json_problem};
 pub use findings::Findings;
 pub use image_file::{
-    ReadImage, RgbImage, decode_image, encoded_size, image_size, read_image, read_image_to_work_on,
+    ReadImage, RgbImage, decode_image, encoded_size, image_size, is_cut_short, read_image,
+    read_image_to_work_on,
 };
 pub use json_file::read_json;
 pub use jsonl::{Lines, read_lines};

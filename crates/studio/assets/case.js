@@ -4,7 +4,9 @@ import { address, el, get, link, percent, say } from "./common.js";
 import { clear, COLOURS, decode, load, paint } from "./draw.js";
 
 export async function showCase(root, session, parameters, isCurrent) {
-  const { n, ref_id, sent_id, ...filter } = parameters;
+  const { n, ref_id, sent_id, from, targets, ...filter } = parameters;
+  const view = from ?? (session.datasets.some((dataset) => dataset.sources.length) ? "compare" : "browse");
+  const listed = { ...filter, targets };
   const one = await get("/api/expression", { dataset: filter.dataset, ref_id, sent_id });
   const picture = await load(address("/api/image", { dataset: one.dataset, image_id: one.image.id, side: 720 }));
   if (!isCurrent()) return;
@@ -23,11 +25,11 @@ export async function showCase(root, session, parameters, isCurrent) {
     distractors.forEach((mask) => paint(context, mask, COLOURS.distractor));
     paint(context, target, COLOURS.target);
   });
-  const models = one.sources.map(({ name, segmentation, measure }) => {
+  const models = one.sources.map(({ name, segmentation, measure, problem }) => {
     const note = measure
       ? `IoU ${percent(measure.iou)} %${measure.nta === null ? "" : `, NTA mass ${percent(measure.nta)} %`}${measure.identity_error ? ", takes another object" : ""}`
       : "no measurement";
-    return figure(name, segmentation ? note : `${note}; no mask is stored`, (context) => {
+    return figure(name, segmentation ? note : problem ?? `${note}; no mask is stored`, (context) => {
       paint(context, target, COLOURS.target, { fill: false });
       if (segmentation) paint(context, decode(segmentation), COLOURS.prediction);
     });
@@ -44,7 +46,7 @@ export async function showCase(root, session, parameters, isCurrent) {
       session.models.length && el("a", { href: link("try", { dataset: one.dataset, ref_id: one.ref_id, sent_id: one.sent_id }) }, "Try it"),
       n !== undefined && el("button", { type: "button", onclick: () => step(-1) }, "Previous (←)"),
       n !== undefined && el("button", { type: "button", onclick: () => step(1) }, "Next (→)"),
-      el("a", { href: link(one.sources.length ? "compare" : "browse", { ...filter, page: pageOf(n) }) }, "Back to the list"),
+      el("a", { href: link(view, { ...listed, page: pageOf(n) }) }, "Back to the list"),
     ),
   );
 
@@ -55,7 +57,7 @@ export async function showCase(root, session, parameters, isCurrent) {
       const found = await get("/api/rows", { ...filter, page: to, size: 1 });
       const [row] = found.rows;
       if (!row) return say("That was the last one.");
-      location.hash = link("case", { ...filter, n: to, ref_id: row.ref_id, sent_id: row.sent_id }).slice(1);
+      location.hash = link("case", { ...listed, from: view, n: to, ref_id: row.ref_id, sent_id: row.sent_id }).slice(1);
     } catch (error) {
       say(error.message, true);
     }

@@ -107,7 +107,11 @@ export function load(source) {
   return new Promise((resolve, reject) => {
     const image = new Image();
     image.onload = () => resolve(image);
-    image.onerror = () => reject(new Error("a picture could not be loaded"));
+    // The program says why.
+    image.onerror = async () => {
+      const answer = await fetch(source).then((found) => found.json()).catch(() => null);
+      reject(new Error(answer?.error ?? "a picture could not be loaded"));
+    };
     image.src = source;
   });
 }

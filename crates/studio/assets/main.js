@@ -46,5 +46,10 @@ async function show() {
   }
 }
 
+// The address is the view's: the link moves the focus alone.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  view.focus();
+});
 addEventListener("hashchange", show);
 show();

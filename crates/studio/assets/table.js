@@ -7,7 +7,7 @@ const NUMBERS = [
   ["distractors_min", "Distractors from"], ["distractors_max", "to"],
   ["area_min", "Target % from"], ["area_max", "to"],
 ];
-const OF_PREDICTIONS = [["iou_min", "IoU % from"], ["iou_max", "to"], ["nta_min", "NTA mass % from"]];
+const OF_PREDICTIONS = [["iou_min", "IoU % from"], ["iou_max", "to"], ["nta_min", "NTA mass % from"], ["nta_max", "to"]];
 
 export async function showTable(view, root, session, parameters, isCurrent) {
   if (!session.datasets.length) {
@@ -20,6 +20,10 @@ export async function showTable(view, root, session, parameters, isCurrent) {
     root.append(el("p", {}, "There are no predictions about this data set: start the program with --predictions FILE or --run DIR."));
   }
   const chosen = { ...parameters };
+  if (compares && !chosen.sort && dataset.sources.length) {
+    // What is worth a look comes first.
+    Object.assign(chosen, dataset.sources.length > 1 ? { sort: "gap", desc: "true" } : { sort: "iou" });
+  }
   const fields = filterFields(session, dataset, compares, chosen, changed);
   const list = el("div");
   const pages = el("div", { className: "row" });
@@ -57,12 +61,17 @@ export async function showTable(view, root, session, parameters, isCurrent) {
         el("button", { type: "button", disabled: page >= last, onclick: () => turn(page + 1) }, "Next"),
       );
       const start = page * found.size;
-      list.replaceChildren(compares ? table(found, filter, start) : grid(found, filter, start, targets === "yes"));
+      const shown = { ...chosen, from: view };
+      list.replaceChildren(compares ? table(found, shown, start) : grid(found, shown, start, targets === "yes"));
       const waiting = found.sources.filter((source) => source.done < source.total);
+      const wantsAreas = chosen.sort === "area" || chosen.area_min || chosen.area_max;
       const problems = found.sources.filter((source) => source.problem).map((source) => source.problem);
       if (waiting.length) {
         say(`Measuring ${waiting.map((one) => `${one.name}: ${one.done} of ${one.total}`).join(", ")} …`);
         timer = setTimeout(fetchRows, 2000);
+      } else if (wantsAreas && !found.areas) {
+        say("Measuring the sizes of the targets …");
+        timer = setTimeout(fetchRows, 1000);
       } else say(problems.join("; "), problems.length > 0);
     } catch (error) {
       if (isCurrent()) say(error.message, true);
@@ -81,7 +90,7 @@ function filterFields(session, dataset, compares, chosen, changed) {
   };
   const same = (values) => values.map((value) => [value, value]);
   const number = ([name, label]) => {
-    const field = el("input", { type: "number", min: 0, name, step: "any", oninput: () => changed(name, field.value) });
+    const field = el("input", { type: "number", min: 0, name, step: name.startsWith("distractors") ? 1 : "any", oninput: () => changed(name, field.value) });
     field.value = chosen[name] ?? "";
     return el("label", {}, label, field);
   };
@@ -114,8 +123,8 @@ function filterFields(session, dataset, compares, chosen, changed) {
   );
 }
 
-const caseOf = (found, row, filter, index) =>
-  link("case", { ...filter, dataset: found.dataset, page: undefined, n: index, ref_id: row.ref_id, sent_id: row.sent_id });
+const caseOf = (found, row, shown, index) =>
+  link("case", { ...shown, dataset: found.dataset, page: undefined, n: index, ref_id: row.ref_id, sent_id: row.sent_id });
 
 const thumbnail = (found, row, side) => address("/api/image", { dataset: found.dataset, image_id: row.image_id, side });
 

@@ -11,7 +11,7 @@ export async function showTry(root, session, parameters, isCurrent) {
   }
   // What is asked about: an uploaded file, the picture of an earlier answer, or a picture of a data set.
   const state = { file: null, picture: null, ref: null, ids: (parameters.ids ?? "").split(",").filter(Boolean) };
-  if (parameters.ref_id) state.ref = { dataset: parameters.dataset, ref_id: parameters.ref_id };
+  if (parameters.ref_id !== undefined) state.ref = { dataset: parameters.dataset, ref_id: parameters.ref_id };
   const cards = el("div", { className: "cards" });
   const preview = el("img", { alt: "" });
   const name = el("span", { className: "soft" }, "Drop a picture here, or choose one:");
@@ -75,19 +75,25 @@ export async function showTry(root, session, parameters, isCurrent) {
     button.disabled = true;
     say("Segmenting …");
     const started = performance.now();
+    // Another picture may be chosen before the answer is there.
+    const asked = { ...state };
+    const isSame = () => state.file === asked.file && state.ref === asked.ref;
     try {
       for (const checkpoint of names) {
         const body = new FormData();
         body.set("expression", expression.value);
         body.set("checkpoint", checkpoint);
-        if (state.ref) Object.entries(state.ref).forEach(([key, value]) => value && body.set(key, value));
-        else if (state.picture) body.set("picture", state.picture);
-        else body.set("image", state.file, state.file.name);
+        if (asked.ref) Object.entries(asked.ref).forEach(([key, value]) => value !== undefined && body.set(key, value));
+        else if (asked.picture) body.set("picture", asked.picture);
+        else body.set("image", asked.file, asked.file.name);
         const answer = await send("/api/predict", body);
+        if (!isCurrent()) return;
         // The next expression is about the picture that is kept already.
-        if (!state.ref) state.picture = answer.picture;
+        if (!asked.ref) asked.picture = answer.picture;
+        if (isSame()) state.picture = asked.picture;
         state.ids.unshift(String(answer.id));
         cards.prepend(await card(answer, session));
+        if (!isCurrent()) return;
       }
       note("try", { ids: state.ids.join(",") });
       say(`Done in ${((performance.now() - started) / 1000).toFixed(2)} s.`);
@@ -95,7 +101,7 @@ export async function showTry(root, session, parameters, isCurrent) {
     } catch (error) {
       // The program was started anew, and keeps no pictures: the file is sent again.
       if (state.file) state.picture = null;
-      say(error.message, true);
+      if (isCurrent()) say(error.message, true);
     } finally {
       button.disabled = false;
     }
@@ -126,6 +132,7 @@ export async function showTry(root, session, parameters, isCurrent) {
         preview.src = address("/api/answer/image", { id });
         preview.alt = `Picture ${answer.image}`;
         name.textContent = answer.image;
+        expression.value = answer.expression;
       }
       cards.append(await card(answer, session));
     } catch (error) {
@@ -138,10 +145,12 @@ export async function showTry(root, session, parameters, isCurrent) {
 
 // The answer to one expression.
 async function card(answer, session) {
-  const { id, width, height } = answer;
+  const { id } = answer;
   const model = session.models.find((one) => one.name === answer.checkpoint) ?? session.models[0];
-  const [picture, grey] = await Promise.all([load(address("/api/answer/image", { id })), greyOf(address("/api/answer/map", { id }))]);
+  const [picture, grey] = await Promise.all([load(address("/api/answer/image", { id })), greyOf(address("/api/answer/map", { id, side: 1000 }))]);
   picture.alt = `The picture ${answer.image}`;
+  // Of a large photo these are the sizes on the page; what is saved is made at full size.
+  const { width, height } = grey;
   const canvas = el("canvas", { role: "img" });
   const slider = el("input", { type: "range", min: 0, max: 0.99, step: 0.01 });
   slider.value = answer.threshold ?? model.threshold;
@@ -191,6 +200,7 @@ async function card(answer, session) {
     { className: "card" },
     el("h2", { className: "expression", dir: "auto" }, answer.expression),
     el("div", { className: "stack" }, picture, canvas),
+    answer.warning && el("p", { className: "wrong" }, answer.warning),
     facts,
     el("label", {}, "Threshold ", shown, slider),
     el("div", { className: "row" }, ...Object.entries(options).map(([name, box]) => el("label", { className: "inline" }, box, ` ${name}`))),

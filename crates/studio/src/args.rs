@@ -16,7 +16,7 @@ pub struct StudioArgs {
     #[arg(long = "run", num_args = 1.., value_name = "DIR")]
     pub runs: Vec<PathBuf>,
     /// Files of predicted masks to compare, as `eval --predictions` reads them
-    #[arg(long, num_args = 1.., value_name = "FILE", requires = "dataset")]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
     pub predictions: Vec<PathBuf>,
     /// Port; 0 takes any that is free
     #[arg(long, default_value_t = 8765)]

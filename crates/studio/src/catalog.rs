@@ -5,8 +5,10 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use refcoco::Dataset;
+use refcoco::{Dataset, ImageRecord};
 use run_files::Key;
+
+use crate::failure::{Answered, Failure};
 
 /// An expression.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +78,12 @@ impl Catalog {
         self.places.get(&key).copied()
     }
 
+    /// The record of a picture. Unlike the data set's own error, this one names no file of the disk.
+    pub(crate) fn image(&self, id: i64) -> Answered<&ImageRecord> {
+        let found = self.dataset.instances.images.get(&id);
+        found.ok_or_else(|| Failure::missing(format!("{} has no picture {id}", self.name())))
+    }
+
     pub(crate) fn split(&self, row: &Row) -> &str {
         &self.dataset.refs[row.ref_index].split
     }
@@ -100,6 +108,11 @@ impl Catalog {
         let areas = self.dataset.refs.par_iter().map(|reference| share(reference).ok()).collect();
         // Measured twice, it is the same.
         let _ = self.areas.set(areas);
+    }
+
+    /// Whether all areas are measured.
+    pub(crate) fn has_areas(&self) -> bool {
+        self.areas.get().is_some()
     }
 
     /// The share of the picture that a row's target covers; `None` until it is measured, and for unreadable masks.

@@ -204,7 +204,7 @@ mod tests {
         let engine = Arc::new(Engine::start(move || Ok(Box::new(Slow(wait)) as Box<dyn Predictor>)).unwrap());
         assert!(engine.model(Some("other")).is_err() && engine.model(None).is_ok_and(|model| model == 0));
         let pixels = RgbImage { width: 1, height: 1, data: vec![0; 3] };
-        let picture = Arc::new(Picture { id: String::new(), pixels });
+        let picture = Arc::new(Picture { id: String::new(), pixels, is_cut_short: false });
         let question =
             |text: &str| Question { model: 0, picture: Arc::clone(&picture), expression: text.into() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();

@@ -30,6 +30,7 @@ pub(crate) struct Filter {
     iou_max: Option<f32>,
     /// Percent.
     nta_min: Option<f32>,
+    nta_max: Option<f32>,
     /// `yes` or `no`.
     identity: Option<String>,
     /// `order` (of the data set), `iou`, `nta`, `gap` (largest difference in IoU between two sources) or `area`.
@@ -112,12 +113,16 @@ impl Filter {
         catalog: &'a Catalog,
         sources: &[&'a Source],
     ) -> Answered<impl Fn(usize) -> bool + 'a> {
+        let bounds = [self.area_min, self.area_max, self.iou_min, self.iou_max, self.nta_min, self.nta_max];
+        if bounds.iter().flatten().any(|bound| !bound.is_finite()) {
+            return Err(Failure::bad("a bound must be a finite number"));
+        }
         let place_words = yes_or_no("place", self.place.as_deref())?;
         let identity = yes_or_no("identity", self.identity.as_deref())?;
         let text = self.text.as_ref().map(|text| text.trim().to_lowercase()).unwrap_or_default();
         let chosen = self.chosen(sources)?;
-        let about_predictions =
-            self.iou_min.is_some() || self.iou_max.is_some() || self.nta_min.is_some() || identity.is_some();
+        let about_predictions = identity.is_some()
+            || [self.iou_min, self.iou_max, self.nta_min, self.nta_max].iter().any(Option::is_some);
         let of_row = move |row: &Row| {
             let is =
                 |wanted: Option<&String>, value: &str| given(wanted).is_none_or(|wanted| wanted == value);
@@ -138,6 +143,7 @@ impl Filter {
             self.iou_min.is_none_or(|least| 100.0 * measure.iou >= least)
                 && self.iou_max.is_none_or(|most| 100.0 * measure.iou <= most)
                 && self.nta_min.is_none_or(|least| nta().is_some_and(|mass| mass >= least))
+                && self.nta_max.is_none_or(|most| nta().is_some_and(|mass| mass <= most))
                 && identity.is_none_or(|wanted| wanted == measure.identity_error)
         };
         Ok(move |place: usize| {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, COOKIE, HOST, LOCATION, ORIGIN, REFERRER_POLICY,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
     SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
 use crate::failure::Failure;
@@ -33,6 +33,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(crate) struct Guard {
     /// `NAME:PORT`, in lower case.
     hosts: Vec<String>,
+    /// Name of the cookie with the token. It has the port, since browsers share cookies between the ports of a machine.
+    cookie: String,
     token: Option<String>,
 }
 
@@ -42,29 +44,24 @@ impl Guard {
         let own = ["127.0.0.1", "localhost", "[::1]"].map(str::to_owned);
         let mut hosts = Vec::new();
         for name in own.iter().chain(names) {
-            let name = name.trim().to_lowercase();
-            let name = match name.parse::<std::net::Ipv6Addr>() {
-                Ok(address) => format!("[{address}]"),
-                Err(_) => name,
-            };
             hosts.push(format!("{name}:{port}"));
             // A browser leaves out the port of the scheme.
             if port == 80 {
-                hosts.push(name);
+                hosts.push(name.clone());
             }
         }
         let token = match names.is_empty() {
             true => None,
             false => Some(random_token()?),
         };
-        Ok(Self { hosts, token })
+        Ok(Self { hosts, cookie: format!("talent_token_{port}"), token })
     }
 
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check(&self, headers: &HeaderMap, path: &str) -> Result<(), Failure> {
         let text = |name: &HeaderName| {
             let mut values = headers.get_all(name).iter();
             let value = values.next().map(|value| value.to_str().unwrap_or("?").to_lowercase());
@@ -79,7 +76,10 @@ impl Guard {
             ));
         }
         let is_foreign = |origin: &String| *origin != format!("http://{host}");
-        if text(&ORIGIN).as_ref().is_some_and(is_foreign) {
+        // Browsers say where a request comes from; a link to the page itself may stand anywhere.
+        let from = text(&HeaderName::from_static("sec-fetch-site"));
+        let is_cross = from.is_some_and(|from| from != "same-origin" && from != "none") && path != "/";
+        if is_cross || text(&ORIGIN).as_ref().is_some_and(is_foreign) {
             return Err(Failure::new(
                 StatusCode::FORBIDDEN,
                 "requests from pages of other sites are refused",
@@ -100,8 +100,6 @@ fn random_token() -> std::io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-const COOKIE_NAME: &str = "talent_token";
-
 pub(crate) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let response = match answer(&guard, request, next).await {
         Ok(response) => response,
@@ -111,14 +109,14 @@ pub(crate) async fn check(State(guard): State<Arc<Guard>>, request: Request, nex
 }
 
 async fn answer(guard: &Guard, request: Request, next: Next) -> Result<Response, Failure> {
-    guard.check(request.headers())?;
+    guard.check(request.headers(), request.uri().path())?;
     if guard.token.is_some() && request.uri().path() != "/health" {
         let query = request.uri().query().unwrap_or_default();
         let given = query.split('&').find_map(|pair| pair.strip_prefix("token="));
         if request.uri().path() == "/" && given.is_some_and(|given| guard.is_token(given)) {
-            return moved_into_cookie(given.unwrap_or_default());
+            return moved_into_cookie(&guard.cookie, given.unwrap_or_default());
         }
-        if !cookies(request.headers()).any(|(name, value)| name == COOKIE_NAME && guard.is_token(value)) {
+        if !cookies(request.headers()).any(|(name, value)| name == guard.cookie && guard.is_token(value)) {
             return Err(Failure::new(
                 StatusCode::UNAUTHORIZED,
                 "open the address that the program printed, with its token",
@@ -142,12 +140,13 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     all.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.trim().split_once('='))
 }
 
-/// Sets the cookie, and leads to the address without the token.
-fn moved_into_cookie(token: &str) -> Result<Response, Failure> {
-    let cookie = format!("{COOKIE_NAME}={token}; HttpOnly; SameSite=Strict; Path=/");
+/// Sets the cookie, and leads to the address without the token: by a page, since a redirect that began on a page of another site would
+/// not carry the cookie.
+fn moved_into_cookie(name: &str, token: &str) -> Result<Response, Failure> {
+    let cookie = format!("{name}={token}; HttpOnly; SameSite=Strict; Path=/");
     let cookie = HeaderValue::from_str(&cookie).map_err(|_| Failure::bad("the token is malformed"))?;
-    let headers = [(LOCATION, HeaderValue::from_static("/")), (SET_COOKIE, cookie)];
-    Ok((StatusCode::SEE_OTHER, headers).into_response())
+    let page = "<!doctype html><title>talent studio</title><meta http-equiv=\"refresh\" content=\"0;url=/\">";
+    Ok(([(SET_COOKIE, cookie)], Html(page)).into_response())
 }
 
 fn with_headers(mut response: Response) -> Response {
@@ -179,16 +178,22 @@ mod tests {
 
     #[test]
     fn only_own_names_and_origins_are_served() {
-        let guard = Guard::new(&["Lab.example".to_owned(), "fd00::1".to_owned()], 81).unwrap();
+        let guard = Guard::new(&["lab.example".to_owned(), "[fd00::1]".to_owned()], 81).unwrap();
         for host in ["127.0.0.1:81", "LOCALHOST:81", "lab.example:81", "[fd00::1]:81"] {
-            assert!(guard.check(&headers(&[(HOST, host)])).is_ok(), "{host}");
+            assert!(guard.check(&headers(&[(HOST, host)]), "/api").is_ok(), "{host}");
         }
         for host in ["evil.example:81", "127.0.0.1", "127.0.0.1:82", "lab.example.evil:81", ""] {
-            assert!(guard.check(&headers(&[(HOST, host)])).is_err(), "{host}");
+            assert!(guard.check(&headers(&[(HOST, host)]), "/api").is_err(), "{host}");
         }
-        assert!(guard.check(&HeaderMap::new()).is_err());
-        let from = |origin: &str| guard.check(&headers(&[(HOST, "localhost:81"), (ORIGIN, origin)]));
+        assert!(guard.check(&HeaderMap::new(), "/").is_err());
+        let from = |origin: &str| guard.check(&headers(&[(HOST, "localhost:81"), (ORIGIN, origin)]), "/");
         assert!(from("http://localhost:81").is_ok());
+        let site = |site: &str, path: &str| {
+            let name = HeaderName::from_static("sec-fetch-site");
+            guard.check(&headers(&[(HOST, "localhost:81"), (name, site)]), path).is_ok()
+        };
+        assert!(site("same-origin", "/api") && site("none", "/api") && site("cross-site", "/"));
+        assert!(!site("cross-site", "/api") && !site("same-site", "/api"));
         for origin in ["null", "http://127.0.0.1:81", "https://localhost:81", "http://evil.example"] {
             assert!(from(origin).is_err(), "{origin}");
         }

@@ -44,7 +44,8 @@ impl History {
     /// Keeps an answer. `entry` receives its id.
     pub(crate) fn keep(&self, entry: impl FnOnce(u64) -> Entry) -> Arc<Entry> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.next += 1;
+        // Ids of an earlier start, which addresses may hold, are not given again.
+        kept.next = (kept.next + 1).max(1000 * started_at());
         let mut entry = entry(kept.next);
         // Entries about one picture share it.
         if let Some(same) = kept.entries.iter().find(|one| one.picture.id == entry.picture.id) {
@@ -81,6 +82,12 @@ impl History {
     }
 }
 
+/// Seconds since 1970 at the first answer.
+fn started_at() -> u64 {
+    static AT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *AT.get_or_init(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_secs().max(1)))
+}
+
 fn bytes(entries: &VecDeque<Arc<Entry>>) -> usize {
     let maps: usize = entries.iter().map(|entry| 4 * entry.probabilities.len()).sum();
     let mut pictures: Vec<(&str, usize)> =
@@ -101,7 +108,7 @@ mod tests {
         history.keep(|id| Entry {
             id,
             model: 0,
-            picture: Arc::new(Picture { id: picture.into(), pixels }),
+            picture: Arc::new(Picture { id: picture.into(), pixels, is_cut_short: false }),
             name: "a.jpg".into(),
             expression: "x".into(),
             fields: Map::new(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::sync::Semaphore;
 
 use crate::args::StudioArgs;
@@ -16,6 +16,14 @@ use crate::state::{MAX_DECODERS, MAX_UPLOADS, Run, Studio};
 const DEFAULT_DATASET: &str = "refshapes";
 
 pub(crate) fn load(args: &StudioArgs, engine: Option<Engine>) -> Result<Studio> {
+    for (option, paths) in [("--run", &args.runs), ("--predictions", &args.predictions)] {
+        let twice = paths.iter().enumerate().find(|(place, path)| paths[..*place].contains(path));
+        ensure!(
+            twice.is_none(),
+            "{option}: {} is named twice",
+            twice.map_or("".into(), |(_, path)| path.display().to_string())
+        );
+    }
     let names = unique_names(&args.runs);
     let mut runs = Vec::new();
     let mut datasets = args.dataset.clone();
@@ -26,7 +34,11 @@ pub(crate) fn load(args: &StudioArgs, engine: Option<Engine>) -> Result<Studio> 
         }
         runs.push(Run { name, folder: folder.clone() });
     }
-    if datasets.is_empty() {
+    ensure!(
+        args.predictions.is_empty() || !datasets.is_empty(),
+        "--predictions: name their data set with --dataset"
+    );
+    if datasets.is_empty() && engine.is_none() {
         datasets.push(DEFAULT_DATASET.to_owned());
     }
     let mut catalogs: Vec<Catalog> = Vec::new();
@@ -51,7 +63,7 @@ fn sources(args: &StudioArgs, runs: &[Run], catalogs: &[Catalog]) -> Result<Vec<
         let own = dataset_of(folder)?;
         let index = catalogs.iter().position(|catalog| own.iter().any(|name| name == catalog.name()));
         if let Some(index) = index {
-            sources.push(Source::run(name.clone(), index, &catalogs[index], folder)?);
+            sources.push(Source::run(name.clone(), index, &catalogs[index], folder));
         }
     }
     for (path, name) in args.predictions.iter().zip(unique_names(&args.predictions)) {
@@ -59,22 +71,28 @@ fn sources(args: &StudioArgs, runs: &[Run], catalogs: &[Catalog]) -> Result<Vec<
             true => path.display().to_string(),
             false => name,
         };
-        let mut last = None;
-        let mut found = None;
-        for (index, catalog) in catalogs.iter().enumerate() {
-            match Source::file(name.clone(), index, catalog, path) {
-                Ok(source) => {
-                    found = Some(source);
-                    break;
-                }
-                Err(error) => last = Some(error),
+        let tried = catalogs.iter().enumerate();
+        let (mut found, mut failed) = (Vec::new(), None);
+        for tried in tried.map(|(index, catalog)| Source::file(name.clone(), index, catalog, path)) {
+            match tried {
+                Ok(source) => found.push(source),
+                Err(error) => failed = Some(error),
             }
         }
-        match (found, last) {
-            (Some(source), _) => sources.push(source),
-            (None, Some(error)) => return Err(error.context("--predictions")),
-            (None, None) => {}
+        let [first, others @ ..] = &found[..] else {
+            return Err(failed
+                .unwrap_or_else(|| anyhow!("{}: no data set is open", path.display()))
+                .context("--predictions"));
+        };
+        if let [second, ..] = others {
+            let [one, other] = [first, second].map(|source| catalogs[source.catalog].name());
+            bail!(
+                "--predictions {}: its ids are those of {one} and of {other}; name one data set, or write `\"dataset\": \"{one}\"` into its \
+                 lines",
+                path.display()
+            );
         }
+        sources.extend(found);
     }
     Ok(sources)
 }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use anyhow::{Context, Result, ensure};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
-use image::imageops::FilterType;
+use image::imageops::{FilterType, resize};
 use image::{ExtendedColorType, ImageEncoder};
 use refcoco::RgbImage;
 use sha2::{Digest, Sha256};
@@ -20,6 +20,8 @@ pub struct Picture {
     pub id: String,
     /// The pixels, turned as the file's EXIF orientation says.
     pub pixels: RgbImage,
+    /// Whether the file is a JPEG that lacks its end; the missing pixels are filled in.
+    pub is_cut_short: bool,
 }
 
 impl Picture {
@@ -37,7 +39,7 @@ impl Picture {
         );
         let pixels = refcoco::decode_image(file).map_err(anyhow::Error::msg)?;
         let id = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { id, pixels })
+        Ok(Self { id, pixels, is_cut_short: refcoco::is_cut_short(file) })
     }
 }
 
@@ -54,13 +56,9 @@ pub(crate) fn thumbnail(image: RgbImage, side: usize) -> Result<Vec<u8>> {
     let RgbImage { width, height, data } = image;
     let whole =
         image::RgbImage::from_raw(width as u32, height as u32, data).context("size of the picture")?;
-    let longest = width.max(height);
-    let shown = match longest > side {
-        false => whole,
-        true => {
-            let scaled = |length: usize| ((length * side / longest).max(1)) as u32;
-            image::imageops::resize(&whole, scaled(width), scaled(height), FilterType::Triangle)
-        }
+    let shown = match scaled_size(width, height, side) {
+        None => whole,
+        Some((width, height)) => resize(&whole, width, height, FilterType::Triangle),
     };
     let mut out = Vec::new();
     JpegEncoder::new_with_quality(&mut out, 88).encode_image(&shown)?;
@@ -74,4 +72,21 @@ pub(crate) fn grey_png(values: &[u8], width: usize, height: usize) -> Result<Vec
     let mut out = Cursor::new(Vec::new());
     PngEncoder::new(&mut out).write_image(values, width as u32, height as u32, ExtendedColorType::L8)?;
     Ok(out.into_inner())
+}
+
+/// [`grey_png`], scaled down so that neither side is longer than `side`.
+pub(crate) fn scaled_grey_png(values: Vec<u8>, width: usize, height: usize, side: usize) -> Result<Vec<u8>> {
+    let Some((less_wide, less_high)) = scaled_size(width, height, side) else {
+        return grey_png(&values, width, height);
+    };
+    let whole = image::GrayImage::from_raw(width as u32, height as u32, values).context("size of the map")?;
+    let scaled = resize(&whole, less_wide, less_high, FilterType::Triangle);
+    grey_png(scaled.as_raw(), less_wide as usize, less_high as usize)
+}
+
+/// The size of a picture whose longest side is `side`; `None` if it is not longer.
+fn scaled_size(width: usize, height: usize, side: usize) -> Option<(u32, u32)> {
+    let longest = width.max(height);
+    let scaled = |length: usize| (length * side.max(1) / longest).max(1) as u32;
+    (longest > side.max(1)).then(|| (scaled(width), scaled(height)))
 }

@@ -1,10 +1,10 @@
 //! Connections and their limits.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use cli_kit::{errln, outln};
 use hyper::server::conn::http1;
@@ -20,11 +20,11 @@ use crate::load::load;
 use crate::routes;
 
 /// Connections that are open at the same time; others wait in the system's queue.
-const MAX_CONNECTIONS: usize = 128;
+const MAX_CONNECTIONS: usize = 512;
 /// Longest wait for the head of a request, also between two requests of one connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest life of a connection: a client that does not read its answer is gone after it.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What loads networks, in the thread that then makes predictions.
 pub type LoadNetworks = Box<dyn FnOnce() -> Result<Box<dyn Predictor>> + Send>;
@@ -48,7 +48,9 @@ pub fn serve(args: &StudioArgs, networks: Option<LoadNetworks>) -> Result<()> {
     }
     server.runtime.block_on(stop_signal())?;
     server.stop();
-    Ok(())
+    cli_kit::finish_output()?;
+    // Ends at once: a network that is predicting would use what libtorch's exit handlers take down.
+    signal_hook::low_level::exit(0)
 }
 
 /// A server that answers. It ends when it is dropped.
@@ -71,17 +73,20 @@ impl Server {
         let measured = Arc::clone(&studio);
         std::thread::Builder::new().name("measures".into()).spawn(move || measured.measure())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let address = match args.host.is_empty() {
-            true => Ipv4Addr::LOCALHOST,
-            false => Ipv4Addr::UNSPECIFIED,
+        let names = args.host.iter().map(|name| host_name(name)).collect::<Result<Vec<String>>>()?;
+        let address: IpAddr = match names.is_empty() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            // An address of version 6 is served on sockets that take both versions.
+            false if names.iter().any(|name| name.starts_with('[')) => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
         };
         let listener =
             runtime.block_on(TcpListener::bind(SocketAddr::from((address, args.port)))).with_context(
                 || format!("--port {}: it cannot be opened; name another, or 0 for any", args.port),
             )?;
         let port = listener.local_addr()?.port();
-        let guard = Arc::new(Guard::new(&args.host, port).context("/dev/urandom")?);
-        let shown = args.host.first().map_or("127.0.0.1", String::as_str);
+        let guard = Arc::new(Guard::new(&names, port).context("/dev/urandom")?);
+        let shown = names.first().map_or("127.0.0.1", String::as_str);
         let token = guard.token().map(|token| format!("?token={token}")).unwrap_or_default();
         let address = format!("http://{shown}:{port}/{token}");
         let has_token = guard.token().is_some();
@@ -103,6 +108,19 @@ impl Server {
     pub fn stop(self) {
         self.runtime.shutdown_background();
     }
+}
+
+/// A name of `--host` as it stands in an address bar: addresses of version 6 in brackets.
+fn host_name(name: &str) -> Result<String> {
+    if let Ok(address) = name.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+        return Ok(format!("[{address}]"));
+    }
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '.';
+    ensure!(
+        !name.is_empty() && name.chars().all(is_letter),
+        "--host {name:?}: a name of this machine or an address, without http:// and without a port"
+    );
+    Ok(name.to_lowercase())
 }
 
 /// SIGINT or SIGTERM.
@@ -158,5 +176,19 @@ fn open_browser(page: &str) {
         ["DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"].iter().any(|name| std::env::var_os(name).is_some());
     if !has_display || !programs.iter().any(start) {
         errln!("no browser could be opened; open the address yourself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        let shown = ["Lab.example", "10.0.0.5", "fd00::1", "[fd00::1]"].map(|name| host_name(name).unwrap());
+        assert_eq!(shown, ["lab.example", "10.0.0.5", "[fd00::1]", "[fd00::1]"]);
+        for name in ["", "a b", "*", "http://foo", "foo:9000"] {
+            assert!(host_name(name).is_err(), "{name}");
+        }
     }
 }

@@ -72,13 +72,17 @@ impl Source {
     }
 
     /// A finished run. Its masks are optional.
-    pub(crate) fn run(name: String, index: usize, catalog: &Catalog, folder: &Path) -> Result<Self> {
+    pub(crate) fn run(name: String, index: usize, catalog: &Catalog, folder: &Path) -> Self {
         let path = folder.join("predictions.jsonl");
-        let masks = match path.is_file() {
-            true => Some(Predictions::read_matching(&path, &catalog.dataset)?),
-            false => None,
-        };
-        Ok(Self { masks, run: Some(folder.to_path_buf()), ..Self::empty(name, index, catalog) })
+        let mut source = Self { run: Some(folder.to_path_buf()), ..Self::empty(name, index, catalog) };
+        if path.is_file() {
+            // Without its masks a run still has its measurements.
+            match Predictions::read_matching(&path, &catalog.dataset) {
+                Ok(masks) => source.masks = Some(masks),
+                Err(error) => source.note(&error.into()),
+            }
+        }
+        source
     }
 
     fn empty(name: String, catalog: usize, of: &Catalog) -> Self {

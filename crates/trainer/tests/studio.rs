@@ -32,6 +32,10 @@ fn ask(port: u16, request: &[u8]) -> Option<(u16, Vec<u8>)> {
 }
 
 fn predict(port: u16, image: &Path, expression: &str) -> Value {
+    serde_json::from_slice(&ask(port, &form(port, image, expression)).unwrap().1).unwrap()
+}
+
+fn form(port: u16, image: &Path, expression: &str) -> Vec<u8> {
     let mut body =
         b"--X\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.jpg\"\r\n\r\n".to_vec();
     body.extend(std::fs::read(image).unwrap());
@@ -48,7 +52,7 @@ fn predict(port: u16, image: &Path, expression: &str) -> Value {
     )
     .into_bytes();
     request.extend(body);
-    serde_json::from_slice(&ask(port, &request).unwrap().1).unwrap()
+    request
 }
 
 /// A started program, which is ended if a test fails.
@@ -137,6 +141,14 @@ fn it_predicts_what_predict_does_and_stops_at_once() {
     );
     assert!(get(port, "/api/run/curves?name=run").unwrap().1.starts_with(b"<svg"));
 
+    // It stops at once, also while the network works.
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(&form(port, &image, "the red circle")).unwrap();
+        waiting.push(stream);
+    }
+    std::thread::sleep(Duration::from_millis(30));
     let pid = started.0.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let asked = Instant::now();

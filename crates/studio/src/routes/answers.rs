@@ -15,7 +15,7 @@ use super::predict::shown;
 use super::{Parameters, download, on_pixels, typed};
 use crate::failure::{Answered, Failure};
 use crate::history::Entry;
-use crate::picture::{grey_png, thumbnail};
+use crate::picture::{grey_png, scaled_grey_png, thumbnail};
 use crate::state::Studio;
 
 /// Longest side of the picture on the page.
@@ -26,6 +26,8 @@ const COLOUR: [u8; 3] = [213, 94, 0];
 pub(super) struct Asked {
     id: u64,
     threshold: Option<f32>,
+    /// Longest side of the map in pixels.
+    side: Option<usize>,
 }
 
 impl Asked {
@@ -58,7 +60,7 @@ pub(super) async fn image(
     Ok(typed("image/jpeg", made.await?))
 }
 
-/// Probabilities in steps of 1/255, as a grey picture.
+/// Probabilities in steps of 1/255, as a grey picture, scaled down if a `side` is given.
 pub(super) async fn map(
     State(studio): State<Arc<Studio>>,
     Parameters(asked): Parameters<Asked>,
@@ -67,9 +69,15 @@ pub(super) async fn map(
     let made = on_pixels(&studio, move || {
         let grey = |probability: &f32| (255.0 * probability.clamp(0.0, 1.0)).round() as u8;
         let values: Vec<u8> = entry.probabilities.iter().map(grey).collect();
-        grey_png(&values, entry.picture.pixels.width, entry.picture.pixels.height)
+        let (width, height) = (entry.picture.pixels.width, entry.picture.pixels.height);
+        scaled_grey_png(values, width, height, asked.side.unwrap_or(usize::MAX))
     });
     Ok(typed("image/png", made.await?))
+}
+
+/// A number with the digits that people wrote, not those of its binary form.
+pub(super) fn digits(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| value.into())
 }
 
 fn mask_of(entry: &Entry, threshold: f32) -> Mask {
@@ -103,7 +111,7 @@ pub(super) async fn rle(
         let text = json!({
             "image": entry.name,
             "expression": entry.expression,
-            "threshold": threshold,
+            "threshold": digits(threshold),
             "segmentation": run_lengths(&mask),
             "box": mask.bounding_box().map(|found| found.xywh()),
             "area": mask.area(),

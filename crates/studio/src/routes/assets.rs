@@ -1,6 +1,7 @@
 //! The page itself. All of its files are inside the program.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 
 use super::typed;
@@ -23,7 +24,8 @@ pub(super) async fn page() -> Response {
     typed("text/html; charset=utf-8", include_bytes!("../../assets/index.html").to_vec())
 }
 
-pub(super) async fn asset(Path(name): Path<String>) -> Answered<Response> {
+pub(super) async fn asset(name: Result<Path<String>, PathRejection>) -> Answered<Response> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     let found = ASSETS.iter().find(|(asset, ..)| *asset == name);
     let (_, kind, text) = found.ok_or_else(|| Failure::missing("there is nothing at this address"))?;
     Ok(typed(kind, text.as_bytes().to_vec()))

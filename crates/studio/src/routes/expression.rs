@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use command_kit::one_line;
 use refcoco::Mask;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,9 +41,15 @@ fn describe(studio: &Studio, index: usize, place: usize) -> anyhow::Result<Value
     let image = dataset.image_record(reference.image_id)?;
     let mut sources = Vec::new();
     for source in studio.sources_of(index) {
+        // A mask that cannot be read does not hide the others.
+        let (mask, problem) = match source.mask(catalog, place) {
+            Ok(mask) => (mask, None),
+            Err(error) => (None, Some(one_line(&error))),
+        };
         sources.push(json!({
             "name": source.name,
-            "segmentation": source.mask(catalog, place)?.as_ref().map(run_lengths),
+            "segmentation": mask.as_ref().map(run_lengths),
+            "problem": problem,
             "measure": source.measure(place),
         }));
     }

@@ -27,6 +27,7 @@ pub(super) async fn image(
     Parameters(asked): Parameters<Asked>,
 ) -> Answered<Response> {
     let index = studio.catalog(asked.dataset.as_deref())?;
+    studio.catalogs[index].image(asked.image_id)?;
     let wanted = asked.side.unwrap_or(SIDES[2]);
     let side = SIDES.into_iter().find(|side| *side >= wanted).unwrap_or(SIDES[2]);
     let key = (index, asked.image_id, side);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -45,6 +45,9 @@ pub(crate) fn router(studio: Arc<Studio>, guard: Arc<Guard>) -> Router {
         .route("/api/run/curves", get(runs::curves))
         .route("/api/run/picture", get(runs::picture))
         .fallback(|| async { Failure::missing("there is nothing at this address") })
+        .method_not_allowed_fallback(|| async {
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address is asked in another way")
+        })
         .layer(middleware::from_fn_with_state(guard, check))
         .with_state(studio)
 }
@@ -57,8 +60,15 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Par
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Answered<Self> {
         let found = Query::<T>::from_request_parts(parts, state).await;
-        found.map(|Query(parameters)| Self(parameters)).map_err(|error| Failure::bad(error.body_text()))
+        found
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| Failure::bad(plainly(&error.body_text())))
     }
+}
+
+/// A message about parameters, without what only programmers read.
+fn plainly(message: &str) -> String {
+    message.trim_start_matches("Failed to deserialize query string: ").to_owned()
 }
 
 /// Bytes with their type.

@@ -1,10 +1,12 @@
 //! A prediction, for the page and for other programs: `POST /api/predict`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::multipart::{Multipart, MultipartRejection};
+use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::on_pixels;
@@ -18,6 +20,10 @@ use crate::state::Studio;
 const MAX_EXPRESSION: usize = 4000;
 /// Bytes of the longest text in another field.
 const MAX_FIELD: usize = 400;
+/// Characters of the longest name of a file that is kept.
+const MAX_NAME: usize = 200;
+/// Longest time for an upload, so that a few that never end do not keep others waiting.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The fields of the form.
 #[derive(Debug, Default)]
@@ -43,7 +49,8 @@ pub(super) async fn predict(
 ) -> Answered<Json<Value>> {
     let permit = Arc::clone(&studio.uploads).try_acquire_owned().map_err(|_| Failure::busy())?;
     let form = form.map_err(|error| Failure::bad(error.body_text()))?;
-    let form = read(form).await?;
+    let form = tokio::time::timeout(UPLOAD_TIMEOUT, read(form)).await;
+    let form = form.map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the upload took too long"))??;
     let engine = studio.engine()?;
     let expression = form.expression.clone().unwrap_or_default();
     if expression.trim().is_empty() {
@@ -76,6 +83,9 @@ pub(super) fn shown(studio: &Studio, entry: &Entry) -> Value {
     answer.insert("image".into(), entry.name.clone().into());
     answer.insert("expression".into(), entry.expression.clone().into());
     answer.insert("id".into(), entry.id.into());
+    if entry.picture.is_cut_short {
+        answer.insert("warning".into(), "the JPEG has no end marker: part of it may be missing".into());
+    }
     answer.insert("picture".into(), entry.picture.id.clone().into());
     answer.insert("width".into(), entry.picture.pixels.width.into());
     answer.insert("height".into(), entry.picture.pixels.height.into());
@@ -89,35 +99,48 @@ pub(super) fn shown(studio: &Studio, entry: &Entry) -> Value {
 
 async fn read(mut multipart: Multipart) -> Answered<Form> {
     let mut form = Form::default();
-    let broken =
-        |error: axum::extract::multipart::MultipartError| Failure::new(error.status(), error.body_text());
+    let broken = |error: MultipartError| match error.status() {
+        status if status.is_client_error() => Failure::new(status, error.body_text()),
+        _ => Failure::bad("the form is malformed"),
+    };
     while let Some(field) = multipart.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "image" {
-            let file = field.file_name().unwrap_or("image").to_owned();
-            form.image = Some((file, field.bytes().await.map_err(broken)?.to_vec()));
+            let file = field.file_name().unwrap_or("image").chars().take(MAX_NAME).collect();
+            let bytes = field.bytes().await.map_err(broken)?.to_vec();
+            if form.image.replace((file, bytes)).is_some() {
+                return Err(Failure::bad("there are two fields `image`"));
+            }
             continue;
         }
         let bytes = field.bytes().await.map_err(broken)?;
         let limit = if name == "expression" { MAX_EXPRESSION } else { MAX_FIELD };
         if bytes.len() > limit {
+            let name = shortened(&name);
             return Err(Failure::bad(format!("`{name}` is longer than {limit} bytes")));
         }
         let text =
             String::from_utf8(bytes.to_vec()).map_err(|_| Failure::bad(format!("`{name}` is not UTF-8")))?;
         let number =
             || text.trim().parse().map_err(|_| Failure::bad(format!("`{name}` must be a whole number")));
-        match name.as_str() {
-            "expression" => form.expression = Some(text),
-            "checkpoint" => form.checkpoint = Some(text),
-            "picture" => form.picture = Some(text),
-            "dataset" => form.dataset = Some(text),
-            "image_id" => form.image_id = Some(number()?),
-            "ref_id" => form.ref_id = Some(number()?),
-            _ => return Err(Failure::bad(format!("there is no field `{name}`"))),
+        let is_twice = match name.as_str() {
+            "image_id" => form.image_id.replace(number()?).is_some(),
+            "ref_id" => form.ref_id.replace(number()?).is_some(),
+            "expression" => form.expression.replace(text).is_some(),
+            "checkpoint" => form.checkpoint.replace(text).is_some(),
+            "picture" => form.picture.replace(text).is_some(),
+            "dataset" => form.dataset.replace(text).is_some(),
+            _ => return Err(Failure::bad(format!("there is no field `{}`", shortened(&name)))),
+        };
+        if is_twice {
+            return Err(Failure::bad(format!("there are two fields `{name}`")));
         }
     }
     Ok(form)
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(40).collect()
 }
 
 /// The picture that the form names.
@@ -147,11 +170,11 @@ async fn chosen(studio: &Arc<Studio>, form: Form) -> Answered<Chosen> {
         (None, Some(id)) => id,
         (None, None) => return Err(Failure::bad("`image_id` or `ref_id` is missing")),
     };
-    let name = catalog.dataset.image_record(image_id)?.file_name.clone();
+    let name = catalog.image(image_id)?.file_name.clone();
     let shared = Arc::clone(studio);
     let picture = on_pixels(studio, move || {
         let pixels = shared.catalogs[index].dataset.image(image_id)?;
-        Ok(Picture { id: format!("{dataset}-{image_id}"), pixels })
+        Ok(Picture { id: format!("{dataset}-{image_id}"), pixels, is_cut_short: false })
     });
     Ok((Arc::new(picture.await?), name, reference.map(|reference| (index, reference.ref_id))))
 }

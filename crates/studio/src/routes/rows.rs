@@ -47,5 +47,7 @@ pub(super) async fn rows(
         .collect();
     let states: Vec<_> = sources.iter().map(|source| source.state()).collect();
     let name = catalog.name();
-    Ok(Json(json!({"dataset": name, "total": places.len(), "size": size, "rows": rows, "sources": states})))
+    Ok(Json(
+        json!({"dataset": name, "total": places.len(), "size": size, "rows": rows, "sources": states, "areas": catalog.has_areas()}),
+    ))
 }

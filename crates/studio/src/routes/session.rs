@@ -6,12 +6,15 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::answers::digits;
 use crate::state::Studio;
 
 pub(super) async fn session(State(studio): State<Arc<Studio>>) -> Json<Value> {
     let models = studio.engine.as_ref().map_or(&[][..], |engine| engine.models());
-    let models: Vec<Value> =
-        models.iter().map(|model| json!({"name": model.name, "threshold": model.threshold})).collect();
+    let models: Vec<Value> = models
+        .iter()
+        .map(|model| json!({"name": model.name, "threshold": digits(model.threshold)}))
+        .collect();
     let datasets: Vec<Value> = studio
         .catalogs
         .iter()
