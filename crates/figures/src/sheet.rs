@@ -113,30 +113,25 @@ fn cell_width(row: &SheetRow, height: usize) -> usize {
     ((width * height) as f64 / own as f64).round().clamp(1.0, 3.0 * height as f64) as usize
 }
 
-/// Deals expressions to lines of about the same length, and scales the pictures of each line so that it ends at the edge.
+/// Deals expressions to lines, about as many to each and never one alone, and scales the pictures of each line so that it ends at the
+/// edge.
 fn lines_of(rows: &[SheetRow]) -> Vec<Line<'_>> {
-    let width = |rows: &[&SheetRow], height: usize| -> usize {
+    let width = |rows: &[SheetRow], height: usize| -> usize {
         let pictures: usize = rows.iter().map(|row| 3 * cell_width(row, height)).sum();
         pictures + 4 * GAP * rows.len()
     };
-    let all: Vec<&SheetRow> = rows.iter().collect();
-    let whole = width(&all, CELL).max(1);
-    let n_lines = whole.div_ceil(WIDTH).min(rows.len());
-    let mut dealt: Vec<Vec<&SheetRow>> = vec![Vec::new(); n_lines];
-    let mut start = 0;
-    for row in all {
-        let own = width(&[row], CELL);
-        // The line in which the middle of the row lies.
-        let line = (start + own / 2) * n_lines / whole;
-        dealt[line.min(n_lines - 1)].push(row);
-        start += own;
+    let n_lines = width(rows, CELL).div_ceil(WIDTH).min(rows.len() / 2).max(1);
+    let mut rest = rows;
+    let mut lines = Vec::new();
+    for line in 0..n_lines {
+        let (own, behind) = rest.split_at(rest.len().div_ceil(n_lines - line));
+        let fits = |height: &usize| width(own, *height) <= WIDTH;
+        let height = (1..=2 * CELL).rev().find(fits).unwrap_or(1);
+        lines.push(Line { rows: own.iter().collect(), height });
+        rest = behind;
     }
-    dealt.retain(|rows| !rows.is_empty());
-    let height = |rows: &[&SheetRow]| {
-        let fits = |height: &usize| width(rows, *height) <= WIDTH;
-        (1..=2 * CELL).rev().find(fits).unwrap_or(1)
-    };
-    dealt.into_iter().map(|rows| Line { height: height(&rows), rows }).collect()
+    lines.retain(|line| !line.rows.is_empty());
+    lines
 }
 
 #[cfg(test)]

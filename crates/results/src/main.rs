@@ -122,7 +122,8 @@ fn run(cli: &Cli) -> Result<()> {
     if format == TableFormat::Text && summaries.iter().any(|summary| !summary.best.is_empty()) {
         text.push_str("\n* better than every other row: the 95 % interval of each difference excludes 0");
     }
-    for note in summaries.iter().filter_map(Summary::power).chain(comparisons(&runs, &splits)) {
+    let notes = summaries.iter().filter_map(Summary::power).chain(uneven(&runs, &splits));
+    for note in notes.chain(comparisons(&runs, &splits)) {
         text.push_str(&format!("\n{}", format.escape(&note)));
     }
     match &cli.out {
@@ -130,6 +131,21 @@ fn run(cli: &Cli) -> Result<()> {
         None => outln!("{text}"),
     }
     Ok(())
+}
+
+/// Splits on which the runs were evaluated with different numbers of expressions.
+fn uneven(runs: &[results::Run], splits: &[String]) -> Vec<String> {
+    let note = |split: &String| {
+        let counts: BTreeSet<_> = runs
+            .iter()
+            .filter_map(|run| Some(run.splits.get(split)?.all.segmentation.n_expressions))
+            .collect();
+        let (least, most) = (counts.first()?, counts.last()?);
+        (least < most).then(|| {
+            format!("note: {split}: runs were evaluated on {least} to {most} expressions, so that their rows cannot be compared")
+        })
+    };
+    splits.iter().filter_map(note).collect()
 }
 
 /// Published figures on the splits of runs that evaluate on one data set.

@@ -228,6 +228,15 @@ fn runs_of_one_seed_are_no_repetitions() {
 }
 
 #[test]
+fn other_numbers_of_expressions_are_noted() {
+    let root = tempfile::tempdir().unwrap();
+    write_run(&root.path().join("study/short"), "tiny", 0, &[(5, 5)]);
+    write_run(&root.path().join("study/long"), "tiny", 1, &[(5, 5), (10, 0)]);
+    let table = stdout(&results(root.path(), &[]));
+    assert!(table.contains("val: runs were evaluated on 1 to 2 expressions"), "{table}");
+}
+
+#[test]
 fn runs_of_other_configs_are_no_repetitions() {
     let root = tempfile::tempdir().unwrap();
     for (name, seed, lr) in [("a", 1, "0.1"), ("b", 2, "0.2")] {

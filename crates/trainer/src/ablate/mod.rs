@@ -34,7 +34,7 @@ pub(crate) struct AblateArgs {
     /// How axes are combined into rows [default: grid]
     #[arg(long)]
     mode: Option<AxisMode>,
-    /// Preset of every cell, instead of the plan's
+    /// Preset of every cell, instead of the plan's [default with --axis: testbed, whose data and encoders are made first]
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
     /// Config of every cell, instead of the plan's
