@@ -48,6 +48,7 @@ async fn browser(driver: &Driver, dark: bool) -> Client {
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--disable-dev-shm-usage",
         "--hide-scrollbars",
         "--window-size=1400,1000",
         if dark {
