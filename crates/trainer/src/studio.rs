@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, Tokenizer};
 use studio::{Answer, Model, Picture, Predictor, Stage, StudioArgs, unique_names};
@@ -38,6 +38,10 @@ pub(crate) fn studio(command: StudioCommand) -> Result<()> {
     }
     if checkpoint.is_empty() {
         return studio::serve(&page, None);
+    }
+    let twice = checkpoint.iter().enumerate().find(|(place, path)| checkpoint[..*place].contains(path));
+    if let Some((_, path)) = twice {
+        bail!("--checkpoint: {} is named twice", path.display());
     }
     let load = move || Ok(Box::new(Networks::load(&checkpoint, &stored, &machine)?) as Box<dyn Predictor>);
     studio::serve(&page, Some(Box::new(load)))
