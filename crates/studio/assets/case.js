@@ -34,14 +34,15 @@ export async function showCase(root, session, parameters, isCurrent) {
       if (segmentation) paint(context, decode(segmentation), COLOURS.prediction);
     });
   });
+  const heading = el("h2", { className: "expression", dir: "auto", tabIndex: -1 }, one.text);
   const others = one.expressions.filter((other) => String(other.sent_id) !== String(one.sent_id));
   root.append(
-    el("h2", { className: "expression", dir: "auto" }, one.text),
+    heading,
     el("p", { className: "soft" }, [one.dataset, one.split, one.category, one.flavour, one.place && "words of place", one.image.name, `ref_id ${one.ref_id}, sent_id ${one.sent_id}`].filter(Boolean).join(", ")),
     el("p", {}, ...["prediction", "target", "distractor"].flatMap((kind) => [el("span", { className: `key ${kind}` }), `${kind}  `])),
     el("div", { className: "cards" }, truth, ...models),
     others.length && el("p", {}, "Other expressions of this object: ", ...others.flatMap((other, index) => [index ? ", " : "",
-      el("a", { dir: "auto", href: link("case", { dataset: one.dataset, ref_id: one.ref_id, sent_id: other.sent_id }) }, other.text)])),
+      el("a", { dir: "auto", href: link("case", { ...listed, from: view, n, dataset: one.dataset, ref_id: one.ref_id, sent_id: other.sent_id }) }, other.text)])),
     el("div", { className: "row" },
       session.models.length && el("a", { href: link("try", { dataset: one.dataset, ref_id: one.ref_id, sent_id: one.sent_id }) }, "Try it"),
       n !== undefined && el("button", { type: "button", onclick: () => step(-1) }, "Previous (←)"),
@@ -49,6 +50,10 @@ export async function showCase(root, session, parameters, isCurrent) {
       el("a", { href: link(view, { ...listed, page: pageOf(n) }) }, "Back to the list"),
     ),
   );
+
+  heading.focus();
+  // The list leads back to this row.
+  sessionStorage.setItem("seen", `${one.ref_id} ${one.sent_id}`);
 
   async function step(by) {
     const to = Number(n) + by;

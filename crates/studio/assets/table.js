@@ -23,6 +23,7 @@ export async function showTable(view, root, session, parameters, isCurrent) {
   if (compares && !chosen.sort && dataset.sources.length) {
     // What is worth a look comes first.
     Object.assign(chosen, dataset.sources.length > 1 ? { sort: "gap", desc: "true" } : { sort: "iou" });
+    chosen.predicted ??= dataset.sources.some((source) => source.masks) ? "masks" : "yes";
   }
   const fields = filterFields(session, dataset, compares, chosen, changed);
   const list = el("div");
@@ -31,6 +32,7 @@ export async function showTable(view, root, session, parameters, isCurrent) {
   const filters = el("details", { open: innerWidth > 760 }, el("summary", {}, "Filters"), fields);
   root.append(el("div", { className: "columns" }, filters, el("div", {}, pages, list)));
   let timer = 0;
+  let turned = -1;
   const refresh = later(fetchRows, 200);
 
   function changed(name, value) {
@@ -53,13 +55,20 @@ export async function showTable(view, root, session, parameters, isCurrent) {
       if (!isCurrent()) return;
       const last = Math.max(0, Math.ceil(found.total / found.size) - 1);
       const page = Number(chosen.page ?? 0);
-      const turn = (to) => changed("page", to ? String(to) : "");
+      if (page > last) return changed("page", last ? String(last) : "");
+      const turn = (to, button) => {
+        turned = button;
+        changed("page", to ? String(to) : "");
+      };
       pages.replaceChildren(
         el("strong", {}, `${found.total.toLocaleString("en")} expressions`),
-        el("button", { type: "button", disabled: page === 0, onclick: () => turn(page - 1) }, "Previous"),
+        el("button", { type: "button", disabled: page === 0, onclick: () => turn(page - 1, 1) }, "Previous"),
         el("span", {}, `page ${page + 1} of ${last + 1}`),
-        el("button", { type: "button", disabled: page >= last, onclick: () => turn(page + 1) }, "Next"),
+        el("button", { type: "button", disabled: page >= last, onclick: () => turn(page + 1, 3) }, "Next"),
       );
+      // The keyboard stays where it was.
+      pages.children[turned]?.focus();
+      turned = -1;
       const start = page * found.size;
       const shown = { ...chosen, from: view };
       list.replaceChildren(compares ? table(found, shown, start) : grid(found, shown, start, targets === "yes"));
@@ -78,6 +87,10 @@ export async function showTable(view, root, session, parameters, isCurrent) {
     }
   }
   await fetchRows();
+  const seen = list.querySelector(`[data-key="${sessionStorage.getItem("seen")}"]`);
+  seen?.scrollIntoView({ block: "center" });
+  seen?.focus({ preventScroll: true });
+  sessionStorage.removeItem("seen");
   return () => clearTimeout(timer);
 }
 
@@ -114,6 +127,7 @@ function filterFields(session, dataset, compares, chosen, changed) {
     select("place", "Words of place", yesNo),
     pairs(NUMBERS),
     dataset.sources.length && select("source", "Predictions of", same(dataset.sources.map((source) => source.name)), "any"),
+    dataset.sources.length && select("predicted", "Predicted", [["yes", "by some model"], ["masks", "with masks to see"]]),
     dataset.sources.length && pairs(OF_PREDICTIONS),
     dataset.sources.length && select("identity", "Takes another object", yesNo),
     select("sort", "Order", dataset.sources.length ? sorts : sorts.slice(3), "of the data set"),
@@ -136,7 +150,7 @@ function grid(found, filter, start, withTargets) {
       : el("img", { className: "thumb", loading: "lazy", src: source, alt: `Picture for “${row.text}”` });
     return el(
       "a",
-      { className: "card", href: caseOf(found, row, filter, start + index) },
+      { className: "card", href: caseOf(found, row, filter, start + index), "data-key": `${row.ref_id} ${row.sent_id}` },
       picture,
       el("p", { className: "expression", dir: "auto" }, row.text),
       el("p", { className: "soft" }, [row.split, row.category, `${row.n_distractors} distractors`].filter(Boolean).join(", ")),
@@ -166,17 +180,17 @@ function targetCanvas(found, row, source) {
 
 function table(found, filter, start) {
   const head = el("tr", {}, el("th", { scope: "col" }, "Picture"), el("th", { scope: "col", className: "text" }, "Expression"), el("th", { scope: "col" }, "Distractors"),
-    ...found.sources.map((source) => el("th", { scope: "col" }, `${source.name}: IoU, NTA mass`)));
+    ...found.sources.map((source) => el("th", { scope: "col" }, `${source.name}: IoU, NTA mass of ${source.of_probabilities ? "probabilities" : "masks"}`)));
   const rows = found.rows.map((row, index) => el(
     "tr",
     {},
     el("td", {}, el("img", { loading: "lazy", src: thumbnail(found, row, 240), alt: "" })),
-    el("td", { className: "text" }, el("a", { className: "expression", dir: "auto", href: caseOf(found, row, filter, start + index) }, row.text),
+    el("td", { className: "text" }, el("a", { className: "expression", dir: "auto", "data-key": `${row.ref_id} ${row.sent_id}`, href: caseOf(found, row, filter, start + index) }, row.text),
       el("div", { className: "soft" }, [row.split, row.category, row.flavour, row.place && "words of place"].filter(Boolean).join(", "))),
     el("td", {}, String(row.n_distractors)),
     ...row.measures.map(measureCell),
   ));
-  return el("div", { className: "wide" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
+  return el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Expressions" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
 }
 
 function measureCell(measure) {

@@ -19,7 +19,7 @@ export async function showTry(root, session, parameters, isCurrent) {
   const expression = el("input", { type: "text", dir: "auto", required: true, placeholder: "second zebra from the right", maxLength: 1000 });
   expression.value = parameters.expression ?? "";
   const choices = session.models.map((model, index) =>
-    el("input", { type: "checkbox", value: model.name, checked: index === 0 }),
+    el("input", { type: "checkbox", value: model.name, checked: index === 0 || state.ref !== null }),
   );
   const button = el("button", { type: "submit" }, "Segment");
   const drop = el("div", { className: "drop" }, name, file, preview);
@@ -30,7 +30,7 @@ export async function showTry(root, session, parameters, isCurrent) {
     el("label", {}, "Expression", expression),
     session.models.length > 1 &&
       el("fieldset", {}, el("legend", {}, "Checkpoints"), ...choices.map((box) => el("label", { className: "inline" }, box, box.value))),
-    el("div", { className: "row" }, button, el("button", { type: "button", onclick: clearAll }, "Clear")),
+    el("div", { className: "row" }, button, el("button", { type: "button", onclick: clearAll }, "Clear answers")),
     session.datasets.length && el("p", { className: "soft" }, "Or take a picture from ", el("a", { href: link("browse") }, "a data set"), "."),
   );
   const past = el("div");
@@ -38,6 +38,7 @@ export async function showTry(root, session, parameters, isCurrent) {
 
   function choose(chosen) {
     if (!chosen) return;
+    say("");
     state.file = chosen;
     state.picture = state.ref = null;
     name.textContent = chosen.name;
@@ -57,6 +58,7 @@ export async function showTry(root, session, parameters, isCurrent) {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
+    file.value = "";
     choose(event.dataTransfer.files[0]);
   });
 
@@ -79,7 +81,8 @@ export async function showTry(root, session, parameters, isCurrent) {
     const asked = { ...state };
     const isSame = () => state.file === asked.file && state.ref === asked.ref;
     try {
-      for (const checkpoint of names) {
+      // The first stands on the left.
+      for (const checkpoint of names.reverse()) {
         const body = new FormData();
         body.set("expression", expression.value);
         body.set("checkpoint", checkpoint);
@@ -110,7 +113,7 @@ export async function showTry(root, session, parameters, isCurrent) {
   async function remember() {
     const answers = await get("/api/answers");
     const items = answers.slice(0, 30).map((answer) =>
-      el("li", {}, el("a", { href: link("try", { ids: answer.id }), className: "expression", dir: "auto" }, answer.expression), el("span", { className: "soft" }, ` ${answer.image}`)),
+      el("li", {}, el("a", { href: link("try", { ids: answer.id }), className: "expression", dir: "auto" }, answer.expression), el("span", { className: "soft" }, ` ${answer.image}${session.models.length > 1 ? `, ${answer.checkpoint}` : ""}`)),
     );
     past.replaceChildren(...(items.length ? [el("h3", {}, "History"), el("ul", {}, ...items)] : []));
   }
@@ -166,25 +169,22 @@ async function card(answer, session) {
     shown.value = threshold.toFixed(2);
     const mask = { width, height, data: new Uint8Array(width * height) };
     let area = 0;
-    let sum = 0;
+    const least = Math.round(100 * threshold);
     for (let at = 0; at < grey.values.length; at++) {
-      if (grey.values[at] > 255 * threshold) {
+      if (grey.values[at] > least) {
         mask.data[at] = 1;
         area += 1;
-        sum += grey.values[at];
       }
     }
     const context = clear(canvas, picture.naturalWidth, picture.naturalHeight);
     if (options["heat map"].checked) {
-      const heat = heatLayer(Array.from(grey.values, (value) => value / 255), width, height);
+      const heat = heatLayer(Array.from(grey.values, (value) => value / 100), width, height);
       context.drawImage(heat, 0, 0, canvas.width, canvas.height);
     }
     paint(context, mask, COLOURS.prediction, { fill: options.mask.checked, outline: options.outline.checked, box: options.box.checked });
     const covered = percent(area / (width * height));
     canvas.setAttribute("aria-label", `Mask for “${answer.expression}”: ${covered} % of the picture`);
-    facts.textContent = area
-      ? `${covered} % of the picture, mean probability ${(sum / area / 255).toFixed(2)}`
-      : "Nothing exceeds this threshold.";
+    facts.textContent = area ? `${covered} % of the picture` : "Nothing exceeds this threshold.";
     ["mask", "rle", "overlay"].forEach((kind, index) => {
       links[index].href = address(`/api/answer/${kind}`, { id, threshold });
     });
@@ -200,11 +200,11 @@ async function card(answer, session) {
     { className: "card" },
     el("h2", { className: "expression", dir: "auto" }, answer.expression),
     el("div", { className: "stack" }, picture, canvas),
-    answer.warning && el("p", { className: "wrong" }, answer.warning),
+    ...[answer.warning, answer.note].filter(Boolean).map((text) => el("p", { className: "wrong" }, text)),
     facts,
     el("label", {}, "Threshold ", shown, slider),
     el("div", { className: "row" }, ...Object.entries(options).map(([name, box]) => el("label", { className: "inline" }, box, ` ${name}`))),
-    el("p", { className: "soft" }, `${answer.checkpoint}: score ${answer.score.toFixed(2)}, ${answer.parts} ${answer.parts === 1 ? "part" : "separate parts"}, highest probability ${answer.highest_probability.toFixed(2)}${nothing}`),
+    el("p", { className: "soft" }, `${answer.checkpoint}, at its threshold ${answer.threshold ?? model.threshold}: score ${answer.score.toFixed(2)}, ${answer.parts} ${answer.parts === 1 ? "part" : "separate parts"}, highest probability ${answer.highest_probability.toFixed(2)}${nothing}`),
     el("div", { className: "row" }, ...links, ask, el("a", { href: link("try", { ids: id }) }, "link")),
     why,
   );

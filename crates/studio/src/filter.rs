@@ -25,6 +25,8 @@ pub(crate) struct Filter {
     area_max: Option<f32>,
     /// Name of the source that the following are about; any source without it.
     source: Option<String>,
+    /// `yes`: predicted; `masks`: with a predicted mask that can be shown.
+    predicted: Option<String>,
     /// Percent.
     iou_min: Option<f32>,
     iou_max: Option<f32>,
@@ -122,6 +124,7 @@ impl Filter {
         let text = self.text.as_ref().map(|text| text.trim().to_lowercase()).unwrap_or_default();
         let chosen = self.chosen(sources)?;
         let about_predictions = identity.is_some()
+            || given(self.predicted.as_ref()).is_some()
             || [self.iou_min, self.iou_max, self.nta_min, self.nta_max].iter().any(Option::is_some);
         let of_row = move |row: &Row| {
             let is =
@@ -137,7 +140,21 @@ impl Filter {
                 && self.area_min.is_none_or(|least| area().is_some_and(|area| area >= least))
                 && self.area_max.is_none_or(|most| area().is_some_and(|area| area <= most))
         };
+        let needs_mask = match given(self.predicted.as_ref()) {
+            None | Some("yes") => false,
+            Some("masks") => true,
+            Some(other) => {
+                return Err(Failure::bad(format!("`predicted` must be yes or masks, not `{other}`")));
+            }
+        };
+        let split = given(self.split.as_ref());
+        if let Some(split) = split.filter(|split| !catalog.dataset.splits().contains(split)) {
+            return Err(Failure::bad(format!("{} has no split `{split}`", catalog.name())));
+        }
         let of_source = move |source: &Source, place: usize| {
+            if needs_mask && !source.has_mask(catalog.rows[place].key) {
+                return false;
+            }
             let Some(measure) = source.measure(place) else { return false };
             let nta = || measure.nta.map(|mass| 100.0 * mass);
             self.iou_min.is_none_or(|least| 100.0 * measure.iou >= least)

@@ -10,7 +10,7 @@ use metrics::Evaluated;
 use rayon::prelude::*;
 use refcoco::Mask;
 use refcoco::evaluation::Query;
-use run_files::{Predictions, read_expressions};
+use run_files::{Key, Predictions, read_expressions};
 use serde::Serialize;
 
 use crate::catalog::Catalog;
@@ -62,6 +62,10 @@ pub(crate) struct State {
     done: usize,
     total: usize,
     problem: Option<String>,
+    /// Whether it has masks that can be shown.
+    masks: bool,
+    /// Whether the NTA mass is that of probabilities, as runs measure it, and not of masks.
+    of_probabilities: bool,
 }
 
 impl Source {
@@ -93,12 +97,24 @@ impl Source {
 
     pub(crate) fn state(&self) -> State {
         let (name, problem) = (self.name.clone(), self.problem.get().cloned());
-        State { name, done: self.n_done.load(Ordering::Relaxed), total: self.measures.len(), problem }
+        State {
+            name,
+            done: self.n_done.load(Ordering::Relaxed),
+            total: self.measures.len(),
+            problem,
+            masks: self.masks.is_some(),
+            of_probabilities: self.run.is_some(),
+        }
     }
 
     /// The measurement of a row; `None` if it is not there (yet).
     pub(crate) fn measure(&self, row: usize) -> Option<Measure> {
         *self.measures.get(row)?.get()?
+    }
+
+    /// Whether there is a predicted mask for an expression.
+    pub(crate) fn has_mask(&self, key: Key) -> bool {
+        self.masks.as_ref().is_some_and(|masks| masks.contains(key))
     }
 
     /// The predicted mask of a row.

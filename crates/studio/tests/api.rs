@@ -39,7 +39,7 @@ fn a_prediction_and_what_belongs_to_it() {
     assert!(get(port, &format!("/api/answer/overlay?id={number}")).2.starts_with(b"\x89PNG"));
     assert!(get(port, &format!("/api/answer/image?id={number}")).2.starts_with(b"\xff\xd8"));
     let map = refcoco::decode_image(&get(port, &format!("/api/answer/map?id={number}")).2).unwrap();
-    assert_eq!((map.width, map.data[0]), (width, 204));
+    assert_eq!((map.width, map.data[0]), (width, 80));
     let why = json_of(&get(port, &format!("/api/why?id={number}")));
     assert_eq!(why["stages"].as_array().unwrap().len(), 4);
     assert_eq!((&why["stages"][1]["word"], &why["stages"][0]["nta"]), (&json!("the"), &Value::Null));
@@ -97,6 +97,7 @@ fn rows_are_filtered_and_sorted() {
         let rows = rows["rows"].as_array().unwrap();
         rows.iter().map(|row| row.pointer(key).unwrap().as_f64().unwrap()).collect()
     };
+    assert_eq!((total("predicted=masks"), total("predicted=yes")), (total("split=val"), total("split=val")));
     let rising = values("sort=iou&source=wrong.jsonl", "/measures/1/iou");
     assert!(rising.is_sorted() && rising[0] < rising[rising.len() - 1]);
     let falling = values("sort=area&desc=true", "/area");
@@ -142,6 +143,8 @@ fn what_is_wrong_is_told_in_one_line() {
         "/assets/..%2f..%2fCargo.toml",
         "/assets/%2e%2e/main.js",
         "/api/rows?sort=size",
+        "/api/rows?split=nonsense",
+        "/api/rows?predicted=no",
         "/api/rows?page=x",
         "/api/rows?unknown=1",
         "/api/rows?dataset=../../etc",

@@ -104,6 +104,11 @@ impl Network {
         let mask = Mask::above(pixels.width, pixels.height, &map, self.reading.threshold);
         let mut fields = describe(&mask, &map, self.reading);
         fields.insert("threshold".into(), self.reading.shown_threshold().into());
+        let word_len = self.experiment.shape().word_len;
+        if self.experiment.tokenizer.encode(expression)?.len() > word_len {
+            let note = format!("the expression is longer than the model's {word_len} tokens and was cut");
+            fields.insert("note".into(), note.into());
+        }
         Ok(Answer { fields, probabilities: map })
     }
 

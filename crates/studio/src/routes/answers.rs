@@ -60,15 +60,20 @@ pub(super) async fn image(
     Ok(typed("image/jpeg", made.await?))
 }
 
-/// Probabilities in steps of 1/255, as a grey picture, scaled down if a `side` is given.
+/// Probabilities in hundredths, rounded up, as a grey picture: a pixel is in the mask at threshold k/100 if its value is above k.
+/// Scaled down if a `side` is given.
 pub(super) async fn map(
     State(studio): State<Arc<Studio>>,
     Parameters(asked): Parameters<Asked>,
 ) -> Answered<Response> {
     let entry = studio.history.get(asked.id)?;
     let made = on_pixels(&studio, move || {
-        let grey = |probability: &f32| (255.0 * probability.clamp(0.0, 1.0)).round() as u8;
-        let values: Vec<u8> = entry.probabilities.iter().map(grey).collect();
+        // As `threshold` is read: the page then shows the mask that is saved.
+        let thresholds: Vec<f32> =
+            (0..100).map(|k| format!("0.{k:02}").parse().unwrap_or_default()).collect();
+        let hundredths =
+            |&probability: &f32| thresholds.partition_point(|&threshold| probability > threshold) as u8;
+        let values: Vec<u8> = entry.probabilities.iter().map(hundredths).collect();
         let (width, height) = (entry.picture.pixels.width, entry.picture.pixels.height);
         scaled_grey_png(values, width, height, asked.side.unwrap_or(usize::MAX))
     });
