@@ -190,7 +190,10 @@ function table(found, filter, start) {
     el("td", {}, String(row.n_distractors)),
     ...row.measures.map(measureCell),
   ));
-  return el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Expressions" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
+  const means = el("tr", {}, el("th", { scope: "row", colSpan: 3, className: "text" }, "Mean of all that fit"),
+    ...found.means.map((mean) => el("td", {}, el("strong", {}, percent(mean.miou)),
+      el("div", { className: "soft" }, `NTA ${percent(mean.nta)}, identity errors ${percent(mean.identity_errors)}, ${mean.n.toLocaleString("en")} predicted`))));
+  return el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Expressions" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows), el("tfoot", {}, means)));
 }
 
 function measureCell(measure) {

@@ -24,6 +24,8 @@ pub(crate) struct Measure {
     pub(crate) nta: Option<f32>,
     /// Whether some distractor fits better than the target.
     pub(crate) identity_error: bool,
+    /// Whether there is a distractor at all.
+    pub(crate) has_distractors: bool,
 }
 
 impl From<&Evaluated> for Measure {
@@ -34,6 +36,7 @@ impl From<&Evaluated> for Measure {
             iou: activation.overlap.iou() as f32,
             nta: activation.nta_mass().filter(|_| has_distractors).map(|mass| mass as f32),
             identity_error: activation.is_identity_error(),
+            has_distractors,
         }
     }
 }

@@ -102,6 +102,10 @@ fn rows_are_filtered_and_sorted() {
     assert!(rising.is_sorted() && rising[0] < rising[rising.len() - 1]);
     let falling = values("sort=area&desc=true", "/area");
     assert!(falling.iter().rev().is_sorted());
+    let means = json_of(&get(port, "/api/rows?split=val&size=1"))["means"].clone();
+    assert_eq!((&means[0]["miou"], &means[0]["identity_errors"]), (&json!(1.0), &json!(0.0)));
+    assert_eq!(means[0]["n"], json!(total("split=val")));
+    assert!(means[1]["miou"].as_f64().is_some_and(|miou| miou > 0.3 && miou < 1.0), "{means}");
     let gaps = json_of(&get(port, "/api/rows?sort=gap&desc=true&size=2"));
     let iou = |source: usize| gaps["rows"][0]["measures"][source]["iou"].as_f64().unwrap();
     assert!(iou(0) > 0.99 && iou(1) < 0.5);

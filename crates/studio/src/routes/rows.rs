@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Parameters;
 use crate::failure::Answered;
 use crate::filter::Filter;
+use crate::sources::{Measure, Source};
 use crate::state::Studio;
 
 /// Rows of a page, and of the largest page.
@@ -45,9 +47,41 @@ pub(super) async fn rows(
             })
         })
         .collect();
+    let means: Vec<Means> = sources.iter().map(|source| Means::of(source, &places)).collect();
     let states: Vec<_> = sources.iter().map(|source| source.state()).collect();
     let name = catalog.name();
     Ok(Json(
-        json!({"dataset": name, "total": places.len(), "size": size, "rows": rows, "sources": states, "areas": catalog.has_areas()}),
+        json!({"dataset": name, "total": places.len(), "size": size, "rows": rows, "sources": states, "means": means,
+        "areas": catalog.has_areas()}),
     ))
+}
+
+/// A model's means over the rows that fit, each 0 to 1.
+#[derive(Debug, Serialize)]
+struct Means {
+    /// Rows with a prediction.
+    n: usize,
+    miou: Option<f64>,
+    /// Over rows with a distractor.
+    nta: Option<f64>,
+    identity_errors: Option<f64>,
+}
+
+impl Means {
+    fn of(source: &Source, places: &[usize]) -> Self {
+        let measures: Vec<Measure> = places.iter().filter_map(|&place| source.measure(place)).collect();
+        let mean = |values: &mut dyn Iterator<Item = f64>| {
+            let (sum, n) = values.fold((0.0, 0_usize), |(sum, n), value| (sum + value, n + 1));
+            (n > 0).then(|| sum / n as f64)
+        };
+        let confusable = || measures.iter().filter(|measure| measure.has_distractors);
+        Self {
+            n: measures.len(),
+            miou: mean(&mut measures.iter().map(|measure| f64::from(measure.iou))),
+            nta: mean(&mut measures.iter().filter_map(|measure| measure.nta.map(f64::from))),
+            identity_errors: mean(
+                &mut confusable().map(|measure| f64::from(u8::from(measure.identity_error))),
+            ),
+        }
+    }
 }
