@@ -18,11 +18,9 @@ const DEFAULT_DATASET: &str = "refshapes";
 pub(crate) fn load(args: &StudioArgs, engine: Option<Engine>) -> Result<Studio> {
     for (option, paths) in [("--run", &args.runs), ("--predictions", &args.predictions)] {
         let twice = paths.iter().enumerate().find(|(place, path)| paths[..*place].contains(path));
-        ensure!(
-            twice.is_none(),
-            "{option}: {} is named twice",
-            twice.map_or("".into(), |(_, path)| path.display().to_string())
-        );
+        if let Some((_, path)) = twice {
+            bail!("{option}: {} is named twice", path.display());
+        }
     }
     let names = unique_names(&args.runs);
     let mut runs = Vec::new();
