@@ -1,9 +1,11 @@
 //! `studio`: the networks behind the local web page.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use cli_kit::errln;
+use command_kit::one_line;
 use refcoco::letterbox::Letterbox;
 use refcoco::{Mask, Tokenizer};
 use studio::{Answer, Model, Picture, Predictor, Stage, StudioArgs, unique_names};
@@ -32,7 +34,8 @@ pub(crate) struct StudioCommand {
 
 pub(crate) fn studio(command: StudioCommand) -> Result<()> {
     let StudioCommand { mut checkpoint, page, stored, machine } = command;
-    if checkpoint.is_empty() {
+    let is_named = !checkpoint.is_empty();
+    if !is_named {
         let best = page.runs.iter().map(|run| run.join("checkpoints").join("best.safetensors"));
         checkpoint = best.filter(|path| path.is_file()).collect();
     }
@@ -43,8 +46,25 @@ pub(crate) fn studio(command: StudioCommand) -> Result<()> {
     if let Some((_, path)) = twice {
         bail!("--checkpoint: {} is named twice", path.display());
     }
-    let load = move || Ok(Box::new(Networks::load(&checkpoint, &stored, &machine)?) as Box<dyn Predictor>);
-    studio::serve(&page, Some(Box::new(load)))
+    let failed = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&failed);
+    let load = move || match Networks::load(&checkpoint, &stored, &machine) {
+        Ok(networks) => Ok(Box::new(networks) as Box<dyn Predictor>),
+        Err(error) => {
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(one_line(&error));
+            Err(error)
+        }
+    };
+    let served = studio::serve(&page, Some(Box::new(load)));
+    let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match failed {
+        // Runs can be looked at and compared without their models, whose encoders may be elsewhere.
+        Some(what) if !is_named => {
+            errln!("note: no model is loaded to try: {what}");
+            studio::serve(&page, None)
+        }
+        _ => served,
+    }
 }
 
 struct Network {

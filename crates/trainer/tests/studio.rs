@@ -155,3 +155,22 @@ fn it_predicts_what_predict_does_and_stops_at_once() {
     assert!(started.0.wait().unwrap().success());
     assert!(asked.elapsed() < Duration::from_secs(2));
 }
+
+#[test]
+fn runs_can_be_compared_without_their_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let root = data_root().to_str().unwrap();
+    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", root];
+    args.extend(["--run-dir", run.to_str().unwrap(), "--max-steps", "1", "--set"]);
+    args.extend(MINIATURE);
+    assert!(talent(&args).status.success());
+    let checkpoint = run.join("checkpoints/best.safetensors");
+    std::fs::write(&checkpoint, "no checkpoint").unwrap();
+    let (_started, port) = start(&["--run", run.to_str().unwrap(), "--data-root", root, "--threads", "1"]);
+    let session: Value = serde_json::from_slice(&get(port, "/api/session").unwrap().1).unwrap();
+    assert_eq!((&session["models"], &session["runs"][0]), (&Value::Array(Vec::new()), &"run".into()));
+    let refused =
+        talent(&["studio", "--checkpoint", checkpoint.to_str().unwrap(), "--port", "0", "--no-open"]);
+    assert!(!refused.status.success());
+}
