@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use refcoco::{Dataset, ImageRecord};
+use refcoco::{Dataset, ImageRecord, Ref};
 use run_files::Key;
 
 use crate::failure::{Answered, Failure};
@@ -38,6 +38,9 @@ impl Row {
 pub(crate) struct Catalog {
     pub(crate) dataset: Dataset,
     pub(crate) rows: Vec<Row>,
+    /// Categories and flavours that rows have, sorted.
+    pub(crate) categories: BTreeSet<String>,
+    pub(crate) flavours: BTreeSet<String>,
     places: BTreeMap<Key, usize>,
     /// Share of the picture that a ref's target covers, by ref; measured in the background.
     areas: OnceLock<Vec<Option<f32>>>,
@@ -66,7 +69,10 @@ impl Catalog {
             }));
         }
         let places = rows.iter().enumerate().map(|(place, row)| (row.key, place)).collect();
-        Self { dataset, rows, places, areas: OnceLock::new() }
+        let named = rows.iter().map(|row: &Row| row.category.clone()).filter(|name| !name.is_empty());
+        let categories = named.collect();
+        let flavours = rows.iter().filter_map(|row| row.flavour.clone()).collect();
+        Self { dataset, rows, categories, flavours, places, areas: OnceLock::new() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -88,15 +94,9 @@ impl Catalog {
         &self.dataset.refs[row.ref_index].split
     }
 
-    /// Splits, categories and flavours that rows have.
-    pub(crate) fn values(&self) -> [Vec<String>; 3] {
-        let collect =
-            |values: &mut dyn Iterator<Item = String>| values.collect::<BTreeSet<_>>().into_iter().collect();
-        [
-            self.dataset.splits().into_iter().map(str::to_owned).collect(),
-            collect(&mut self.rows.iter().map(|row| row.category.clone()).filter(|name| !name.is_empty())),
-            collect(&mut self.rows.iter().filter_map(|row| row.flavour.clone())),
-        ]
+    /// The ref with an id.
+    pub(crate) fn reference(&self, ref_id: i64) -> Option<&Ref> {
+        self.dataset.refs.iter().find(|reference| reference.ref_id == ref_id)
     }
 
     /// Measures how much of each picture the targets cover.

@@ -85,9 +85,20 @@ pub(super) fn digits(value: f32) -> f64 {
     value.to_string().parse().unwrap_or_else(|_| value.into())
 }
 
-fn mask_of(entry: &Entry, threshold: f32) -> Mask {
-    let pixels = &entry.picture.pixels;
-    Mask::above(pixels.width, pixels.height, &entry.probabilities, threshold)
+/// What `make` makes of an answer's mask at the threshold that is asked for.
+async fn of_mask(
+    studio: &Studio,
+    asked: &Asked,
+    make: impl FnOnce(&Entry, Mask, f32) -> anyhow::Result<Vec<u8>> + Send + 'static,
+) -> Answered<Vec<u8>> {
+    let entry = studio.history.get(asked.id)?;
+    let threshold = asked.threshold(&entry)?;
+    on_pixels(studio, move || {
+        let pixels = &entry.picture.pixels;
+        let mask = Mask::above(pixels.width, pixels.height, &entry.probabilities, threshold);
+        make(&entry, mask, threshold)
+    })
+    .await
 }
 
 /// White on black, as `predict` writes `mask.png`.
@@ -95,10 +106,7 @@ pub(super) async fn mask(
     State(studio): State<Arc<Studio>>,
     Parameters(asked): Parameters<Asked>,
 ) -> Answered<Response> {
-    let entry = studio.history.get(asked.id)?;
-    let threshold = asked.threshold(&entry)?;
-    let made = on_pixels(&studio, move || {
-        let mask = mask_of(&entry, threshold);
+    let made = of_mask(&studio, &asked, |_, mask, _| {
         let values: Vec<u8> = mask.data.iter().map(|pixel| pixel * 255).collect();
         grey_png(&values, mask.width, mask.height)
     });
@@ -109,10 +117,7 @@ pub(super) async fn rle(
     State(studio): State<Arc<Studio>>,
     Parameters(asked): Parameters<Asked>,
 ) -> Answered<Response> {
-    let entry = studio.history.get(asked.id)?;
-    let threshold = asked.threshold(&entry)?;
-    let made = on_pixels(&studio, move || {
-        let mask = mask_of(&entry, threshold);
+    let made = of_mask(&studio, &asked, |entry, mask, threshold| {
         let text = json!({
             "image": entry.name,
             "expression": entry.expression,
@@ -130,12 +135,10 @@ pub(super) async fn overlay(
     State(studio): State<Arc<Studio>>,
     Parameters(asked): Parameters<Asked>,
 ) -> Answered<Response> {
-    let entry = studio.history.get(asked.id)?;
-    let threshold = asked.threshold(&entry)?;
-    let made = on_pixels(&studio, move || {
+    let made = of_mask(&studio, &asked, |entry, mask, _| {
         let pixels = entry.picture.pixels.clone();
         let picture = Canvas::from_rgb(pixels.width, pixels.height, pixels.data);
-        Ok(figures::overlay(picture, &mask_of(&entry, threshold).data, COLOUR).png()?)
+        Ok(figures::overlay(picture, &mask.data, COLOUR).png()?)
     });
     Ok(download("image/png", &format!("overlay-{}.png", asked.id), made.await?))
 }

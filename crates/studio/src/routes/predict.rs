@@ -161,7 +161,7 @@ async fn chosen(studio: &Arc<Studio>, form: Form) -> Answered<Chosen> {
     let index = studio.catalog(Some(&dataset))?;
     let catalog = &studio.catalogs[index];
     let reference = form.ref_id.map(|id| {
-        let found = catalog.dataset.refs.iter().find(|reference| reference.ref_id == id);
+        let found = catalog.reference(id);
         found.ok_or_else(|| Failure::missing(format!("no ref has the id {id}")))
     });
     let reference = reference.transpose()?;

@@ -20,7 +20,6 @@ pub(super) async fn session(State(studio): State<Arc<Studio>>) -> Json<Value> {
         .iter()
         .enumerate()
         .map(|(index, catalog)| {
-            let [splits, categories, flavours] = catalog.values();
             let sources: Vec<_> = studio
                 .sources
                 .iter()
@@ -29,9 +28,9 @@ pub(super) async fn session(State(studio): State<Arc<Studio>>) -> Json<Value> {
                 .collect();
             json!({
                 "name": catalog.name(),
-                "splits": splits,
-                "categories": categories,
-                "flavours": flavours,
+                "splits": catalog.dataset.splits(),
+                "categories": catalog.categories,
+                "flavours": catalog.flavours,
                 "n_expressions": catalog.rows.len(),
                 "sources": sources,
             })

@@ -40,9 +40,10 @@ fn describe(studio: &Studio, entry: &Entry, stages: Vec<Stage>) -> anyhow::Resul
     let objects = match entry.of_ref {
         None => None,
         Some((catalog, ref_id)) => {
-            let dataset = &studio.catalogs[catalog].dataset;
-            let reference = dataset.refs.iter().find(|reference| reference.ref_id == ref_id);
-            reference
+            let catalog = &studio.catalogs[catalog];
+            let dataset = &catalog.dataset;
+            catalog
+                .reference(ref_id)
                 .map(|reference| {
                     anyhow::Ok((dataset.target(reference)?, dataset.distractor_masks(reference)?))
                 })
