@@ -28,7 +28,7 @@ fn main() {
         blocks: vec![1, 3],
         image_width: 64,
         n_special: 5,
-        unit: WordUnitConfig { bottleneck: 32, text_width: 48, width: 16, word_len: 17 },
+        unit: WordUnitConfig::new(32, 48, 16, 17),
         fusion: AdapterFusion::CostVolume,
         gate: Gate::Learned,
     });

@@ -38,7 +38,7 @@ pub enum Gate {
 }
 
 /// Which blocks of an image encoder have an adapter, and the adapters' sizes and variants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct VisualAdaptersConfig {
     /// Blocks (from 0) with an adapter.
     pub blocks: Vec<i64>,
@@ -151,8 +151,8 @@ impl VisualAdapter {
     pub fn new(path: &ParamPath, cfg: &VisualAdaptersConfig) -> Self {
         let r = cfg.unit.bottleneck;
         let linear = |name: &str, n_in: i64, n_out: i64| {
-            // N(0.02): the official encoder's constructor initialises the adapters' linear layers again (quirk Q2).
-            Linear::new(&(path / name), n_in, n_out, Init::Normal(0.02), Init::Const(0.0))
+            // The official encoder's constructor initialises the adapters' linear layers again (quirk Q2).
+            Linear::new(&(path / name), n_in, n_out, Init::Normal(WordUnitConfig::INIT_STD), Init::Const(0.0))
         };
         Self {
             dense: DenseBranches::new(path, Domain::Grid, r),

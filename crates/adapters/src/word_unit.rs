@@ -19,8 +19,6 @@ pub enum AdapterFusion {
     None,
 }
 
-/// Start of every linear layer of a visual adapter (specification, quirk Q2).
-const WEIGHT: Init = Init::Normal(0.02);
 const BIAS: Init = Init::Const(0.0);
 
 /// The unit a config asks for, registered below `cross`.
@@ -104,11 +102,14 @@ impl WordCrossAttention {
 
     /// Registers `image_proj, text_proj, attn, back_proj`.
     pub fn new(path: &ParamPath, cfg: WordUnitConfig) -> Self {
+        let linear = |name: &str, n_in: i64, n_out: i64| {
+            Linear::new(&(path / name), n_in, n_out, Init::Normal(cfg.init_std), BIAS)
+        };
         Self {
-            image_proj: Linear::new(&(path / "image_proj"), cfg.bottleneck, cfg.width, WEIGHT, BIAS),
-            text_proj: Linear::new(&(path / "text_proj"), cfg.text_width, cfg.width, WEIGHT, BIAS),
+            image_proj: linear("image_proj", cfg.bottleneck, cfg.width),
+            text_proj: linear("text_proj", cfg.text_width, cfg.width),
             attn: MultiheadAttention::new(&(path / "attn"), cfg.width, Self::N_HEADS, Self::DROPOUT),
-            back_proj: Linear::new(&(path / "back_proj"), cfg.width, cfg.bottleneck, WEIGHT, BIAS),
+            back_proj: linear("back_proj", cfg.width, cfg.bottleneck),
         }
     }
 

@@ -50,7 +50,7 @@ fn the_text_adapter_sets_position_0_aside_and_doubles_it() {
 #[test]
 fn the_visual_adapter_doubles_special_tokens() {
     let store = store();
-    let unit = WordUnitConfig { bottleneck: 16, text_width: 8, width: 8, word_len: 3 };
+    let unit = WordUnitConfig::new(16, 8, 8, 3);
     for fusion in [AdapterFusion::None, AdapterFusion::CostVolume] {
         let store = Store::new(store.device(), Kind::Double);
         let cfg = VisualAdaptersConfig {
@@ -103,7 +103,7 @@ fn adapters_make_the_sentence_depend_on_its_padding() {
 #[test]
 fn a_closed_gate_silences_the_adapter() {
     let store = store();
-    let unit = WordUnitConfig { bottleneck: 16, text_width: 8, width: 16, word_len: 3 };
+    let unit = WordUnitConfig::new(16, 8, 16, 3);
     let mut adapters = VisualAdapters::new(VisualAdaptersConfig {
         blocks: vec![2],
         image_width: 16,

@@ -11,7 +11,7 @@ fn main() {
     let store = Store::seeded(Device::Cpu, Kind::Float, 0);
 
     // Word level: 64 patches of width 32 compared with 17 words of width 48.
-    let sizes = WordUnitConfig { bottleneck: 32, text_width: 48, width: 16, word_len: 17 };
+    let sizes = WordUnitConfig::new(32, 48, 16, 17);
     let unit = WordCostVolume::new(&(store.root() / "cross"), sizes);
     let (patches, words) = (Tensor::randn([2, 64, 32], place), Tensor::randn([2, 17, 48], place));
     let seen = unit.forward(&patches, &words);

@@ -6,7 +6,7 @@ use torch_ext::layers::Linear;
 use torch_ext::{Init, ParamPath};
 
 /// Sizes of a cross-modal unit of patches and words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WordUnitConfig {
     /// Width r of the adapter's bottleneck.
     pub bottleneck: i64,
@@ -16,10 +16,23 @@ pub struct WordUnitConfig {
     pub width: i64,
     /// Words K per sentence, padding included.
     pub word_len: i64,
+    /// Number of cost volumes, each of an equal part of the common width; TALENT has one. More of them pass more than K values a
+    /// patch.
+    pub heads: i64,
+    /// Standard deviation of the initial weights.
+    pub init_std: f64,
 }
 
-/// Initialisation of every linear layer of a visual adapter (quirk Q2).
-const WEIGHT: Init = Init::Normal(0.02);
+impl WordUnitConfig {
+    /// Initial standard deviation of every linear layer of a visual adapter (specification, quirk Q2).
+    pub const INIT_STD: f64 = 0.02;
+
+    /// A unit of these sizes, with one cost volume and published initial weights.
+    pub const fn new(bottleneck: i64, text_width: i64, width: i64, word_len: i64) -> Self {
+        Self { bottleneck, text_width, width, word_len, heads: 1, init_std: Self::INIT_STD }
+    }
+}
+
 const BIAS: Init = Init::Const(0.0);
 
 /// Word-level cost volume (specification, section 4.7).
@@ -31,7 +44,8 @@ const BIAS: Init = Init::Const(0.0);
 /// z = W_b ((W_c cost + b_c) * i) + b_b
 /// ```
 ///
-/// `W_c` maps the K costs of a patch, so K is part of the weights' shape.
+/// `W_c` maps the K costs of a patch, so K is part of the weights' shape. With `heads` = h, i and t are split into h parts, which are
+/// compared part by part: cost is `[batch, N, h K]`.
 ///
 /// ```
 /// use rca::torch_ext::Store;
@@ -39,7 +53,7 @@ const BIAS: Init = Init::Const(0.0);
 /// use tch::{Device, Kind, Tensor};
 ///
 /// let place = (Kind::Float, Device::Cpu);
-/// let sizes = WordUnitConfig { bottleneck: 16, text_width: 12, width: 8, word_len: 5 };
+/// let sizes = WordUnitConfig::new(16, 12, 8, 5);
 /// let unit = WordCostVolume::new(&Store::new(Device::Cpu, Kind::Float).root(), sizes);
 /// let seen = unit.forward(&Tensor::randn([2, 9, 16], place), &Tensor::randn([2, 5, 12], place));
 /// assert_eq!(seen.size(), [2, 9, 16]);
@@ -50,16 +64,21 @@ pub struct WordCostVolume {
     text_proj: Linear,
     cost_proj: Linear,
     back_proj: Linear,
+    heads: i64,
 }
 
 impl WordCostVolume {
     /// Registers `image_proj, text_proj, cost_proj, back_proj`.
     pub fn new(path: &ParamPath, cfg: WordUnitConfig) -> Self {
+        let linear = |name: &str, n_in: i64, n_out: i64| {
+            Linear::new(&(path / name), n_in, n_out, Init::Normal(cfg.init_std), BIAS)
+        };
         Self {
-            image_proj: Linear::new(&(path / "image_proj"), cfg.bottleneck, cfg.width, WEIGHT, BIAS),
-            text_proj: Linear::new(&(path / "text_proj"), cfg.text_width, cfg.width, WEIGHT, BIAS),
-            cost_proj: Linear::new(&(path / "cost_proj"), cfg.word_len, cfg.width, WEIGHT, BIAS),
-            back_proj: Linear::new(&(path / "back_proj"), cfg.width, cfg.bottleneck, WEIGHT, BIAS),
+            image_proj: linear("image_proj", cfg.bottleneck, cfg.width),
+            text_proj: linear("text_proj", cfg.text_width, cfg.width),
+            cost_proj: linear("cost_proj", cfg.word_len * cfg.heads, cfg.width),
+            back_proj: linear("back_proj", cfg.width, cfg.bottleneck),
+            heads: cfg.heads,
         }
     }
 
@@ -67,8 +86,16 @@ impl WordCostVolume {
     pub fn forward(&self, patches: &Tensor, words: &Tensor) -> Tensor {
         let image = self.image_proj.forward(patches);
         let text = self.text_proj.forward(words);
-        let cost = image.bmm(&text.transpose(1, 2));
+        let cost = self.costs(&image, &text);
         self.back_proj.forward(&(self.cost_proj.forward(&cost) * image))
+    }
+
+    /// - image: `[batch, N, e]`; text: `[batch, K, e]`; result `[batch, N, heads * K]`
+    fn costs(&self, image: &Tensor, text: &Tensor) -> Tensor {
+        let parts = |xs: &Tensor| xs.chunk(self.heads, 2);
+        let costs: Vec<Tensor> =
+            parts(image).iter().zip(parts(text)).map(|(i, t)| i.bmm(&t.transpose(1, 2))).collect();
+        if costs.len() == 1 { costs[0].shallow_clone() } else { Tensor::cat(&costs, 2) }
     }
 
     /// Similarity of each patch and one word: their dot product in the common width.
@@ -86,7 +113,7 @@ impl WordCostVolume {
             + linear(k, t, e, BOTH)
             + linear(n, e, r, BOTH)
             + linear(n, e, k, BOTH)
-            + linear(n, k, e, BOTH)
+            + linear(n, k * cfg.heads, e, BOTH)
     }
 }
 
@@ -99,10 +126,7 @@ mod tests {
     #[test]
     fn the_cost_volume_by_hand() {
         let store = Store::new(Device::Cpu, Kind::Double);
-        let unit = WordCostVolume::new(
-            &store.root(),
-            WordUnitConfig { bottleneck: 1, text_width: 1, width: 1, word_len: 2 },
-        );
+        let unit = WordCostVolume::new(&store.root(), WordUnitConfig::new(1, 1, 1, 2));
         let set = |name: &str, values: &[f64], shape: &[i64]| {
             store.assign(name, &Tensor::from_slice(values).view(shape)).unwrap();
         };
@@ -115,5 +139,23 @@ mod tests {
         // i = 6; costs 6 * [1, 2] = [6, 12]; mixed 6 + 120 = 126; times i = 756; back 378 + 1.
         let out = unit.forward(&one(&[3.0]), &one(&[1.0, 2.0]));
         assert_eq!(f64::try_from(out.view([])).unwrap(), 379.0);
+    }
+
+    #[test]
+    fn two_cost_volumes_compare_the_parts_of_the_common_width() {
+        let store = Store::new(Device::Cpu, Kind::Double);
+        let sizes = WordUnitConfig { heads: 2, ..WordUnitConfig::new(1, 1, 2, 1) };
+        let unit = WordCostVolume::new(&store.root(), sizes);
+        let set = |name: &str, values: &[f64], shape: &[i64]| {
+            store.assign(name, &Tensor::from_slice(values).view(shape)).unwrap();
+        };
+        set("image_proj.weight", &[2.0, 3.0], &[2, 1]);
+        set("text_proj.weight", &[1.0, -1.0], &[2, 1]);
+        set("cost_proj.weight", &[1.0, 0.0, 0.0, 1.0], &[2, 2]);
+        set("back_proj.weight", &[1.0, 1.0], &[1, 2]);
+        let one = |value: f64| Tensor::from_slice(&[value]).view([1, 1, 1]);
+        // i = [2, 3]; t = [5, -5]; costs [10, -15]; times i: [20, -45]; back -25. One volume would give -5 for both.
+        let out = unit.forward(&one(1.0), &one(5.0));
+        assert_eq!(f64::try_from(out.view([])).unwrap(), -25.0);
     }
 }

@@ -76,9 +76,10 @@ pub struct Descriptor {
     pub expected_refs: BTreeMap<String, usize>,
 }
 
-const BUILT_IN: [&str; 16] = [
+const BUILT_IN: [&str; 17] = [
     include_str!("../descriptors/refshapes.toml"),
     include_str!("../descriptors/refshapes_nta.toml"),
+    include_str!("../descriptors/refshapes_shifted.toml"),
     include_str!("../descriptors/refshapes_pretrain.toml"),
     include_str!("../descriptors/refcoco.toml"),
     include_str!("../descriptors/refcoco+.toml"),

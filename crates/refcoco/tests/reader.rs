@@ -220,7 +220,7 @@ fn missing_parts_of_the_layout_are_named() {
     assert!(open("refcoco", root.path().join("nowhere")).contains("refcoco/refs(unc).p"));
     assert!(
         open("refcocoo", root.path().to_path_buf())
-            .contains("known are refshapes, refshapes_nta, refshapes_pretrain, refcoco")
+            .contains("known are refshapes, refshapes_nta, refshapes_shifted, refshapes_pretrain, refcoco")
     );
     let dataset = sound(root.path());
     let unknown = dataset.split("testZ").unwrap_err().to_string();

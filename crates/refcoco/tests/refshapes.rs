@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use refcoco::refshapes::{Settings, generate};
-use refcoco::{ClipTokenizer, Dataset, Mask, Tokenizer};
+use refcoco::{ClipTokenizer, Dataset, Mask, Ref, Tokenizer};
 use serde_json::Value;
 
 struct Thing {
@@ -228,6 +228,36 @@ fn every_object_is_in_its_mask_and_every_mask_in_the_image() {
         let (image, mask) = (dataset.image(reference.image_id).unwrap(), dataset.target(reference).unwrap());
         assert_eq!((image.width, image.height), (mask.width, mask.height));
         assert!(mask.area() > 16);
+    }
+}
+
+#[test]
+fn shifted_tests_are_unlike_the_training_scenes() {
+    let root = tempfile::tempdir().unwrap();
+    let named = Settings::named("refshapes_shifted").unwrap();
+    let settings =
+        Settings { train_images: 40, val_images: 20, test_a_images: 20, test_b_images: 20, ..named };
+    generate(&settings, root.path(), |_| {}).unwrap();
+    let dataset = Dataset::open("refshapes", root.path()).unwrap();
+    let things = things(root.path(), &dataset);
+    let pair = |thing: &Thing| format!("{} {}", thing.colour, thing.shape);
+    let pairs = |split: &str| -> BTreeSet<String> {
+        let refs = dataset.refs.iter().filter(|one| one.split == split);
+        refs.flat_map(|one| things[&one.image_id].iter().map(pair)).collect()
+    };
+    let target =
+        |one: &Ref| things[&one.image_id].iter().find(|thing| [thing.ann_id] == one.ann_ids[..]).unwrap();
+    let referred: BTreeSet<String> =
+        dataset.refs.iter().filter(|one| one.split == "testB").map(|one| pair(target(one))).collect();
+    assert!(!referred.is_empty() && referred.len() <= 8, "{referred:?}");
+    for split in ["train", "val", "testA"] {
+        let shared: Vec<_> = pairs(split).intersection(&referred).cloned().collect();
+        assert_eq!(shared, Vec::<String>::new(), "{split}");
+    }
+    for one in dataset.refs.iter().filter(|one| one.split == "testA") {
+        let scene = &things[&one.image_id];
+        let of_category = |thing: &Thing| scene.iter().filter(|other| other.shape == thing.shape).count();
+        assert!(scene.len() == 7 && scene.iter().map(of_category).max().unwrap() >= 6);
     }
 }
 

@@ -24,9 +24,9 @@ pub struct Settings {
     pub train_images: usize,
     /// Number of images in `val`.
     pub val_images: usize,
-    /// Number of images in `testA`, made like `train`.
+    /// Number of images in `testA`, made like `train` unless [`shifted_tests`](Self::shifted_tests) says otherwise.
     pub test_a_images: usize,
-    /// Number of images in `testB`. Its scenes have `max_objects` objects, at least three of one category.
+    /// Number of images in `testB`. Without `shifted_tests`, its scenes have `max_objects` objects, at least three of one category.
     pub test_b_images: usize,
     /// Minimum number of objects per scene.
     pub min_objects: usize,
@@ -45,6 +45,11 @@ pub struct Settings {
     pub clutter: usize,
     /// Factor on the area of objects.
     pub object_scale: f64,
+    /// Shifted tests. Eight pairs of colour and shape, one per colour, are held out of `train`, `val` and `testA`, and every ref of
+    /// `testB` is an object of such a pair, in scenes otherwise like those of `train`. Scenes of `testA` have one object more than
+    /// `max_objects`, all or all but one of them of the main category.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shifted_tests: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +68,7 @@ impl Default for Settings {
             same_category_at_most: 3,
             clutter: 12,
             object_scale: 1.0,
+            shifted_tests: false,
         }
     }
 }
@@ -76,25 +82,30 @@ impl Settings {
     /// - `refshapes`: the default
     /// - `refshapes_nta`: for the study of non-target activation. Every scene has three to five objects of the main category in
     ///   few colours, so that locations and relations must decide
+    /// - `refshapes_shifted`: the same with [shifted tests](Self::shifted_tests)
     /// - `refshapes_pretrain`: scenes for pretraining the encoders. They are drawn from another seed, so no scene is shared
     ///   with the others
     pub fn named(name: &str) -> Option<Self> {
         let default = Self::default();
         // Objects large enough for a small encoder to learn their categories.
         let large = Self { object_scale: 1.7, clutter: 6, ..default.clone() };
+        let nta = Self {
+            seed: 20_001,
+            train_images: 2500,
+            val_images: 150,
+            test_a_images: 150,
+            min_objects: 4,
+            max_colours: 4,
+            same_category: 3,
+            same_category_at_most: 5,
+            ..large.clone()
+        };
         match name {
             "refshapes" => Some(default),
-            "refshapes_nta" => Some(Self {
-                seed: 20_001,
-                train_images: 2500,
-                val_images: 150,
-                test_a_images: 150,
-                min_objects: 4,
-                max_colours: 4,
-                same_category: 3,
-                same_category_at_most: 5,
-                ..large
-            }),
+            "refshapes_nta" => Some(nta),
+            "refshapes_shifted" => {
+                Some(Self { seed: 30_011, test_b_images: 150, shifted_tests: true, ..nta })
+            }
             "refshapes_pretrain" => Some(Self {
                 seed: 10_007,
                 train_images: 8000,
@@ -119,6 +130,14 @@ impl Settings {
         check(self.min_objects >= 2, "min_objects must be at least 2")?;
         check(self.max_objects >= self.min_objects, "max_objects must not be below min_objects")?;
         check(self.max_objects <= 10, "max_objects must be at most 10")?;
+        check(
+            !self.shifted_tests || self.max_objects <= 6,
+            "with shifted_tests, max_objects must be at most 6: testA has one object more",
+        )?;
+        check(
+            !self.shifted_tests || self.max_colours > 1,
+            "with shifted_tests, max_colours must be at least 2",
+        )?;
         check(
             (1..=self.min_objects).contains(&self.same_category),
             "same_category must be at least 1 and at most min_objects",

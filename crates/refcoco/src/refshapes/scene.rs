@@ -89,6 +89,11 @@ pub(super) struct Scene {
 const SIZES: [(usize, usize); 7] =
     [(160, 120), (120, 160), (144, 144), (176, 112), (112, 168), (160, 144), (192, 128)];
 
+/// Whether a pair of colour and shape is held out by [`Settings::shifted_tests`]: one shape per colour.
+fn is_held_out(colour: Colour, shape: Shape) -> bool {
+    (colour as usize + shape as usize).is_multiple_of(Shape::ALL.len())
+}
+
 /// Minimum and maximum number of objects, and of those of the main category.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crowding {
@@ -211,6 +216,11 @@ fn categories(rng: &mut ChaCha8Rng, n: usize, (at_least, at_most): (usize, usize
 }
 
 impl Object {
+    /// Whether the object has a pair of colour and shape that [`Settings::shifted_tests`] holds out.
+    pub(super) fn is_held_out(&self) -> bool {
+        is_held_out(self.colour, self.shape)
+    }
+
     /// Outlines in pixels, filled by the even-odd rule.
     pub(super) fn outlines(&self) -> Vec<Vec<[f64; 2]>> {
         let (sin, cos) = self.angle.sin_cos();

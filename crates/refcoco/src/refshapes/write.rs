@@ -120,21 +120,36 @@ fn ann_id(image: usize, object: usize) -> i64 {
     image_id(image) * 100 + object as i64
 }
 
-fn draw(settings: &Settings, split: &'static str, index: usize) -> Result<Drawn> {
-    let mut rng = stream(settings.seed, [2, index as u64, 0]);
-    let crowding = if split == "testB" {
-        let n = settings.max_objects;
-        Crowding { objects: (n, n), same_category: (3, settings.same_category_at_most.max(3)) }
-    } else {
-        Crowding {
+fn crowding(settings: &Settings, split: &str) -> Crowding {
+    let n = settings.max_objects;
+    match (split, settings.shifted_tests) {
+        ("testA", true) => Crowding { objects: (n + 1, n + 1), same_category: (n, n + 1) },
+        ("testB", false) => {
+            Crowding { objects: (n, n), same_category: (3, settings.same_category_at_most.max(3)) }
+        }
+        _ => Crowding {
             objects: (settings.min_objects, settings.max_objects),
             same_category: (settings.same_category, settings.same_category_at_most),
-        }
-    };
+        },
+    }
+}
+
+fn draw(settings: &Settings, split: &'static str, index: usize) -> Result<Drawn> {
+    let mut rng = stream(settings.seed, [2, index as u64, 0]);
+    let crowding = crowding(settings, split);
+    let only_held_out = settings.shifted_tests && split == "testB";
+    let none_held_out = settings.shifted_tests && split != "testB";
+    let fewest_refs = if only_held_out { 1 } else { 2 };
     loop {
         let scene = Scene::random(&mut rng, settings, crowding);
+        if none_held_out && scene.objects.iter().any(Object::is_held_out) {
+            continue;
+        }
         let mut refs = Vec::new();
         for target in 0..scene.objects.len() {
+            if only_held_out && !scene.objects[target].is_held_out() {
+                continue;
+            }
             let shape = scene.objects[target].shape;
             let alone = scene.objects.iter().filter(|other| other.shape == shape).count() == 1;
             if alone && rng.random_bool(0.5) {
@@ -146,7 +161,7 @@ fn draw(settings: &Settings, split: &'static str, index: usize) -> Result<Drawn>
                 refs.push((target, found));
             }
         }
-        if refs.len() < 2 {
+        if refs.len() < fewest_refs {
             continue;
         }
         let pixels = paint(&scene, settings.clutter, &mut rng);

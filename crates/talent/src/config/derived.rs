@@ -17,6 +17,8 @@ impl ModelConfig {
             text_width: self.text.width,
             width: image.fusion_width,
             word_len: self.word_len,
+            heads: image.cost_heads,
+            init_std: image.fusion_std,
         };
         VisualAdaptersConfig {
             blocks: if self.tuning == Tuning::Adapters { image.adapter_blocks.clone() } else { Vec::new() },
@@ -61,6 +63,7 @@ impl ModelConfig {
             let (image, other) = (&mut used.image, &published.image);
             image.adapter_blocks.clone_from(&other.adapter_blocks);
             (image.adapter_width, image.fusion_width) = (other.adapter_width, other.fusion_width);
+            (image.cost_heads, image.fusion_std) = (other.cost_heads, other.fusion_std);
             (image.fusion, image.gate) = (other.fusion, other.gate);
             let (text, other) = (&mut used.text, &published.text);
             text.adapter_blocks.clone_from(&other.adapter_blocks);

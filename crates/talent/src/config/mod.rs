@@ -9,7 +9,7 @@ use backbone::{
     EncoderSpec, ImageDesign, ImageEncoderConfig, PixelInput, PositionRule, TextDesign, TextEncoderConfig,
     Variant, WordInput,
 };
-use rca::NeckFusion;
+use rca::{NeckFusion, WordUnitConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::tuning::{LoraConfig, PromptConfig, Tuning};
@@ -39,6 +39,14 @@ pub struct ModelConfig {
     pub head: HeadConfig,
     /// Decoder.
     pub decoder: DecoderConfig,
+}
+
+fn one_cost_volume() -> i64 {
+    1
+}
+
+fn published_std() -> f64 {
+    WordUnitConfig::INIT_STD
 }
 
 /// The image encoder, its adapters, and the block outputs that the neck reads.
@@ -72,6 +80,12 @@ pub struct ImageConfig {
     pub adapter_width: i64,
     /// Common width e of patches and words in the adapters' cross-modal unit.
     pub fusion_width: i64,
+    /// Number of cost volumes of `fusion = "cost-volume"`, each of an equal part of the common width; TALENT has one.
+    #[serde(default = "one_cost_volume")]
+    pub cost_heads: i64,
+    /// Standard deviation of the initial weights of the adapters' cross-modal unit.
+    #[serde(default = "published_std")]
+    pub fusion_std: f64,
     /// Kind of cross-modal unit in the adapters.
     pub fusion: AdapterFusion,
     /// Whether the adapters' gates are frozen or learned.

@@ -2,7 +2,7 @@
 
 use adapters::{AdapterFusion, Gate};
 use backbone::{ImageDesign, PositionRule, TextDesign, Variant};
-use rca::NeckFusion;
+use rca::{NeckFusion, WordUnitConfig};
 
 use super::{DecoderConfig, HeadConfig, ImageConfig, ModelConfig, TextConfig};
 use crate::tuning::{LoraConfig, PromptConfig, Tuning};
@@ -31,6 +31,8 @@ impl ModelConfig {
                 adapter_blocks: every_other.clone(),
                 adapter_width: 128,
                 fusion_width: 128,
+                cost_heads: 1,
+                fusion_std: WordUnitConfig::INIT_STD,
                 fusion: AdapterFusion::CostVolume,
                 gate: Gate::Frozen,
                 low_precision_tokens: false,

@@ -137,8 +137,15 @@ impl ModelConfig {
         }
     }
 
-    /// Divisibility of the cross-modal units' widths by their attention heads.
+    /// Divisibility of the cross-modal units' widths by their heads; initial weights.
     fn validate_heads(&self) -> Result<(), ConfigError> {
+        let (width, heads, std) = (self.image.fusion_width, self.image.cost_heads, self.image.fusion_std);
+        check(
+            heads >= 1 && width % heads == 0,
+            format!("image.fusion_width ({width}) must be a multiple of image.cost_heads ({heads})"),
+        )?;
+        // From zero the product of cost and patches would never leave zero.
+        check(std > 0.0 && std <= 10.0, format!("image.fusion_std ({std}) must be above 0 and at most 10"))?;
         if self.image.fusion == AdapterFusion::CrossAttention {
             let (width, heads) = (self.image.fusion_width, WordCrossAttention::N_HEADS);
             check(

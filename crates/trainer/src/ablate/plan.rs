@@ -10,13 +10,15 @@ use serde::Deserialize;
 use crate::losses::LOSSES;
 
 /// Plans that are shipped, by name.
-const SHIPPED: [(&str, &str); 6] = [
+const SHIPPED: [(&str, &str); 8] = [
     ("paper", include_str!("../../plans/paper.toml")),
     ("quick", include_str!("../../plans/quick.toml")),
     ("beyond", include_str!("../../plans/beyond.toml")),
     ("tuning", include_str!("../../plans/tuning.toml")),
     ("objectives", include_str!("../../plans/objectives.toml")),
     ("confirm", include_str!("../../plans/confirm.toml")),
+    ("causes", include_str!("../../plans/causes.toml")),
+    ("shifted", include_str!("../../plans/shifted.toml")),
 ];
 
 /// A plan, as written in a TOML file.
