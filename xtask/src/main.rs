@@ -40,6 +40,7 @@ cargo xtask COMMAND
   export [...]          write a checkpoint as a plain official state dictionary
   check-device [...]    check on a device that everything works, and how fast
   pack --out DIR        a folder that runs where there is no Rust toolchain, beside PyTorch
+  fetch NAME... | --for CONFIG | list   download data sets and pretrained encoders; needs no libtorch
   data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
   bench data [...]      time the making of training samples; needs no libtorch
@@ -79,6 +80,7 @@ fn run() -> Result<()> {
         "guests" => guests::guests().and_then(|()| worked_changes::try_out()),
         "ci" => tests_and_ci::ci(),
         "data" => forward::to_data_program("", &rest),
+        "fetch" => forward::to_data_program("fetch", &rest),
         "results" => forward::to_results_program(&rest),
         // Browsing and comparing need no libtorch.
         "studio" if !needs_network(&rest) => forward::to_data_program("studio", &rest),

@@ -17,6 +17,14 @@ pub struct Progress {
     first: u64,
     started: Instant,
     last_line: Instant,
+    unit: Unit,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Things,
+    Bytes,
 }
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -26,12 +34,26 @@ impl Progress {
     ///
     /// - done: units that an earlier process has done
     pub fn new(label: &str, total: u64, done: u64) -> Self {
+        Self::of(Unit::Things, label, total, done)
+    }
+
+    /// The same for bytes.
+    pub fn bytes(label: &str, total: u64, done: u64) -> Self {
+        Self::of(Unit::Bytes, label, total, done)
+    }
+
+    fn of(unit: Unit, label: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total)
                 .with_position(done)
                 .with_message("")
                 .with_prefix(escape(label).into_owned());
-            let template = "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left  {msg}";
+            let template = match unit {
+                Unit::Things => "{prefix} {bar:30} {pos}/{len}  {per_sec}  {eta} left  {msg}",
+                Unit::Bytes => {
+                    "{prefix} {bar:30} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}"
+                }
+            };
             bar.set_style(
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
@@ -39,14 +61,15 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now }
+        Self { bar, label: label.to_owned(), total, done, first: done, started: now, last_line: now, unit }
     }
 
     /// Progress that is not shown, for work whose progress another process shows.
     pub fn hidden() -> Self {
         let now = Instant::now();
         let bar = Some(ProgressBar::hidden());
-        Self { bar, label: String::new(), total: 0, done: 0, first: 0, started: now, last_line: now }
+        let unit = Unit::Things;
+        Self { bar, label: String::new(), total: 0, done: 0, first: 0, started: now, last_line: now, unit }
     }
 
     /// A handle that clears the bar while other work shows its own.
@@ -71,7 +94,16 @@ impl Progress {
             self.last_line = Instant::now();
             let rate = (self.done - self.first) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
-            errln!("{} {}/{}  {rate:.2}/s  {left:.0} s left  {message}", self.label, self.done, self.total);
+            let (done, total) = (self.done, self.total);
+            match self.unit {
+                Unit::Things => {
+                    errln!("{} {done}/{total}  {rate:.2}/s  {left:.0} s left  {message}", self.label);
+                }
+                Unit::Bytes => {
+                    let [done, total, rate] = [done as f64, total as f64, rate].map(|bytes| bytes / 1e6);
+                    errln!("{} {done:.1}/{total:.1} MB  {rate:.1} MB/s  {left:.0} s left", self.label);
+                }
+            }
         }
     }
 }

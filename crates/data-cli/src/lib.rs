@@ -53,6 +53,8 @@ enum Command {
     Score(ScoreArgs),
     /// Time the preparation of training samples, stage by stage
     Bench(BenchArgs),
+    /// Download data sets and pretrained encoders (`cargo xtask fetch`)
+    Fetch(fetch::FetchArgs),
     /// Browse data sets and compare predictions on a local web page (`cargo xtask studio` with a model tries it, too)
     Studio(studio::StudioArgs),
 }
@@ -88,6 +90,7 @@ pub fn run(args: &[OsString]) -> Result<()> {
         Command::Export(args) => export::export(&args),
         Command::Score(args) => score(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Fetch(args) => Ok(fetch::fetch(&args)?),
         Command::Studio(args) => studio::serve(&args, None),
     }
 }

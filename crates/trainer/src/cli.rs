@@ -66,6 +66,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },
+    /// Download data sets and pretrained encoders
+    Fetch {
+        /// See `fetch --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Benchmark data loading, training steps, inference or a loss
     #[command(subcommand)]
     Bench(Bench),
@@ -225,6 +231,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Export(args) => export(&args.checkpoint, &args.form, &args.encoders),
         Command::Params(args) => params(&args.config.load(&args.data_root)?, args.json),
         Command::Data { args } => become_data_program(&args),
+        Command::Fetch { args } => become_data_program(&[&["fetch".into()], args.as_slice()].concat()),
         Command::Bench(what) => bench(&what),
         Command::Devices => {
             let devices = json!({

@@ -158,7 +158,11 @@ pub(crate) struct Experiment {
 impl Experiment {
     /// Opens the data sets and builds the model, with initial values drawn from the config's seed.
     pub(crate) fn new(cfg: Config, device: Device, data_root: &Path, processes: &Processes) -> Result<Self> {
-        let mut datasets = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root))?;
+        let opened = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root));
+        let mut datasets = opened.map_err(|error| match error.downcast_ref() {
+            Some(refcoco::Error::Layout { .. }) => error.context(cfg.fetch_advice()),
+            _ => error,
+        })?;
         if cfg.eval.on_error == OnError::Skip {
             for dataset in &mut datasets {
                 let splits = dataset.evaluated_splits();

@@ -129,7 +129,7 @@ fn measure(args: &LrFindArgs, cfg: Config) -> Result<Vec<Point>> {
     let mut experiment = Experiment::new(cfg, device, &args.data_root, &processes)?;
     experiment.interrupt = Interrupt::listen()?;
     let cfg = &experiment.cfg;
-    load_encoders(&experiment.model, &cfg.weights, &Strictness::default())?;
+    load_encoders(&experiment.model, cfg, &Strictness::default())?;
     let mix = training_mix(&experiment.datasets, cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     let batch_size = cfg.train.batch_size.min(mix.refs.len());

@@ -14,22 +14,22 @@ use crate::config::{Config, WeightsConfig};
 
 /// Loads the encoders that a config names; an empty name keeps that encoder's initial values. Returns the encoders whose files
 /// contain all of their tensors.
-pub(crate) fn load_encoders(
-    model: &Talent,
-    cfg: &WeightsConfig,
-    strictness: &Strictness,
-) -> Result<Encoders> {
+pub(crate) fn load_encoders(model: &Talent, config: &Config, strictness: &Strictness) -> Result<Encoders> {
     let mut encoders = Encoders::default();
+    let cfg = &config.weights;
     let files = [("weights.image", &cfg.image, Encoder::Image), ("weights.text", &cfg.text, Encoder::Text)];
     for (key, file, encoder) in files {
         if file.is_empty() {
             continue;
         }
         let path = Path::new(file);
-        let made = if *cfg == Config::testbed().weights { "make it with `pretrain`, " } else { "" };
+        let advice = match *cfg == Config::testbed().weights {
+            true => "make it with `pretrain`".to_owned(),
+            false => config.fetch_advice(),
+        };
         ensure!(
             path.exists(),
-            "weights file {file}: there is no such file; {made}put it there, name another file or folder with \
+            "weights file {file}: there is no such file; {advice}, or put it there, name another file or folder with \
              --set {key}=PATH, or start from random values with an empty name"
         );
         let report = load_encoder(model, encoder, path, strictness)

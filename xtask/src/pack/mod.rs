@@ -135,9 +135,9 @@ fn fill(folder: &Path, talent: &Path) -> Result<()> {
     let mut synth = Command::new(bin.join("talent-data"));
     synth.args(["synth", "--data-root"]).arg(&datasets).arg("--set");
     run_aside(synth.args(["train_images=64", "val_images=8", "test_a_images=4", "test_b_images=4"]))?;
-    // Compressed it takes 8 MB in place of 18; the launcher unpacks it when it is first asked for.
-    run_aside(Command::new("gzip").args(["-9", "--no-name"]).arg(bin.join("talent-data")))
-        .context("`gzip` failed, which compresses a program of the pack")?;
+    // Compressed it takes 8 MB in place of 24; the launcher unpacks it when it is first asked for.
+    run_aside(Command::new("xz").arg("-6").arg(bin.join("talent-data")))
+        .context("`xz` failed, which compresses a program of the pack; it is in the package xz-utils")?;
     for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
         copy(&root.join(name), &folder.join(name))?;
     }

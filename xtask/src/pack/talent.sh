@@ -16,28 +16,39 @@ oldest=$(printf '%s\n%s\n' "$needed_glibc" "${glibc:-0}" | sort -V | head -n 1)
 [ "$oldest" = "$needed_glibc" ] || fail "this pack needs glibc $needed_glibc or newer, this machine has ${glibc:-another C library}; make a pack on a machine as old as this one"
 export TALENT_PACK="$here"
 
+# Writes an unpacked file to standard output.
+unpack() {
+    if command -v xz >/dev/null; then
+        xz -dc "$1"
+    else
+        python3 -c 'import lzma, shutil, sys
+shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1"
+    fi
+}
+
 # These need no libtorch.
 case "${1-}" in
 results)
     fail "tables of runs are not made by a pack (their program would double its size): copy the runs to a checkout, and call \`cargo xtask results\` there"
     ;;
-data)
-    shift
+data | fetch)
+    [ "$1" = fetch ] || shift
     program="$here/bin/talent-data"
     if [ ! -x "$program" ]; then
-        command -v gzip >/dev/null || fail "gzip is not on the PATH; it unpacks bin/talent-data.gz"
+        command -v xz >/dev/null || command -v python3 >/dev/null ||
+            fail "neither xz nor python3 is on the PATH; one of them unpacks bin/talent-data.xz"
         unpacked="$program.$$"
-        if (gzip -dc "$program.gz" >"$unpacked") 2>/dev/null && chmod +x "$unpacked"; then
+        if (unpack "$program.xz" >"$unpacked") 2>/dev/null && chmod +x "$unpacked"; then
             # Whole or not at all, also if two commands unpack at once.
             mv -f "$unpacked" "$program"
         else
             # The pack cannot be written to.
             rm -f "$unpacked"
-            unpacked=$(mktemp "${TMPDIR:-/tmp}/talent-data.XXXXXX") || fail "no folder to unpack bin/talent-data.gz in; set TMPDIR"
+            unpacked=$(mktemp "${TMPDIR:-/tmp}/talent-data.XXXXXX") || fail "no folder to unpack bin/talent-data.xz in; set TMPDIR"
             trap 'rm -f "$unpacked"' EXIT
             trap 'exit 130' INT
             trap 'exit 143' TERM
-            gzip -dc "$program.gz" >"$unpacked" && chmod +x "$unpacked" || fail "bin/talent-data.gz cannot be unpacked"
+            unpack "$program.xz" >"$unpacked" && chmod +x "$unpacked" || fail "bin/talent-data.xz cannot be unpacked"
             "$unpacked" "$@"
             exit $?
         fi

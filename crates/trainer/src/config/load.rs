@@ -94,7 +94,10 @@ pub fn load(source: &Source) -> Result<Config> {
         let word_len = refcoco::Descriptor::find(name, &source.data_root)?.word_len as i64;
         let mut chosen = Table::new();
         set(&mut chosen, &["data", "datasets"], Value::Array(vec![Value::String(name.clone())]));
-        set(&mut chosen, &["model", "word_len"], Value::Integer(word_len));
+        // A trained network keeps the length that its weights have the shape of.
+        if source.base.is_none() {
+            set(&mut chosen, &["model", "word_len"], Value::Integer(word_len));
+        }
         merge(&mut table, chosen, "")?;
     }
     for text in &source.overrides {
@@ -368,6 +371,10 @@ mod tests {
             (config.model.word_len, config.data.datasets.as_slice()),
             (22, &["refcocog_u".to_owned()][..])
         );
+        let trained =
+            Source { base: Some(Config::tiny()), dataset: Some("refcocog_u".into()), ..Source::default() };
+        let trained = load(&trained).unwrap();
+        assert_eq!((trained.model.word_len, trained.data.datasets.len()), (17, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The configuration of a run: every setting that may change its result, and no other settings.
 
 mod args;
+mod fetch_advice;
 mod load;
 mod loss;
 mod validate;

@@ -82,7 +82,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
     }
     let strictness = Strictness { allow_missing: options.allow_missing.clone() };
     experiment.shorten(options.fast_dev_run, &mix);
-    let mut encoders = load_encoders(&experiment.model, &experiment.cfg.weights, &strictness)?;
+    let mut encoders = load_encoders(&experiment.model, &experiment.cfg, &strictness)?;
     if options.embed_encoders || experiment.cfg.train.regime == Regime::Full {
         encoders = Encoders::default();
     }
