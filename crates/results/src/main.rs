@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use cli_kit::{errln, outln};
 use results::{
-    Found, LeftOut, Summary, TableFormat, expressions_frame, published, read_runs, report, runs_frame,
+    Found, LeftOut, Summary, TableFormat, expressions_frame, plot, published, read_runs, report, runs_frame,
     write_csv, write_parquet,
 };
 
@@ -43,6 +43,9 @@ struct Cli {
     /// Also write one HTML file with tables, plots and pictures
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Also draw the differences to the baseline with their intervals: a PNG file, and an SVG file beside it
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Folder of the data sets, for the report's pictures
     #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
@@ -63,9 +66,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let outputs: Vec<&PathBuf> = [&cli.out, &cli.expressions, &cli.report].into_iter().flatten().collect();
+    let outputs: Vec<&PathBuf> =
+        [&cli.out, &cli.expressions, &cli.report, &cli.plot].into_iter().flatten().collect();
     let different: BTreeSet<&PathBuf> = outputs.iter().copied().collect();
-    ensure!(different.len() == outputs.len(), "--out, --expressions and --report must name different files");
+    ensure!(
+        different.len() == outputs.len(),
+        "--out, --expressions, --report and --plot must name different files"
+    );
     let Found { runs, plan, problems } = read_runs(&cli.runs)?;
     for LeftOut { run, what } in &problems {
         errln!("left out: {}: {what}", run.display());
@@ -95,6 +102,10 @@ fn run(cli: &Cli) -> Result<()> {
     }
     // All decisions are made on the validation split, so it comes first.
     summaries.sort_by_key(|summary| !run_files::is_val(&summary.split));
+    if let Some(path) = &cli.plot {
+        plot(path, &summaries)?;
+        errln!("{}", path.display());
+    }
     if let Some(path) = &cli.report {
         let title = plan
             .as_ref()

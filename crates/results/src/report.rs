@@ -1,10 +1,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use figures::{BarPanel, Bars, Dot, DotPanel, DotRow, PAGE_STYLE, Panel, Series, chart_html, picture_html};
+use figures::{BarPanel, Bars, PAGE_STYLE, Panel, Series, chart_html, picture_html};
 
 use crate::Error;
 use crate::grid::grid;
+use crate::plots::{differences, means};
 use crate::read::{LeftOut, Run};
 use crate::summary::Summary;
 
@@ -33,7 +34,8 @@ pub fn report(
     );
     if let Some(first) = summaries.first() {
         if first.baseline.is_some() {
-            page.push_str(&differences(summaries)?);
+            let svg = figures::dots_svg(&differences(summaries))?;
+            page.push_str(&chart_html("differences to the baseline", &svg));
         }
         let _ = write!(page, "<p>{NOTE}</p>");
     }
@@ -51,7 +53,8 @@ pub fn report(
     }
     if let Some(first) = summaries.first() {
         let _ = write!(page, "<h2>Plots, {}</h2>", text(&first.split));
-        for plot in [means(first)?, by_distractors(first)?, curves(runs, first)?] {
+        let means = chart_html("means over seeds", &figures::dots_svg(&means(first))?);
+        for plot in [means, by_distractors(first)?, curves(runs, first)?] {
             page.push_str(&plot);
         }
         let _ = write!(page, "<h2>Where they differ most, {}</h2>", text(&first.split));
@@ -77,62 +80,6 @@ pub fn report(
 const NOTE: &str = "Values are means over seeds with their standard deviation. Differences are to the baseline with the same seed, \
 expression by expression: mean and 95 % interval of a bootstrap over seeds and refs. Bold: better than every other row, where the \
 interval of each difference excludes 0.";
-
-/// Titles and keys of the plotted metrics.
-const PLOTTED: [(&str, &str); 3] =
-    [("mIoU", "mIoU"), ("NTA mass", "nta_mass"), ("identity errors", "identity_error")];
-
-/// Mean and standard deviation over seeds of each line.
-fn means(summary: &Summary) -> Result<String, Error> {
-    let panel = |(title, key): (&str, &str)| DotPanel {
-        title: format!("{title}, {} (%)", summary.split),
-        x_label: "mean and standard deviation over seeds".to_owned(),
-        mark: None,
-        series: vec![summary.split.clone()],
-        rows: summary
-            .lines
-            .iter()
-            .map(|line| {
-                let found = line.metrics.get(key);
-                let sd = found.and_then(|found| found.sd).unwrap_or(0.0);
-                let value = found.map_or(f64::NAN, |found| found.mean);
-                let dot = Dot { value, interval: Some([value - sd, value + sd]) };
-                DotRow { name: line.group.clone(), dots: vec![dot] }
-            })
-            .collect(),
-    };
-    Ok(chart_html("means over seeds", &figures::dots_svg(&PLOTTED.map(panel))?))
-}
-
-/// Differences to the baseline with their intervals, on all splits.
-fn differences(summaries: &[Summary]) -> Result<String, Error> {
-    let Some(first) = summaries.first() else { return Ok(String::new()) };
-    let baseline = first.baseline.as_deref().unwrap_or_default();
-    let dot = |summary: &Summary, group: &str, key: &str| {
-        let line = summary.lines.iter().find(|line| line.group == group);
-        let found = line.and_then(|line| line.differences.get(key));
-        Dot {
-            value: found.map_or(f64::NAN, |found| found.mean),
-            interval: found.map(|found| [found.low, found.high]),
-        }
-    };
-    let panel = |(title, key): (&str, &str)| DotPanel {
-        title: format!("{title}: difference to {baseline}"),
-        x_label: "percentage points, 95 % interval".to_owned(),
-        mark: Some(0.0),
-        series: summaries.iter().map(|summary| summary.split.clone()).collect(),
-        rows: first
-            .lines
-            .iter()
-            .filter(|line| line.group != baseline)
-            .map(|line| DotRow {
-                name: line.group.clone(),
-                dots: summaries.iter().map(|summary| dot(summary, &line.group, key)).collect(),
-            })
-            .collect(),
-    };
-    Ok(chart_html("differences to the baseline", &figures::dots_svg(&PLOTTED.map(panel))?))
-}
 
 fn by_distractors(summary: &Summary) -> Result<String, Error> {
     let panel = BarPanel {

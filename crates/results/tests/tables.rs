@@ -148,7 +148,10 @@ fn other_forms() {
 fn the_report_stands_alone() {
     let root = runs();
     let page = root.path().join("report.html");
-    stdout(&results(root.path(), &["--report", page.to_str().unwrap()]));
+    let plot = root.path().join("differences.png");
+    let files = ["--report", page.to_str().unwrap(), "--plot", plot.to_str().unwrap()];
+    stdout(&results(root.path(), &files));
+    assert!(plot.is_file() && plot.with_extension("svg").is_file());
     let page = std::fs::read_to_string(page).unwrap();
     for part in ["<h1>ablation study</h1>", "<b>100.00 ± 0.00</b>", "<svg", "it is not finished"] {
         assert!(page.contains(part), "{part}");
