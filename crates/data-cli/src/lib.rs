@@ -12,7 +12,7 @@ mod verify;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use cli_kit::outln;
 use command_kit::{DEFAULT_DATA_ROOT, ScoreArgs, parse, score};
@@ -80,7 +80,23 @@ struct SynthArgs {
 pub fn run(args: &[OsString]) -> Result<()> {
     refcoco::check_memory_rule()?;
     let cli: Cli = parse(std::iter::once("data".into()).chain(args.iter().cloned()));
-    match cli.command {
+    dispatch(cli.command).map_err(with_advice)
+}
+
+/// The error of a data set that is not there, with the command that downloads it.
+fn with_advice(error: anyhow::Error) -> anyhow::Error {
+    let advice = match error.downcast_ref() {
+        Some(refcoco::Error::Layout { dataset, .. }) => fetch::advice(dataset),
+        _ => None,
+    };
+    match advice {
+        Some(advice) => anyhow!("{error:#}; {advice}"),
+        None => error,
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
         Command::List(args) => list::list(&args),
         Command::Stats(args) => stats::stats(&args),
         Command::Verify(args) => verify::verify(&args),

@@ -69,7 +69,7 @@ fn https_with_an_own_authority_and_never_back_to_http() {
     let mut alone = fetch(folder.path(), &ARGS);
     alone.env_remove("SSL_CERT_FILE");
     let (is_well, said) = run(alone);
-    assert!(!is_well && said.contains("certificate"), "{said}");
+    assert!(!is_well && said.contains("SSL_CERT_FILE"), "{said}");
 
     let plain = Server::new(b"whole".to_vec(), vec![Act::Send]);
     let location = format!("Location: {}\r\n", plain.url("/a.bin"));
@@ -112,14 +112,14 @@ fn a_killed_download_goes_on_and_is_never_taken_for_whole() {
 fn the_token_is_sent_to_gated_items_and_never_printed() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::new(b"whole".to_vec(), vec![Act::Say(401, String::new(), "who?".into()), Act::Send]);
-    table(folder.path(), &server.url("/a.bin"), "gated = \"https://example.org/accept\"");
+    table(folder.path(), &server.url("/a.bin"), &format!("gated = \"{}\"", server.url("/accept")));
     let call = || {
         let mut command = fetch(folder.path(), &ARGS);
         command.env("HF_TOKEN", "hf_secret");
         run(command)
     };
     let (is_well, said) = call();
-    assert!(!is_well && said.contains("https://example.org/accept") && !said.contains("hf_secret"), "{said}");
+    assert!(!is_well && said.contains("/accept") && !said.contains("hf_secret"), "{said}");
     assert_eq!(server.header(0, "authorization").as_deref(), Some("Bearer hf_secret"));
     let (is_well, said) = call();
     assert!(is_well && !said.contains("hf_secret"), "{said}");
@@ -146,7 +146,7 @@ fn dry_runs_and_lists_download_nothing() {
     let (is_well, said) = run(fetch(folder.path(), &["--for", "refcoco/base", "--dry-run"]));
     assert!(is_well, "{said}");
     for expected in [
-        "train2014.zip (13510573713 bytes) becomes datasets/images/train2014.zip",
+        "train2014.zip (13.5 GB, 13510573713 bytes) becomes datasets/images/train2014.zip",
         "datasets/refcoco/instances.json",
         "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",

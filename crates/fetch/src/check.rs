@@ -1,7 +1,7 @@
 //! Whether a file is what it should be: size, checksum, and the first bytes of its kind.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use command_kit::Progress;
@@ -12,6 +12,8 @@ use crate::table::Source;
 
 /// Files from this size on show progress while their checksum is computed.
 const LARGE: u64 = 500_000_000;
+/// No safetensors file has a longer header.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Computes the SHA-256 of a file, as 64 hexadecimal digits.
 ///
@@ -57,10 +59,52 @@ pub(crate) fn fault(path: &Path, source: &Source) -> Result<Option<String>> {
     if size > source.cap() {
         return Ok(Some(format!("the file has {size} bytes, more than the {} allowed", source.cap())));
     }
-    if has_extension(source.file_name(), "zip") && zip::ZipArchive::new(file).is_err() {
-        return Ok(Some("the archive is damaged: its list of files cannot be read".into()));
+    Ok(broken(&mut file, size, &head, source.file_name()))
+}
+
+/// Kinds of files whose own contents say where they end.
+pub(crate) fn shows_its_end(name: &str) -> bool {
+    ["zip", "safetensors", "json"].iter().any(|extension| has_extension(name, extension))
+}
+
+/// What the structure of a file says, if it is not whole.
+fn broken(file: &mut File, size: u64, head: &[u8], name: &str) -> Option<String> {
+    let is_archive = ["zip", "pth", "pt"].iter().any(|extension| has_extension(name, extension));
+    if is_archive && head.starts_with(b"PK") && zip::ZipArchive::new(&mut *file).is_err() {
+        return Some("the archive is damaged: its list of files cannot be read".into());
     }
-    Ok(None)
+    if has_extension(name, "safetensors") {
+        return broken_safetensors(file, size);
+    }
+    if has_extension(name, "json") {
+        file.rewind().ok()?;
+        let parsed: serde_json::Result<serde::de::IgnoredAny> =
+            serde_json::from_reader(std::io::BufReader::new(file));
+        return parsed.err().map(|error| format!("the JSON file is damaged: {error}"));
+    }
+    None
+}
+
+/// A safetensors file is 8 bytes with the header's length, the header, and the tensors, of which the header says where they end.
+fn broken_safetensors(file: &mut File, size: u64) -> Option<String> {
+    let damaged = || Some("the safetensors file is damaged".to_owned());
+    let mut length = [0; 8];
+    if file.rewind().is_err() || file.read_exact(&mut length).is_err() {
+        return damaged();
+    }
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER || length + 8 > size {
+        return damaged();
+    }
+    let mut header = vec![0; length as usize];
+    if file.read_exact(&mut header).is_err() {
+        return damaged();
+    }
+    let Ok(serde_json::Value::Object(header)) = serde_json::from_slice(&header) else { return damaged() };
+    let ends = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
+    let end = 8 + length + ends.max().unwrap_or(0);
+    (end != size)
+        .then(|| format!("the safetensors file has {size} bytes in place of the {end} that its header names"))
 }
 
 fn has_extension(name: &str, extension: &str) -> bool {
@@ -68,10 +112,13 @@ fn has_extension(name: &str, extension: &str) -> bool {
 }
 
 /// What the first bytes say, if it is not what the name promises.
-fn wrong_kind(head: &[u8], name: &str) -> Option<String> {
+pub(crate) fn wrong_kind(head: &[u8], name: &str) -> Option<String> {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
-    let text = String::from_utf8_lossy(&head[..head.len().min(80)]).trim().replace(['\n', '\r'], " ");
-    if first == Some(&b'<') {
+    let start = String::from_utf8_lossy(&head[..head.len().min(200)]).trim_start().to_ascii_lowercase();
+    let text = String::from_utf8_lossy(&head[..head.len().min(40)]);
+    let text = text.trim().replace(['\n', '\r'], " ").escape_debug().to_string();
+    if ["<!doctype", "<html", "<?xml", "<head", "<title"].iter().any(|tag| start.starts_with(tag)) {
         return Some(format!("this is a web page, not the file: `{text}`"));
     }
     if head.starts_with(b"version https://git-lfs") {
@@ -86,7 +133,7 @@ fn wrong_kind(head: &[u8], name: &str) -> Option<String> {
         Some("json") => (matches!(first, Some(b'{' | b'[')), "a JSON file"),
         _ => (true, ""),
     };
-    (!is_right).then(|| format!("this is not {kind}; it begins with `{}`", text.escape_debug()))
+    (!is_right).then(|| format!("this is not {kind}; it begins with `{text}`"))
 }
 
 #[cfg(test)]

@@ -11,10 +11,12 @@ use ureq::{Agent, Proxy};
 use url::Url;
 
 use crate::error::{Error, Result};
-use crate::table::{is_allowed, is_loopback, is_sha256};
+use crate::table::{is_allowed, is_loopback, is_sha256, shown};
 
 const MOST_REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(30);
+/// The host whose checksums are believed.
+const HUB: &str = "huggingface.co";
 /// A server that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Variable with a file of certificates to trust in place of the built-in ones, as for curl and OpenSSL.
@@ -25,8 +27,12 @@ const CERTIFICATES: &str = "SSL_CERT_FILE";
 pub(crate) enum Trouble {
     /// It may work later; the server may have said when.
     Later(String, Option<Duration>),
+    /// The host cannot be reached.
+    Unreachable(String),
     /// It will not work with this source.
     Never(String),
+    /// The server has another file than that of the part.
+    Changed(String),
     /// The server wants a token, or another one.
     Gated(String),
 }
@@ -36,6 +42,8 @@ pub(crate) enum Trouble {
 pub(crate) struct Rest<'a> {
     /// Its length in bytes; the rest is asked for.
     pub(crate) from: u64,
+    /// Size of the whole file, if the server said so before.
+    pub(crate) total: Option<u64>,
     /// ETag or date of the file that it is part of. With another file now, the server sends it from the start.
     pub(crate) validator: Option<&'a str>,
 }
@@ -46,34 +54,33 @@ pub(crate) struct Answer {
     pub(crate) from: u64,
     /// Size of the whole file, if the server said so.
     pub(crate) total: Option<u64>,
+    /// Whether the end of the file can be told from a broken connection.
+    pub(crate) has_end: bool,
     /// ETag or date of the file.
     pub(crate) validator: Option<String>,
-    /// SHA-256 of the file, if the server publishes it (Hugging Face).
+    /// SHA-256 of the file, if Hugging Face has named it.
     pub(crate) sha256: Option<String>,
     /// The bytes.
     pub(crate) body: Box<dyn Read>,
 }
 
 /// Asks servers for files.
-pub(crate) struct Client(Agent);
+pub(crate) struct Client {
+    agent: Agent,
+    /// For this machine itself, never through a proxy.
+    direct: Agent,
+    /// Host of the proxy, if there is one.
+    proxy: Option<String>,
+}
 
 impl Client {
     /// Reads the environment: proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), certificates (`SSL_CERT_FILE`).
     pub(crate) fn new() -> Result<Self> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(Proxy::try_from_env())
-            .user_agent(concat!("talent-fetch/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .tls_config(tls()?);
-        let config: Config = config.build();
-        Ok(Self(config.into()))
+        let proxy = proxy()?;
+        let name = proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
+        let tls = tls()?;
+        let agent = |proxy: Option<Proxy>| -> Agent { config(proxy, tls.clone()).into() };
+        Ok(Self { agent: agent(proxy), direct: agent(None), proxy: name })
     }
 
     /// Asks for a file, or for the rest of it.
@@ -93,7 +100,9 @@ impl Client {
             let token = token.filter(|_| at.origin() == url.origin());
             let response = self.ask(&at, rest, token)?;
             let (parts, body) = response.into_parts();
-            sha256 = sha256.or_else(|| published_sha256(&parts.headers));
+            if at.host_str() == Some(HUB) || is_loopback(&at) {
+                sha256 = sha256.or_else(|| published_sha256(&parts.headers));
+            }
             if parts.status.is_redirection() {
                 at = redirect(&at, &parts.headers)?;
                 continue;
@@ -105,13 +114,24 @@ impl Client {
         Err(Trouble::Never(format!("redirects more than {MOST_REDIRECTS} times")))
     }
 
+    /// Why nobody answered, and through what it was asked.
+    fn no_way(&self, error: &dyn std::fmt::Display) -> String {
+        match &self.proxy {
+            Some(proxy) => format!("the host cannot be reached through the proxy {proxy}: {error}"),
+            None => format!(
+                "the host cannot be reached: {error}; is there a way to the internet, or is a proxy needed (HTTPS_PROXY)?"
+            ),
+        }
+    }
+
     fn ask(
         &self,
         url: &Url,
         rest: Option<&Rest<'_>>,
         token: Option<&str>,
     ) -> std::result::Result<ureq::http::Response<ureq::Body>, Trouble> {
-        let mut request = self.0.get(url.as_str());
+        let agent = if is_loopback(url) { &self.direct } else { &self.agent };
+        let mut request = agent.get(url.as_str());
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -122,8 +142,18 @@ impl Client {
             }
         }
         request.call().map_err(|error| match error {
-            ureq::Error::HostNotFound => Trouble::Later("the host is not found".into(), None),
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Trouble::Unreachable(self.no_way(&error)),
             // A certificate is as wrong the next time.
+            ureq::Error::Io(cause) if cause.to_string().contains("certificate") => Trouble::Never(format!(
+                "{cause}; if your network has an authority of its own, name its certificates with {CERTIFICATES}"
+            )),
+            ureq::Error::Io(cause) if is_no_way(cause.kind()) => Trouble::Unreachable(self.no_way(&cause)),
+            ureq::Error::Io(cause) if cause.to_string().contains("lookup address") => {
+                Trouble::Unreachable(self.no_way(&cause))
+            }
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+                Trouble::Unreachable(self.no_way(&error))
+            }
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) | ureq::Error::BadUri(_) => {
                 Trouble::Never(error.to_string())
             }
@@ -132,13 +162,54 @@ impl Client {
     }
 }
 
+fn config(proxy: Option<Proxy>, tls: TlsConfig) -> Config {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(proxy)
+        .user_agent(concat!("talent-fetch/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .timeout_resolve(Some(CONNECT))
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .tls_config(tls)
+        .build()
+}
+
+/// The proxy of the usual variables. One that cannot be used is an error: a direct connection may be what the proxy is to prevent.
+fn proxy() -> Result<Option<Proxy>> {
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+        for name in [name.to_owned(), name.to_lowercase()] {
+            let value = std::env::var(&name).unwrap_or_default();
+            if !value.is_empty() && Proxy::new(&value).is_err() {
+                return Err(Error::Variable {
+                    name,
+                    what: "is no address of a proxy, such as http://host:3128".into(),
+                });
+            }
+        }
+    }
+    Ok(Proxy::try_from_env())
+}
+
+/// Whether a connection could not be made at all.
+fn is_no_way(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
 fn tls() -> Result<TlsConfig> {
     let builder = TlsConfig::builder();
     let Some(path) = std::env::var_os(CERTIFICATES).filter(|path| !path.is_empty()) else {
         return Ok(builder.build());
     };
     let path = std::path::PathBuf::from(path);
-    let text = std::fs::read(&path).map_err(Error::at(&path))?;
+    let text = std::fs::read(&path).map_err(|error| Error::Variable {
+        name: CERTIFICATES.into(),
+        what: format!("names {}: {error}", path.display()),
+    })?;
     let certificates: Vec<_> = parse_pem(&text)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -163,18 +234,9 @@ fn redirect(from: &Url, headers: &HeaderMap) -> std::result::Result<Url, Trouble
     let to = from.join(location).map_err(|error| Trouble::Never(format!("redirects wrongly: {error}")))?;
     let stays_here = from.scheme() == "http" && is_loopback(&to);
     if !is_allowed(&to) || to.scheme() != "https" && !stays_here {
-        return Err(Trouble::Never(format!("redirects to {}, which is not https", without_query(&to))));
+        return Err(Trouble::Never(format!("redirects to {}, which is not https", shown(&to))));
     }
     Ok(to)
-}
-
-/// An address for messages: queries of redirects hold signatures.
-fn without_query(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = url.set_password(None);
-    url.to_string()
 }
 
 fn check_status(
@@ -215,27 +277,57 @@ fn answer(
     sha256: Option<String>,
     body: Box<dyn Read>,
 ) -> std::result::Result<Answer, Trouble> {
+    if text(headers, "content-encoding").is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return Err(Trouble::Never("the server sends the file compressed, which was not asked for".into()));
+    }
     let length = text(headers, "content-length").and_then(|length| length.parse::<u64>().ok());
     // A weak ETag does not promise equal bytes.
     let etag = text(headers, "etag").filter(|etag| !etag.starts_with("W/"));
     let validator = etag.or_else(|| text(headers, "last-modified")).map(str::to_owned);
-    let range = text(headers, "content-range").and_then(content_range);
-    let whole = |total| Answer { from: 0, total, validator: validator.clone(), sha256: sha256.clone(), body };
-    match (status.as_u16(), rest, range) {
-        (200, ..) => Ok(whole(length)),
-        (206, Some(rest), Some((Some(from), total))) if from == rest.from => {
-            Ok(Answer { from, total: total.or(length.map(|length| from + length)), ..whole(None) })
+    let has_end = length.is_some() || text(headers, "transfer-encoding").is_some();
+    let unasked = || Trouble::Never(format!("the server says {status}, which was not asked for"));
+    let whole = Answer { from: 0, total: length, has_end, validator, sha256, body };
+    match (status.as_u16(), rest) {
+        (200, _) => Ok(whole),
+        (206 | 416, Some(rest)) => {
+            let range = text(headers, "content-range").and_then(content_range).ok_or_else(unasked)?;
+            continued(status, range, length, rest, whole)
+        }
+        _ => Err(unasked()),
+    }
+}
+
+/// The rest of a file, if it is a rest of the same file.
+fn continued(
+    status: StatusCode,
+    (from, total): (Option<u64>, Option<u64>),
+    length: Option<u64>,
+    rest: &Rest<'_>,
+    answer: Answer,
+) -> std::result::Result<Answer, Trouble> {
+    let differs =
+        |ours: Option<&str>, theirs: Option<&str>| matches!((ours, theirs), (Some(a), Some(b)) if a != b);
+    let total = total.or_else(|| length.map(|length| rest.from + length));
+    let is_other = differs(rest.validator, answer.validator.as_deref())
+        || matches!((rest.total, total), (Some(before), Some(now)) if before != now);
+    match (status.as_u16(), from, total) {
+        _ if is_other => Err(Trouble::Changed("the server has another file now".into())),
+        (206, Some(from), total) if from == rest.from => {
+            if length.is_some_and(|length| total.is_some_and(|total| from + length != total)) {
+                return Err(Trouble::Never("the server's lengths contradict each other".into()));
+            }
+            Ok(Answer { from, total, ..answer })
         }
         // All is there already, and nothing is left to send.
-        (416, Some(rest), Some((None, Some(total)))) if rest.from == total => Ok(Answer {
+        (416, None, Some(total)) if rest.from == total && rest.total == Some(total) => Ok(Answer {
             from: total,
             total: Some(total),
+            has_end: true,
             body: Box::new(std::io::empty()),
-            validator,
-            sha256,
+            ..answer
         }),
-        (416, Some(_), _) => Err(Trouble::Later("the server has another file now".into(), None)),
-        _ => Err(Trouble::Never(format!("the server says {status}, which was not asked for"))),
+        (416, ..) => Err(Trouble::Changed("the server has another file now".into())),
+        _ => Err(Trouble::Never("the server sends another part of the file than was asked for".into())),
     }
 }
 

@@ -7,13 +7,16 @@ use cli_kit::errln;
 use command_kit::Progress;
 use url::Url;
 
-use crate::check::{fault, sha256};
+use crate::check::{fault, sha256, shows_its_end, wrong_kind};
 use crate::client::{Answer, Client, Rest, Trouble};
 use crate::disk::require_space;
 use crate::error::{Error, Result};
 use crate::part::{Origin, Part};
-use crate::table::{Item, Source};
+use crate::table::{Item, Source, shown};
 use crate::unpack::Archive;
+
+/// A host that cannot be reached is hardly reached a moment later.
+const TRIES_TO_REACH: u32 = 2;
 
 /// How often a source is asked again when it brings nothing new, and how long it is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +39,7 @@ impl Default for Patience {
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) sha256: String,
-    /// Whether the checksum is one that the source publishes.
+    /// Whether the checksum is a published one.
     pub(crate) published: bool,
     pub(crate) url: String,
 }
@@ -48,110 +51,126 @@ pub(crate) struct Order<'a> {
     /// Checksum of an earlier download.
     pub(crate) locked: Option<&'a str>,
     pub(crate) token: Option<&'a str>,
+    pub(crate) patience: Patience,
+    /// Checksum that a source has named. It holds for the sources behind it as well.
+    pub(crate) named: Option<String>,
 }
 
 impl Order<'_> {
     /// Downloads the file into its part and checks it.
-    pub(crate) fn download(&self, client: &Client, patience: Patience, part: &mut Part) -> Result<Checked> {
-        let mut reasons = Vec::new();
+    pub(crate) fn download(&mut self, client: &Client, part: &mut Part) -> Result<Checked> {
+        let (mut reasons, mut gated) = (Vec::new(), None);
         for url in &self.source.urls {
-            match self.from(client, patience, part, url) {
+            let url = Url::parse(url)
+                .map_err(|error| Error::Table { path: "sources".into(), what: format!("{url}: {error}") })?;
+            let reason = match self.try_source(client, part, &url) {
                 Ok(checked) => return Ok(checked),
                 Err(Failed::Here(error)) => return Err(error),
-                Err(Failed::There(reason)) => {
-                    errln!("{url}: {reason}");
-                    reasons.push(format!("{url}: {reason}"));
+                Err(Failed::There(reason)) => reason,
+                Err(Failed::Gated(reason)) => {
+                    gated = Some(reason.clone());
+                    reason
                 }
-            }
+            };
+            reasons.push(format!("{}: {reason}", shown(&url)));
         }
-        Err(Error::NoSourceWorked {
-            path: part.path().with_extension(""),
-            name: self.source.file_name().to_owned(),
-            reasons,
-        })
+        if let (Some(what), Some(page)) = (gated, &self.item.gated) {
+            let what = if self.token.is_some() { what } else { format!("{what}, and HF_TOKEN is not set") };
+            return Err(Error::Gated { item: self.item.name.clone(), what, page: page.clone() });
+        }
+        let (path, name) = (part.whole(), self.source.file_name().to_owned());
+        Err(Error::NoSourceWorked { path, name, reasons, kept: part.length() })
     }
 
     /// Downloads from one source.
-    fn from(
-        &self,
+    fn try_source(
+        &mut self,
         client: &Client,
-        patience: Patience,
         part: &mut Part,
-        url: &str,
+        url: &Url,
     ) -> std::result::Result<Checked, Failed> {
-        let at = Url::parse(url).map_err(|error| Failed::There(error.to_string()))?;
-        let (mut tries, mut wait, mut anew) = (0, patience.first_wait, false);
+        let patience = self.patience;
+        let (mut tries, mut wait, mut best) = (0, patience.first_wait, part.length());
+        let mut may_begin_anew = part.length() > 0;
         loop {
-            let before = part.length();
-            let resumed = before > 0;
-            let (reason, after) = match self.once(client, part, &at) {
+            let mut most_tries = patience.tries;
+            let (reason, after) = match self.once(client, part, url) {
                 Ok(()) => match self.check(part, url)? {
                     Ok(checked) => return Ok(checked),
-                    // Bytes of an earlier call may be of another file.
-                    Err(reason) if resumed && !anew => {
-                        part.discard()?;
-                        anew = true;
-                        errln!("{url}: {reason}; once more from the start");
-                        continue;
-                    }
-                    Err(reason) => {
-                        part.discard()?;
-                        return Err(Failed::There(reason));
-                    }
+                    Err(reason) => (reason, None),
                 },
                 Err(Attempt::Here(error)) => return Err(Failed::Here(error)),
                 Err(Attempt::There(Trouble::Never(reason))) => return Err(Failed::There(reason)),
-                Err(Attempt::There(Trouble::Gated(what))) => return Err(self.gated(what)),
+                Err(Attempt::There(Trouble::Gated(reason))) => return Err(Failed::Gated(reason)),
+                Err(Attempt::There(Trouble::Changed(reason))) => {
+                    part.discard()?;
+                    (reason, Some(Duration::ZERO))
+                }
                 Err(Attempt::There(Trouble::Later(reason, after))) => (reason, after),
+                Err(Attempt::There(Trouble::Unreachable(reason))) => {
+                    most_tries = most_tries.min(TRIES_TO_REACH);
+                    (reason, None)
+                }
             };
-            if part.length() > before {
-                (tries, wait) = (0, patience.first_wait);
+            // A complete file that is wrong: bytes of an earlier call may be of another one, once.
+            if part.is_complete() {
+                part.discard()?;
+                if !may_begin_anew {
+                    return Err(Failed::There(reason));
+                }
+                may_begin_anew = false;
+                errln!("{}: {reason}; once more from the start", shown(url));
+                continue;
+            }
+            if part.length() > best {
+                (tries, wait, best) = (0, patience.first_wait, part.length());
+                may_begin_anew = true;
             }
             tries += 1;
             let pause = after.unwrap_or(wait);
-            if tries >= patience.tries || pause > patience.longest_wait {
+            if tries >= most_tries || pause > patience.longest_wait {
                 return Err(Failed::There(reason));
             }
-            errln!("{url}: {reason}; again in {:.0} s", pause.as_secs_f64().ceil());
+            errln!("{}: {reason}; again in {:.0} s", shown(url), pause.as_secs_f64().ceil());
             std::thread::sleep(pause);
             wait *= 2;
         }
     }
 
-    /// A source that refuses: with the page of the licence, if the item is gated.
-    fn gated(&self, what: String) -> Failed {
-        match &self.item.gated {
-            Some(page) => {
-                let what =
-                    if self.token.is_some() { what } else { format!("{what}, and HF_TOKEN is not set") };
-                Failed::Here(Error::Gated { item: self.item.name.clone(), what, page: page.clone() })
-            }
-            None => Failed::There(what),
-        }
+    /// The checksum that the file must have, if one is published.
+    fn published(&self) -> Option<&str> {
+        self.source.sha256.as_deref().or(self.named.as_deref())
     }
 
     /// One request: what it brings is added to the part.
-    fn once(&self, client: &Client, part: &mut Part, url: &Url) -> std::result::Result<(), Attempt> {
-        let same_file = part.origin().url == url.as_str() && part.origin().validator.is_some();
+    fn once(&mut self, client: &Client, part: &mut Part, url: &Url) -> std::result::Result<(), Attempt> {
+        let origin = part.origin();
+        let same_file = origin.url == shown(url) && origin.validator.is_some();
         // A known checksum shows at the end whether the parts of two sources belong together.
-        let is_checked = self.source.sha256.is_some() || self.locked.is_some();
+        let is_checked = self.published().is_some() || self.locked.is_some();
         let rest = (part.length() > 0 && (same_file || is_checked)).then(|| Rest {
             from: part.length(),
-            validator: part.origin().validator.as_deref().filter(|_| same_file),
+            total: origin.total,
+            validator: origin.validator.as_deref().filter(|_| same_file),
         });
-        let token = self.token.filter(|_| self.item.gated.is_some());
-        let answer = client.get(url, rest.as_ref(), token).map_err(Attempt::There)?;
+        let token = self.token.filter(|_| self.may_have_token(url));
+        let mut answer = client.get(url, rest.as_ref(), token).map_err(Attempt::There)?;
+        if let Some(hash) = &answer.sha256 {
+            self.named = Some(hash.clone());
+        }
         self.accept(&answer, part)?;
-        let origin = Origin {
-            url: url.to_string(),
-            validator: answer.validator.clone(),
-            sha256: answer.sha256.clone(),
-            ..Origin::default()
-        };
-        part.begin(answer.from, origin)?;
-        let copied = self.copy(answer, part);
+        let (first, mut broken) = self.first_bytes(&mut answer)?;
+        let (validator, total) = (answer.validator.clone(), answer.total);
+        part.begin(answer.from, Origin { url: shown(url), validator, total, ..Origin::default() })?;
+        let copied = self.copy(answer, (&first, &mut broken), part);
         part.take_note()?;
         copied
+    }
+
+    /// The token is for the host on which the licence is accepted.
+    fn may_have_token(&self, url: &Url) -> bool {
+        let page = self.item.gated.as_deref().and_then(|page| Url::parse(page).ok());
+        page.is_some_and(|page| page.origin() == url.origin())
     }
 
     /// Refuses a file that is too large, or for which there is no room.
@@ -167,61 +186,88 @@ impl Order<'_> {
             }
             _ => {}
         }
+        // What the part holds beyond the answer's start is overwritten.
         let total = answer.total.unwrap_or(cap);
-        Ok(require_space(part.path(), total.saturating_sub(answer.from))?)
+        Ok(require_space(part.path(), total.saturating_sub(part.length()))?)
     }
 
-    fn copy(&self, mut answer: Answer, part: &mut Part) -> std::result::Result<(), Attempt> {
-        let cap = self.source.cap();
-        let label = self.source.file_name().to_owned();
-        let mut progress = Progress::bytes(&label, answer.total.unwrap_or(cap), answer.from);
+    /// The first bytes of an answer, and the error that came instead of more. A page in place of the file costs nothing of what was
+    /// downloaded before.
+    fn first_bytes(
+        &self,
+        answer: &mut Answer,
+    ) -> std::result::Result<(Vec<u8>, Option<std::io::Error>), Attempt> {
+        let mut first = Vec::new();
+        let error = answer.body.by_ref().take(512).read_to_end(&mut first).err();
+        match wrong_kind(&first, self.source.file_name()) {
+            Some(what) if answer.from == 0 && !first.is_empty() => Err(Attempt::There(Trouble::Never(what))),
+            _ => Ok((first, error)),
+        }
+    }
+
+    /// - first: the first bytes, and the error that came behind them
+    fn copy(
+        &self,
+        mut answer: Answer,
+        (first, broken): (&[u8], &mut Option<std::io::Error>),
+        part: &mut Part,
+    ) -> std::result::Result<(), Attempt> {
+        let cap = answer.total.unwrap_or(self.source.cap());
+        let mut progress = Progress::bytes(self.source.file_name(), cap, answer.from);
         let mut buffer = vec![0; 1 << 17];
+        let mut chunk = first;
         loop {
-            let n = match answer.body.read(&mut buffer) {
+            if part.length() + chunk.len() as u64 > cap {
+                part.discard()?;
+                let what = format!("the server sends more than the {cap} bytes allowed");
+                return Err(Attempt::There(Trouble::Never(what)));
+            }
+            part.append(chunk)?;
+            progress.advance(chunk.len() as u64, "");
+            let read = broken.take().map_or_else(|| answer.body.read(&mut buffer), Err);
+            let n = match read {
+                Ok(0) => break,
                 Ok(n) => n,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
                 Err(error) => {
                     let what = format!("the connection broke after {} bytes: {error}", part.length());
                     return Err(Attempt::There(Trouble::Later(what, None)));
                 }
             };
-            if n == 0 {
-                break;
-            }
-            if part.length() + n as u64 > cap {
-                part.discard()?;
-                let what = format!("the server sends more than the {cap} bytes allowed");
-                return Err(Attempt::There(Trouble::Never(what)));
-            }
-            part.append(&buffer[..n])?;
-            progress.advance(n as u64, "");
+            chunk = &buffer[..n];
         }
-        match answer.total {
-            Some(total) if part.length() < total => {
-                let what = format!("the connection ended after {} of {total} bytes", part.length());
-                Err(Attempt::There(Trouble::Later(what, None)))
-            }
-            _ => Ok(()),
+        let expected = answer.total.or(self.source.size);
+        if let Some(total) = expected.filter(|total| part.length() < *total) {
+            let what = format!("the connection ended after {} of {total} bytes", part.length());
+            return Err(Attempt::There(Trouble::Later(what, None)));
         }
+        let is_known = expected.is_some() || self.published().is_some() || self.locked.is_some();
+        if !answer.has_end && !is_known && !shows_its_end(self.source.file_name()) {
+            part.discard()?;
+            let what = "the server does not say how long the file is, so half of it could not be told from the whole";
+            return Err(Attempt::There(Trouble::Never(what.into())));
+        }
+        part.complete();
+        Ok(())
     }
 
     /// Checks a complete part: what it is, or what is wrong with it.
-    fn check(&self, part: &Part, url: &str) -> Result<std::result::Result<Checked, String>> {
+    fn check(&self, part: &Part, url: &Url) -> Result<std::result::Result<Checked, String>> {
         if let Some(what) = fault(part.path(), self.source)? {
             return Ok(Err(what));
         }
         if !self.source.unpack.is_empty() {
-            let mut archive = Archive::open(part.path(), &self.source.unpack);
+            let mut archive = Archive::open(part.path(), self.source);
             if let Err(what) = archive.as_mut().map_err(|what| what.clone()).and_then(Archive::test) {
                 return Ok(Err(what));
             }
         }
         let found = sha256(part.path())?;
-        let published = self.source.sha256.as_deref().or(part.origin().sha256.as_deref());
+        let published = self.published();
         Ok(verdict(&found, published, self.locked).map(|()| Checked {
             published: published.is_some(),
             sha256: found,
-            url: url.to_owned(),
+            url: shown(url),
         }))
     }
 }
@@ -237,7 +283,7 @@ pub(crate) fn verdict(
             Err(format!("the checksum is {found} in place of the published {published}"))
         }
         (_, Some(locked)) if locked != found => Err(format!(
-            "the checksum is {found}, but {} says {locked} was downloaded before",
+            "the checksum is {found}, but {} says {locked} was downloaded before; if the source really has another file now, remove the entry from there",
             crate::LOCK_FILE
         )),
         _ => Ok(()),
@@ -260,6 +306,8 @@ impl From<Error> for Attempt {
 
 /// Why a source brought no file.
 enum Failed {
+    /// The server wants a token, or another one.
+    Gated(String),
     /// For a reason of this machine or this account, which other sources share.
     Here(Error),
     /// For a reason of the source.

@@ -21,6 +21,17 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A variable of the environment is wrong.
+    #[error("{name} {what}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Nothing is asked for.
+    #[error("name what to fetch; `fetch list` says what there is")]
+    Nothing,
     /// There is nothing of this name to fetch.
     #[error("nothing to fetch is called `{name}`: {hint}")]
     NoSuchItem {
@@ -38,7 +49,7 @@ pub enum Error {
         hint: String,
     },
     /// No source of a file worked.
-    #[error("{}: no source worked.{}\nWhat was downloaded so far is kept; the same command goes on with it. A file from elsewhere is taken with `--from FOLDER`, under the name {name}", path.display(), lines(reasons))]
+    #[error("{}: no source worked.{}\n{} A file from elsewhere is taken with `--from FOLDER`, under the name {name}", path.display(), lines(reasons), said_of(*kept))]
     NoSourceWorked {
         /// Where the file would be.
         path: PathBuf,
@@ -46,6 +57,16 @@ pub enum Error {
         name: String,
         /// Address and reason of each source.
         reasons: Vec<String>,
+        /// Bytes that are kept for the next call.
+        kept: u64,
+    },
+    /// Some files could not be fetched; each reason has been printed.
+    #[error("{} of {wanted} files could not be fetched: {}", names.len(), names.join(", "))]
+    Several {
+        /// Places of those that could not.
+        names: Vec<String>,
+        /// Number of files that were wanted.
+        wanted: usize,
     },
     /// A file of `--from` is not the one that is wanted.
     #[error("{}: {what}", path.display())]
@@ -101,6 +122,13 @@ impl Error {
 impl From<whole_file::Error> for Error {
     fn from(error: whole_file::Error) -> Self {
         Self::Io { path: error.path, source: error.source }
+    }
+}
+
+fn said_of(kept: u64) -> String {
+    match kept {
+        0 => "Nothing was downloaded.".to_owned(),
+        kept => format!("{} are kept; the same command goes on with them.", megabytes(kept)),
     }
 }
 

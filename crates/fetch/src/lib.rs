@@ -7,6 +7,7 @@
 //! - [`fetch`](fetch()) is the command; [`Needs`] is what a config needs
 //! - only https is spoken, also after redirects; http is allowed with this machine itself
 
+mod advice;
 mod check;
 mod client;
 mod command;
@@ -21,6 +22,7 @@ mod place;
 mod table;
 mod unpack;
 
+pub use advice::advice;
 pub use check::sha256;
 pub use command::{FetchArgs, fetch};
 pub use download::Patience;

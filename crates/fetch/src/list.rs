@@ -7,9 +7,12 @@ use crate::place::{Fetcher, State};
 use crate::table::{Item, Source, Table};
 
 /// Prints a line for each item.
-pub(crate) fn list(table: &Table, fetcher: &Fetcher) {
-    let width = table.items.iter().map(|item| item.name.len()).max().unwrap_or(0);
-    for item in &table.items {
+///
+/// - names: the items; empty for all
+pub(crate) fn list(table: &Table, names: &[&str], fetcher: &Fetcher) {
+    let items = || table.items.iter().filter(|item| names.is_empty() || names.contains(&item.name.as_str()));
+    let width = items().map(|item| item.name.len()).max().unwrap_or(0);
+    for item in items() {
         let size: u64 = item.files.iter().map(Source::cap).sum();
         let exact = item.files.iter().all(|file| file.size.is_some());
         let size = format!("{}{}", if exact { "" } else { "up to " }, megabytes(size));
@@ -19,7 +22,8 @@ pub(crate) fn list(table: &Table, fetcher: &Fetcher) {
         "`fetch NAME...`, or `fetch --for CONFIG` for all that a config reads; `--dry-run` prints addresses and licences."
     );
     outln!(
-        "recorded: the source publishes no checksum, so that of the first download is required from then on."
+        "verified: with the published checksum. recorded: none is published, that of the first download counts from then on. unverified: it \
+         did not come from here; fetching it checks what can be checked."
     );
 }
 
@@ -39,6 +43,8 @@ fn said(item: &Item, fetcher: &Fetcher) -> String {
     // The least that is known of any file.
     let all = |wanted: &[State]| states.iter().all(|state| wanted.contains(state));
     match () {
+        () if states.contains(&State::Damaged) => "there, damaged".into(),
+        () if states.contains(&State::Elsewhere) => "there, at another place".into(),
         () if all(&[State::Published]) => "there, verified".into(),
         () if all(&[State::Published, State::Recorded]) => "there, recorded".into(),
         () => "there, unverified".into(),

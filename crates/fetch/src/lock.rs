@@ -56,6 +56,17 @@ impl Lock {
         self.entries.get(to)
     }
 
+    /// Makes sure that the file can be written.
+    ///
+    /// # Errors
+    /// When its folder cannot be made or written to.
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
+        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+            .map_err(|error| Error::at(folder)(error.into()))
+    }
+
     /// Adds entries and writes the file. What other processes have added meanwhile is kept.
     ///
     /// # Errors

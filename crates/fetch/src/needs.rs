@@ -23,6 +23,9 @@ impl Needs {
         if let Some(needs) = table.configs.get(config) {
             return Ok(needs.clone());
         }
+        if ["tiny", "testbed", "base", "large"].contains(&config) {
+            return Self::parse(&format!("preset = \"{config}\""), Path::new(config));
+        }
         let path = Path::new(config);
         if path.is_file() {
             let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
@@ -37,17 +40,27 @@ impl Needs {
         let value: toml::Table = toml::from_str(text)
             .map_err(|error| Error::Table { path: path.to_path_buf(), what: error.to_string() })?;
         let key = |group: &str, key: &str| value.get(group)?.get(key);
-        let preset = value.get("preset").and_then(toml::Value::as_str).unwrap_or("base");
+        let preset = value.get("preset").and_then(toml::Value::as_str).unwrap_or("tiny");
         let encoders = PRESET_ENCODERS.iter().find(|(name, _)| *name == preset).map(|(_, encoders)| encoders);
         let is_large = encoders.is_some();
-        let datasets = match key("data", "datasets").and_then(toml::Value::as_array) {
-            Some(names) => names.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect(),
+        let wrong = |what: &str| Error::Table { path: path.to_path_buf(), what: what.to_owned() };
+        if encoders.is_none() && !["tiny", "testbed"].contains(&preset) {
+            return Err(wrong(&format!("there is no preset `{preset}`")));
+        }
+        let of_names = |value: &toml::Value| -> Option<Vec<String>> {
+            value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let datasets = match key("data", "datasets") {
+            Some(value) => of_names(value).ok_or_else(|| wrong("data.datasets must be a list of names"))?,
             None if is_large => vec!["refcoco".to_owned()],
             None => Vec::new(),
         };
         let weights = ["image", "text"].iter().enumerate().filter_map(|(place, name)| {
             match key("weights", name).and_then(toml::Value::as_str) {
-                Some(path) => Some(path.strip_prefix("weights/").unwrap_or(path).to_owned()),
+                Some(path) => {
+                    let path = path.trim_start_matches("./");
+                    Some(path.strip_prefix("weights/").unwrap_or(path).trim_end_matches('/').to_owned())
+                }
                 None => encoders.map(|encoders| encoders[place].to_owned()),
             }
         });
@@ -117,9 +130,10 @@ mod tests {
     fn keys_of_a_file_stand_over_those_of_its_preset() {
         let needs = |text: &str| Needs::parse(text, Path::new("own.toml")).unwrap();
         assert_eq!(needs("preset = \"tiny\""), Needs { datasets: vec![], weights: vec![] });
-        assert_eq!(needs("").datasets, ["refcoco"]);
+        assert_eq!(needs("").datasets, Vec::<String>::new());
+        assert_eq!(needs("preset = \"large\"").datasets, ["refcoco"]);
         let own = needs(
-            "[data]\ndatasets = [\"mine\", \"refcoco+\"]\n[weights]\ntext = \"weights/x\"\nimage = \"\"",
+            "preset = \"base\"\n[data]\ndatasets = [\"mine\", \"refcoco+\"]\n[weights]\ntext = \"weights/x\"\nimage = \"\"",
         );
         assert_eq!(
             own,

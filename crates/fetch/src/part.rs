@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ pub(crate) struct Origin {
     pub(crate) url: String,
     /// ETag or date of the file.
     pub(crate) validator: Option<String>,
-    /// Checksum that the server named.
-    pub(crate) sha256: Option<String>,
+    /// Size of the whole file, if the server said so.
+    pub(crate) total: Option<u64>,
     /// Bytes that were on the disk when this was written.
     pub(crate) bytes: u64,
 }
@@ -34,7 +35,10 @@ pub(crate) struct Part {
     file: File,
     origin: Origin,
     length: u64,
+    is_complete: bool,
     noted: Instant,
+    /// The folder, if it was made for this file.
+    made: Option<PathBuf>,
 }
 
 /// Path of the unfinished file of a path.
@@ -44,6 +48,27 @@ pub(crate) fn part_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Opens a file and locks it. A link is not followed. If another process has given the file its name meanwhile, a new one is opened.
+fn locked(path: &Path) -> Result<File> {
+    loop {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = options.open(path).map_err(Error::at(path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_path_buf() }),
+            Err(TryLockError::Error(error)) => return Err(Error::at(path)(error)),
+            Ok(()) => {}
+        }
+        let ours = file.metadata().map_err(Error::at(path))?;
+        if std::fs::symlink_metadata(path)
+            .is_ok_and(|found| found.ino() == ours.ino() && found.dev() == ours.dev())
+        {
+            return Ok(file);
+        }
+    }
+}
+
 impl Part {
     /// Opens the part of a file, with what an earlier process has left.
     pub(crate) fn open(whole: &Path) -> Result<Self> {
@@ -51,26 +76,46 @@ impl Part {
         let mut note = path.as_os_str().to_owned();
         note.push(".toml");
         let note = PathBuf::from(note);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let made = (!folder.exists()).then(|| folder.to_path_buf());
+        std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
+        if whole.is_dir() {
+            return Err(Error::at(whole)(std::io::Error::other("a folder has the name of the file")));
         }
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(Error::at(&path))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path }),
-            Err(TryLockError::Error(error)) => return Err(Error::at(&path)(error)),
-            Ok(()) => {}
+        let file = locked(&path)?;
+        let origin: Option<Origin> =
+            std::fs::read_to_string(&note).ok().and_then(|text| toml::from_str(&text).ok());
+        let found = file.metadata().map_err(Error::at(&path))?;
+        if !found.is_file() || found.nlink() > 1 || origin.is_none() && found.len() > 0 {
+            return Err(Error::NotThisFile {
+                path,
+                what: "this is not an unfinished download of this program; move it away".into(),
+            });
         }
-        let origin: Origin = std::fs::read_to_string(&note)
-            .ok()
-            .and_then(|text| toml::from_str(&text).ok())
-            .unwrap_or_default();
+        let mut origin = origin.unwrap_or_default();
+        // It becomes a header again.
+        origin.validator.take_if(|text| !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
         // Bytes behind those that were noted may not have reached the disk before a power failure.
         let length = file.metadata().map_err(Error::at(&path))?.len().min(origin.bytes);
-        let mut part = Self { path, note, file, origin, length, noted: Instant::now() };
+        let mut part =
+            Self { path, note, file, origin, length, is_complete: false, noted: Instant::now(), made };
         part.cut(length)?;
         Ok(part)
+    }
+
+    /// Path that the complete file will have.
+    pub(crate) fn whole(&self) -> PathBuf {
+        self.path.with_extension("")
+    }
+
+    /// Whether all of the file has arrived.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// All of the file has arrived.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -96,7 +141,7 @@ impl Part {
         use std::io::Seek;
         self.file.set_len(length).map_err(Error::at(&self.path))?;
         self.file.seek(std::io::SeekFrom::Start(length)).map_err(Error::at(&self.path))?;
-        self.length = length;
+        (self.length, self.is_complete) = (length, false);
         Ok(())
     }
 
@@ -129,6 +174,20 @@ impl Part {
         std::fs::rename(&self.path, whole).map_err(Error::at(whole))?;
         sync_folder(whole)?;
         self.remove_note()
+    }
+
+    /// Leaves what was downloaded for a later call; without any, no file and no folder remains.
+    pub(crate) fn leave(self) -> Result<()> {
+        if self.length > 0 {
+            return Ok(());
+        }
+        let made = self.made.clone();
+        self.remove()?;
+        if let Some(folder) = made {
+            // Another file may be in it by now.
+            let _ = std::fs::remove_dir(folder);
+        }
+        Ok(())
     }
 
     /// Removes the file, of which nothing is needed any more.

@@ -1,8 +1,8 @@
 //! Brings one file of the table to its place: from the network, or from a folder.
 
-use std::path::Path;
-
-use cli_kit::errln;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use crate::check::{fault, sha256};
 use crate::client::Client;
@@ -21,8 +21,12 @@ pub enum State {
     Published,
     /// It is there, with the checksum of the first download; the source publishes none.
     Recorded,
+    /// It is there, but has another size than it had when it was fetched.
+    Damaged,
     /// It is there, but did not come from here, and no checksum is known.
     Unverified,
+    /// The same lies at another place where it is looked for.
+    Elsewhere,
     /// So many bytes of it have been downloaded.
     Part(u64),
     /// It is not there.
@@ -54,43 +58,73 @@ impl Fetcher {
     pub fn state(&self, source: &Source) -> State {
         let results = self.places.results(source);
         if results.iter().all(|path| is_there(path)) {
-            let published = self.lock.entry(&source.to).map(|entry| entry.published);
-            return match (published, &source.sha256) {
-                (Some(true), _) => State::Published,
-                (Some(false), _) => State::Recorded,
-                (None, _) => State::Unverified,
-            };
+            return self.known(source, &results);
+        }
+        if source.or_at.iter().any(|place| self.places.path(place).exists()) {
+            return State::Elsewhere;
         }
         match std::fs::metadata(part_of(&self.places.path(&source.to))) {
-            Ok(part) if part.len() > 0 => State::Part(part.len()),
+            Ok(part) if part.is_file() && part.len() > 0 => State::Part(part.len()),
             _ => State::Missing,
         }
     }
 
-    /// Checks a file that is there against every checksum that is known.
+    /// What is known about files that are there.
+    fn known(&self, source: &Source, results: &[PathBuf]) -> State {
+        let sized = |path: &PathBuf, entry: &Entry| {
+            std::fs::metadata(path).is_ok_and(|found| found.len() == entry.size)
+        };
+        let entries: Vec<_> = results.iter().map(|path| self.lock.entry(&self.key(source, path))).collect();
+        if entries.iter().zip(results).any(|(entry, path)| entry.is_some_and(|entry| !sized(path, entry))) {
+            return State::Damaged;
+        }
+        if entries.iter().any(Option::is_none) {
+            return State::Unverified;
+        }
+        let all = entries.iter().flatten().all(|entry| entry.published);
+        if all { State::Published } else { State::Recorded }
+    }
+
+    /// Key of the lock file for a file that a source leaves.
+    fn key(&self, source: &Source, path: &Path) -> String {
+        let folder = self.places.path(&source.to).parent().map(Path::to_path_buf).unwrap_or_default();
+        let name = path.strip_prefix(&folder).unwrap_or(path);
+        if source.unpack.is_empty() {
+            source.to.clone()
+        } else {
+            unpacked_key(source, &name.to_string_lossy())
+        }
+    }
+
+    /// Checks a file that is there against every checksum that is known. A checksum that is published is noted in the lock file.
     ///
     /// # Errors
     /// When it cannot be read, or is another file.
-    pub fn verify(&self, source: &Source) -> Result<()> {
-        let folder = self.places.path(&source.to).parent().map(Path::to_path_buf).unwrap_or_default();
+    pub fn verify(&mut self, source: &Source) -> Result<()> {
+        let mut noted = Vec::new();
         for path in self.places.results(source) {
             let whole = source.unpack.is_empty();
-            let name = path.strip_prefix(&folder).unwrap_or(&path);
-            let key = if whole { source.to.clone() } else { unpacked_key(source, &name.to_string_lossy()) };
+            let key = self.key(source, &path);
             let published = source.sha256.as_deref().filter(|_| whole);
             let locked = self.lock.entry(&key).map(|entry| entry.sha256.as_str());
             let wrong = |what: String| Error::NotThisFile {
                 path: path.clone(),
-                what: format!("{what}; move the file away and fetch it anew"),
+                what: format!("{what}. If this file is the wrong one, move it away and fetch it anew"),
             };
             if whole && let Some(what) = fault(&path, source)? {
                 return Err(wrong(what));
             }
             if published.is_some() || locked.is_some() {
-                verdict(&sha256(&path)?, published, locked).map_err(wrong)?;
+                let found = sha256(&path)?;
+                verdict(&found, published, locked).map_err(wrong)?;
+                if published.is_some() && locked.is_none() {
+                    let size = std::fs::metadata(&path).map_err(Error::at(&path))?.len();
+                    let url = format!("was at {} already", path.display());
+                    noted.push((key, Entry { sha256: found, size, published: true, url }));
+                }
             }
         }
-        Ok(())
+        if noted.is_empty() { Ok(()) } else { self.lock.add(noted) }
     }
 
     /// Downloads a file and puts it into its place.
@@ -98,37 +132,48 @@ impl Fetcher {
     /// # Errors
     /// When no source works, the disk is full, or the item's licence must be accepted first.
     pub fn fetch(&mut self, item: &Item, source: &Source) -> Result<()> {
+        // What could not be recorded must not be downloaded.
+        self.lock.require_writable()?;
         let mut part = Part::open(&self.places.path(&source.to))?;
         let locked = self.lock.entry(&source.to).map(|entry| entry.sha256.clone());
-        let order = Order { item, source, locked: locked.as_deref(), token: self.token.as_deref() };
-        let checked = order.download(&self.client, self.patience, &mut part)?;
-        self.put(source, part, checked)
+        let (locked, token) = (locked.as_deref(), self.token.as_deref());
+        let mut order = Order { item, source, locked, token, patience: self.patience, named: None };
+        match order.download(&self.client, &mut part) {
+            Ok(checked) => self.put(source, part, checked),
+            Err(error) => {
+                part.leave()?;
+                Err(error)
+            }
+        }
     }
 
-    /// Takes a file from a folder, where it has the name that it would be downloaded under. `false` if the folder lacks it.
+    /// Takes a file from a folder: from the place that it would have below the data root or the weights, or, if no other file has its name,
+    /// from the folder itself. `false` if the folder lacks it.
+    ///
+    /// - has_own_name: whether no other file of the table has the name
     ///
     /// # Errors
     /// When the file is another one, or cannot be copied.
-    pub fn take(&mut self, source: &Source, folder: &Path) -> Result<bool> {
-        let found = folder.join(source.file_name());
-        if !found.is_file() {
-            return Ok(false);
-        }
+    pub fn take(&mut self, source: &Source, folder: &Path, has_own_name: bool) -> Result<bool> {
+        let mut places = vec![folder.join(source.below_root())];
+        places.extend(has_own_name.then(|| folder.join(source.file_name())));
+        let Some(found) = places.into_iter().find(|path| path.is_file()) else { return Ok(false) };
         let not_this = |what| Error::NotThisFile { path: found.clone(), what };
         if let Some(what) = fault(&found, source)? {
             return Err(not_this(what));
         }
         if !source.unpack.is_empty() {
-            Archive::open(&found, &source.unpack).and_then(|mut archive| archive.test()).map_err(not_this)?;
+            Archive::open(&found, source).and_then(|mut archive| archive.test()).map_err(not_this)?;
         }
         let hash = sha256(&found)?;
         let locked = self.lock.entry(&source.to).map(|entry| entry.sha256.as_str());
         verdict(&hash, source.sha256.as_deref(), locked).map_err(not_this)?;
+        self.lock.require_writable()?;
         let mut part = Part::open(&self.places.path(&source.to))?;
         let size = std::fs::metadata(&found).map_err(Error::at(&found))?.len();
         require_space(part.path(), size)?;
         part.begin(0, Origin::default())?;
-        std::fs::copy(&found, part.path()).map_err(Error::at(part.path()))?;
+        copy(&found, &mut part)?;
         let url = format!("file {}", found.display());
         self.put(source, part, Checked { sha256: hash, published: source.sha256.is_some(), url })?;
         Ok(true)
@@ -147,23 +192,32 @@ impl Fetcher {
         }
         let folder = whole.parent().unwrap_or(Path::new("."));
         let not_this = |what| Error::NotThisFile { path: part.path().to_path_buf(), what };
-        let written = Archive::open(part.path(), &source.unpack).map_err(not_this)?.unpack(folder)?;
-        for name in &source.unpack {
-            if !written.contains(name) {
-                errln!("{}: was there already and is kept", folder.join(name).display());
-                continue;
-            }
-            let path = folder.join(name);
+        let staging = folder.join(format!(".{}-unpacking", source.file_name()));
+        for name in Archive::open(part.path(), source).map_err(not_this)?.unpack(folder, &staging)? {
+            let path = folder.join(&name);
             let size = std::fs::metadata(&path).map_err(Error::at(&path))?.len();
-            entries.push((unpacked_key(source, name), entry(sha256(&path)?, size)));
+            entries.push((unpacked_key(source, &name), entry(sha256(&path)?, size)));
         }
         self.lock.add(entries)?;
         part.remove()
     }
 
     /// Path of the lock file, for messages.
-    pub fn lock_file(&self) -> std::path::PathBuf {
+    pub fn lock_file(&self) -> PathBuf {
         self.places.data_root.join(LOCK_FILE)
+    }
+}
+
+/// Copies a file into a part.
+fn copy(from: &Path, part: &mut Part) -> Result<()> {
+    let mut file = File::open(from).map_err(Error::at(from))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::at(from))?;
+        if n == 0 {
+            return part.take_note();
+        }
+        part.append(&buffer[..n])?;
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::lock::LOCK_FILE;
 
 /// The table of sources that is shipped.
 const SHIPPED: &str = include_str!("../sources.toml");
@@ -64,6 +65,12 @@ pub struct Source {
     /// If the file is a zip archive that is to be unpacked: the files to keep, relative to the archive's folder.
     #[serde(default)]
     pub unpack: Vec<String>,
+    /// Those of `unpack` that the archive may lack.
+    #[serde(default)]
+    pub optional: Vec<String>,
+    /// Further places at which the same may lie, as a file or folder.
+    #[serde(default, rename = "or")]
+    pub or_at: Vec<String>,
     /// Addresses in the order in which they are tried.
     pub urls: Vec<String>,
     /// Size in bytes.
@@ -78,6 +85,11 @@ impl Source {
     /// The largest size that is accepted, in bytes.
     pub fn cap(&self) -> u64 {
         self.size.or(self.at_most).unwrap_or(0)
+    }
+
+    /// The place below its root.
+    pub fn below_root(&self) -> &str {
+        self.to.split_once('/').map_or(&self.to, |(_, rest)| rest)
     }
 
     /// The file's name without folders.
@@ -105,13 +117,14 @@ impl Places {
         }
     }
 
-    /// Paths of the files that a source leaves: itself, or what is unpacked from it.
+    /// Paths of the files that a source leaves: itself, or what is unpacked from it, optional files left out.
     pub fn results(&self, source: &Source) -> Vec<PathBuf> {
         if source.unpack.is_empty() {
             return vec![self.path(&source.to)];
         }
         let folder = self.path(&source.to).parent().map(Path::to_path_buf).unwrap_or_default();
-        source.unpack.iter().map(|name| folder.join(name)).collect()
+        let needed = source.unpack.iter().filter(|name| !source.optional.contains(name));
+        needed.map(|name| folder.join(name)).collect()
     }
 }
 
@@ -137,6 +150,10 @@ impl Table {
     fn parse(text: &str, path: &Path) -> Result<Self> {
         let wrong = |what: String| Error::Table { path: path.to_path_buf(), what };
         let table: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if let Some(twice) = first_twice(table.items.iter().flat_map(|item| &item.files).map(|file| &file.to))
+        {
+            return Err(wrong(format!("two files go to `{twice}`")));
+        }
         for (place, item) in table.items.iter().enumerate() {
             let at = |what: String| wrong(format!("item `{}`: {what}", item.name));
             if table.items[..place].iter().any(|other| other.name == item.name) {
@@ -179,8 +196,17 @@ fn check_source(source: &Source) -> std::result::Result<(), String> {
     if !matches!(root, "data" | "weights") || !inside(&source.to) || !source.to.contains('/') {
         return Err("`to` must be below `data/` or `weights/`".into());
     }
-    if let Some(outside) = source.unpack.iter().find(|name| !inside(name)) {
-        return Err(format!("`unpack` names `{outside}`, which leaves the folder"));
+    if let Some(outside) = source.unpack.iter().chain(&source.or_at).find(|name| !inside(name)) {
+        return Err(format!("`{outside}` leaves the folder"));
+    }
+    if let Some(other) = source.optional.iter().find(|name| !source.unpack.contains(name)) {
+        return Err(format!("`optional` names `{other}`, which `unpack` lacks"));
+    }
+    if source.to.ends_with('/') || source.file_name() == LOCK_FILE || source.file_name().ends_with(".part") {
+        return Err("`to` must name a file, and not one of this program's own".into());
+    }
+    if let Some(twice) = first_twice(source.unpack.iter()) {
+        return Err(format!("`unpack` names `{twice}` twice"));
     }
     if source.cap() == 0 {
         return Err("`size` or `at_most` must be given".into());
@@ -196,8 +222,26 @@ fn check_source(source: &Source) -> std::result::Result<(), String> {
         if !is_allowed(&parsed) {
             return Err(format!("{url}: only https is allowed (http from this machine itself)"));
         }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err("an address must not hold a user's name or password".into());
+        }
     }
     Ok(())
+}
+
+fn first_twice<'a>(names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let mut seen = std::collections::BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
+}
+
+/// An address for messages and notes, without what may be secret: user, password, and the signatures that queries hold.
+pub(crate) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 /// Whether a text is a SHA-256 as this crate writes it.
@@ -244,6 +288,10 @@ mod tests {
             ("data/../a", https, "size = 1", "below"),
             ("/etc/passwd", https, "size = 1", "below"),
             ("data", https, "size = 1", "below"),
+            ("data/a/", https, "size = 1", "name a file"),
+            ("data/fetch-lock.toml", https, "size = 1", "own"),
+            ("data/a", "https://user:secret@example.org/a", "size = 1", "password"),
+            ("data/a", https, "size = 1\nunpack = [\"b\", \"b\"]", "twice"),
             ("elsewhere/a", https, "size = 1", "below"),
             ("data/a", "http://example.org/a", "size = 1", "https"),
             ("data/a", "http://localhost.example.org/a", "size = 1", "https"),

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 use zip::read::ZipFile;
 
+use crate::check::sha256;
 use crate::disk::require_space;
 use crate::error::{Error, Result};
 use crate::part::sync_folder;
+use crate::table::Source;
 
 /// The largest factor by which an archive may grow; text compresses to about a tenth.
 const MOST_GROWTH: u64 = 100;
@@ -39,15 +41,13 @@ enum CopyError {
 impl Archive {
     /// Opens an archive and finds the wanted files.
     ///
-    /// - names: with their folders
-    ///
     /// The error says what is wrong with the archive.
-    pub(crate) fn open(path: &Path, names: &[String]) -> std::result::Result<Self, String> {
+    pub(crate) fn open(path: &Path, source: &Source) -> std::result::Result<Self, String> {
         let damaged = |error: &dyn std::fmt::Display| format!("the archive is damaged: {error}");
         let file = File::open(path).map_err(|error| damaged(&error))?;
         let size = file.metadata().map_err(|error| damaged(&error))?.len();
         let mut zip = ZipArchive::new(file).map_err(|error| damaged(&error))?;
-        let entries = find(&mut zip, names)?;
+        let entries = find(&mut zip, source)?;
         let archive = Self { zip, entries };
         if archive.total() > size.saturating_mul(MOST_GROWTH) {
             let total = archive.total();
@@ -73,39 +73,62 @@ impl Archive {
         Ok(())
     }
 
-    /// Unpacks the wanted files into a folder, in which they replace none; returns the names of those that were written.
+    /// Unpacks the wanted files into a folder. A file that is there already must be the same, unless it is empty. Returns the names.
+    ///
+    /// - staging: folder beside the targets for what is not complete; removed at the end, and if an earlier process has left it
     ///
     /// # Errors
-    /// When a file cannot be written, or the archive is damaged. Nothing has been unpacked then.
-    pub(crate) fn unpack(&mut self, folder: &Path) -> Result<Vec<String>> {
-        // Beside the target, so that renaming works; removed again whatever happens.
-        let staging = tempfile::Builder::new()
-            .prefix(".fetch-unpacking-")
-            .tempdir_in(folder)
-            .map_err(Error::at(folder))?;
-        require_space(&staging.path().join("file"), self.total())?;
-        let entries = self.entries.clone();
-        for entry in &entries {
-            let path = staging.path().join(&entry.name);
+    /// When a file cannot be written, another one has its name, or the archive is damaged.
+    pub(crate) fn unpack(&mut self, folder: &Path, staging: &Path) -> Result<Vec<String>> {
+        remove(staging)?;
+        std::fs::create_dir_all(staging).map_err(Error::at(staging))?;
+        let done = self.stage(staging).and_then(|()| self.place(folder, staging));
+        remove(staging)?;
+        done.map(|()| self.entries.iter().map(|entry| entry.name.clone()).collect())
+    }
+
+    fn stage(&mut self, staging: &Path) -> Result<()> {
+        require_space(&staging.join("file"), self.total())?;
+        for entry in self.entries.clone() {
+            let path = staging.join(&entry.name);
             create_parent(&path)?;
             let mut out = File::create_new(&path).map_err(Error::at(&path))?;
-            self.copy(entry, &mut out).map_err(|error| match error {
-                CopyError::Archive(what) => Error::NotThisFile { path: folder.join(&entry.name), what },
+            self.copy(&entry, &mut out).map_err(|error| match error {
+                CopyError::Archive(what) => Error::NotThisFile { path: path.clone(), what },
                 CopyError::Target(error) => Error::at(&path)(error),
             })?;
             out.sync_all().map_err(Error::at(&path))?;
         }
-        let mut written = Vec::new();
-        for entry in entries {
-            let target = folder.join(&entry.name);
-            if !target.exists() {
-                create_parent(&target)?;
-                std::fs::rename(staging.path().join(&entry.name), &target).map_err(Error::at(&target))?;
-                sync_folder(&target)?;
-                written.push(entry.name);
+        Ok(())
+    }
+
+    /// Gives the staged files their names, after it is clear that all of them can have theirs.
+    fn place(&self, folder: &Path, staging: &Path) -> Result<()> {
+        let mut to_move = Vec::new();
+        for entry in &self.entries {
+            let (staged, target) = (staging.join(&entry.name), folder.join(&entry.name));
+            create_parent(&target)?;
+            match std::fs::metadata(&target) {
+                Ok(found) if found.is_dir() => {
+                    return Err(Error::at(&target)(std::io::Error::other(
+                        "a folder has the name of the file",
+                    )));
+                }
+                Ok(found) if found.len() > 0 => {
+                    if sha256(&staged)? != sha256(&target)? {
+                        let what =
+                            "this file is there already and differs from that of the archive; move it away";
+                        return Err(Error::NotThisFile { path: target, what: what.into() });
+                    }
+                }
+                _ => to_move.push((staged, target)),
             }
         }
-        Ok(written)
+        for (staged, target) in to_move {
+            std::fs::rename(&staged, &target).map_err(Error::at(&target))?;
+            sync_folder(&target)?;
+        }
+        Ok(())
     }
 
     fn copy(&mut self, entry: &Entry, out: &mut dyn Write) -> std::result::Result<(), CopyError> {
@@ -129,13 +152,21 @@ impl Archive {
     }
 }
 
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at(folder)(error)),
+        _ => Ok(()),
+    }
+}
+
 fn create_parent(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::at(folder))
 }
 
 /// Finds the wanted files; the error says what is wrong.
-fn find(zip: &mut ZipArchive<File>, names: &[String]) -> std::result::Result<Vec<Entry>, String> {
+fn find(zip: &mut ZipArchive<File>, source: &Source) -> std::result::Result<Vec<Entry>, String> {
+    let names = &source.unpack;
     let mut found: Vec<Option<Entry>> = names.iter().map(|_| None).collect();
     for index in 0..zip.len() {
         let file = zip.by_index_raw(index).map_err(|error| format!("the archive is damaged: {error}"))?;
@@ -148,9 +179,13 @@ fn find(zip: &mut ZipArchive<File>, names: &[String]) -> std::result::Result<Vec
         if !file.is_file() || file.is_symlink() {
             return Err(format!("`{name}` in the archive is not a file"));
         }
+        if file.size() == 0 {
+            return Err(format!("`{name}` in the archive is empty"));
+        }
         found[place] = Some(Entry { name: name.clone(), index, size: file.size() });
     }
-    let missing = names.iter().zip(&found).filter(|(_, found)| found.is_none());
+    let missing = names.iter().zip(&found);
+    let missing = missing.filter(|(name, found)| found.is_none() && !source.optional.contains(name));
     let missing: Vec<_> = missing.map(|(name, _)| format!("`{name}`")).collect();
     if !missing.is_empty() {
         return Err(format!("the archive lacks {}", missing.join(", ")));

@@ -41,9 +41,11 @@ impl Trial {
     /// - more: further keys of the file
     fn new(to: &str, urls: &[String], more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let host = urls[0].split('/').take(3).collect::<Vec<_>>().join("/");
+        let page = format!("{host}/accept");
         let text = format!(
             "[[item]]\nname = \"thing\"\nabout = \"\"\nlicence = \"free\"\nlicence_url = \"\"\n\
-             gated = \"https://example.org/accept\"\n[[item.file]]\nto = \"{to}\"\nurls = {urls:?}\n{more}\n"
+             gated = \"{page}\"\n[[item.file]]\nto = \"{to}\"\nurls = {urls:?}\n{more}\n"
         );
         let path = folder.path().join("sources.toml");
         std::fs::write(&path, text).unwrap();
@@ -73,8 +75,10 @@ impl Trial {
 
     /// Files in the data root, hidden ones too.
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.folder.path().join("data"))
-            .unwrap()
+        let entries = std::fs::read_dir(self.folder.path().join("data"));
+        let mut names: Vec<String> = entries
+            .into_iter()
+            .flatten()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
@@ -156,7 +160,9 @@ fn wrong_lengths_are_noticed() {
     fails(&one(vec![Act::Lie(10)], CAP).1, "the connection");
     fails(&one(vec![Act::NoLength(200_000)], CAP).1, "damaged");
     fails(&one(vec![Act::Send], "size = 300").1, "in place of 300");
-    fails(&one(vec![Act::NoLength(200_000)], "size = 300_000").1, "200000 bytes in place of 300000");
+    let (server, trial) = one(vec![Act::NoLength(200_000)], "size = 300_356");
+    fails(&trial, "ended after 200000 of 300356 bytes");
+    assert_eq!((trial.state(), server.n_requests()), (State::Part(200_000), 3));
     fails(&one(vec![Act::Send], "at_most = 1000").1, "more than the 1000 allowed");
     fails(&one(vec![Act::Endless], CAP).1, "more than the 1000000 bytes allowed");
     // An ordinary file without a length cannot be told from half of it; the archive's own list can.
@@ -229,7 +235,7 @@ fn gated_files_say_where_to_accept_the_licence() {
     let error = trial.fetch().unwrap_err();
     assert!(matches!(error, Error::Gated { .. }));
     let text = error.to_string();
-    assert!(text.contains("https://example.org/accept") && text.contains("HF_TOKEN"), "{text}");
+    assert!(text.contains("/accept") && text.contains("HF_TOKEN"), "{text}");
     let mut without = Fetcher::new(trial.places(), QUICK, None).unwrap();
     let error = without.fetch(&trial.table.items[0], &trial.table.items[0].files[0]).unwrap_err().to_string();
     assert!(error.contains("HF_TOKEN is not set"), "{error}");
@@ -280,14 +286,20 @@ fn archives_leave_their_wanted_files_and_nothing_else() {
     let (_server, trial) = one(vec![Act::Send], UNPACK);
     std::fs::create_dir_all(trial.path("set")).unwrap();
     std::fs::write(trial.path("set/refs(unc).p"), "mine").unwrap();
+    assert!(trial.fetch().unwrap_err().to_string().contains("differs"));
+    assert!(!trial.path("set/instances.json").exists() && trial.state() != State::Recorded);
+    // The same file, and an empty one, are in nobody's way.
+    std::fs::write(trial.path("set/refs(unc).p"), "refs").unwrap();
+    std::fs::write(trial.path("set/instances.json"), "").unwrap();
     trial.fetch().unwrap();
     assert_eq!(trial.names(), [LOCK_FILE, "set"]);
     let mut inside: Vec<_> =
         std::fs::read_dir(trial.path("set")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     inside.sort();
     assert_eq!(inside, ["instances.json", "refs(unc).p"]);
-    assert_eq!(std::fs::read(trial.path("set/refs(unc).p")).unwrap(), b"mine");
+    assert_eq!(std::fs::read(trial.path("set/refs(unc).p")).unwrap(), b"refs");
     assert_eq!(std::fs::read(trial.path("set/instances.json")).unwrap().len(), 300_000);
+    assert_eq!(trial.state(), State::Recorded);
     trial.fetcher().verify(&trial.table.items[0].files[0]).unwrap();
 }
 
@@ -312,10 +324,12 @@ fn archives_that_are_damaged_or_leave_the_folder_are_refused() {
     bomb.start_file("set/instances.json", options).unwrap();
     bomb.write_all(&vec![0; 20_000_000]).unwrap();
     bomb.start_file("set/refs(unc).p", options).unwrap();
+    bomb.write_all(b"refs").unwrap();
     unpacked(bomb.finish().unwrap().into_inner(), "would grow");
     let mut link = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     link.add_symlink("set/instances.json", "/etc/passwd", options).unwrap();
     link.start_file("set/refs(unc).p", options).unwrap();
+    link.write_all(b"refs").unwrap();
     unpacked(link.finish().unwrap().into_inner(), "is not a file");
 }
 
@@ -339,11 +353,13 @@ fn files_from_a_folder_are_checked_alike() {
     let folder = trial.folder.path().join("elsewhere");
     std::fs::create_dir(&folder).unwrap();
     let source = &trial.table.items[0].files[0];
+    std::fs::write(folder.join("a.zip"), archive()).unwrap();
+    assert!(!trial.fetcher().take(source, &folder.join("none"), true).unwrap());
     let take = |bytes: &[u8]| {
         std::fs::write(folder.join("a.zip"), bytes).unwrap();
-        trial.fetcher().take(source, &folder)
+        trial.fetcher().take(source, &folder, true)
     };
-    assert!(!trial.fetcher().take(source, Path::new("/nowhere")).unwrap());
+    assert!(!trial.fetcher().take(source, Path::new("/nowhere"), true).unwrap());
     assert!(take(b"<html>").unwrap_err().to_string().contains("web page"));
     assert!(take(&archive()[..200_000]).unwrap_err().to_string().contains("damaged"));
     assert!(take(&archive()).unwrap());
@@ -369,4 +385,112 @@ impl Act {
             other => other,
         }
     }
+}
+
+/// A response as it stands, and then the connection ends.
+fn raw(head: &str, body: &[u8]) -> Act {
+    Act::Raw([format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes(), body].concat())
+}
+
+#[test]
+fn the_rest_of_another_file_is_never_appended() {
+    let file: Vec<u8> = [b"PK".as_slice(), &[7; 998]].concat();
+    let begin = raw("200 OK\r\nETag: \"a\"\r\nContent-Length: 1000", &file[..500]);
+    let others = [
+        raw("206 P\r\nETag: \"b\"\r\nContent-Range: bytes 500-999/1000\r\nContent-Length: 500", &[9; 500]),
+        raw("416 R\r\nETag: \"b\"\r\nContent-Range: bytes */500\r\nContent-Length: 0", &[]),
+        raw("206 P\r\nETag: \"a\"\r\nContent-Range: bytes 500-599/600\r\nContent-Length: 100", &[9; 100]),
+        raw("416 R\r\nContent-Range: bytes */300\r\nContent-Length: 0", &[]),
+    ];
+    let whole = raw("200 OK\r\nETag: \"b\"\r\nContent-Length: 1000", &file);
+    for other in others {
+        let server = Server::new(Vec::new(), vec![begin.clone(), other.clone(), whole.clone()]);
+        let trial = Trial::new("data/a.bin", &[server.url("/a")], "at_most = 5000");
+        trial.fetch().unwrap();
+        assert_eq!(std::fs::read(trial.path("a.bin")).unwrap(), file, "{other:?}");
+        assert_eq!(server.header(2, "range"), None);
+    }
+    let too_much =
+        raw("206 P\r\nETag: \"a\"\r\nContent-Range: bytes 500-999/1000\r\nContent-Length: 600", &[9; 600]);
+    let server = Server::new(Vec::new(), vec![begin, too_much]);
+    let trial = Trial::new("data/a.zip", &[server.url("/a")], "at_most = 5000");
+    fails(&trial, "contradict");
+}
+
+#[test]
+fn without_a_length_only_files_that_show_their_end_are_taken() {
+    let trial = |name: &str, body: &[u8]| {
+        let server = Server::new(Vec::new(), vec![raw("200 OK", body)]);
+        let trial = Trial::new(&format!("data/{name}"), &[server.url("/a")], "at_most = 5000");
+        let result = trial.fetch().map_err(|error| error.to_string());
+        assert_eq!(result.is_ok(), trial.path(name).exists(), "{result:?}");
+        result
+    };
+    assert!(trial("a.pth", b"\x80\x02 half of a pickle").unwrap_err().contains("does not say how long"));
+    assert!(trial("a.json", b"{\"whole\": 1}").is_ok());
+    assert!(trial("a.json", b"{\"half\": ").unwrap_err().contains("damaged"));
+    let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let tensors = |n: usize| [&(header.len() as u64).to_le_bytes(), header.as_slice(), &[0; 4][..n]].concat();
+    assert!(trial("a.safetensors", &tensors(4)).is_ok());
+    assert!(trial("a.safetensors", &tensors(3)).unwrap_err().contains("in place of the"));
+    let compressed = raw("200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3", b"abc");
+    let server = Server::new(Vec::new(), vec![compressed]);
+    let trial = Trial::new("data/a.bin", &[server.url("/a")], "at_most = 5000");
+    assert!(trial.fetch().unwrap_err().to_string().contains("compressed"));
+}
+
+#[test]
+fn a_page_in_between_costs_nothing_of_what_is_there() {
+    let (_server, trial) = one(vec![Act::Cut(100_000), say(200, "", "<html>please log in".into())], CAP);
+    fails(&trial, "web page");
+    assert_eq!(trial.state(), State::Part(100_000));
+}
+
+#[test]
+fn a_server_that_never_gets_further_is_given_up() {
+    let cuts = |n: usize| raw("200 OK\r\nContent-Length: 1000", &[7; 1000][..n]);
+    let server =
+        Server::new(Vec::new(), vec![cuts(500), cuts(400), cuts(500), cuts(400), cuts(500), cuts(400)]);
+    let good = Server::new(vec![7; 1000], vec![Act::Send]);
+    let trial = Trial::new("data/a.bin", &[server.url("/a"), good.url("/a")], "at_most = 5000");
+    trial.fetch().unwrap();
+    assert!(server.n_requests() <= 4 && good.n_requests() == 1);
+}
+
+#[test]
+fn a_checksum_that_one_source_names_holds_for_the_others() {
+    let other = Server::new(b"other".to_vec(), vec![Act::Send]);
+    let named = format!("X-Linked-ETag: \"{}\"\r\nLocation: {}\r\n", "1".repeat(64), other.url("/x"));
+    let hub = Server::new(Vec::new(), vec![say(302, &named, String::new())]);
+    let trial = Trial::new("data/a.bin", &[hub.url("/a"), other.url("/a")], "at_most = 5000");
+    assert!(trial.fetch().unwrap_err().to_string().matches("published 1111").count() == 2);
+}
+
+#[test]
+fn another_source_follows_one_that_refuses() {
+    let refusing = Server::new(Vec::new(), vec![say(401, "", String::new())]);
+    let good = Server::new(b"whole".to_vec(), vec![Act::Send]);
+    let trial = Trial::new("data/a.bin", &[refusing.url("/a"), good.url("/a")], "at_most = 5000");
+    trial.fetch().unwrap();
+    // The licence is accepted on the first host, so only that one has seen the token.
+    assert!(refusing.header(0, "authorization").is_some() && good.header(0, "authorization").is_none());
+}
+
+#[test]
+fn files_of_others_are_left_alone() {
+    let (_server, trial) = one(vec![say(404, "", String::new())], CAP);
+    let data = trial.folder.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let precious = trial.folder.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink(&precious, data.join("a.zip.part")).unwrap();
+    assert!(trial.fetch().is_err());
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    std::fs::remove_file(data.join("a.zip.part")).unwrap();
+    std::fs::write(data.join("a.zip.part"), "of a browser").unwrap();
+    assert!(trial.fetch().unwrap_err().to_string().contains("move it away"));
+    assert_eq!(std::fs::read(data.join("a.zip.part")).unwrap(), b"of a browser");
+    std::fs::remove_file(data.join("a.zip.part")).unwrap();
+    std::fs::create_dir(data.join("a.zip")).unwrap();
+    assert!(trial.fetch().unwrap_err().to_string().contains("a folder has the name"));
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use command_kit::{DEFAULT_DATA_ROOT, leave_out_unreadable};
 use refcoco::evaluation::{Query, queries, queries_of};
 use refcoco::training_mix::TrainingMix;
@@ -160,7 +160,7 @@ impl Experiment {
     pub(crate) fn new(cfg: Config, device: Device, data_root: &Path, processes: &Processes) -> Result<Self> {
         let opened = processes.leader_first(|| open_datasets(&cfg.data.datasets, data_root));
         let mut datasets = opened.map_err(|error| match error.downcast_ref() {
-            Some(refcoco::Error::Layout { .. }) => error.context(cfg.fetch_advice()),
+            Some(refcoco::Error::Layout { .. }) => anyhow!("{error:#}; {}", cfg.fetch_advice()),
             _ => error,
         })?;
         if cfg.eval.on_error == OnError::Skip {

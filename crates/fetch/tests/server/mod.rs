@@ -25,6 +25,8 @@ pub(crate) enum Act {
     Endless,
     /// Sends a text with a status and further headers.
     Say(u16, String, String),
+    /// Sends these bytes, and nothing else.
+    Raw(Vec<u8>),
     /// Sends slowly: so many bytes, then it waits for ever.
     Stall(usize),
 }
@@ -162,6 +164,7 @@ fn serve(
                 text.len()
             )?;
         }
+        Act::Raw(bytes) => out.write_all(&bytes)?,
         Act::Stall(n) => {
             write!(out, "{}", head(rest.len())).and_then(|()| out.write_all(&rest[..n.min(rest.len())]))?;
             out.flush()?;

@@ -51,6 +51,7 @@ pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
     "refcoco/dinov3-large",
     "refcoco/dinov3-huge-plus",
     "refcoco/dinov3-base-siglip2",
+    "refcoco/instance-levels",
 ];
 
 /// Names of the presets.
