@@ -31,6 +31,7 @@ cargo xtask COMMAND
   ablate [...]          train every row of a plan with every seed
   results [...]         tables, plots and reports of runs; needs no libtorch
   lr-find [...]         find a learning rate, with its plot
+  gradients [...]       measure the gradient of each loss term at each group of parameters
   pretrain [...]        make the frozen encoders of the testbed
   eval [...]            evaluate a checkpoint, or a file of masks with --predictions FILE
   predict [...]         segment expressions in images
@@ -92,8 +93,8 @@ fn run() -> Result<()> {
         "eval" if rest.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some("--predictions")) => {
             forward::to_data_program("score", &rest)
         }
-        "train" | "ablate" | "pretrain" | "lr-find" | "eval" | "predict" | "studio" | "params" | "parity"
-        | "export" | "check-device" => forward::to_talent(text(&command)?, &rest),
+        "train" | "ablate" | "pretrain" | "lr-find" | "gradients" | "eval" | "predict" | "studio"
+        | "params" | "parity" | "export" | "check-device" => forward::to_talent(text(&command)?, &rest),
         "launch" => launch::launch(&rest),
         "pack" => pack::pack(&rest),
         "" | "help" | "--help" | "-h" => {

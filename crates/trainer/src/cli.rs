@@ -20,6 +20,7 @@ use crate::distributed::refuse_several;
 use crate::eval::{EvalArgs, eval};
 use crate::experiment::Machine;
 use crate::export::{ExportForm, export};
+use crate::gradients::{GradientsArgs, gradients};
 use crate::interrupt::{Interrupted, survive_file_size_limit};
 use crate::lr_find::{LrFindArgs, lr_find};
 use crate::params::params;
@@ -48,6 +49,8 @@ enum Command {
     Pretrain(PretrainArgs),
     /// Find a learning rate: train a few steps with a rising one, and draw the loss over it
     LrFind(LrFindArgs),
+    /// Measure the gradient of each loss term at each group of parameters
+    Gradients(GradientsArgs),
     /// Evaluate a checkpoint
     Eval(EvalArgs),
     /// Segment what expressions refer to in images
@@ -225,6 +228,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Ablate(args) => ablate(&args),
         Command::Pretrain(args) => run_pretrain(&args),
         Command::LrFind(args) => lr_find(&args),
+        Command::Gradients(args) => gradients(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict(&args),
         Command::Studio(args) => studio(args),

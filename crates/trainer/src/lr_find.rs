@@ -2,22 +2,19 @@
 //! neural networks, WACV 2017).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use cli_kit::outln;
 use command_kit::{DEFAULT_DATA_ROOT, Progress};
 use figures::{Panel, Series};
-use refcoco::training_mix::training_mix;
-use refcoco::{BatchPlan, Buffers, RefAt, training_batches};
 use serde_json::json;
 use talent::weights::Strictness;
 
-use crate::batch::sample_options;
 use crate::config::{Config, ConfigArgs};
 use crate::distributed::Processes;
 use crate::experiment::{Experiment, Machine};
+use crate::first_batches::first_batches;
 use crate::interrupt::Interrupt;
 use crate::official_checkpoint::load_encoders;
 use crate::optim::adam;
@@ -130,21 +127,7 @@ fn measure(args: &LrFindArgs, cfg: Config) -> Result<Vec<Point>> {
     experiment.interrupt = Interrupt::listen()?;
     let cfg = &experiment.cfg;
     load_encoders(&experiment.model, cfg, &Strictness::default())?;
-    let mix = training_mix(&experiment.datasets, cfg.data.keep_evaluated_images)?;
-    ensure!(!mix.refs.is_empty(), "there is nothing to train on");
-    let batch_size = cfg.train.batch_size.min(mix.refs.len());
-    let passes = (0..).flat_map(|number| experiment.pass_over(&mix.refs, number));
-    let refs: Vec<RefAt> = passes.take(args.steps as usize * batch_size).collect();
-    let plan = BatchPlan {
-        batches: refs.chunks(batch_size).map(<[RefAt]>::to_vec).collect(),
-        seed: cfg.seed,
-        epoch: 0,
-        shape: experiment.shape(),
-        prefetch: 3,
-        options: sample_options(cfg),
-        buffers: Buffers::default(),
-    };
-    let loader = training_batches(Arc::clone(&experiment.datasets), Arc::clone(&experiment.tokenizer), plan);
+    let loader = first_batches(&experiment, args.steps)?;
     let (mut adam, mut scaler) = (adam(&experiment.model, &cfg.train), LossScaler::new(cfg.train.precision));
     let steps = Steps::plain(&experiment.model, cfg, device, &processes);
     let mut progress = Progress::new("lr-find", args.steps, 0);

@@ -9,10 +9,10 @@ use tracing::trace_span;
 
 use crate::adapter_responses::AdapterPatches;
 use crate::batch::TrainTensors;
-use crate::config::Config;
+use crate::config::{Config, LossConfig};
 use crate::distributed::Processes;
 use crate::gradient_buckets::GradientBuckets;
-use crate::losses::{Inputs, objective};
+use crate::losses::{Inputs, Objective, objective, weighted_terms};
 use crate::precision::LossScaler;
 
 /// Result of a step.
@@ -245,7 +245,7 @@ impl<'a> Steps<'a> {
         part: &TrainTensors,
         scaled: impl FnOnce(&Tensor) -> Tensor,
     ) -> Result<Vec<(&'static str, Tensor)>> {
-        let Self { model, cfg, device, processes, recompute, .. } = *self;
+        let Self { model, cfg, processes, recompute, .. } = *self;
         let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
         let image_of = part.shares_images().then(|| part.image_of());
         let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
@@ -255,15 +255,8 @@ impl<'a> Steps<'a> {
             "loss.{} needs the adapters' activations: train without --recompute",
             of_adapters.join(", loss.")
         );
-        let patches = (!of_adapters.is_empty()).then(AdapterPatches::default);
         let mut terms = Vec::new();
-        let loss = |output: &TalentOutput| {
-            let adapters =
-                patches.as_ref().map(|patches| patches.responses(model, &output.words, &part.words));
-            let adapters: Vec<Tensor> =
-                adapters.into_iter().flatten().map(|(_, response)| response).collect();
-            let inputs = Inputs { output, adapters: &adapters, batch: part, processes };
-            let objective = objective(&inputs, &cfg.loss);
+        let scaled_loss = |objective: Objective| {
             terms = objective.terms;
             terms.push(("total", objective.total.detach()));
             scaled(&objective.total)
@@ -271,26 +264,51 @@ impl<'a> Steps<'a> {
         if recompute {
             cfg.train.precision.apply()?;
             let products = cfg.train.precision.kind();
+            let loss = |output: &TalentOutput| {
+                let inputs = Inputs { output, adapters: &[], batch: part, processes };
+                scaled_loss(objective(&inputs, &cfg.loss))
+            };
             model.train_recomputing(&part.images, image_of.as_ref(), &ids, products, loss)?;
         } else {
-            let guard = cfg.train.precision.autocast(device)?;
-            // Weights that are cast together also get their gradients together, at the end of the backward pass. Buckets need
-            // them earlier.
-            let lowered = match self.buckets {
-                Some(_) => None,
-                None => Some(Lowered::weights(cfg.train.precision.kind())?),
-            };
-            let observe = |stage: Stage, value: &Tensor| {
-                if let Some(patches) = &patches {
-                    patches.observe(stage, value);
-                }
-            };
-            let pass = Pass { image_of: image_of.as_ref(), observe: &observe, ..Pass::TRAIN };
-            let total = loss(&model.forward(&part.images, ids, &pass));
-            drop((guard, lowered));
+            let total = scaled_loss(self.forward(part, objective)?);
             trace_span!("backward").in_scope(|| total.backward());
         }
         Ok(terms)
+    }
+
+    /// The loss terms that are switched on, with their weights and graphs, after a forward pass without activation checkpointing.
+    pub(crate) fn weighted_terms(&self, part: &TrainTensors) -> Result<Vec<(&'static str, f64, Tensor)>> {
+        self.forward(part, weighted_terms)
+    }
+
+    /// A forward pass, and what `losses` makes of it.
+    fn forward<T>(
+        &self,
+        part: &TrainTensors,
+        losses: impl FnOnce(&Inputs<'_>, &LossConfig) -> T,
+    ) -> Result<T> {
+        let Self { model, cfg, device, processes, .. } = *self;
+        let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
+        let image_of = part.shares_images().then(|| part.image_of());
+        let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
+        let patches = (!of_adapters.is_empty()).then(AdapterPatches::default);
+        let _autocast = cfg.train.precision.autocast(device)?;
+        // Weights that are cast together also get their gradients together, at the end of the backward pass. Buckets need
+        // them earlier.
+        let _lowered = match self.buckets {
+            Some(_) => None,
+            None => Some(Lowered::weights(cfg.train.precision.kind())?),
+        };
+        let observe = |stage: Stage, value: &Tensor| {
+            if let Some(patches) = &patches {
+                patches.observe(stage, value);
+            }
+        };
+        let pass = Pass { image_of: image_of.as_ref(), observe: &observe, ..Pass::TRAIN };
+        let output = model.forward(&part.images, ids, &pass);
+        let adapters = patches.as_ref().map(|patches| patches.responses(model, &output.words, &part.words));
+        let adapters: Vec<Tensor> = adapters.into_iter().flatten().map(|(_, response)| response).collect();
+        Ok(losses(&Inputs { output: &output, adapters: &adapters, batch: part, processes }, &cfg.loss))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What helps to set up a run: `--fast-dev-run`, `--overfit-batches`, `--init`, averaged weights, early stopping, `lr-find`.
+//! What helps to set up a run: `--fast-dev-run`, `--overfit-batches`, `--init`, averaged weights, early stopping, `lr-find`,
+//! `gradients`.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -166,4 +167,30 @@ fn a_learning_rate_is_searched() {
     let rates: Vec<f64> = points.iter().map(|point| point["lr"].as_f64().unwrap()).collect();
     assert!(rates.len() > 10 && rates.windows(2).all(|pair| pair[0] < pair[1]), "{rates:?}");
     assert!(plot.exists());
+}
+
+#[test]
+fn gradients_are_measured_by_term_and_group() {
+    let measure = |set: &[&str]| -> Value {
+        let mut args = vec!["gradients", "--device", "cpu", "--threads", "1", "--batches", "2", "--json"];
+        args.extend(["--data-root", data_root().to_str().unwrap(), "--regime", "pet", "--set"]);
+        args.extend(MINIATURE);
+        args.extend(set);
+        let output = talent(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let term = |found: &Value, name: &str| -> Value {
+        found["terms"].as_array().unwrap().iter().find(|term| term["term"] == name).unwrap()["norms"].clone()
+    };
+    let norm = |norms: &Value, group: &str| norms[group].as_f64().unwrap();
+    let once = measure(&["loss.instance_adapters=0.5"]);
+    let twice = measure(&["loss.instance_adapters=1.0"]);
+    let [one, two] = [&once, &twice].map(|found| term(found, "instance_adapters"));
+    let ratio = norm(&two, "visual_adapters") / norm(&one, "visual_adapters");
+    assert!((ratio - 2.0).abs() < 1e-3, "{ratio}");
+    // It looks at the adapters alone, while the segmentation loss sees all.
+    assert_eq!(norm(&one, "projector"), 0.0);
+    assert!(norm(&term(&once, "seg"), "projector") > 0.0);
+    assert_eq!(term(&once, "seg"), term(&twice, "seg"));
 }

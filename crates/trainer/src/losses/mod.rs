@@ -108,8 +108,8 @@ pub(crate) struct Objective {
     pub(crate) terms: Vec<(&'static str, Tensor)>,
 }
 
-/// Joins a pass's output with its targets: `seg + 0.1 cpcl + 0.1 tccl` in the official recipe.
-pub(crate) fn objective(inputs: &Inputs<'_>, cfg: &LossConfig) -> Objective {
+/// The terms that are switched on: name, weight, and the unweighted scalar with its graph.
+pub(crate) fn weighted_terms(inputs: &Inputs<'_>, cfg: &LossConfig) -> Vec<(&'static str, f64, Tensor)> {
     let mut terms = Vec::new();
     for loss in LOSSES {
         let weight = cfg.get(loss.name());
@@ -119,6 +119,12 @@ pub(crate) fn objective(inputs: &Inputs<'_>, cfg: &LossConfig) -> Objective {
             terms.push((loss.name(), weight, term));
         }
     }
+    terms
+}
+
+/// Joins a pass's output with its targets: `seg + 0.1 cpcl + 0.1 tccl` in the official recipe.
+pub(crate) fn objective(inputs: &Inputs<'_>, cfg: &LossConfig) -> Objective {
+    let terms = weighted_terms(inputs, cfg);
     let total = terms.iter().map(|(_, weight, term)| term * *weight).sum();
     Objective { total, terms: terms.into_iter().map(|(name, _, term)| (name, term.detach())).collect() }
 }

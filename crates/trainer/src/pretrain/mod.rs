@@ -97,7 +97,17 @@ fn settings(cfg: &Config) -> Result<Value> {
     for (table, unused) in [
         (
             &mut image,
-            ["adapter_blocks", "adapter_width", "fusion_width", "fusion", "gate", "taps"].as_slice(),
+            [
+                "adapter_blocks",
+                "adapter_width",
+                "fusion_width",
+                "fusion",
+                "cost_heads",
+                "fusion_std",
+                "gate",
+                "taps",
+            ]
+            .as_slice(),
         ),
         (&mut text, ["adapter_blocks", "adapter_width", "adapters"].as_slice()),
     ] {

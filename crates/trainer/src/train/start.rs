@@ -195,7 +195,7 @@ pub(super) fn begin(
 ///
 /// # Errors
 /// When the checkpoint was trained on other encoders, or does not fit the network.
-pub(super) fn init_from(
+pub(crate) fn init_from(
     path: &Path,
     model: &Talent,
     encoders: &Encoders,
