@@ -45,7 +45,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// Reads the lock file of the data root, and proxies and certificates from the environment.
     ///
-    /// - token: of a Hugging Face account; sent for gated items alone, to the host in the table, never to where it redirects
+    /// - token: of a Hugging Face account; sent for gated items alone, to the host on which the licence is accepted, never to where it redirects
     ///
     /// # Errors
     /// When the lock file or a file of certificates cannot be read.
@@ -96,11 +96,15 @@ impl Fetcher {
         }
     }
 
-    /// Checks a file that is there against every checksum that is known. A checksum that is published is noted in the lock file.
+    /// Checks a file that is there against every checksum that is known. A checksum that is published is noted in the lock file. What lies
+    /// elsewhere is the user's own, and not checked.
     ///
     /// # Errors
     /// When it cannot be read, or is another file.
     pub fn verify(&mut self, source: &Source) -> Result<()> {
+        if self.state(source) == State::Elsewhere {
+            return Ok(());
+        }
         let mut noted = Vec::new();
         for path in self.places.results(source) {
             let whole = source.unpack.is_empty();
