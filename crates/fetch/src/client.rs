@@ -142,7 +142,9 @@ impl Client {
             }
         }
         request.call().map_err(|error| match error {
-            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Trouble::Unreachable(self.no_way(&error)),
+            ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::ConnectProxyFailed(_) => Trouble::Unreachable(self.no_way(&error)),
             // A certificate is as wrong the next time.
             ureq::Error::Io(cause) if cause.to_string().contains("certificate") => Trouble::Never(format!(
                 "{cause}; if your network has an authority of its own, name its certificates with {CERTIFICATES}"
@@ -305,8 +307,9 @@ fn continued(
     rest: &Rest<'_>,
     answer: Answer,
 ) -> std::result::Result<Answer, Trouble> {
-    let differs =
-        |ours: Option<&str>, theirs: Option<&str>| matches!((ours, theirs), (Some(a), Some(b)) if a != b);
+    // An ETag is compared with an ETag, a date with a date.
+    let is_etag = |text: &str| text.starts_with('"');
+    let differs = |ours: Option<&str>, theirs: Option<&str>| matches!((ours, theirs), (Some(a), Some(b)) if is_etag(a) == is_etag(b) && a != b);
     let total = total.or_else(|| length.map(|length| rest.from + length));
     let is_other = differs(rest.validator, answer.validator.as_deref())
         || matches!((rest.total, total), (Some(before), Some(now)) if before != now);

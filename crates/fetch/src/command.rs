@@ -162,7 +162,14 @@ fn announce(wanted: &[Wanted<'_>], fetcher: &Fetcher, places: &Places) {
 
 /// Refuses a gated item before anything else is downloaded.
 fn refuse_gated(wanted: &[Wanted<'_>], fetcher: &Fetcher) -> Result<()> {
-    let gated = wanted.iter().find(|(item, file)| item.gated.is_some() && is_missing(fetcher.state(file)));
+    let asks_there = |file: &Source, page: &str| {
+        let host = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
+        file.urls.iter().any(|url| host(url) == host(page))
+    };
+    let gated = wanted.iter().find(|(item, file)| {
+        let page = item.gated.as_deref();
+        page.is_some_and(|page| asks_there(file, page)) && is_missing(fetcher.state(file))
+    });
     match gated {
         Some((item, _)) => Err(Error::Gated {
             item: item.name.clone(),

@@ -31,7 +31,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { tries: 5, first_wait: Duration::from_secs(1), longest_wait: Duration::from_secs(300) }
+        Self { tries: 8, first_wait: Duration::from_secs(1), longest_wait: Duration::from_secs(300) }
     }
 }
 
@@ -78,7 +78,7 @@ impl Order<'_> {
             let what = if self.token.is_some() { what } else { format!("{what}, and HF_TOKEN is not set") };
             return Err(Error::Gated { item: self.item.name.clone(), what, page: page.clone() });
         }
-        let (path, name) = (part.whole(), self.source.file_name().to_owned());
+        let (path, name) = (part.whole(), self.source.from_name().to_owned());
         Err(Error::NoSourceWorked { path, name, reasons, kept: part.length() })
     }
 
@@ -92,14 +92,23 @@ impl Order<'_> {
         let patience = self.patience;
         let (mut tries, mut wait, mut best) = (0, patience.first_wait, part.length());
         let mut may_begin_anew = part.length() > 0;
+        let (mut was_reached, mut may_resume) = (false, true);
         loop {
             let mut most_tries = patience.tries;
-            let (reason, after) = match self.once(client, part, url) {
+            let resumes = may_resume && part.length() > 0;
+            let result = self.once(client, part, url, may_resume);
+            let is_unreachable = matches!(result, Err(Attempt::There(Trouble::Unreachable(_))));
+            let (reason, after) = match result {
                 Ok(()) => match self.check(part, url)? {
                     Ok(checked) => return Ok(checked),
                     Err(reason) => (reason, None),
                 },
                 Err(Attempt::Here(error)) => return Err(Failed::Here(error)),
+                // Some servers and firewalls refuse ranges alone. The part stays until the beginning of the whole file has come.
+                Err(Attempt::There(Trouble::Never(reason))) if resumes => {
+                    (may_resume, may_begin_anew) = (false, false);
+                    (reason, Some(Duration::ZERO))
+                }
                 Err(Attempt::There(Trouble::Never(reason))) => return Err(Failed::There(reason)),
                 Err(Attempt::There(Trouble::Gated(reason))) => return Err(Failed::Gated(reason)),
                 Err(Attempt::There(Trouble::Changed(reason))) => {
@@ -108,10 +117,13 @@ impl Order<'_> {
                 }
                 Err(Attempt::There(Trouble::Later(reason, after))) => (reason, after),
                 Err(Attempt::There(Trouble::Unreachable(reason))) => {
-                    most_tries = most_tries.min(TRIES_TO_REACH);
+                    if !was_reached {
+                        most_tries = most_tries.min(TRIES_TO_REACH);
+                    }
                     (reason, None)
                 }
             };
+            was_reached |= !is_unreachable;
             // A complete file that is wrong: bytes of an earlier call may be of another one, once.
             if part.is_complete() {
                 part.discard()?;
@@ -143,12 +155,21 @@ impl Order<'_> {
     }
 
     /// One request: what it brings is added to the part.
-    fn once(&mut self, client: &Client, part: &mut Part, url: &Url) -> std::result::Result<(), Attempt> {
+    ///
+    /// - may_resume: whether the rest of the part may be asked for
+    fn once(
+        &mut self,
+        client: &Client,
+        part: &mut Part,
+        url: &Url,
+        may_resume: bool,
+    ) -> std::result::Result<(), Attempt> {
         let origin = part.origin();
         let same_file = origin.url == shown(url) && origin.validator.is_some();
         // A known checksum shows at the end whether the parts of two sources belong together.
         let is_checked = self.published().is_some() || self.locked.is_some();
-        let rest = (part.length() > 0 && (same_file || is_checked)).then(|| Rest {
+        let may_resume = may_resume && part.length() > 0 && (same_file || is_checked);
+        let rest = may_resume.then(|| Rest {
             from: part.length(),
             total: origin.total,
             validator: origin.validator.as_deref().filter(|_| same_file),
@@ -160,7 +181,10 @@ impl Order<'_> {
         }
         self.accept(&answer, part)?;
         let (first, mut broken) = self.first_bytes(&mut answer)?;
-        let (validator, total) = (answer.validator.clone(), answer.total);
+        // The answer with the rest may leave out what that with the beginning has said.
+        let known = part.origin().clone();
+        let known = if answer.from > 0 { known } else { Origin::default() };
+        let (validator, total) = (answer.validator.clone().or(known.validator), answer.total.or(known.total));
         part.begin(answer.from, Origin { url: shown(url), validator, total, ..Origin::default() })?;
         let copied = self.copy(answer, (&first, &mut broken), part);
         part.take_note()?;
@@ -199,8 +223,12 @@ impl Order<'_> {
     ) -> std::result::Result<(Vec<u8>, Option<std::io::Error>), Attempt> {
         let mut first = Vec::new();
         let error = answer.body.by_ref().take(512).read_to_end(&mut first).err();
+        let is_cut =
+            error.is_some() || answer.total.is_some_and(|total| (first.len() as u64) < total.min(512));
         match wrong_kind(&first, self.source.file_name()) {
-            Some(what) if answer.from == 0 && !first.is_empty() => Err(Attempt::There(Trouble::Never(what))),
+            Some(what) if answer.from == 0 && !first.is_empty() && !is_cut => {
+                Err(Attempt::There(Trouble::Never(what)))
+            }
             _ => Ok((first, error)),
         }
     }

@@ -86,7 +86,7 @@ impl Part {
         let origin: Option<Origin> =
             std::fs::read_to_string(&note).ok().and_then(|text| toml::from_str(&text).ok());
         let found = file.metadata().map_err(Error::at(&path))?;
-        if !found.is_file() || found.nlink() > 1 || origin.is_none() && found.len() > 0 {
+        if !found.is_file() || found.nlink() > 1 || note.is_symlink() || origin.is_none() && found.len() > 0 {
             return Err(Error::NotThisFile {
                 path,
                 what: "this is not an unfinished download of this program; move it away".into(),
@@ -174,6 +174,14 @@ impl Part {
         std::fs::rename(&self.path, whole).map_err(Error::at(whole))?;
         sync_folder(whole)?;
         self.remove_note()
+    }
+
+    /// Removes what an earlier process has left of a file that is complete by now.
+    pub(crate) fn tidy(whole: &Path) {
+        if part_of(whole).is_file() {
+            // A part of somebody else, or of a process that runs, stays.
+            let _ = Self::open(whole).and_then(Self::remove);
+        }
     }
 
     /// Leaves what was downloaded for a later call; without any, no file and no folder remains.

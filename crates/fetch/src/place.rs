@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use cli_kit::errln;
+
 use crate::check::{fault, sha256};
 use crate::client::Client;
 use crate::disk::require_space;
@@ -60,7 +62,7 @@ impl Fetcher {
         if results.iter().all(|path| is_there(path)) {
             return self.known(source, &results);
         }
-        if source.or_at.iter().any(|place| self.places.path(place).exists()) {
+        if source.or_at.iter().any(|place| serves(&self.places.path(place), source)) {
             return State::Elsewhere;
         }
         match std::fs::metadata(part_of(&self.places.path(&source.to))) {
@@ -96,7 +98,7 @@ impl Fetcher {
         }
     }
 
-    /// Checks a file that is there against every checksum that is known. A checksum that is published is noted in the lock file. What lies
+    /// Checks a file that is there against every checksum that is known. Without one, the lock file gets what the file has now. What lies
     /// elsewhere is the user's own, and not checked.
     ///
     /// # Errors
@@ -118,17 +120,22 @@ impl Fetcher {
             if whole && let Some(what) = fault(&path, source)? {
                 return Err(wrong(what));
             }
-            if published.is_some() || locked.is_some() {
-                let found = sha256(&path)?;
-                verdict(&found, published, locked).map_err(wrong)?;
-                if published.is_some() && locked.is_none() {
-                    let size = std::fs::metadata(&path).map_err(Error::at(&path))?.len();
-                    let url = format!("was at {} already", path.display());
-                    noted.push((key, Entry { sha256: found, size, published: true, url }));
-                }
+            let found = sha256(&path)?;
+            verdict(&found, published, locked).map_err(wrong)?;
+            if locked.is_none() {
+                let size = std::fs::metadata(&path).map_err(Error::at(&path))?.len();
+                let url = format!("was at {} already", path.display());
+                noted.push((key, Entry { sha256: found, size, published: published.is_some(), url }));
             }
         }
-        if noted.is_empty() { Ok(()) } else { self.lock.add(noted) }
+        Part::tidy(&self.places.path(&source.to));
+        if !noted.is_empty()
+            && let Err(error) = self.lock.add(noted)
+        {
+            // Folders that a whole lab shares cannot be written to.
+            errln!("note: the checksum could not be recorded: {error}");
+        }
+        Ok(())
     }
 
     /// Downloads a file and puts it into its place.
@@ -183,7 +190,7 @@ impl Fetcher {
         Ok(true)
     }
 
-    /// A checked part gets its name, or is unpacked; the lock file is written last.
+    /// A checked part gets its name, or is unpacked, after the lock file was written.
     fn put(&mut self, source: &Source, part: Part, checked: Checked) -> Result<()> {
         let whole = self.places.path(&source.to);
         let size = std::fs::metadata(part.path()).map_err(Error::at(part.path()))?.len();
@@ -191,18 +198,20 @@ impl Fetcher {
         let entry = |sha256, size| Entry { sha256, size, published, url: url.clone() };
         let mut entries = vec![(source.to.clone(), entry(hash, size))];
         if source.unpack.is_empty() {
-            part.finish(&whole)?;
-            return self.lock.add(entries);
+            // In this order: a process that is killed in between leaves no file without a checksum.
+            self.lock.add(entries)?;
+            return part.finish(&whole);
         }
         let folder = whole.parent().unwrap_or(Path::new("."));
         let not_this = |what| Error::NotThisFile { path: part.path().to_path_buf(), what };
         let staging = folder.join(format!(".{}-unpacking", source.file_name()));
-        for name in Archive::open(part.path(), source).map_err(not_this)?.unpack(folder, &staging)? {
-            let path = folder.join(&name);
-            let size = std::fs::metadata(&path).map_err(Error::at(&path))?.len();
-            entries.push((unpacked_key(source, &name), entry(sha256(&path)?, size)));
-        }
-        self.lock.add(entries)?;
+        let lock = &mut self.lock;
+        Archive::open(part.path(), source).map_err(not_this)?.unpack(folder, &staging, |staged| {
+            for (name, sha256, size) in staged {
+                entries.push((unpacked_key(source, &name), entry(sha256, size)));
+            }
+            lock.add(entries)
+        })?;
         part.remove()
     }
 
@@ -229,6 +238,17 @@ fn copy(from: &Path, part: &mut Part) -> Result<()> {
 fn unpacked_key(source: &Source, name: &str) -> String {
     let folder = source.to.rsplit_once('/').map_or("", |(folder, _)| folder);
     format!("{folder}/{name}")
+}
+
+/// A folder with something in it, or a file of the right size.
+fn serves(path: &Path, source: &Source) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+        }
+        Ok(found) => found.is_file() && found.len() > 0 && source.size.is_none_or(|size| size == found.len()),
+        Err(_) => false,
+    }
 }
 
 /// A file with something in it.

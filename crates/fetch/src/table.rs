@@ -92,6 +92,11 @@ impl Source {
         self.to.split_once('/').map_or(&self.to, |(_, rest)| rest)
     }
 
+    /// The name under which `--from` takes the file: files of a folder of weights keep the folder's name.
+    pub fn from_name(&self) -> &str {
+        if self.to.starts_with("weights/") { self.below_root() } else { self.file_name() }
+    }
+
     /// The file's name without folders.
     pub fn file_name(&self) -> &str {
         self.to.rsplit('/').next().unwrap_or(&self.to)
@@ -190,7 +195,11 @@ pub(crate) fn hint<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone)
 fn check_source(source: &Source) -> std::result::Result<(), String> {
     let inside = |path: &str| {
         let parts = || Path::new(path).components();
-        parts().count() > 0 && parts().all(|part| matches!(part, Component::Normal(_)))
+        // Written in one way only, so that no two names mean one file.
+        let plain = parts().collect::<PathBuf>();
+        plain.as_os_str() == path
+            && parts().count() > 0
+            && parts().all(|part| matches!(part, Component::Normal(_)))
     };
     let root = source.to.split('/').next().unwrap_or_default();
     if !matches!(root, "data" | "weights") || !inside(&source.to) || !source.to.contains('/') {
@@ -202,8 +211,19 @@ fn check_source(source: &Source) -> std::result::Result<(), String> {
     if let Some(other) = source.optional.iter().find(|name| !source.unpack.contains(name)) {
         return Err(format!("`optional` names `{other}`, which `unpack` lacks"));
     }
-    if source.to.ends_with('/') || source.file_name() == LOCK_FILE || source.file_name().ends_with(".part") {
+    if source.to.ends_with('/')
+        || source.file_name() == LOCK_FILE
+        || source.file_name().ends_with(".part")
+        || source.file_name().ends_with(".part.toml")
+    {
         return Err("`to` must name a file, and not one of this program's own".into());
+    }
+    if source
+        .unpack
+        .iter()
+        .any(|name| name == LOCK_FILE || name.ends_with(".part") || name.ends_with(".part.toml"))
+    {
+        return Err("`unpack` names a file of this program's own".into());
     }
     if let Some(twice) = first_twice(source.unpack.iter()) {
         return Err(format!("`unpack` names `{twice}` twice"));
@@ -288,7 +308,8 @@ mod tests {
             ("data/../a", https, "size = 1", "below"),
             ("/etc/passwd", https, "size = 1", "below"),
             ("data", https, "size = 1", "below"),
-            ("data/a/", https, "size = 1", "name a file"),
+            ("data/a/", https, "size = 1", "below"),
+            ("data/./a", https, "size = 1", "below"),
             ("data/fetch-lock.toml", https, "size = 1", "own"),
             ("data/a", "https://user:secret@example.org/a", "size = 1", "password"),
             ("data/a", https, "size = 1\nunpack = [\"b\", \"b\"]", "twice"),

@@ -73,18 +73,24 @@ impl Archive {
         Ok(())
     }
 
-    /// Unpacks the wanted files into a folder. A file that is there already must be the same, unless it is empty. Returns the names.
+    /// Unpacks the wanted files into a folder. A file that is there already must be the same, unless it is empty.
     ///
+    /// - record: called with name, SHA-256 and size of each file before any gets its name
     /// - staging: folder beside the targets for what is not complete; removed at the end, and if an earlier process has left it
     ///
     /// # Errors
     /// When a file cannot be written, another one has its name, or the archive is damaged.
-    pub(crate) fn unpack(&mut self, folder: &Path, staging: &Path) -> Result<Vec<String>> {
+    pub(crate) fn unpack(
+        &mut self,
+        folder: &Path,
+        staging: &Path,
+        record: impl FnOnce(Vec<(String, String, u64)>) -> Result<()>,
+    ) -> Result<()> {
         remove(staging)?;
         std::fs::create_dir_all(staging).map_err(Error::at(staging))?;
-        let done = self.stage(staging).and_then(|()| self.place(folder, staging));
+        let done = self.stage(staging).and_then(|()| self.place(folder, staging, record));
         remove(staging)?;
-        done.map(|()| self.entries.iter().map(|entry| entry.name.clone()).collect())
+        done
     }
 
     fn stage(&mut self, staging: &Path) -> Result<()> {
@@ -103,11 +109,18 @@ impl Archive {
     }
 
     /// Gives the staged files their names, after it is clear that all of them can have theirs.
-    fn place(&self, folder: &Path, staging: &Path) -> Result<()> {
-        let mut to_move = Vec::new();
+    fn place(
+        &self,
+        folder: &Path,
+        staging: &Path,
+        record: impl FnOnce(Vec<(String, String, u64)>) -> Result<()>,
+    ) -> Result<()> {
+        let (mut to_move, mut staged_files) = (Vec::new(), Vec::new());
         for entry in &self.entries {
             let (staged, target) = (staging.join(&entry.name), folder.join(&entry.name));
             create_parent(&target)?;
+            let hash = sha256(&staged)?;
+            staged_files.push((entry.name.clone(), hash.clone(), entry.size));
             match std::fs::metadata(&target) {
                 Ok(found) if found.is_dir() => {
                     return Err(Error::at(&target)(std::io::Error::other(
@@ -115,7 +128,7 @@ impl Archive {
                     )));
                 }
                 Ok(found) if found.len() > 0 => {
-                    if sha256(&staged)? != sha256(&target)? {
+                    if hash != sha256(&target)? {
                         let what =
                             "this file is there already and differs from that of the archive; move it away";
                         return Err(Error::NotThisFile { path: target, what: what.into() });
@@ -124,8 +137,9 @@ impl Archive {
                 _ => to_move.push((staged, target)),
             }
         }
+        record(staged_files)?;
         for (staged, target) in to_move {
-            std::fs::rename(&staged, &target).map_err(Error::at(&target))?;
+            rename(&staged, &target)?;
             sync_folder(&target)?;
         }
         Ok(())
@@ -156,6 +170,17 @@ fn remove(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at(folder)(error)),
         _ => Ok(()),
+    }
+}
+
+/// Renames a file, also into a folder that is a link to another disk.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+            let mut file = File::open(from).map_err(Error::at(from))?;
+            whole_file::write_with(to, |out| std::io::copy(&mut file, out).map(|_| ()).map_err(Error::at(to)))
+        }
+        done => done.map_err(Error::at(to)),
     }
 }
 

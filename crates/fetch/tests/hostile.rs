@@ -414,7 +414,7 @@ fn the_rest_of_another_file_is_never_appended() {
         raw("206 P\r\nETag: \"a\"\r\nContent-Range: bytes 500-999/1000\r\nContent-Length: 600", &[9; 600]);
     let server = Server::new(Vec::new(), vec![begin, too_much]);
     let trial = Trial::new("data/a.zip", &[server.url("/a")], "at_most = 5000");
-    fails(&trial, "contradict");
+    fails(&trial, "not asked for");
 }
 
 #[test]
@@ -493,4 +493,70 @@ fn files_of_others_are_left_alone() {
     std::fs::remove_file(data.join("a.zip.part")).unwrap();
     std::fs::create_dir(data.join("a.zip")).unwrap();
     assert!(trial.fetch().unwrap_err().to_string().contains("a folder has the name"));
+}
+
+#[test]
+fn what_is_known_of_a_file_outlives_an_answer_that_leaves_it_out() {
+    let file = vec![7; 3000];
+    let part = |from: usize, to: usize, more: &str| {
+        let range = format!(
+            "206 P\r\nContent-Range: bytes {from}-2999/3000\r\nContent-Length: {}{more}",
+            3000 - from
+        );
+        raw(&range, &file[from..to])
+    };
+    let begin =
+        raw("200 OK\r\nLast-Modified: Fri, 01 Jan 2021 00:00:00 GMT\r\nContent-Length: 3000", &file[..1000]);
+    let acts = vec![begin, part(1000, 2000, ""), part(2000, 3000, "\r\nETag: \"x\"")];
+    let server = Server::new(Vec::new(), acts);
+    let trial = Trial::new("data/a.bin", &[server.url("/a")], "at_most = 5000");
+    trial.fetch().unwrap();
+    assert_eq!(std::fs::read(trial.path("a.bin")).unwrap(), file);
+    assert_eq!(server.header(2, "range").as_deref(), Some("bytes=2000-"));
+    assert!(server.header(2, "if-range").is_some());
+}
+
+#[test]
+fn a_server_that_refuses_ranges_alone_is_asked_for_the_whole() {
+    let (server, trial) = one(vec![Act::Cut(100_000), say(404, "", String::new()), Act::SendWhole], CAP);
+    trial.fetch().unwrap();
+    assert_eq!(std::fs::read(trial.path("a.zip")).unwrap(), archive());
+    assert_eq!((server.n_requests(), server.header(2, "range")), (3, None));
+}
+
+#[test]
+fn a_cut_within_the_first_bytes_is_a_broken_connection() {
+    let (server, trial) = one(vec![Act::Cut(1), Act::Send], CAP);
+    trial.fetch().unwrap();
+    assert_eq!(server.n_requests(), 2);
+}
+
+#[test]
+fn what_a_killed_process_left_is_recorded_and_tidied() {
+    let (_server, trial) = one(vec![Act::Send], UNPACK);
+    trial.fetch().unwrap();
+    let source = &trial.table.items[0].files[0];
+    std::fs::remove_file(trial.path(LOCK_FILE)).unwrap();
+    std::fs::write(trial.path("a.zip.part"), archive()).unwrap();
+    std::fs::write(trial.path("a.zip.part.toml"), format!("url = \"x\"\nbytes = {}\n", archive().len()))
+        .unwrap();
+    assert_eq!(trial.state(), State::Unverified);
+    trial.fetcher().verify(source).unwrap();
+    assert_eq!(
+        (trial.state(), trial.names()),
+        (State::Recorded, vec![LOCK_FILE.to_owned(), "set".to_owned()])
+    );
+    std::fs::write(trial.path("set/refs(unc).p"), "r").unwrap();
+    assert_eq!(trial.state(), State::Damaged);
+    assert!(trial.fetcher().verify(source).is_err());
+}
+
+#[test]
+fn a_folder_on_another_disk_is_unpacked_into() {
+    let other = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (_server, trial) = one(vec![Act::Send], UNPACK);
+    std::fs::create_dir_all(trial.folder.path().join("data")).unwrap();
+    std::os::unix::fs::symlink(other.path(), trial.path("set")).unwrap();
+    trial.fetch().unwrap();
+    assert_eq!(std::fs::read(other.path().join("refs(unc).p")).unwrap(), b"refs");
 }
