@@ -163,7 +163,9 @@ fn dry_runs_and_lists_download_nothing() {
     assert!(!is_well && said.contains("lacks ViT-B-16.pt"), "{said}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // Unpacked photos serve as well as the archive.
-    std::fs::create_dir_all(folder.path().join("datasets/images/train2014")).unwrap();
+    let photos = folder.path().join("datasets/images/train2014");
+    std::fs::create_dir_all(&photos).unwrap();
+    std::fs::write(photos.join("COCO_train2014_000000000009.jpg"), "photo").unwrap();
     let (is_well, said) = run(fetch(folder.path(), &["coco-train2014"]));
     assert!(is_well && said.contains("is there already, at another place"), "{said}");
 }
