@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::table::Source;
+use crate::unpack::Archive;
 
 /// Files from this size on show progress while their checksum is computed.
 const LARGE: u64 = 500_000_000;
@@ -38,7 +39,8 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// What is wrong with a file's size or kind, if anything.
+/// What is wrong with a file's size, kind or contents, if anything. Of an archive that is to be unpacked, the wanted files are read to their
+/// ends.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -59,7 +61,11 @@ pub(crate) fn fault(path: &Path, source: &Source) -> Result<Option<String>> {
     if size > source.cap() {
         return Ok(Some(format!("the file has {size} bytes, more than the {} allowed", source.cap())));
     }
-    Ok(broken(&mut file, size, &head, source.file_name()))
+    let broken = broken(&mut file, size, &head, source.file_name());
+    if broken.is_some() || source.unpack.is_empty() {
+        return Ok(broken);
+    }
+    Ok(Archive::open(path, source).and_then(|mut archive| archive.test()).err())
 }
 
 /// Kinds of files whose own contents say where they end.

@@ -126,10 +126,6 @@ fn wanted<'a>(args: &FetchArgs, table: &'a Table) -> Result<Vec<Wanted<'a>>> {
     Ok(wanted)
 }
 
-fn is_missing(state: State) -> bool {
-    matches!(state, State::Missing | State::Part(_))
-}
-
 /// Says what is fetched, under which licences, and how much it is.
 fn announce(wanted: &[Wanted<'_>], fetcher: &Fetcher, places: &Places) {
     let mut told: Vec<&str> = Vec::new();
@@ -145,7 +141,7 @@ fn announce(wanted: &[Wanted<'_>], fetcher: &Fetcher, places: &Places) {
             }
         }
     }
-    let missing: Vec<_> = wanted.iter().filter(|(_, file)| is_missing(fetcher.state(file))).collect();
+    let missing: Vec<_> = wanted.iter().filter(|(_, file)| fetcher.state(file).is_missing()).collect();
     let size: u64 = missing.iter().map(|(_, file)| file.cap()).sum();
     let free = free_space(&places.data_root)
         .map_or_else(String::new, |free| format!("; {} are free", megabytes(free)));
@@ -162,13 +158,9 @@ fn announce(wanted: &[Wanted<'_>], fetcher: &Fetcher, places: &Places) {
 
 /// Refuses a gated item before anything else is downloaded.
 fn refuse_gated(wanted: &[Wanted<'_>], fetcher: &Fetcher) -> Result<()> {
-    let asks_there = |file: &Source, page: &str| {
-        let host = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
-        file.urls.iter().any(|url| host(url) == host(page))
-    };
     let gated = wanted.iter().find(|(item, file)| {
-        let page = item.gated.as_deref();
-        page.is_some_and(|page| asks_there(file, page)) && is_missing(fetcher.state(file))
+        let asks_there = |url: &String| url::Url::parse(url).is_ok_and(|url| item.is_gated_at(&url));
+        file.urls.iter().any(asks_there) && fetcher.state(file).is_missing()
     });
     match gated {
         Some((item, _)) => Err(Error::Gated {
@@ -190,7 +182,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// Brings a file to its place, unless it is there.
     fn bring(&self, fetcher: &mut Fetcher, item: &Item, source: &Source) -> Result<()> {
-        if !is_missing(fetcher.state(source)) {
+        if !fetcher.state(source).is_missing() {
             fetcher.verify(source)?;
             self.tell(fetcher, source, "is there already");
             return Ok(());
@@ -236,7 +228,7 @@ fn dry_run(source: &Source, fetcher: &Fetcher, places: &Places) {
     };
     let sha256 = source.sha256.as_ref().map_or_else(String::new, |hash| format!(", SHA-256 {hash}"));
     let results: Vec<_> = places.results(source).iter().map(|path| path.display().to_string()).collect();
-    let is_there = if is_missing(fetcher.state(source)) { "" } else { "; is there already" };
+    let is_there = if fetcher.state(source).is_missing() { "" } else { "; is there already" };
     outln!("  {} ({size}{sha256}) becomes {}{is_there}", source.file_name(), results.join(", "));
     for url in &source.urls {
         outln!("    {url}");

@@ -13,7 +13,6 @@ use crate::disk::require_space;
 use crate::error::{Error, Result};
 use crate::part::{Origin, Part};
 use crate::table::{Item, Source, shown};
-use crate::unpack::Archive;
 
 /// A host that cannot be reached is hardly reached a moment later.
 const TRIES_TO_REACH: u32 = 2;
@@ -174,7 +173,7 @@ impl Order<'_> {
             total: origin.total,
             validator: origin.validator.as_deref().filter(|_| same_file),
         });
-        let token = self.token.filter(|_| self.may_have_token(url));
+        let token = self.token.filter(|_| self.item.is_gated_at(url));
         let mut answer = client.get(url, rest.as_ref(), token).map_err(Attempt::There)?;
         if let Some(hash) = &answer.sha256 {
             self.named = Some(hash.clone());
@@ -189,12 +188,6 @@ impl Order<'_> {
         let copied = self.copy(answer, (&first, &mut broken), part);
         part.take_note()?;
         copied
-    }
-
-    /// The token is for the host on which the licence is accepted.
-    fn may_have_token(&self, url: &Url) -> bool {
-        let page = self.item.gated.as_deref().and_then(|page| Url::parse(page).ok());
-        page.is_some_and(|page| page.origin() == url.origin())
     }
 
     /// Refuses a file that is too large, or for which there is no room.
@@ -283,12 +276,6 @@ impl Order<'_> {
     fn check(&self, part: &Part, url: &Url) -> Result<std::result::Result<Checked, String>> {
         if let Some(what) = fault(part.path(), self.source)? {
             return Ok(Err(what));
-        }
-        if !self.source.unpack.is_empty() {
-            let mut archive = Archive::open(part.path(), self.source);
-            if let Err(what) = archive.as_mut().map_err(|what| what.clone()).and_then(Archive::test) {
-                return Ok(Err(what));
-            }
         }
         let found = sha256(part.path())?;
         let published = self.published();

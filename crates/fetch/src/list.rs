@@ -32,7 +32,7 @@ fn said(item: &Item, fetcher: &Fetcher) -> String {
     let states: Vec<State> = item.files.iter().map(|file| fetcher.state(file)).collect();
     let loaded: u64 =
         states.iter().map(|state| if let State::Part(bytes) = state { *bytes } else { 0 }).sum();
-    let there = states.iter().filter(|state| !matches!(state, State::Missing | State::Part(_))).count();
+    let there = states.iter().filter(|state| !state.is_missing()).count();
     if there < states.len() {
         return match (there, loaded) {
             (0, 0) => "-".into(),

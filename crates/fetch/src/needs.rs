@@ -8,10 +8,12 @@ use crate::table::{Item, Needs, Source, Table, hint};
 /// A file that is wanted, and the item that it belongs to.
 pub(crate) type Wanted<'a> = (&'a Item, &'a Source);
 
-/// The image encoders of the presets; the text encoder of both is the same.
-const PRESET_ENCODERS: [(&str, [&str; 2]); 2] = [
-    ("base", ["dinov2_vitb14_reg4_pretrain.pth", "ViT-B-16.pt"]),
-    ("large", ["dinov2_vitl14_reg4_pretrain.pth", "ViT-B-16.pt"]),
+/// The presets, with the encoders of those that read pretrained ones.
+const PRESETS: [(&str, Option<[&str; 2]>); 4] = [
+    ("tiny", None),
+    ("testbed", None),
+    ("base", Some(["dinov2_vitb14_reg4_pretrain.pth", "ViT-B-16.pt"])),
+    ("large", Some(["dinov2_vitl14_reg4_pretrain.pth", "ViT-B-16.pt"])),
 ];
 
 impl Needs {
@@ -23,7 +25,7 @@ impl Needs {
         if let Some(needs) = table.configs.get(config) {
             return Ok(needs.clone());
         }
-        if ["tiny", "testbed", "base", "large"].contains(&config) {
+        if PRESETS.iter().any(|(name, _)| *name == config) {
             return Self::parse(&format!("preset = \"{config}\""), Path::new(config));
         }
         let path = Path::new(config);
@@ -41,18 +43,15 @@ impl Needs {
             .map_err(|error| Error::Table { path: path.to_path_buf(), what: error.to_string() })?;
         let key = |group: &str, key: &str| value.get(group)?.get(key);
         let preset = value.get("preset").and_then(toml::Value::as_str).unwrap_or("tiny");
-        let encoders = PRESET_ENCODERS.iter().find(|(name, _)| *name == preset).map(|(_, encoders)| encoders);
-        let is_large = encoders.is_some();
         let wrong = |what: &str| Error::Table { path: path.to_path_buf(), what: what.to_owned() };
-        if encoders.is_none() && !["tiny", "testbed"].contains(&preset) {
-            return Err(wrong(&format!("there is no preset `{preset}`")));
-        }
+        let encoders = PRESETS.iter().find(|(name, _)| *name == preset).map(|(_, encoders)| encoders);
+        let encoders = encoders.ok_or_else(|| wrong(&format!("there is no preset `{preset}`")))?;
         let of_names = |value: &toml::Value| -> Option<Vec<String>> {
             value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
         };
         let datasets = match key("data", "datasets") {
             Some(value) => of_names(value).ok_or_else(|| wrong("data.datasets must be a list of names"))?,
-            None if is_large => vec!["refcoco".to_owned()],
+            None if encoders.is_some() => vec!["refcoco".to_owned()],
             None => Vec::new(),
         };
         let weights = ["image", "text"].iter().enumerate().filter_map(|(place, name)| {

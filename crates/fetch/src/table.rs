@@ -81,6 +81,14 @@ pub struct Source {
     pub sha256: Option<String>,
 }
 
+impl Item {
+    /// Whether an address is of the host on which the licence is accepted, which alone may have the token.
+    pub(crate) fn is_gated_at(&self, url: &Url) -> bool {
+        let page = self.gated.as_deref().and_then(|page| Url::parse(page).ok());
+        page.is_some_and(|page| page.origin() == url.origin())
+    }
+}
+
 impl Source {
     /// The largest size that is accepted, in bytes.
     pub fn cap(&self) -> u64 {
@@ -211,19 +219,9 @@ fn check_source(source: &Source) -> std::result::Result<(), String> {
     if let Some(other) = source.optional.iter().find(|name| !source.unpack.contains(name)) {
         return Err(format!("`optional` names `{other}`, which `unpack` lacks"));
     }
-    if source.to.ends_with('/')
-        || source.file_name() == LOCK_FILE
-        || source.file_name().ends_with(".part")
-        || source.file_name().ends_with(".part.toml")
-    {
-        return Err("`to` must name a file, and not one of this program's own".into());
-    }
-    if source
-        .unpack
-        .iter()
-        .any(|name| name == LOCK_FILE || name.ends_with(".part") || name.ends_with(".part.toml"))
-    {
-        return Err("`unpack` names a file of this program's own".into());
+    let is_own = |name: &str| name == LOCK_FILE || name.ends_with(".part") || name.ends_with(".part.toml");
+    if is_own(source.file_name()) || source.unpack.iter().any(|name| is_own(name)) {
+        return Err("`to` and `unpack` must not name a file of this program's own".into());
     }
     if let Some(twice) = first_twice(source.unpack.iter()) {
         return Err(format!("`unpack` names `{twice}` twice"));
