@@ -245,16 +245,7 @@ impl<'a> Steps<'a> {
         part: &TrainTensors,
         scaled: impl FnOnce(&Tensor) -> Tensor,
     ) -> Result<Vec<(&'static str, Tensor)>> {
-        let Self { model, cfg, processes, recompute, .. } = *self;
-        let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
-        let image_of = part.shares_images().then(|| part.image_of());
-        let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
-        // Recomputed blocks have their own autograd graphs, which a loss of the head does not reach.
-        ensure!(
-            !recompute || of_adapters.is_empty(),
-            "loss.{} needs the adapters' activations: train without --recompute",
-            of_adapters.join(", loss.")
-        );
+        let Self { cfg, recompute, .. } = *self;
         let mut terms = Vec::new();
         let scaled_loss = |objective: Objective| {
             terms = objective.terms;
@@ -262,13 +253,7 @@ impl<'a> Steps<'a> {
             scaled(&objective.total)
         };
         if recompute {
-            cfg.train.precision.apply()?;
-            let products = cfg.train.precision.kind();
-            let loss = |output: &TalentOutput| {
-                let inputs = Inputs { output, adapters: &[], batch: part, processes };
-                scaled_loss(objective(&inputs, &cfg.loss))
-            };
-            model.train_recomputing(&part.images, image_of.as_ref(), &ids, products, loss)?;
+            self.recompute(part, |inputs| scaled_loss(objective(inputs, &cfg.loss)))?;
         } else {
             let total = scaled_loss(self.forward(part, objective)?);
             trace_span!("backward").in_scope(|| total.backward());
@@ -281,6 +266,23 @@ impl<'a> Steps<'a> {
         self.forward(part, weighted_terms)
     }
 
+    /// Forward and backward pass with activation checkpointing.
+    fn recompute(&self, part: &TrainTensors, loss: impl FnOnce(&Inputs<'_>) -> Tensor) -> Result<()> {
+        let Self { model, cfg, processes, .. } = *self;
+        let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
+        // Recomputed blocks have their own autograd graphs, which a loss of the head does not reach.
+        ensure!(
+            of_adapters.is_empty(),
+            "loss.{} needs the adapters' activations: train without --recompute",
+            of_adapters.join(", loss.")
+        );
+        cfg.train.precision.apply()?;
+        let (image_of, products) = (image_of(part), cfg.train.precision.kind());
+        let loss = |output: &TalentOutput| loss(&Inputs { output, adapters: &[], batch: part, processes });
+        model.train_recomputing(&part.images, image_of.as_ref(), &triplet(part), products, loss)?;
+        Ok(())
+    }
+
     /// A forward pass, and what `losses` makes of it.
     fn forward<T>(
         &self,
@@ -288,8 +290,7 @@ impl<'a> Steps<'a> {
         losses: impl FnOnce(&Inputs<'_>, &LossConfig) -> T,
     ) -> Result<T> {
         let Self { model, cfg, device, processes, .. } = *self;
-        let ids = Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives };
-        let image_of = part.shares_images().then(|| part.image_of());
+        let image_of = image_of(part);
         let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
         let patches = (!of_adapters.is_empty()).then(AdapterPatches::default);
         let _autocast = cfg.train.precision.autocast(device)?;
@@ -305,11 +306,21 @@ impl<'a> Steps<'a> {
             }
         };
         let pass = Pass { image_of: image_of.as_ref(), observe: &observe, ..Pass::TRAIN };
-        let output = model.forward(&part.images, ids, &pass);
+        let output = model.forward(&part.images, triplet(part), &pass);
         let adapters = patches.as_ref().map(|patches| patches.responses(model, &output.words, &part.words));
         let adapters: Vec<Tensor> = adapters.into_iter().flatten().map(|(_, response)| response).collect();
         Ok(losses(&Inputs { output: &output, adapters: &adapters, batch: part, processes }, &cfg.loss))
     }
+}
+
+/// The token ids of a part.
+fn triplet(part: &TrainTensors) -> Triplet<'_> {
+    Triplet { words: &part.words, positives: &part.positives, negatives: &part.negatives }
+}
+
+/// The image of each sentence, if sentences share images.
+fn image_of(part: &TrainTensors) -> Option<Tensor> {
+    part.shares_images().then(|| part.image_of())
 }
 
 #[cfg(test)]

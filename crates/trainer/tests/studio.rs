@@ -79,15 +79,21 @@ fn start(args: &[&str]) -> (Started, u16) {
     (started, port)
 }
 
+/// Trains a miniature into a run folder.
+fn train(run: &Path, steps: &str) {
+    let root = data_root().to_str().unwrap();
+    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", root];
+    args.extend(["--run-dir", run.to_str().unwrap(), "--max-steps", steps, "--set"]);
+    args.extend(MINIATURE);
+    assert!(talent(&args).status.success());
+}
+
 #[test]
 fn it_predicts_what_predict_does_and_stops_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let root = data_root().to_str().unwrap();
-    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", root];
-    args.extend(["--run-dir", run.to_str().unwrap(), "--max-steps", "2", "--set"]);
-    args.extend(MINIATURE);
-    assert!(talent(&args).status.success());
+    train(&run, "2");
 
     let (mut started, port) = start(&["--run", run.to_str().unwrap(), "--data-root", root, "--threads", "1"]);
     let images = data_root().join("refshapes/images/train2014");
@@ -161,10 +167,7 @@ fn runs_can_be_compared_without_their_models() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let root = data_root().to_str().unwrap();
-    let mut args = vec!["train", "--device", "cpu", "--threads", "1", "--data-root", root];
-    args.extend(["--run-dir", run.to_str().unwrap(), "--max-steps", "1", "--set"]);
-    args.extend(MINIATURE);
-    assert!(talent(&args).status.success());
+    train(&run, "1");
     let checkpoint = run.join("checkpoints/best.safetensors");
     std::fs::write(&checkpoint, "no checkpoint").unwrap();
     let (_started, port) = start(&["--run", run.to_str().unwrap(), "--data-root", root, "--threads", "1"]);
