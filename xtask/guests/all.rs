@@ -67,7 +67,7 @@ fn loss(batch: &refcoco::Batch) -> Tensor {
         blocks: vec![1],
         image_width: 48,
         n_special: 5,
-        unit: WordUnitConfig { bottleneck: 32, text_width: 32, width: 16, word_len: WORDS as i64 },
+        unit: WordUnitConfig::new(32, 32, 16, WORDS as i64),
         fusion: AdapterFusion::CostVolume,
         gate: Gate::Frozen,
     });
