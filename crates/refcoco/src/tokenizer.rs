@@ -124,32 +124,13 @@ impl Tokenizer for ClipTokenizer {
     }
 }
 
-/// Cleans text as the reference does: drops terminal escape codes, repairs mojibake, unescapes HTML entities twice, collapses
+/// Cleans text as the reference does: repairs it as ftfy, unescapes HTML entities twice, collapses
 /// white space, converts to lower case.
 fn clean(text: &str) -> String {
-    let plain = without_terminal_escapes(text);
-    let repaired = plsfix::fix_text(&plain, None);
-    let once = htmlize::unescape(&repaired).into_owned();
-    let twice = htmlize::unescape(&once);
+    let repaired = text_repair::fix_text(text);
+    let once = text_repair::unescape_html(&repaired);
+    let twice = text_repair::unescape_html(&once);
     twice.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
-}
-
-/// Drops terminal escape codes, for example `ESC [31m`, because `plsfix` keeps them.
-fn without_terminal_escapes(text: &str) -> std::borrow::Cow<'_, str> {
-    const START: &str = "\x1b[";
-    if !text.contains(START) {
-        return text.into();
-    }
-    let mut pieces = text.split(START);
-    let mut kept = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let code = piece.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == ';');
-        match code.strip_prefix(|letter: char| letter.is_ascii_alphabetic()) {
-            Some(rest) => kept.push_str(rest),
-            None => kept.extend([START, piece]),
-        }
-    }
-    kept.into()
 }
 
 /// One printable character per byte, in the order of CLIP's vocabulary.
@@ -174,14 +155,6 @@ mod tests {
             [START, 2866, 4298, 525, 12182, 525, 1823, END]
         );
         assert_eq!(tokenizer.encode("").unwrap(), [START, END]);
-    }
-
-    #[test]
-    fn terminal_escapes_are_dropped() {
-        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m man"), "red man");
-        assert_eq!(without_terminal_escapes("a\u{1b}[1;31mb"), "ab");
-        assert_eq!(without_terminal_escapes("a\u{1b}[1;mb"), "ab");
-        assert_eq!(without_terminal_escapes("a\u{1b}[?"), "a\u{1b}[?");
     }
 
     #[test]
