@@ -1,6 +1,6 @@
 //! Compiles the C++ shim against the libtorch that torch-sys found, and passes libtorch's folder on to dependent crates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libtorch_build::{link_to, shared_library};
 
@@ -18,8 +18,14 @@ const SOURCES: [&str; 10] = [
 ];
 
 /// Sources with the feature `cpu-kernels`.
-const CPU_KERNELS: &[&str] =
-    &["csrc/cpu_attention.cpp", "csrc/cpu_dropout.cpp", "csrc/cpu_linear.cpp", "csrc/product.cpp"];
+const CPU_KERNELS: &[&str] = &[
+    "csrc/bf16_attention.cpp",
+    "csrc/cpu_attention.cpp",
+    "csrc/cpu_dropout.cpp",
+    "csrc/cpu_linear.cpp",
+    "csrc/product.cpp",
+    "csrc/softmax_rows.cpp",
+];
 
 /// Sources without the feature `cpu-kernels`.
 const NO_CPU_KERNELS: &[&str] = &["csrc/no_cpu_kernels.cpp"];
@@ -47,10 +53,25 @@ fn main() {
         let library = shared_library(&build, root, "csrc/cuda_graph.cpp", "libtalent_graphs.so");
         println!("cargo:rustc-env=TALENT_GRAPHS_BUILT={}", library.display());
     }
+    with_openmp(&mut build, &lib);
     let has_kernels = std::env::var_os("CARGO_FEATURE_CPU_KERNELS").is_some();
     build
         .files(SOURCES)
         .files(if has_kernels { CPU_KERNELS } else { NO_CPU_KERNELS })
         .compile("talent_torch");
     link_to(&lib);
+}
+
+/// Compiles with OpenMP where libtorch uses GNU's: `at::parallel_for` is a template, which without it becomes a plain loop. Linked to
+/// the very library that libtorch loads.
+#[allow(clippy::print_stdout, reason = "cargo listens there")]
+fn with_openmp(build: &mut cc::Build, lib: &Path) {
+    let name = std::fs::read_dir(lib).ok().into_iter().flatten().flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        (name.starts_with("libgomp") && name.contains(".so")).then_some(name)
+    });
+    let Some(name) = name.filter(|_| build.get_compiler().is_like_gnu()) else { return };
+    build.flag("-fopenmp");
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    println!("cargo:rustc-link-lib=dylib:+verbatim={name}");
 }

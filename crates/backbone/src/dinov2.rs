@@ -11,6 +11,7 @@ use crate::cost::{Sizes, blocks};
 use crate::dinov2_names::{LAYOUTS, PROJECTIONS};
 use crate::guest::{Addition, AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
+use crate::patches::embed_patches;
 use crate::positions::{PositionRule, resample_to};
 use crate::residual::{is_half, normalised, with_guest};
 use crate::spec::{EncoderSpec, PixelInput};
@@ -268,7 +269,6 @@ struct Vit {
     norm: LayerNorm,
     /// Cache of the resampled position table, by grid and by the table's number of in-place writes.
     resampled: Remembered<([i64; 2], u64)>,
-    patch_size: i64,
     position_rule: PositionRule,
     low_precision_tokens: bool,
     spec: EncoderSpec<PixelInput>,
@@ -308,7 +308,6 @@ impl Vit {
             blocks: (0..cfg.depth).map(&mut block).collect(),
             norm: LayerNorm::new(&(path / "norm"), d, norm_eps(cfg)),
             resampled: Remembered::default(),
-            patch_size: cfg.patch_size,
             position_rule: cfg.position_rule,
             low_precision_tokens: cfg.low_precision_tokens,
             spec,
@@ -334,9 +333,7 @@ impl ImageEncoder for Vit {
     /// The order is class, registers, patches. Positions are added to all but the registers.
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor {
         let b = images.size()[0];
-        let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), self.patch_size, 0, 1, 1);
-        let grid = Grid { rows: patches.size()[2], columns: patches.size()[3] };
-        let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
+        let (patches, grid) = embed_patches(images, &self.patch_weight, &self.patch_bias);
         observe(Stage::Patches, &patches);
         let tokens = Tensor::cat(&[self.cls_token.expand([b, -1, -1], false), patches], 1);
         let tokens = tokens + self.positions(grid);

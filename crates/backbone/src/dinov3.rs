@@ -11,6 +11,7 @@ use crate::Stage;
 use crate::cost::{Sizes, blocks};
 use crate::guest::{AtMlp, Guest, Register};
 use crate::image::{Grid, ImageEncoder, ImageEncoderConfig, ImageFamily};
+use crate::patches::embed_patches;
 use crate::positions::PositionRule;
 use crate::projection::{Projection, ProjectionRole, Projections};
 use crate::residual::{is_half, normalised, with_guest};
@@ -245,9 +246,7 @@ impl ImageEncoder for Vit {
     /// The order is class, registers, patches. Positions are not added; each block turns its queries and keys.
     fn embed(&self, images: &Tensor, observe: &dyn Fn(Stage, &Tensor)) -> Tensor {
         let b = images.size()[0];
-        let patch_size = self.spec.input.patch_size;
-        let patches = images.conv2d(&self.patch_weight, Some(&self.patch_bias), patch_size, 0, 1, 1);
-        let patches = patches.flatten(2, 3).transpose(1, 2); // b n d
+        let (patches, _) = embed_patches(images, &self.patch_weight, &self.patch_bias);
         observe(Stage::Patches, &patches);
         let special = [&self.cls_token, &self.register_tokens];
         let [class, registers] =

@@ -13,6 +13,7 @@ mod dinov2_names;
 mod dinov3;
 pub mod guest;
 mod image;
+mod patches;
 mod positions;
 mod projection;
 mod registry;

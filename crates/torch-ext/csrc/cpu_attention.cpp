@@ -1,6 +1,8 @@
 // Softmax attention on the CPU. It is computed per head in blocks of queries, so that the scores of a block stay in the cache
-// and the full score matrix is never stored. All computation is in float32, for every dtype of the operands.
+// and the full score matrix is never stored. All computation is in float32, for every dtype of the operands, except where the
+// processor multiplies matrices of bfloat16 (`bf16_attention.h`).
 
+#include "bf16_attention.h"
 #include "cpu_kernels.h"
 #include "dropout.h"
 #include "product.h"
@@ -65,8 +67,12 @@ at::Tensor empty_by_position(const at::Tensor &xs) {
 }
 
 at::Tensor attend(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const Dropout &dropout) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   auto mixed = empty_by_position(q);
+  if (bf16_attention::supports(q, k, v)) {
+    bf16_attention::forward(q, k, v, dropout, mixed);
+    return mixed;
+  }
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   for_heads(q, [&](int64_t index) {
     const auto keys = as_float(head(k, index)), values = as_float(head(v, index).t());
     const auto queries = as_float(head(q, index)) * scale;
@@ -93,8 +99,13 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const auto &q = saved[0], &k = saved[1], &v = saved[2], &grad_output = gradients[0];
     const Dropout dropout{context->saved_data["probability"].toDouble(),
                           static_cast<uint64_t>(context->saved_data["seed"].toInt())};
-    const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     auto grad_q = empty_by_position(q), grad_k = empty_by_position(k), grad_v = empty_by_position(v);
+    if (bf16_attention::supports(q, k, v)) {
+      bf16_attention::Gradients found{grad_q, grad_k, grad_v};
+      bf16_attention::backward(q, k, v, grad_output, dropout, found);
+      return {grad_q, grad_k, grad_v, {}};
+    }
+    const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     for_heads(q, [&](int64_t index) {
       const auto keys = as_float(head(k, index)), values = as_float(head(v, index)), keys_t = keys.t().contiguous();
       const auto queries = as_float(head(q, index)) * scale;

@@ -1,6 +1,7 @@
 #include "cpu_kernels.h"
 #include "dropout.h"
 #include "product.h"
+#include "vectorised.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -8,13 +9,6 @@
 #include <torch/csrc/autograd/function.h>
 
 #include <cmath>
-
-// Compiles a loop for several vector widths; the widest one that the processor supports is chosen at run time.
-#if defined(__x86_64__) && defined(__GNUC__)
-#define TALENT_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define TALENT_VECTORISED
-#endif
 
 namespace {
 
