@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use libtorch_build::{link_to, shared_library};
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "csrc/custom_gradient.cpp",
     "csrc/gradient_hooks.cpp",
+    "csrc/kept_forms.cpp",
     "csrc/layers.cpp",
     "csrc/linear.cpp",
     "csrc/lowered.cpp",
@@ -23,6 +24,7 @@ const CPU_KERNELS: &[&str] = &[
     "csrc/cpu_attention.cpp",
     "csrc/cpu_dropout.cpp",
     "csrc/cpu_linear.cpp",
+    "csrc/packed_linear.cpp",
     "csrc/product.cpp",
     "csrc/softmax_rows.cpp",
 ];

@@ -40,18 +40,22 @@ Rows rows_of(const at::Tensor &xs, int64_t index) {
 std::vector<BFloat16> packed_transposed(Rows x, int64_t n, int64_t d) {
   const int64_t width = whole_tiles(n);
   std::vector<BFloat16> packed(d * width, BFloat16(0.0f));
-  for (int64_t i = 0; i < n; ++i)
+  // A cache line of results at a time.
+  for (int64_t first = 0; first < n; first += 16)
     for (int64_t pair = 0; pair < d / 2; ++pair)
-      std::memcpy(&packed[(pair * width + i) * 2], x.row(i) + 2 * pair, 2 * sizeof(BFloat16));
+      for (int64_t i = first; i < std::min(first + 16, n); ++i)
+        std::memcpy(&packed[(pair * width + i) * 2], x.row(i) + 2 * pair, 2 * sizeof(BFloat16));
   return packed;
 }
 
 // Second operand x [n, d]: pairs of rows side by side, [ceil(n / 2), d, 2], zeros behind the last row, up to whole tiles.
 std::vector<BFloat16> packed_rows(Rows x, int64_t n, int64_t d) {
   std::vector<BFloat16> packed(whole_tiles(n) * d, BFloat16(0.0f));
-  for (int64_t i = 0; i < n; ++i)
+  for (int64_t i = 0; i < n; ++i) {
+    BFloat16 *row = packed.data() + i / 2 * d * 2 + i % 2;
     for (int64_t j = 0; j < d; ++j)
-      packed[(i / 2 * d + j) * 2 + i % 2] = x.row(i)[j];
+      row[2 * j] = x.row(i)[j];
+  }
   return packed;
 }
 
@@ -59,9 +63,10 @@ std::vector<BFloat16> packed_rows(Rows x, int64_t n, int64_t d) {
 void transpose(Rows x, int64_t first, int64_t n, int64_t d, int64_t stride, BFloat16 *result) {
   for (int64_t j = 0; j < d; ++j)
     std::fill(result + j * stride + n, result + (j + 1) * stride, BFloat16(0.0f));
-  for (int64_t i = 0; i < n; ++i)
+  for (int64_t start = 0; start < n; start += TILE)
     for (int64_t j = 0; j < d; ++j)
-      result[j * stride + i] = x.row(first + i)[j];
+      for (int64_t i = start; i < std::min(start + TILE, n); ++i)
+        result[j * stride + i] = x.row(first + i)[j];
 }
 
 // Runs `body(index)` for every head of every sample, in parallel over heads.
@@ -114,9 +119,10 @@ void forward_head(Rows q, Rows k, Rows v, int64_t index, const Sizes &of, const 
 
 // x^T [d, width] in float32 as rows of bfloat16.
 void write_transposed(const std::vector<float> &x, int64_t n, int64_t d, int64_t width, BFloat16 *result, int64_t stride) {
-  for (int64_t i = 0; i < n; ++i)
+  for (int64_t first = 0; first < n; first += 16)
     for (int64_t j = 0; j < d; ++j)
-      result[i * stride + j] = BFloat16(x[j * width + i]);
+      for (int64_t i = first; i < std::min(first + 16, n); ++i)
+        result[i * stride + j] = BFloat16(x[j * width + i]);
 }
 
 // A head's operands and sums during the backward pass.

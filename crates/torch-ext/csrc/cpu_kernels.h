@@ -13,6 +13,9 @@ void serve(bool serve);
 // x w^T (+ bias), see `talent::linear`.
 std::optional<at::Tensor> linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias);
 
+// The same of bfloat16 x and a float32 w that is not trained. Its gradient is that of x alone.
+std::optional<at::Tensor> frozen_linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias);
+
 // See `talent::attention`.
 std::optional<at::Tensor> attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double dropout);
 

@@ -8,6 +8,8 @@ void serve(bool) {}
 
 std::optional<at::Tensor> linear(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &) { return {}; }
 
+std::optional<at::Tensor> frozen_linear(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &) { return {}; }
+
 std::optional<at::Tensor> attention(const at::Tensor &, const at::Tensor &, const at::Tensor &, double) { return {}; }
 
 std::optional<at::Tensor> dropout(const at::Tensor &, double) { return {}; }

@@ -146,3 +146,30 @@ fn copies_of_frozen_weights_follow_the_weights() {
     tch::no_grad(|| w.copy_(&Tensor::ones([8, 8], place)));
     assert!(product(&w).equal(&expected(&w)));
 }
+
+#[test]
+fn frozen_layers_in_bf16_and_the_gradients_of_their_inputs() {
+    let _alone = DRAWING.lock();
+    tch::manual_seed(6);
+    let mut w = Tensor::randn([96, 160], DOUBLE).to_kind(Kind::Float);
+    let bias = Tensor::randn([96], DOUBLE).to_kind(Kind::Float);
+    // Twice with the same weight, whose layouts are kept, then with another one in the same memory.
+    for round in 0..3 {
+        if round == 2 {
+            w *= -2.0;
+        }
+        for rows in [3, 300] {
+            let x = leaf(&Tensor::randn([2, rows, 160], DOUBLE), Kind::Float);
+            let value = {
+                let _guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+                linear(&x, &w, Some(&bias))
+            };
+            assert_eq!(value.kind(), Kind::BFloat16);
+            let pull = Tensor::randn(value.size(), DOUBLE);
+            (&value * pull.to_kind(Kind::BFloat16)).sum(Kind::Double).backward();
+            let exact = x.to_kind(Kind::Double).detach().matmul(&w.to_kind(Kind::Double).transpose(0, 1));
+            assert!(distance(&value.detach(), &(exact + bias.to_kind(Kind::Double))) < 1e-2);
+            assert!(distance(&x.grad(), &pull.matmul(&w.to_kind(Kind::Double))) < 1e-2);
+        }
+    }
+}

@@ -67,8 +67,10 @@ impl BatchNorm {
     /// As [`BatchNorm::forward`], followed by ReLU.
     pub fn forward_relu(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let mut normed = self.forward(xs, mode);
-        // The result of a custom gradient cannot be changed in place.
-        if mode.is_train() { normed.relu() } else { normed.relu_() }
+        // In place where it can be: the normalisation's gradient needs its input, not its result. That of a custom gradient cannot be
+        // changed.
+        let across = mode.is_train() && self.together.others().is_some();
+        if across { normed.relu() } else { normed.relu_() }
     }
 
     fn forward_across(&self, xs: &Tensor, mode: Mode, processes: &Arc<dyn Processes>) -> Tensor {
