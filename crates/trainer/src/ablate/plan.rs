@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::losses::LOSSES;
 
 /// Plans that are shipped, by name.
-const SHIPPED: [(&str, &str); 8] = [
+const SHIPPED: [(&str, &str); 9] = [
     ("paper", include_str!("../../plans/paper.toml")),
     ("quick", include_str!("../../plans/quick.toml")),
     ("beyond", include_str!("../../plans/beyond.toml")),
@@ -18,6 +18,7 @@ const SHIPPED: [(&str, &str); 8] = [
     ("objectives", include_str!("../../plans/objectives.toml")),
     ("confirm", include_str!("../../plans/confirm.toml")),
     ("causes", include_str!("../../plans/causes.toml")),
+    ("confirm-rca", include_str!("../../plans/confirm-rca.toml")),
     ("shifted", include_str!("../../plans/shifted.toml")),
 ];
 

@@ -52,6 +52,7 @@ pub(crate) const SHIPPED: &[(&str, &str)] = shipped![
     "refcoco/dinov3-huge-plus",
     "refcoco/dinov3-base-siglip2",
     "refcoco/instance-levels",
+    "refcoco/rca-instance",
 ];
 
 /// Names of the presets.
