@@ -9,7 +9,7 @@ namespace openmp_pool {
 
 using Clock = std::chrono::steady_clock;
 
-// Until when the calling thread counts as crowded: lately it was ready to run and did not for more than a seventh of its time. Another program
+// Until when the calling thread counts as crowded: lately it was ready to run and did not for more than a quarter of its time. Another program
 // then has work for the processor.
 Clock::time_point crowded_until();
 

@@ -1,4 +1,4 @@
-// GNU's OpenMP interface, as far as libtorch uses it (`build.rs` checks that it uses no more). A program that contains these symbols
+// GNU's OpenMP interface, as far as libtorch uses it (`trainer/tests/openmp.rs` tests that it uses no more). A program that contains these symbols
 // runs libtorch's parallel regions on them: the dynamic linker looks into the program first.
 
 #include "pool.h"

@@ -5,7 +5,8 @@
 //! times as long as the work takes. Here
 //!
 //! - parts belong to nobody: whoever has time takes the next one. The parts are the same, and so are results, to the last bit;
-//! - a thread that waits busily and notices that it was taken off its processor sleeps instead for the next fifth of a second.
+//! - a thread that other programs kept off its processor for a quarter of the last 50 ms leaves parts to the others and does not wait
+//!   busily, for 0.2 to 5 s.
 //!
 //! A program that calls [`install`] contains the symbols of the OpenMP interface that libtorch uses, and the dynamic linker prefers them
 //! to those of the library. Linux only, where libtorch uses GNU's library.
