@@ -265,4 +265,4 @@ pub(crate) fn local_device() -> Result<usize> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -42,6 +42,8 @@ mod proc_status;
 mod recordings;
 mod run_dir;
 mod run_report;
+#[cfg(test)]
+mod start_values;
 mod step;
 mod step_graph;
 mod studio;

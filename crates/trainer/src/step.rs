@@ -327,9 +327,9 @@ fn image_of(part: &TrainTensors) -> Option<Tensor> {
 mod tests {
     use super::*;
     use crate::bench::network::random_batch;
-    use crate::distributed::tests::{RNG_LOCK, alone_with_the_rng};
     use crate::encoder_input::sample_shape;
     use crate::optim::adam;
+    use crate::start_values::StartValues;
 
     /// Copies of the trained parameters.
     fn parameters(model: &Talent) -> Vec<Tensor> {
@@ -338,7 +338,6 @@ mod tests {
 
     #[test]
     fn numbers_on_the_device_do_what_those_of_the_host_do() {
-        let _alone = alone_with_the_rng();
         let mut cfg = Config::tiny();
         cfg.model.decoder.dropout = 0.0;
         let processes = Processes::default();
@@ -346,9 +345,9 @@ mod tests {
         let inputs =
             TrainTensors::new(&random_batch(2, shape, refcoco::VOCABULARY), Device::Cpu, Kind::Float)
                 .unwrap();
+        let start = StartValues::drawn(&cfg.model);
         let after = |on_device: bool| {
-            let _guard = RNG_LOCK.lock().unwrap();
-            let model = Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap();
+            let model = start.model(&cfg.model, Kind::Float);
             let mut adam = adam(&model, &cfg.train);
             let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);
             // Only one step: in a second one Adam would turn rounding noise into full-size updates.
@@ -370,12 +369,8 @@ mod tests {
 
     #[test]
     fn a_step_behind_a_failed_one_leaves_the_parameters_alone() {
-        let _alone = alone_with_the_rng();
         let cfg = Config::tiny();
-        let model = {
-            let _guard = RNG_LOCK.lock().unwrap();
-            Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap()
-        };
+        let model = Talent::seeded(&cfg.model, Device::Cpu, Kind::Float, 1).unwrap();
         let (mut adam, processes) = (adam(&model, &cfg.train), Processes::default());
         let mut scaler = LossScaler::new(cfg.train.precision);
         let steps = Steps::plain(&model, &cfg, Device::Cpu, &processes);

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::Evaluated;
 use refcoco::Batch;
 use refcoco::refshapes::{Settings, generate};
-use talent::{ModelConfig, Talent};
+use talent::ModelConfig;
 use tch::Kind;
 
 use super::*;
@@ -21,19 +20,8 @@ use crate::experiment::{Experiment, open_datasets};
 use crate::gradient_buckets::GradientBuckets;
 use crate::optim::adam;
 use crate::precision::LossScaler;
+use crate::start_values::StartValues;
 use crate::step::Steps;
-
-/// Lock around drawing initial values: all threads share libtorch's RNG.
-pub(crate) static RNG_LOCK: Mutex<()> = Mutex::new(());
-
-/// Held by a test from its first draw to its last step. Activation checkpointing sets the RNG's state, which would change what
-/// another test draws meanwhile.
-static RNG_TEST: Mutex<()> = Mutex::new(());
-
-/// Waits until no other test uses the RNG. A test that failed does not make the others fail.
-pub(crate) fn alone_with_the_rng() -> MutexGuard<'static, ()> {
-    RNG_TEST.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Runs `work` on `size` ranks; returns the results in rank order.
 fn run_ranks<T: Send>(size: usize, work: impl Fn(Processes) -> T + Sync) -> Vec<T> {
@@ -75,15 +63,13 @@ fn choose(batch: &Batch, places: &[usize]) -> Batch {
 
 /// Loss terms, gradients, parameters and buffers after three steps. Two ranks use activation checkpointing, four all-reduce
 /// gradients during the backward pass; neither may change any result.
-fn three_steps(cfg: &Config, kind: Kind, processes: &Processes) -> BTreeMap<String, Vec<f64>> {
-    let (start, model) = {
-        let _guard = RNG_LOCK.lock().unwrap();
-        let of_kind = |kind| Talent::seeded(&cfg.model, Device::Cpu, kind, 1).unwrap();
-        (of_kind(Kind::Double), of_kind(kind))
-    };
-    for (name, entry) in start.store().entries() {
-        model.store().assign(&name, &entry.tensor).unwrap();
-    }
+fn three_steps(
+    cfg: &Config,
+    start: &StartValues,
+    kind: Kind,
+    processes: &Processes,
+) -> BTreeMap<String, Vec<f64>> {
+    let model = start.model(&cfg.model, kind);
     model.train_only(cfg.train.regime.into());
     let mut adam = adam(&model, &cfg.train);
     let mut scaler = LossScaler::new(cfg.train.precision);
@@ -135,12 +121,12 @@ fn largest_difference(
 /// In float64 all values must agree to 1e-9. In float32, Adam turns gradients that are zero except for rounding into full-size
 /// updates. So only loss terms are compared there, relative to the distance of one process from float64.
 fn compare(model: ModelConfig, regime: Regime, accumulate: usize, sizes: &[usize]) {
-    let _alone = alone_with_the_rng();
     let mut cfg = Config::tiny();
     (cfg.model, cfg.train.regime) = (model, regime);
     cfg.model.decoder.dropout = 0.0;
     (cfg.train.batch_size, cfg.train.accumulate) = (8, accumulate);
-    let alone = |kind| three_steps(&cfg, kind, &Processes::default());
+    let start = StartValues::drawn(&cfg.model);
+    let alone = |kind| three_steps(&cfg, &start, kind, &Processes::default());
     let losses = |mut found: BTreeMap<String, Vec<f64>>| {
         found.retain(|name, _| name.starts_with(|first: char| first.is_ascii_digit()));
         found
@@ -150,11 +136,11 @@ fn compare(model: ModelConfig, regime: Regime, accumulate: usize, sizes: &[usize
     let rounded = losses(alone(Kind::Float));
     let (noise, _) = largest_difference(&rounded, &losses(exact.clone()));
     for &size in sizes {
-        for found in run_ranks(size, |processes| three_steps(&cfg, Kind::Double, &processes)) {
+        for found in run_ranks(size, |processes| three_steps(&cfg, &start, Kind::Double, &processes)) {
             let (difference, name) = largest_difference(&found, &exact);
             assert!(difference <= 1e-9, "{size} processes: {difference:e} in {name}");
         }
-        for found in run_ranks(size, |processes| three_steps(&cfg, Kind::Float, &processes)) {
+        for found in run_ranks(size, |processes| three_steps(&cfg, &start, Kind::Float, &processes)) {
             let (difference, name) = largest_difference(&losses(found), &rounded);
             assert!(
                 difference <= 10.0 * noise,
@@ -179,7 +165,6 @@ fn steps_of_the_recorded_model_equal_those_of_one_process() {
 
 #[test]
 fn a_shared_evaluation_is_that_of_one_process() {
-    let _alone = alone_with_the_rng();
     let root = tempfile::tempdir().unwrap();
     let settings = Settings {
         train_images: 1,
@@ -189,13 +174,13 @@ fn a_shared_evaluation_is_that_of_one_process() {
         ..Settings::default()
     };
     generate(&settings, root.path(), |_| {}).unwrap();
+    let start = StartValues::drawn(&Config::tiny().model);
     let evaluate = |processes: Processes| -> (Vec<Evaluated>, Vec<usize>) {
-        let _guard = RNG_LOCK.lock().unwrap();
         let mut cfg = Config::tiny();
         cfg.eval.batch_size = 3;
         let datasets = open_datasets(&cfg.data.datasets, root.path()).unwrap();
         let mut experiment = Experiment::with_datasets(cfg, Device::Cpu, datasets).unwrap();
-        drop(_guard);
+        start.give(&experiment.model);
         experiment.processes = processes;
         let mut visited = Vec::new();
         let precision = experiment.cfg.train.precision;
