@@ -28,6 +28,12 @@ pub fn conclude(result: Result<std::process::ExitCode>) -> std::process::ExitCod
     })
 }
 
+/// Whether a command that another program runs has succeeded. Its error is printed as [`conclude`] does.
+pub fn succeeds(result: Result<()>) -> bool {
+    let finished = result.and_then(|()| Ok(cli_kit::finish_output()?));
+    finished.inspect_err(|error| errln!("error: {}", one_line(error))).is_ok()
+}
+
 /// An error and its causes in one line. A cause that is already part of the line is left out.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();

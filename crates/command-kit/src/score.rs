@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use cli_kit::{errln, outln};
-use metrics::{Activation, Evaluated, SplitReport, has_position_word};
+use metrics::{Evaluated, SplitReport};
 use rayon::prelude::*;
+use refcoco::Dataset;
 use refcoco::evaluation::{Query, queries};
-use refcoco::{Dataset, Mask};
 use run_files::{Predictions, key_of};
 use serde_json::json;
 
 use crate::data_root::{DEFAULT_DATA_ROOT, open};
 use crate::left_out::{leave_out_unreadable, left_out_of_evaluation, tell_left_out};
+use crate::measure::measure_mask;
 use crate::metrics_table::metrics_table;
 use crate::progress::Progress;
 use crate::suite::Suite;
@@ -188,37 +189,7 @@ fn score_queries(
 /// # Errors
 /// When the expression has no line, or a mask is malformed or of another size than the image.
 pub fn score_query(dataset: &Dataset, query: &Query, predictions: &Predictions) -> Result<Evaluated> {
-    let reference = &dataset.refs[query.ref_index];
-    let image = dataset.image_record(reference.image_id)?;
-    let mut mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
-    if let Some(ignored) = dataset.ignored(reference)? {
-        mask.subtract(&ignored);
-    }
-    let (target, distractors) = (dataset.target(reference)?, dataset.distractor_masks(reference)?);
-    let distractors: Vec<&[u8]> = distractors.iter().map(|mask| mask.data.as_slice()).collect();
-    let activation = Activation::of_mask(&mask.data, &target.data, &distractors);
-    Ok(evaluated(dataset, query, activation, box_iou(&mask, &target)))
-}
-
-/// IoU of the boxes around a predicted mask and a target: 0 for an empty prediction, `None` for an empty target.
-pub fn box_iou(prediction: &Mask, target: &Mask) -> Option<f64> {
-    let target = target.bounding_box()?;
-    Some(prediction.bounding_box().map_or(0.0, |prediction| prediction.iou(target)))
-}
-
-/// An evaluated expression, from its query and from what the prediction covers.
-///
-/// - box_iou: see [`box_iou`]
-pub fn evaluated(
-    dataset: &Dataset,
-    query: &Query,
-    activation: Activation,
-    box_iou: Option<f64>,
-) -> Evaluated {
-    let (ref_id, sent_id) = key_of(dataset, query);
-    let expressions = &dataset.refs[query.ref_index].expressions;
-    let flavour =
-        expressions.iter().find(|one| one.sent_id == query.sent_id).and_then(|one| one.flavour.clone());
-    let has_position_word = has_position_word(&query.text);
-    Evaluated { ref_id, sent_id, has_position_word, flavour, box_iou, activation }
+    let image = dataset.image_record(dataset.refs[query.ref_index].image_id)?;
+    let mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
+    Ok(measure_mask(dataset, query, mask)?)
 }

@@ -7,9 +7,11 @@
 //! - [`runs_frame`] and [`expressions_frame`] convert them to Polars frames, which can be written as CSV or Parquet;
 //! - [`Summary`] is the table over seeds, with intervals of the difference to a baseline;
 //! - [`published`] are figures from papers and official logs;
+//! - [`run`] is the `results` command;
 //! - [`report()`] puts everything into one HTML file.
 
 mod bootstrap;
+mod command;
 mod frames;
 mod grid;
 mod groups;
@@ -22,6 +24,7 @@ mod summary;
 mod table;
 
 pub use bootstrap::{Differences, Interval};
+pub use command::run;
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use measures::{MEASURES, Measure};
 pub use plots::plot;

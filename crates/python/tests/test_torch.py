@@ -1,0 +1,52 @@
+"""The package inside PyTorch's DataLoader. Needs torch."""
+
+import unittest
+
+import numpy as np
+import torch
+from common import SETTINGS, dataset, digest
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class Streamed(IterableDataset):
+    """Batches as an iterable data set; the workers share them."""
+
+    def __init__(self, data, settings):
+        self.data, self.settings = data, settings
+
+    def __iter__(self):
+        return self.data.batches("train", **self.settings)
+
+
+class Loader(unittest.TestCase):
+    def test_indexed_and_streamed_with_every_start_method(self):
+        data = dataset()
+        batches = data.batches("train", **SETTINGS)
+        expected = [digest(batch) for batch in data.batches("train", **SETTINGS)]
+        for what in [batches, Streamed(data, SETTINGS)]:
+            self.assertEqual([digest(b) for b in DataLoader(what, batch_size=None)], expected)
+            for method in ["fork", "spawn", "forkserver"]:
+                loader = DataLoader(what, batch_size=None, num_workers=2, multiprocessing_context=method)
+                self.assertEqual([digest(batch) for batch in loader], expected, (what, method))
+
+    def test_tensors_share_memory(self):
+        images = next(dataset().batches("train", **SETTINGS))["images"]
+        tensor = torch.from_numpy(images)
+        tensor[0, 0, 0, 0] = 5
+        self.assertEqual(images[0, 0, 0, 0], 5)
+        self.assertEqual(tensor.dtype, torch.float32)
+
+    def test_tensors_are_evaluated(self):
+        import talent_ris
+
+        data = dataset()
+        evaluator = talent_ris.Evaluator(data, "val")
+        ref_id, sent_id, _ = evaluator.expressions[0]
+        mask = torch.from_numpy(data.mask(ref_id))
+        for x in [mask, mask.to(torch.uint8), mask.float(), mask.half(), mask.double()]:
+            evaluator.update(ref_id, sent_id, x)
+            np.testing.assert_allclose(evaluator.compute(partial=True)["mIoU"], 100.0, rtol=1e-6)
+
+
+if __name__ == "__main__":
+    unittest.main()
