@@ -10,6 +10,7 @@ mod pack;
 mod project;
 mod setup;
 mod tests_and_ci;
+mod wheel;
 mod worked_changes;
 
 use std::ffi::{OsStr, OsString};
@@ -41,6 +42,7 @@ cargo xtask COMMAND
   export [...]          write a checkpoint as a plain official state dictionary
   check-device [...]    check on a device that everything works, and how fast
   pack --out DIR        a folder that runs where there is no Rust toolchain, beside PyTorch
+  wheel --out DIR [--test]   the Python package talent_ris as one .whl; --test tries it in a fresh virtual environment
   fetch NAME... | --for CONFIG | list   download data sets and pretrained encoders; needs no libtorch
   data [...]            list, stats, verify, show, import, synth; needs no libtorch
 
@@ -97,6 +99,7 @@ fn run() -> Result<()> {
         | "params" | "parity" | "export" | "check-device" => forward::to_talent(text(&command)?, &rest),
         "launch" => launch::launch(&rest),
         "pack" => pack::pack(&rest),
+        "wheel" => wheel::wheel(&rest),
         "" | "help" | "--help" | "-h" => {
             outln!("{HELP}");
             Ok(())

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cli_kit::errln;
 
 use crate::libtorch::{Libtorch, VERSION, from_environment, of_python};
@@ -107,14 +107,26 @@ fn find_or_install(root: &Path) -> Result<Libtorch> {
     {
         return Ok(found);
     }
-    let python =
-        pythons.iter().find(|python| python_version(python).is_some_and(|version| version >= (3, 10)));
-    let Some(python) = python else {
-        bail!(
-            "no Python 3.10 or newer was found; install one (for example `apt-get install python3 python3-venv`), or set LIBTORCH to a libtorch {VERSION} folder"
-        );
-    };
+    let python = new_enough(&pythons)?;
     install(python, &venv)
+}
+
+/// The first Python that is new enough for virtual environments with what the project installs.
+fn new_enough(pythons: &[PathBuf]) -> Result<&PathBuf> {
+    let found =
+        pythons.iter().find(|python| python_version(python).is_some_and(|version| version >= (3, 10)));
+    found.with_context(|| {
+        format!(
+            "no Python 3.10 or newer was found; install one (for example `apt-get install python3 python3-venv`), or set LIBTORCH to a libtorch {VERSION} folder"
+        )
+    })
+}
+
+/// A Python of this machine that is new enough; that of the project's virtual environment, if there is one.
+pub(crate) fn python() -> Result<PathBuf> {
+    let own = root().join(".venv/bin/python");
+    let candidates: Vec<PathBuf> = std::iter::once(own).chain(pythons()).collect();
+    new_enough(&candidates).cloned()
 }
 
 /// Creates the virtual environment and installs the wheel. A file `.complete` marks a finished installation.

@@ -6,7 +6,7 @@ use crate::guests;
 use crate::pack::trial;
 use crate::project::{cargo, run};
 use crate::setup::setup;
-use crate::worked_changes;
+use crate::{wheel, worked_changes};
 
 /// All tests of the workspace, in the release profile that the programs use too.
 ///
@@ -16,6 +16,8 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     let cargo_test = || {
         let mut command = cargo();
         command.env("LIBTORCH", &libtorch.path).args(["test", "--release", "--workspace", "--locked"]);
+        // A library that Python loads, which a test program cannot link; `wheel` tests it from Python.
+        command.args(["--exclude", "python"]);
         command
     };
     if !args.is_empty() {
@@ -39,8 +41,8 @@ fn test_without_default_features() -> Result<()> {
     run(&mut command)
 }
 
-/// Formatting, clippy with warnings denied, tests, documentation, projects that depend on single crates, and a pack that is made and
-/// tried.
+/// Formatting, clippy with warnings denied, tests, documentation, projects that depend on single crates, and a pack and a Python
+/// wheel that are made and tried.
 pub(crate) fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     let libtorch = setup()?;
@@ -53,5 +55,6 @@ pub(crate) fn ci() -> Result<()> {
     run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))?;
     guests::guests()?;
     worked_changes::try_out()?;
-    trial::try_out()
+    trial::try_out()?;
+    wheel::try_out()
 }

@@ -13,7 +13,8 @@ use refcoco::letterbox::{Letterbox, Normalisation};
 use refcoco::sampler::epoch_order;
 use refcoco::training_mix::training_mix;
 use refcoco::{
-    Batch, BatchPlan, Buffers, ClipTokenizer, Dataset, SampleOptions, SampleShape, Tokenizer, training_batches,
+    Batch, BatchPlan, Buffers, ClipTokenizer, Dataset, SampleOptions, SampleShape, Tokenizer,
+    training_batches,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -17,7 +17,7 @@ use crate::threads::shared_pool;
 
 /// A data set of referring image segmentation: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and others in their original files, or own data.
 ///
-/// name: such as "refcoco"; `talent-data list` shows all. data_root: the folder of the data sets.
+/// name: such as "refcoco"; `talent-data list` shows all. data_root: the folder of the data sets, "datasets" by default.
 /// Raises FileNotFoundError where files are missing, and DataError, with file and record, where they cannot be used.
 #[pyclass(frozen, module = "talent_ris")]
 pub(crate) struct Dataset {
@@ -64,8 +64,9 @@ impl Dataset {
 #[pymethods]
 impl Dataset {
     #[new]
-    #[pyo3(signature = (name, data_root = PathBuf::from(command_kit::DEFAULT_DATA_ROOT)))]
-    fn new(py: Python<'_>, name: String, data_root: PathBuf) -> PyResult<Self> {
+    #[pyo3(signature = (name, data_root = None))]
+    fn new(py: Python<'_>, name: String, data_root: Option<PathBuf>) -> PyResult<Self> {
+        let data_root = data_root.unwrap_or_else(|| command_kit::DEFAULT_DATA_ROOT.into());
         let pool = shared_pool(py)?;
         let opened = detached(py, &pool, || {
             refcoco::check_memory_rule()?;

@@ -1,10 +1,14 @@
 """The package inside PyTorch's DataLoader. Needs torch."""
 
+import os
+import subprocess
+import sys
+import tempfile
 import unittest
 
 import numpy as np
 import torch
-from common import SETTINGS, dataset, digest
+from common import DATA_ROOT, SETTINGS, dataset, digest
 from torch.utils.data import DataLoader, IterableDataset
 
 
@@ -46,6 +50,29 @@ class Loader(unittest.TestCase):
         for x in [mask, mask.to(torch.uint8), mask.float(), mask.half(), mask.double()]:
             evaluator.update(ref_id, sent_id, x)
             np.testing.assert_allclose(evaluator.compute(partial=True)["mIoU"], 100.0, rtol=1e-6)
+
+
+class Examples(unittest.TestCase):
+    def run_example(self, name, *args):
+        path = os.path.join(os.path.dirname(__file__), "..", "examples", name)
+        command = [sys.executable, path, "refshapes", DATA_ROOT, *args]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_a_loop_learns(self):
+        losses = [float(line.split()[-1]) for line in self.run_example("train_loop.py", "2").splitlines()]
+        self.assertEqual(len(losses), 2)
+        self.assertLess(losses[1], losses[0])
+
+    def test_masks_of_others_are_scored(self):
+        import talent_ris
+
+        data = dataset()
+        with tempfile.TemporaryDirectory() as folder:
+            for ref_id, sent_id, _ in talent_ris.Evaluator(data, "val").expressions:
+                np.save(os.path.join(folder, f"{sent_id}.npy"), data.mask(ref_id))
+            self.assertEqual(self.run_example("score.py", folder), "mIoU 100.00, oIoU 100.00, NTA mass 0.00\n")
 
 
 if __name__ == "__main__":

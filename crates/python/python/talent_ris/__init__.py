@@ -18,13 +18,15 @@ from ._native import (
     map_to_image,
     tokenize,
 )
-from ._types import Ref
+from ._types import Batch, Normalisation, Ref
 
 __all__ = [
+    "Batch",
     "Batches",
     "DataError",
     "Dataset",
     "Evaluator",
+    "Normalisation",
     "Ref",
     "__version__",
     "decode_mask",

@@ -2,7 +2,37 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float], tuple[int, int, int]]
+"""Mean and standard deviation of R, G, B in units of 255, and the border colour, 0 to 255."""
+
+
+class Batch(TypedDict):
+    """n samples; S is the side of the network's square, K the number of token ids."""
+
+    images: NDArray[np.float32]
+    """[n, 3, S, S], normalised."""
+    masks: NDArray[np.float32]
+    """[n, 1, S, S], 0 to 1, fractional at boundaries."""
+    words: NDArray[np.int64]
+    """[n, K], CLIP's token ids of an expression of each ref."""
+    positive_words: NDArray[np.int64]
+    """[n, K], of another expression of the ref; where there is none, of the same with a full stop."""
+    negative_words: NDArray[np.int64]
+    """[n, K], of an expression of another object in the image; zeros where there is none."""
+    valid: NDArray[np.float32]
+    """[n], 1 where there is a negative expression, otherwise 0."""
+    texts: list[str]
+    positive_texts: list[str]
+    negative_texts: list[str]
+    refs: list[str]
+    """[n], as "data set/ref_id"."""
+    bad: list[tuple[str, str]]
+    """Names and errors of the samples that on_error="skip" has left out; not counted in n."""
 
 
 @dataclass(frozen=True)
