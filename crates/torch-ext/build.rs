@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libtorch_build::{link_to, shared_library};
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "csrc/custom_gradient.cpp",
     "csrc/gradient_hooks.cpp",
     "csrc/kept_forms.cpp",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 11] = [
     "csrc/measure.cpp",
     "csrc/profile.cpp",
     "csrc/residual.cpp",
+    "csrc/script.cpp",
     "csrc/talent_torch.cpp",
     "csrc/transfer.cpp",
 ];

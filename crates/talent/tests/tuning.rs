@@ -9,10 +9,13 @@ use backbone::{ImageDesign, ProjectionRole, TextDesign};
 use common::miniature;
 use serde_json::{Value, json};
 use talent::weights::{PeftFolder, peft_tensors};
-use talent::{LORA, LoraConfig, Mode, ModelConfig, Pass, PromptConfig, Talent, TrainedParts, Tuning};
+use talent::{
+    AdapterFusion, LORA, LoraConfig, Mode, ModelConfig, NeckFusion, Pass, PromptConfig, Talent, TrainedParts,
+    Tuning, probabilities,
+};
 use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{LowRankUpdate, generator};
+use torch_ext::{LowRankUpdate, Role, Trace, generator};
 use weight_files::{PeftConfig, Targets};
 
 /// Keeps the other tests of this process from drawing: they share the RNG, and building a network seeds it.
@@ -354,4 +357,80 @@ fn flops_of_each_method() {
     // By hand: 12 blocks, query and value, 1029 tokens, 2 n r (d + d) forward.
     let lora = forward_flops(&base(Tuning::Lora)).vision - forward_flops(&base(Tuning::HeadOnly)).vision;
     assert_eq!(lora, 12 * 2 * (2 * 1029 * 8 * (768 + 768)));
+}
+
+#[test]
+fn every_network_becomes_a_torchscript_module() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("module.pt");
+    let mut others = [miniature(), miniature(), miniature()];
+    others[1].image.fusion_width = 24;
+    (others[1].image.fusion, others[1].head.fusion) = (AdapterFusion::CrossAttention, NeckFusion::Multiply);
+    (others[2].image.fusion, others[2].head.fusion) = (AdapterFusion::None, NeckFusion::CrossAttention);
+    for cfg in all().into_iter().chain(others) {
+        let side = cfg.input_size;
+        let evaluate = |model: &Talent, pixels: &Tensor, ids: &Tensor| {
+            tch::no_grad(|| probabilities(&model.forward(pixels, ids, &Pass::EVAL).logits, side))
+        };
+        let inputs = |n: i64| {
+            let pixels = Tensor::randn([n, 3, side, side], (Kind::Float, Device::Cpu));
+            (pixels, Tensor::randint(cfg.text.vocabulary, [n, cfg.word_len], (Kind::Int64, Device::Cpu)))
+        };
+        // New networks: what they remember from an earlier pass would be a constant.
+        let model = || Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
+        let trace = |model: &Talent, n: i64| {
+            let (pixels, ids) = inputs(n);
+            Trace::record(model.store(), &pixels, &ids, |pixels, ids| evaluate(model, pixels, ids)).unwrap()
+        };
+        let (first, second) = (model(), model());
+        let traces = [trace(&first, 2), trace(&second, 3)];
+        traces[0].save(&traces[1], &path, ("note.json", "{}")).unwrap();
+        let module = tch::CModule::load(&path).unwrap();
+        for n in [1, 3, 8] {
+            let (pixels, ids) = inputs(n);
+            let own = evaluate(&first, &pixels, &ids);
+            let found = module.forward_ts(&[pixels, ids]).unwrap();
+            assert_eq!(found.size(), own.size());
+            let difference = difference(&found, &own);
+            assert!(difference <= 2e-5, "{:?}, {n} samples: {difference:e}", cfg.tuning);
+        }
+        let parameters: BTreeSet<String> =
+            module.named_parameters().unwrap().into_iter().map(|(name, _)| name).collect();
+        let entries = first.store().entries();
+        let own = entries.iter().filter(|(_, entry)| entry.role == Role::Parameter);
+        assert_eq!(parameters, own.map(|(name, _)| name.clone()).collect());
+    }
+}
+
+#[test]
+fn a_pass_that_depends_on_the_batch_in_another_way_is_refused() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let store = torch_ext::Store::new(Device::Cpu, Kind::Float);
+    let trace = |n: i64, forward: fn(&Tensor, i64) -> Tensor| {
+        let pixels = Tensor::ones([n, 3], (Kind::Float, Device::Cpu));
+        let ids = Tensor::ones([n, 2], (Kind::Int64, Device::Cpu));
+        Trace::record(&store, &pixels, &ids, |pixels, _| forward(pixels, n)).unwrap()
+    };
+    let save = |forward: fn(&Tensor, i64) -> Tensor| {
+        let path = folder.path().join("module.pt");
+        let traces = [trace(2, forward), trace(3, forward)];
+        let saved = traces[0].save(&traces[1], &path, ("note.json", "{}"));
+        saved.map_err(|error| error.to_string()).map(|()| tch::CModule::load(path).unwrap())
+    };
+    let module = save(|pixels, n| pixels.expand([n, n, 3], false) * 2.0).unwrap();
+    let five =
+        [Tensor::ones([5, 3], (Kind::Float, Device::Cpu)), Tensor::ones([5, 2], (Kind::Int64, Device::Cpu))];
+    assert_eq!(module.forward_ts(&five).unwrap().size(), [5, 5, 3]);
+    assert!(save(|pixels, n| pixels.repeat([n + 1, 1])).unwrap_err().contains("no multiple of the batch"));
+    let loops = |pixels: &Tensor, n: i64| (0..n).fold(pixels.shallow_clone(), |sum, _| sum + pixels);
+    assert!(save(loops).unwrap_err().contains("the operations depend on the batch size"));
+    // A pass that panics ends the recording.
+    let pixels = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+    let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Trace::record(&store, &pixels, &pixels, |_, _| panic!("stops"))
+    }));
+    assert!(panics.is_err());
+    save(|pixels, _| pixels + 1).unwrap();
 }

@@ -4,6 +4,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
 #include <atomic>
 #include <string_view>
@@ -36,7 +37,8 @@ std::atomic<bool> serving{true};
 
 void cpu::serve(bool serve) { serving = serve; }
 
-bool serves_cpu() { return serving; }
+// A trace would not see what these kernels write.
+bool serves_cpu() { return serving && !torch::jit::tracer::isTracing(); }
 
 bool has_onednn() { return serves_cpu() && linear().has_value() && at::globalContext().userEnabledMkldnn(); }
 

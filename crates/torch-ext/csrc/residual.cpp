@@ -57,7 +57,7 @@ at::Tensor scaled_sum(const at::Tensor &xs, const at::Tensor &update, const at::
   // Autocast would first copy the update to a wider dtype. The operation can read it in its own dtype.
   c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (!in_dtype)
-    return ScaledSum::apply(xs, update, scale);
+    return at::GradMode::is_enabled() ? ScaledSum::apply(xs, update, scale) : at::addcmul(xs, update, scale);
   const auto type = xs.scalar_type();
   return ScaledSum::apply(xs, update.to(type), in_type(scale, type));
 }

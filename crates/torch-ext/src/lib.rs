@@ -14,6 +14,7 @@
 //! - [`profile`](mod@profile): operators and kernels from libtorch's profiler; [`Moment`]: times on a device;
 //!   [`synchronisations_of`]: how often the host waits for a GPU;
 //! - [`CudaGraph`]: capture and replay of a GPU's work;
+//! - [`Trace`]: networks as TorchScript modules;
 //! - [`flops`]: floating-point operations of layers, counted from their sizes;
 //! - [`version`], [`peak_device_bytes`], [`allow_tf32`].
 
@@ -33,6 +34,7 @@ mod low_rank;
 mod lowered;
 pub mod profile;
 mod remembered;
+mod script;
 mod shim;
 mod store;
 mod transfer;
@@ -47,6 +49,7 @@ pub use init::Init;
 pub use low_rank::{LowRankPart, LowRankRule, LowRankUpdate, Rows};
 pub use lowered::{Lowered, lowered};
 pub use remembered::Remembered;
+pub use script::Trace;
 pub use shim::ShimError;
 pub use store::{Counter, Entry, Group, OptimizerGroup, ParamPath, Role, Store, StoreError, Trains};
 pub use transfer::{Download, upload, upload_beside};

@@ -4,6 +4,7 @@
 pub(crate) mod graph;
 pub(crate) mod hooks;
 pub(crate) mod measure;
+pub(crate) mod script;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 

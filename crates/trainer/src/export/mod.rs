@@ -1,5 +1,7 @@
 //! `export`: writes a checkpoint's network in forms that other programs read.
 
+mod torchscript;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,10 +14,32 @@ use weight_files::{PEFT_CONFIG_FILE, WEIGHT_FILES, WeightFile};
 
 use crate::checkpoint::{EncoderRoot, Meta, is_same, load_model, verified_meta, write_tensors};
 
+/// The form of an exported network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// The official state dictionary: NAME.safetensors
+    #[default]
+    Safetensors,
+    /// The evaluation pass as a module that torch.jit.load runs: NAME.pt
+    Torchscript,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Torchscript => "pt",
+        }
+    }
+}
+
 /// What `export` writes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ExportForm {
-    /// File to write, NAME.safetensors: the whole network. It or --peft, or both
+    /// Form of the file
+    #[arg(long, default_value = "safetensors", requires = "to")]
+    pub(crate) format: Format,
+    /// File to write, NAME.safetensors or, with --format torchscript, NAME.pt: the whole network. It or --peft, or both
     #[arg(long, required_unless_present = "peft", value_name = "FILE")]
     pub(crate) to: Option<PathBuf>,
     /// Add LoRA's matrices to the weights that they update, and leave them out
@@ -29,9 +53,10 @@ pub(crate) struct ExportForm {
 /// Writes a checkpoint's network as a plain state dictionary in safetensors, its LoRA matrices in `peft`'s folders, or both.
 pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -> Result<()> {
     if let Some(to) = &form.to {
+        let wanted = form.format.extension();
         ensure!(
-            to.extension().is_some_and(|extension| extension == "safetensors"),
-            "--to {}: the name must end in .safetensors",
+            to.extension().is_some_and(|extension| extension == wanted),
+            "--to {}: the name must end in .{wanted}",
             to.display()
         );
     }
@@ -44,8 +69,8 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
     refuse_source(checkpoint)?;
     let Some(meta) = verified_meta(checkpoint)? else {
         ensure!(
-            !form.merge && form.peft.is_none(),
-            "{}: it is no checkpoint of this program, and has no LoRA matrices",
+            !form.merge && form.peft.is_none() && form.format == Format::Safetensors,
+            "{}: it is no checkpoint of this program: its config is not known, and it has no LoRA matrices",
             checkpoint.display()
         );
         return write_network(form, foreign_tensors(checkpoint)?);
@@ -55,13 +80,24 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
     }
     let is_lora = meta.config.model.tuning == Tuning::Lora;
     ensure!(is_lora || !form.merge, "--merge: this network has no LoRA matrices (model.tuning is not lora)");
-    let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
-    load_model(&model, checkpoint, Some(&meta), &Strictness::default(), root)?;
+    let load = || -> Result<Talent> {
+        let model = Talent::new(&meta.config.model, Device::Cpu, Kind::Float)?;
+        load_model(&model, checkpoint, Some(&meta), &Strictness::default(), root)?;
+        Ok(model)
+    };
+    let model = load()?;
     if let Some(folder) = &form.peft {
         write_peft(&model, &meta, folder)?;
     }
     if form.merge {
         model.store().low_rank_updates().iter().for_each(LowRankUpdate::merge);
+    }
+    if let (Format::Torchscript, Some(to)) = (form.format, &form.to) {
+        let other = load()?;
+        if form.merge {
+            other.store().low_rank_updates().iter().for_each(LowRankUpdate::merge);
+        }
+        return torchscript::write(to, &meta.config, [&model, &other]);
     }
     let entries = model.store().entries().into_iter();
     let kept = entries.filter(|(_, entry)| !(form.merge && entry.group == LORA));
