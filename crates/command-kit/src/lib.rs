@@ -5,8 +5,10 @@
 //! - [`metrics_table`] shows metrics on a terminal;
 //! - [`open`] opens data sets, and generates those that can be generated;
 //! - [`curve_panels`] are the charts of a run;
+//! - [`Differences`] gives means over expressions their intervals;
 //! - [`score`](score()) computes metrics of predicted masks in a file.
 
+mod bootstrap;
 mod curve_panels;
 mod data_root;
 mod left_out;
@@ -19,6 +21,7 @@ mod score;
 mod suite;
 mod verdict;
 
+pub use bootstrap::{Differences, Interval};
 pub use curve_panels::curve_panels;
 pub use data_root::{DEFAULT_DATA_ROOT, ensure_generated, open, tell_override};
 pub use left_out::{leave_out_unreadable, left_out_of_evaluation, tell_left_out};

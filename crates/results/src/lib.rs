@@ -10,7 +10,6 @@
 //! - [`run`] is the `results` command;
 //! - [`report()`] puts everything into one HTML file.
 
-mod bootstrap;
 mod command;
 mod frames;
 mod grid;
@@ -23,8 +22,8 @@ mod report;
 mod summary;
 mod table;
 
-pub use bootstrap::{Differences, Interval};
 pub use command::run;
+pub use command_kit::{Differences, Interval};
 pub use frames::{expressions_frame, runs_frame, write_csv, write_parquet};
 pub use measures::{MEASURES, Measure};
 pub use plots::plot;

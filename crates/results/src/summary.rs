@@ -4,11 +4,11 @@ use std::fmt;
 use metrics::{METRICS, Metric};
 
 use crate::Error;
-use crate::bootstrap::{Differences, Interval};
 use crate::groups::by_group;
 use crate::measures::{MEASURES, Measure};
 use crate::read::Run;
 use crate::table::{Cell, Table, TableFormat};
+use command_kit::{Differences, Interval};
 use run_files::{Ablation, ExpressionLine};
 
 /// Mean and standard deviation over seeds.

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::ablate::{AblateArgs, ablate};
 use crate::bench::{Bench, bench};
 use crate::check_device::{CheckDeviceArgs, check_device};
-use crate::checkpoint::EncoderRoot;
+use crate::checkpoint::{EncoderRoot, checkpoint_argument};
 use crate::config::ConfigArgs;
 use crate::data_program::become_data_program;
 use crate::distributed::refuse_several;
@@ -128,7 +128,7 @@ struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     overfit_batches: Option<u32>,
     /// Fine-tune: start from the weights of this checkpoint. Without --preset or --config its own config is used
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", value_parser = checkpoint_argument())]
     init: Option<PathBuf>,
     /// Experimental: capture a training step as a CUDA graph and replay it. For small batches, whose kernels a GPU finishes
     /// faster than a CPU can launch them (docs/gpu.md says what is known to fail)
@@ -185,7 +185,7 @@ struct ParityArgs {
 #[derive(Debug, Args)]
 struct ExportArgs {
     /// Checkpoint of this program, or an official one
-    #[arg(long)]
+    #[arg(long, value_parser = checkpoint_argument())]
     checkpoint: PathBuf,
     #[command(flatten)]
     form: ExportForm,

@@ -15,6 +15,7 @@ use refcoco::{Dataset, OnError};
 use run_files::may_hold_predictions;
 use serde_json::json;
 
+use crate::checkpoint::checkpoint_argument;
 use crate::config::Precision;
 use crate::data_notes::tell_findings;
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
@@ -38,8 +39,8 @@ pub(crate) struct EvalArgs {
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
     run: Option<PathBuf>,
-    /// Checkpoint file
-    #[arg(long)]
+    /// Checkpoint file, or exported folder
+    #[arg(long, value_parser = checkpoint_argument())]
     checkpoint: Option<PathBuf>,
     /// Splits, separated by commas [default: the data set's validation split]
     #[arg(long, value_delimiter = ',')]

@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 use torch_ext::Role;
 
 use crate::batch::TrainTensors;
+use crate::checkpoint::checkpoint_argument;
 use crate::config::ConfigArgs;
 use crate::distributed::Processes;
 use crate::experiment::{Experiment, Machine};
@@ -32,7 +33,7 @@ pub(crate) struct GradientsArgs {
     #[arg(long, default_value = DEFAULT_DATA_ROOT)]
     data_root: PathBuf,
     /// Measure at the weights of this checkpoint instead of the initial ones. Without --preset or --config its own config is used
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", value_parser = checkpoint_argument())]
     init: Option<PathBuf>,
     /// Training batches to average over
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=10_000))]

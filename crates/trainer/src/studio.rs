@@ -12,6 +12,7 @@ use studio::{Answer, Model, Picture, Predictor, Stage, StudioArgs, unique_names}
 use tch::Kind;
 
 use crate::batch::EvalTensors;
+use crate::checkpoint::checkpoint_argument;
 use crate::encoder_input::about_one_image;
 use crate::evaluate::{probabilities, values};
 use crate::experiment::{Experiment, Machine, StoredModel};
@@ -22,7 +23,7 @@ use crate::predict::{Reading, describe};
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct StudioCommand {
     /// Checkpoints of trained models to try [default: the best ones of the runs]
-    #[arg(long, num_args = 1.., value_name = "FILE")]
+    #[arg(long, num_args = 1.., value_name = "FILE", value_parser = checkpoint_argument())]
     checkpoint: Vec<PathBuf>,
     #[command(flatten)]
     page: StudioArgs,

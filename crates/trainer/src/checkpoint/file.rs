@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::TypedValueParser;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -14,11 +15,22 @@ use weight_files::WeightFile;
 use super::{Meta, bounds};
 
 /// Version of the metadata format that is written.
-pub(super) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 3;
 /// Format versions that can be read. In format 2 the checksum did not cover the tensors' dtypes.
 const READABLE: [u64; 2] = [2, 3];
 /// Key of the only metadata entry; several entries would be written in random order.
 const META_KEY: &str = "talent";
+
+/// Name of the checkpoint in an exported folder (`export --format hf`).
+pub(crate) const MODEL_FILE: &str = "model.safetensors";
+
+/// Parses an argument that names a checkpoint: a file, or an exported folder with one.
+pub(crate) fn checkpoint_argument() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    clap::builder::PathBufValueParser::new().map(|path| {
+        let inside = path.join(MODEL_FILE);
+        if inside.is_file() { inside } else { path }
+    })
+}
 
 /// Reads the metadata of a checkpoint; `None` if another program wrote it. Nothing is verified, so no decision may depend
 /// on the config.
@@ -118,7 +130,7 @@ fn checksum_of_format_2(file: &mut WeightFile, meta: &Meta) -> Result<String> {
 }
 
 /// Writes a checkpoint with its checksum.
-pub(super) fn write_checkpoint(path: &Path, tensors: Vec<(String, Tensor)>, mut meta: Meta) -> Result<()> {
+pub(crate) fn write_checkpoint(path: &Path, tensors: Vec<(String, Tensor)>, mut meta: Meta) -> Result<()> {
     let mut buffers = buffers(tensors)?;
     buffers.sort_by(|a, b| a.name.cmp(&b.name));
     meta.sha256 = NO_CHECKSUM.into();

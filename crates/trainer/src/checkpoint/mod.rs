@@ -25,7 +25,9 @@ use torch_ext::{Adam, generator};
 use weight_files::WeightFile;
 
 pub(crate) use encoders::{EncoderFile, EncoderRoot, Encoders, sha256 as file_sha256};
-pub(crate) use file::{hex, read_meta, verified_meta, write_tensors};
+pub(crate) use file::{
+    FORMAT, MODEL_FILE, checkpoint_argument, hex, read_meta, verified_meta, write_checkpoint, write_tensors,
+};
 pub(crate) use folder::{Checkpoints, is_same, set_aside, step_of};
 
 use crate::config::Config;
@@ -135,13 +137,13 @@ impl Writer<'_> {
 
     fn write(&self, path: &Path, tensors: Vec<(String, Tensor)>, position: &Position) -> Result<()> {
         let meta = Meta {
-            format: file::FORMAT,
+            format: FORMAT,
             sha256: String::new(),
             config: self.config.clone(),
             position: position.clone(),
             encoders: self.encoders.clone(),
         };
-        file::write_checkpoint(path, tensors, meta)
+        write_checkpoint(path, tensors, meta)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `export`: writes a checkpoint's network in forms that other programs read.
 
+mod hf;
 mod torchscript;
 
 use std::path::{Path, PathBuf};
@@ -22,13 +23,17 @@ pub(crate) enum Format {
     Safetensors,
     /// The evaluation pass as a module that torch.jit.load runs: NAME.pt
     Torchscript,
+    /// A new folder to upload to Hugging Face: the whole network, its config, a model card
+    Hf,
 }
 
 impl Format {
-    fn extension(self) -> &'static str {
+    /// Extension of the file; `None` for a folder.
+    fn extension(self) -> Option<&'static str> {
         match self {
-            Self::Safetensors => "safetensors",
-            Self::Torchscript => "pt",
+            Self::Safetensors => Some("safetensors"),
+            Self::Torchscript => Some("pt"),
+            Self::Hf => None,
         }
     }
 }
@@ -39,7 +44,8 @@ pub(crate) struct ExportForm {
     /// Form of the file
     #[arg(long, default_value = "safetensors", requires = "to")]
     pub(crate) format: Format,
-    /// File to write, NAME.safetensors or, with --format torchscript, NAME.pt: the whole network. It or --peft, or both
+    /// What to write, the whole network: NAME.safetensors, NAME.pt with --format torchscript, a new folder with --format hf. It or
+    /// --peft, or both
     #[arg(long, required_unless_present = "peft", value_name = "FILE")]
     pub(crate) to: Option<PathBuf>,
     /// Add LoRA's matrices to the weights that they update, and leave them out
@@ -52,8 +58,7 @@ pub(crate) struct ExportForm {
 
 /// Writes a checkpoint's network as a plain state dictionary in safetensors, its LoRA matrices in `peft`'s folders, or both.
 pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -> Result<()> {
-    if let Some(to) = &form.to {
-        let wanted = form.format.extension();
+    if let (Some(to), Some(wanted)) = (&form.to, form.format.extension()) {
         ensure!(
             to.extension().is_some_and(|extension| extension == wanted),
             "--to {}: the name must end in .{wanted}",
@@ -86,6 +91,10 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
         Ok(model)
     };
     let model = load()?;
+    if let (Format::Hf, Some(to)) = (form.format, &form.to) {
+        ensure!(!form.merge, "--merge: the folder has LoRA's matrices beside the weights that they update");
+        return hf::write(to, checkpoint, &model, &meta);
+    }
     if let Some(folder) = &form.peft {
         write_peft(&model, &meta, folder)?;
     }

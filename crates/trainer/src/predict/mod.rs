@@ -14,13 +14,14 @@ use anyhow::{Result, ensure};
 
 pub(crate) use self::answer::{Reading, describe};
 use self::request::Request;
+use crate::checkpoint::checkpoint_argument;
 use crate::experiment::{Machine, StoredModel};
 
 /// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PredictArgs {
-    /// Checkpoint of a trained model
-    #[arg(long)]
+    /// Checkpoint of a trained model, or exported folder
+    #[arg(long, value_parser = checkpoint_argument())]
     checkpoint: PathBuf,
     /// Image file, folder of images, or pattern such as 'photos/**/*.jpg'
     #[arg(long, value_name = "FILE|DIR|GLOB")]
