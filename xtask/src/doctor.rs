@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::Result;
-use cli_kit::outln;
+use cli_kit::{Processors, outln};
 use lexopt::prelude::*;
 use serde_json::{Value, json};
 
@@ -64,9 +64,13 @@ fn cpu() -> Value {
     };
     let flags = field("flags").or_else(|| field("Features")).unwrap_or_default();
     let has = |feature: &&&str| flags.split_whitespace().any(|flag| flag == **feature);
+    let processors = Processors::here();
     json!({
         "model": field("model name"),
-        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "cores": processors.usable,
+        "cores_of_machine": processors.of_machine,
+        "load": processors.load,
+        "notes": processors.notes(processors.usable),
         "features": FEATURES.iter().filter(has).collect::<Vec<_>>(),
     })
 }
@@ -126,6 +130,9 @@ fn print_report(report: &Value) {
     let features: Vec<&str> =
         cpu["features"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     outln!("{:10} {}, {} cores, {}", "cpu", text(&cpu["model"]), cpu["cores"], features.join(" "));
+    for note in cpu["notes"].as_array().into_iter().flatten() {
+        outln!("{:10} note: {}", "", text(note));
+    }
     let cuda = &report["cuda"];
     match cuda["why_not"].as_str() {
         None => outln!("{:10} yes, {} device(s)", "cuda", cuda["devices"]),

@@ -39,7 +39,7 @@ cargo xtask COMMAND
   studio [...]          try models, browse data sets and compare predictions on a local web page
   params [...]          count parameters
   parity [...]          compare with recordings of the official implementation
-  export [...]          write a checkpoint as a plain official state dictionary
+  export [...]          write a checkpoint as a state dictionary, a TorchScript module, or a folder to upload
   check-device [...]    check on a device that everything works, and how fast
   pack --out DIR        a folder that runs where there is no Rust toolchain, beside PyTorch
   wheel --out DIR [--test]   the Python package talent_ris as one .whl; --test tries it in a fresh virtual environment

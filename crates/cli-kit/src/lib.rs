@@ -2,14 +2,16 @@
 //!
 //! [`errln!`] and [`outln!`] replace `eprintln!` and `println!`, which panic when output cannot be written (a full disk, a pipe
 //! whose reader has gone, an ssh session that ended). Control characters from file names, keys and expressions do not reach the
-//! terminal, see [`escape`].
+//! terminal, see [`escape`]. [`Processors`] says what slows a program down that starts now.
 
 mod escape;
 mod print;
+mod processors;
 mod signals;
 
 pub use escape::escape;
 pub use print::{OutputLost, accept_lost_output, finish_output, print_to_stderr, print_to_stdout};
+pub use processors::Processors;
 pub use signals::is_ignored;
 
 /// Prints a line to standard error, for people and for logs. If the line cannot be written, it is silently lost.

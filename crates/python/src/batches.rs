@@ -1,10 +1,13 @@
 //! Training batches.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use numpy::PyArray1;
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::PyDict;
 use rayon::ThreadPool;
 use refcoco::letterbox::Normalisation;
@@ -16,7 +19,19 @@ use crate::arrays::{array_of, pixel_array};
 use crate::dataset::Dataset;
 use crate::errors::{data_error, detached, refused};
 use crate::threads::{OfProcess, loader_worker, new_pool, shared_pool};
-use crate::transforms::{MOST_PIXELS_A_SIDE, clip};
+use crate::transforms::{MOST_PIXELS_A_SIDE, check_normalisation, clip};
+
+/// Largest number of threads that can be asked for.
+const MOST_THREADS: usize = 1024;
+
+/// Largest size of a batch's pixels in GiB: images and masks in float32.
+const MOST_GIB: f64 = 32.0;
+
+/// Largest number of batches that are prepared ahead.
+const MOST_PREFETCHED: usize = 64;
+
+/// How long a wait for a batch goes on before signals such as Ctrl-C are looked at.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What `Dataset.batches` was called with.
 #[derive(Debug, Clone)]
@@ -60,6 +75,18 @@ impl Settings {
         if self.input_size > MOST_PIXELS_A_SIDE {
             let what = format!("input_size must be at most {MOST_PIXELS_A_SIDE}, not {}", self.input_size);
             return Err(PyValueError::new_err(what));
+        }
+        if self.threads.unwrap_or(1) > MOST_THREADS {
+            return Err(PyValueError::new_err(format!("threads must be at most {MOST_THREADS}")));
+        }
+        let gib = 16.0 * self.batch_size as f64 * (self.input_size as f64).powi(2) / f64::from(1 << 30);
+        if gib > MOST_GIB {
+            let what =
+                format!("a batch of batch_size {} takes {gib:.0} GiB, more than {MOST_GIB}", self.batch_size);
+            return Err(PyValueError::new_err(what));
+        }
+        if let Some((mean, std, _)) = self.normalisation {
+            check_normalisation(mean, std)?;
         }
         if !(2..=4096).contains(&self.word_len) {
             let what = format!("word_len must be 2 to 4096, not {}", self.word_len);
@@ -170,18 +197,28 @@ struct Stream {
 
 /// Training batches of one epoch of a split, in an order that depends on seed and epoch alone.
 ///
-/// An iterator; len() is the number of this rank's batches in the epoch, position the number of those that are done, and batches[i] is
-/// the i-th batch. A batch is a dict: images float32 [n, 3, S, S], masks float32 [n, 1, S, S], words, positive_words and negative_words
+/// An iterator; len() is the number of this rank's batches from `start` on, batches[i] is the i-th of them, and position is the number of
+/// batches of the epoch that are done. A batch is a dict: images float32 [n, 3, S, S], masks float32 [n, 1, S, S], words, positive_words and negative_words
 /// int64 [n, K], valid float32 [n] (1 where there is a negative), texts, positive_texts, negative_texts, refs ("data set/ref_id"), and
 /// bad, the samples that on_error="skip" has left out.
-#[pyclass(module = "talent_ris")]
+#[pyclass(frozen, weakref, module = "talent_ris")]
 pub(crate) struct Batches {
     dataset: Py<Dataset>,
     settings: Settings,
     loading: Loading,
+    /// All batches of this rank's epoch.
     plan: Arc<Vec<Vec<RefAt>>>,
-    position: usize,
-    stream: Option<OfProcess<Mutex<Stream>>>,
+    position: AtomicUsize,
+    /// Locked while a batch is waited for: threads that share the iterator take turns.
+    stream: Mutex<Option<OfProcess<Stream>>>,
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        let stream = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The batch on its way is waited for, while other Python threads go on.
+        Python::attach(|py| py.detach(move || drop(stream)));
+    }
 }
 
 impl Batches {
@@ -203,12 +240,32 @@ impl Batches {
         };
         Ok(Self {
             dataset: dataset.clone().unbind(),
-            position: settings.start,
+            position: AtomicUsize::new(settings.start),
             settings,
             loading,
             plan: Arc::new(plan),
-            stream: None,
+            stream: Mutex::default(),
         })
+    }
+
+    fn position_now(&self) -> usize {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// Places of the batches from `start` on, of the worker that was asked for.
+    fn places(&self) -> impl ExactSizeIterator<Item = usize> {
+        let (worker, n) = self.settings.worker.unwrap_or((0, 1));
+        (self.settings.start..self.plan.len()).skip(worker).step_by(n)
+    }
+
+    /// Waits for the next batch. `Ctrl-C` ends the wait and loses no batch.
+    fn wait(&self, py: Python<'_>, stream: &mut Stream) -> PyResult<Option<Loaded>> {
+        while !py.detach(|| stream.batches.wait(PATIENCE)) {
+            py.check_signals()?;
+        }
+        let Some(loaded) = stream.batches.next().transpose().map_err(data_error)? else { return Ok(None) };
+        self.position.store((self.position_now() + stream.stride).min(self.plan.len()), Ordering::Relaxed);
+        Ok(Some(loaded))
     }
 
     /// The worker that this process is, and its share of the threads.
@@ -228,10 +285,12 @@ impl Batches {
 
     fn begin(&self, py: Python<'_>) -> PyResult<Stream> {
         let ((worker, n_workers), pool) = self.worker(py)?;
-        let jobs: Vec<usize> = (self.position..self.plan.len()).skip(worker).step_by(n_workers).collect();
+        let jobs: Vec<usize> =
+            (self.position_now()..self.plan.len()).skip(worker).step_by(n_workers).collect();
         let (loading, plan) = (self.loading.clone(), Arc::clone(&self.plan));
         let load = move |&place: &usize| pool.install(|| loading.load(&plan[place]));
-        Ok(Stream { batches: Prefetch::new(jobs, self.settings.prefetch, load), stride: n_workers })
+        let prefetch = self.settings.prefetch.min(MOST_PREFETCHED);
+        Ok(Stream { batches: Prefetch::new(jobs, prefetch, load), stride: n_workers })
     }
 }
 
@@ -242,50 +301,72 @@ impl Batches {
     }
 
     fn __len__(&self) -> usize {
-        self.plan.len()
+        self.places().len()
     }
 
     fn __repr__(&self) -> String {
         let Settings { split, batch_size, epoch, seed, .. } = &self.settings;
-        let (position, n) = (self.position, self.plan.len());
+        let (position, n) = (self.position_now(), self.plan.len());
         format!(
             "Batches({split:?}, batch_size={batch_size}, seed={seed}, epoch={epoch}): at {position} of {n}"
         )
     }
 
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        if self.stream.as_ref().and_then(OfProcess::get).is_none() {
-            self.stream = Some(OfProcess::new(Mutex::new(self.begin(py)?)));
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let mut held = self.stream.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().and_then(OfProcess::get).is_none() {
+            *held = Some(OfProcess::new(self.begin(py)?));
         }
-        let Some(stream) = self.stream.as_mut().and_then(OfProcess::get_mut) else { return Ok(None) };
-        let Stream { batches, stride } = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let stride = *stride;
-        match py.detach(|| batches.next()) {
-            None => Ok(None),
-            Some(loaded) => {
-                let loaded = loaded.map_err(data_error)?;
-                self.position = (self.position + stride).min(self.plan.len());
-                Ok(Some(dict_of(py, loaded)?))
+        let mut bad = Vec::new();
+        while let Some(stream) = held.as_mut().and_then(OfProcess::get_mut) {
+            match self.wait(py, stream) {
+                Ok(None) => break,
+                Ok(Some(mut loaded)) => {
+                    bad.append(&mut loaded.batch.bad);
+                    if loaded.batch.n > 0 {
+                        loaded.batch.bad = bad;
+                        return Ok(Some(dict_of(py, loaded)?));
+                    }
+                }
+                Err(error) => {
+                    // An interrupted wait goes on with the next call; after an error the batch is tried again.
+                    if !error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) {
+                        *held = None;
+                    }
+                    return Err(error);
+                }
             }
         }
+        if let Some(first) = bad.first() {
+            let what =
+                format!("the last {} samples cannot be read; {}: {}", bad.len(), first.name, first.error);
+            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &std::ffi::CString::new(what)?, 1)?;
+        }
+        Ok(None)
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyDict>> {
-        let n = self.plan.len() as isize;
-        let place = if index < 0 { index + n } else { index };
-        if !(0..n).contains(&place) {
+        let n = self.places().len() as isize;
+        let at = if index < 0 { index + n } else { index };
+        let place = usize::try_from(at).ok().and_then(|at| self.places().nth(at));
+        let Some(place) = place else {
             return Err(PyIndexError::new_err(format!("batch {index} of {n}")));
-        }
+        };
         let (_, pool) = self.worker(py)?;
-        let (loading, refs) = (&self.loading, &self.plan[place as usize]);
-        let loaded = detached(py, &pool, || loading.load(refs))?;
-        dict_of(py, loaded.map_err(data_error)?)
+        let (loading, refs) = (&self.loading, &self.plan[place]);
+        let loaded = detached(py, &pool, || loading.load(refs))?.map_err(data_error)?;
+        match loaded.batch.bad.first() {
+            Some(bad) if loaded.batch.n == 0 => {
+                Err(refused(format!("no sample of this batch can be read; {}: {}", bad.name, bad.error)))
+            }
+            _ => dict_of(py, loaded),
+        }
     }
 
-    /// Number of this rank's batches that are done in this epoch. Dataset.batches(..., start=position) goes on there.
+    /// Number of batches of this rank's epoch that the iterator has passed. Dataset.batches(..., start=position) goes on there.
     #[getter]
     fn position(&self) -> usize {
-        self.position
+        self.position_now()
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Arguments<'py>)> {
@@ -299,7 +380,7 @@ impl Batches {
         words.set_item("rank", settings.rank)?;
         words.set_item("world_size", settings.world_size)?;
         words.set_item("epoch", settings.epoch)?;
-        words.set_item("start", self.position)?;
+        words.set_item("start", self.position_now())?;
         words.set_item("shuffle", settings.shuffle)?;
         words.set_item("drop_last", settings.drop_last)?;
         words.set_item("worker", settings.worker)?;
@@ -316,10 +397,6 @@ impl Batches {
 fn dict_of(py: Python<'_>, loaded: Loaded) -> PyResult<Bound<'_, PyDict>> {
     let Loaded { batch, texts: [texts, positive_texts, negative_texts] } = loaded;
     let (n, side, word_len) = (batch.n, batch.shape.input_size, batch.shape.word_len);
-    if n == 0 {
-        let why = batch.bad.first().map(|bad| format!("; {}: {}", bad.name, bad.error)).unwrap_or_default();
-        return Err(refused(format!("no sample of this batch can be read{why}")));
-    }
     let entries = PyDict::new(py);
     entries.set_item("images", pixel_array(py, batch.images, &[n, 3, side, side])?)?;
     entries.set_item("masks", pixel_array(py, batch.masks, &[n, 1, side, side])?)?;

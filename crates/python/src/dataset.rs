@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::PyArrayDyn;
-use pyo3::exceptions::PyKeyError;
+use pyo3::exceptions::{PyFileNotFoundError, PyKeyError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use refcoco::Mask;
@@ -19,7 +19,7 @@ use crate::threads::shared_pool;
 ///
 /// name: such as "refcoco"; `talent-data list` shows all. data_root: the folder of the data sets, "datasets" by default.
 /// Raises FileNotFoundError where files are missing, and DataError, with file and record, where they cannot be used.
-#[pyclass(frozen, module = "talent_ris")]
+#[pyclass(frozen, weakref, module = "talent_ris")]
 pub(crate) struct Dataset {
     name: String,
     data_root: PathBuf,
@@ -67,6 +67,11 @@ impl Dataset {
     #[pyo3(signature = (name, data_root = None))]
     fn new(py: Python<'_>, name: String, data_root: Option<PathBuf>) -> PyResult<Self> {
         let data_root = data_root.unwrap_or_else(|| command_kit::DEFAULT_DATA_ROOT.into());
+        // RefShapes would be generated there.
+        if !data_root.is_dir() {
+            let what = format!("data_root {}: there is no such folder", data_root.display());
+            return Err(PyFileNotFoundError::new_err(what));
+        }
         let pool = shared_pool(py)?;
         let opened = detached(py, &pool, || {
             refcoco::check_memory_rule()?;
@@ -87,6 +92,11 @@ impl Dataset {
 
     fn __repr__(&self) -> String {
         format!("Dataset({:?}, {:?}): {} refs", self.name, self.data_root, self.inner().refs.len())
+    }
+
+    /// Number of refs.
+    fn __len__(&self) -> usize {
+        self.inner().refs.len()
     }
 
     /// Name of the data set.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use command_kit::{measure_mask, measure_probabilities};
 use metrics::{Evaluated, SplitReport};
-use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::exceptions::{PyFileNotFoundError, PyKeyError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use refcoco::evaluation::{Query, queries};
 use run_files::{PredictionLine, Predictions, key_of};
@@ -28,7 +29,7 @@ struct Answer {
 /// gRefCOCO's metrics, and all of them by group.
 ///
 /// threshold: a probability above it is foreground; the official evaluation takes 0.35.
-#[pyclass(module = "talent_ris")]
+#[pyclass(frozen, weakref, module = "talent_ris")]
 pub(crate) struct Evaluator {
     dataset: Py<Dataset>,
     split: String,
@@ -36,11 +37,15 @@ pub(crate) struct Evaluator {
     queries: Vec<Query>,
     /// Places of the queries by ref_id and sent_id.
     places: BTreeMap<(i64, i64), usize>,
-    /// By place, so that the order of updates does not matter.
-    answers: BTreeMap<usize, Answer>,
+    /// By place, so that the order of updates does not matter. Locked for moments: threads may update the same evaluator.
+    answers: Mutex<BTreeMap<usize, Answer>>,
 }
 
 impl Evaluator {
+    fn answers(&self) -> MutexGuard<'_, BTreeMap<usize, Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn place(&self, ref_id: i64, sent_id: i64) -> PyResult<usize> {
         self.places.get(&(ref_id, sent_id)).copied().ok_or_else(|| {
             let split = &self.split;
@@ -50,9 +55,9 @@ impl Evaluator {
         })
     }
 
-    fn unanswered(&self) -> Option<String> {
-        let n = self.queries.len() - self.answers.len();
-        let first = (0..self.queries.len()).find(|place| !self.answers.contains_key(place))?;
+    fn unanswered(&self, answers: &BTreeMap<usize, Answer>) -> Option<String> {
+        let n = self.queries.len() - answers.len();
+        let first = (0..self.queries.len()).find(|place| !answers.contains_key(place))?;
         let (ref_id, sent_id) = key_of(self.dataset.get().inner(), &self.queries[first]);
         let (split, all) = (&self.split, self.queries.len());
         Some(format!(
@@ -90,17 +95,17 @@ impl Evaluator {
             threshold,
             queries,
             places,
-            answers: BTreeMap::new(),
+            answers: Mutex::default(),
         })
     }
 
     fn __repr__(&self) -> String {
-        format!("Evaluator({:?}): {} of {} expressions", self.split, self.answers.len(), self.queries.len())
+        format!("Evaluator({:?}): {} of {} expressions", self.split, self.answers().len(), self.queries.len())
     }
 
     /// Number of expressions with a prediction.
     fn __len__(&self) -> usize {
-        self.answers.len()
+        self.answers().len()
     }
 
     /// (ref_id, sent_id, text) of every expression of the split.
@@ -118,7 +123,7 @@ impl Evaluator {
     ///
     /// x: bool or uint8 [height, width] is a mask, floats are probabilities, in the pixels of the image; map_to_image brings
     /// probabilities over the network's square there.
-    fn update(&mut self, py: Python<'_>, ref_id: i64, sent_id: i64, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn update(&self, py: Python<'_>, ref_id: i64, sent_id: i64, x: &Bound<'_, PyAny>) -> PyResult<()> {
         let place = self.place(ref_id, sent_id)?;
         let (query, threshold) = (&self.queries[place], self.threshold);
         let dataset = self.dataset.get().inner();
@@ -148,13 +153,13 @@ impl Evaluator {
         })?;
         let (evaluated, mask) = measured.map_err(data_error)?;
         let line = PredictionLine::new((ref_id, sent_id), &mask).to_string();
-        self.answers.insert(place, Answer { evaluated, line });
+        self.answers().insert(place, Answer { evaluated, line });
         Ok(())
     }
 
     /// Adds what another evaluator of the same split has measured, for example in another process. Both may have an expression if they
     /// agree.
-    fn merge(&mut self, other: PyRef<'_, Self>) -> PyResult<()> {
+    fn merge(&self, other: &Self) -> PyResult<()> {
         let (mine, theirs) = (self.dataset.get(), other.dataset.get());
         let same = mine.inner().descriptor.name == theirs.inner().descriptor.name
             && self.split == other.split
@@ -165,15 +170,18 @@ impl Evaluator {
                 "the other evaluator has another data set, split or threshold; both must be the same",
             ));
         }
-        for (place, answer) in &other.answers {
-            if self.answers.get(place).is_some_and(|own| own != answer) {
-                let (ref_id, sent_id) = key_of(mine.inner(), &self.queries[*place]);
-                return Err(PyValueError::new_err(format!(
-                    "both have a prediction for ref_id {ref_id}, sent_id {sent_id}, and they differ"
-                )));
-            }
+        // Copied: the other one may be this one.
+        let others = other.answers().clone();
+        let mut answers = self.answers();
+        if let Some((place, _)) =
+            others.iter().find(|(place, answer)| answers.get(*place).is_some_and(|own| own != *answer))
+        {
+            let (ref_id, sent_id) = key_of(mine.inner(), &self.queries[*place]);
+            return Err(PyValueError::new_err(format!(
+                "both have a prediction for ref_id {ref_id}, sent_id {sent_id}, and they differ"
+            )));
         }
-        self.answers.extend(other.answers.iter().map(|(place, answer)| (*place, answer.clone())));
+        answers.extend(others);
         Ok(())
     }
 
@@ -182,25 +190,40 @@ impl Evaluator {
     /// partial: measure what there is, even if expressions of the split have no prediction.
     #[pyo3(signature = (partial = false))]
     fn compute<'py>(&self, py: Python<'py>, partial: bool) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(what) = self.unanswered().filter(|_| !partial) {
+        let answers = self.answers().clone();
+        if answers.is_empty() && !self.queries.is_empty() {
+            return Err(PyValueError::new_err(format!(
+                "no expression of {} has a prediction yet",
+                self.split
+            )));
+        }
+        if let Some(what) = self.unanswered(&answers).filter(|_| !partial) {
             return Err(PyValueError::new_err(what));
         }
-        let evaluated: Vec<Evaluated> =
-            self.answers.values().map(|answer| answer.evaluated.clone()).collect();
+        let evaluated: Vec<Evaluated> = answers.into_values().map(|answer| answer.evaluated).collect();
         python_of(py, &SplitReport::new(&evaluated))
     }
 
-    /// What was measured for each expression, as dicts: counts of pixels, probability mass, distractors.
+    /// What was measured for each expression, as dicts: its text, IoU, counts of pixels, probability mass, distractors.
     fn records<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let evaluated: Vec<&Evaluated> = self.answers.values().map(|answer| &answer.evaluated).collect();
-        python_of(py, &evaluated)
+        let record = |(place, answer): (&usize, &Answer)| {
+            let mut record = serde_json::to_value(&answer.evaluated)?;
+            record["text"] = self.queries[*place].text.as_str().into();
+            record["iou"] = answer.evaluated.activation.overlap.iou().into();
+            Ok(record)
+        };
+        let records: serde_json::Result<Vec<serde_json::Value>> = self.answers().iter().map(record).collect();
+        python_of(py, &records.map_err(refused)?)
     }
 
     /// Reads masks from a file of predictions, one line per expression:
     /// {"ref_id": 1, "sent_id": 2, "segmentation": {"size": [h, w], "counts": "..."}}. Returns how many are of this split.
-    fn read_predictions(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<usize> {
+    fn read_predictions(&self, py: Python<'_>, path: PathBuf) -> PyResult<usize> {
         let dataset = self.dataset.get().inner();
         let queries = &self.queries;
+        if !path.exists() {
+            return Err(PyFileNotFoundError::new_err(format!("{}: there is no such file", path.display())));
+        }
         let read = detached(py, &*shared_pool(py)?, || {
             use rayon::prelude::*;
             let predictions = Predictions::read(&path, dataset).map_err(|error| error.to_string())?;
@@ -222,28 +245,27 @@ impl Evaluator {
         })?;
         let read = read.map_err(refused)?;
         let n = read.len();
-        self.answers.extend(read);
+        self.answers().extend(read);
         Ok(n)
     }
 
     /// Writes the masks as a file that `read_predictions`, `cargo xtask eval --predictions` and the studio read.
     fn write_predictions(&self, path: PathBuf) -> PyResult<()> {
-        let text: String = self.answers.values().map(|answer| format!("{}\n", answer.line)).collect();
-        whole_file::write(&path, text.as_bytes())
-            .map_err(|error| pyo3::exceptions::PyOSError::new_err(error.to_string()))
+        let text: String = self.answers().values().map(|answer| format!("{}\n", answer.line)).collect();
+        whole_file::write(&path, text.as_bytes()).map_err(|error| PyOSError::new_err(error.to_string()))
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Arguments<'_>, String)> {
-        let answers: Vec<(usize, &Answer)> =
-            self.answers.iter().map(|(place, answer)| (*place, answer)).collect();
+        let held = self.answers();
+        let answers: Vec<(usize, &Answer)> = held.iter().map(|(place, answer)| (*place, answer)).collect();
         let state = serde_json::to_string(&answers).map_err(refused)?;
         let arguments = (self.dataset.clone_ref(py), self.split.as_str(), self.threshold);
         Ok((py.get_type::<Self>().into_any(), arguments, state))
     }
 
-    fn __setstate__(&mut self, state: &str) -> PyResult<()> {
+    fn __setstate__(&self, state: &str) -> PyResult<()> {
         let answers: Vec<(usize, Answer)> = serde_json::from_str(state).map_err(refused)?;
-        self.answers = answers.into_iter().filter(|(place, _)| *place < self.queries.len()).collect();
+        *self.answers() = answers.into_iter().filter(|(place, _)| *place < self.queries.len()).collect();
         Ok(())
     }
 }

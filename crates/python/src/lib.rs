@@ -22,6 +22,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // NumPy's functions are looked up now: where they are first needed, a signal such as Ctrl-C could come in between.
+    numpy::PyArray1::<f32>::from_vec(module.py(), Vec::new());
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DataError", module.py().get_type::<errors::DataError>())?;
     module.add_class::<dataset::Dataset>()?;

@@ -33,6 +33,16 @@ fn check_side(name: &str, side: usize) -> PyResult<()> {
     }
 }
 
+/// A normalisation that gives finite pixels.
+pub(crate) fn check_normalisation(mean: [f32; 3], std: [f32; 3]) -> PyResult<()> {
+    let is_usable = mean.iter().all(|value| value.is_finite())
+        && std.iter().all(|value| value.is_finite() && *value > 0.0);
+    match is_usable {
+        true => Ok(()),
+        false => Err(PyValueError::new_err("normalisation: mean must be finite, and std finite and above 0")),
+    }
+}
+
 /// The image in the network's square: float32 [3, size, size], bicubic, aspect ratio kept, normalised as
 /// (value / 255 - mean) / std.
 ///
@@ -47,6 +57,9 @@ fn letterbox<'py>(
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     check_side("size", size)?;
     let image = image_argument("rgb", rgb)?;
+    if let Some((mean, std, _)) = normalisation {
+        check_normalisation(mean, std)?;
+    }
     let given = normalisation.map(|(mean, std, border)| Normalisation { mean, std, border });
     let pixels = given.unwrap_or(Normalisation::CLIP);
     let out = detached(py, &*shared_pool(py)?, || {

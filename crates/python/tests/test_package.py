@@ -82,6 +82,38 @@ class Batches(unittest.TestCase):
         with self.assertRaises(IndexError):
             batches[len(batches)]
 
+    def test_length_and_index_begin_at_the_start(self):
+        data = dataset()
+        whole = [digest(batch) for batch in data.batches("train", **SETTINGS)]
+        for more in [{"start": 5}, {"start": 1, "worker": (1, 3)}]:
+            batches = data.batches("train", **SETTINGS, **more)
+            first, step = more["start"] + more.get("worker", (0, 1))[0], more.get("worker", (0, 1))[1]
+            self.assertEqual(len(batches), len(whole[first::step]))
+            self.assertEqual([digest(batches[i]) for i in range(len(batches))], whole[first::step])
+            self.assertEqual([digest(batch) for batch in batches], whole[first::step])
+
+    def test_threads_take_turns(self):
+        batches = dataset().batches("train", **SETTINGS)
+        seen, n = [], len(batches)
+        threads = [threading.Thread(target=lambda: seen.extend(b["refs"][0] for b in batches)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            self.assertLessEqual(batches.position, len(batches))
+        self.assertEqual(len(set(seen)), n)
+
+    def test_an_interrupted_wait_loses_no_batch(self):
+        code = (
+            "import os, signal, sys, threading, talent_ris\n"
+            f"batches = talent_ris.Dataset('refshapes', {DATA_ROOT!r}).batches('train', 30, 2000, threads=1)\n"
+            "threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+            "try:\n    next(batches)\nexcept KeyboardInterrupt:\n"
+            "    assert batches.position == 0\n"
+            "    assert next(batches)['refs'] == batches[0]['refs']\n    print('went on')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(done.stdout, "went on\n", done.stderr)
+
     def test_workers_share_the_batches_in_turns(self):
         data = dataset()
         whole = [digest(batch) for batch in data.batches("train", **SETTINGS)]
@@ -171,7 +203,9 @@ class Metrics(unittest.TestCase):
         for name, evaluator in self.evaluators().items():
             self.assertEqual(evaluator.compute(), expected[name])
             self.assertEqual(pickle.loads(pickle.dumps(evaluator)).compute(), expected[name])
-            self.assertEqual(len(evaluator.records()), len(evaluator))
+            records = evaluator.records()
+            self.assertAlmostEqual(100 * np.mean([record["iou"] for record in records]), expected[name]["mIoU"])
+            self.assertEqual([one["text"] for one in records], [text for _, _, text in evaluator.expressions])
 
     def test_merged_parts_are_the_whole(self):
         data = dataset()
@@ -189,6 +223,9 @@ class Metrics(unittest.TestCase):
             parts[0].merge(parts[1])
         with self.assertRaisesRegex(ValueError, "another data set, split or threshold"):
             parts[0].merge(talent_ris.Evaluator(data, "testA"))
+        parts[0].merge(parts[0])
+        with self.assertRaisesRegex(ValueError, "yet"):
+            talent_ris.Evaluator(data, "val").compute(partial=True)
 
     def test_files_of_predictions(self):
         shifted = self.evaluators()["shifted"]
@@ -202,6 +239,8 @@ class Metrics(unittest.TestCase):
                 file.write('{"ref_id": 1}\n')
             with self.assertRaisesRegex(talent_ris.DataError, r"predictions.jsonl.*line"):
                 read.read_predictions(path)
+            with self.assertRaises(FileNotFoundError):
+                read.read_predictions(path + "x")
             with self.assertRaises(OSError):
                 shifted.write_predictions(os.path.join(folder, "no", "such", "folder", "x.jsonl"))
 
@@ -230,6 +269,10 @@ class Errors(unittest.TestCase):
             (ValueError, "word_len", lambda: talent_ris.tokenize("x", 1)),
             (ValueError, "batch_size", lambda: data.batches("train", 0)),
             (ValueError, "rank 2", lambda: data.batches("train", 1, rank=2, world_size=2)),
+            (FileNotFoundError, "no such folder", lambda: talent_ris.Dataset("refshapes", DATA_ROOT + "/nowhere")),
+            (ValueError, "GiB", lambda: data.batches("train", 10**6, 16384)),
+            (ValueError, "threads", lambda: data.batches("train", threads=10**5)),
+            (ValueError, "normalisation", lambda: talent_ris.letterbox(image, 8, ((0, 0, 0), (0, 0, 0), (0, 0, 0)))),
             (ValueError, "on_error", lambda: data.batches("train", 1, on_error="x")),
             (ValueError, "beyond", lambda: data.batches("train", 1, start=10**9)),
             (KeyError, "no expression", lambda: evaluator.update(-1, -1, mask)),
@@ -255,6 +298,13 @@ class Errors(unittest.TestCase):
             with self.assertRaisesRegex(talent_ris.DataError, name):
                 list(data.batches("train", 4, SIDE))
             batches = list(data.batches("train", 4, SIDE, on_error="skip"))
+            single = list(data.batches("train", 1, SIDE, on_error="skip", prefetch=10**12))
+            for found in [batches, single]:
+                self.assertIn(f"refshapes/{bad.ref_id}", [name for batch in found for name, _ in batch["bad"]])
+            stopped = data.batches("train", 4, SIDE)
+            for _ in range(2):
+                with self.assertRaises(talent_ris.DataError):
+                    list(stopped)
             left_out = [name for batch in batches for name, _ in batch["bad"]]
             self.assertIn(f"refshapes/{bad.ref_id}", left_out)
             for batch in batches:

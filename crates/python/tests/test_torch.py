@@ -33,6 +33,13 @@ class Loader(unittest.TestCase):
                 loader = DataLoader(what, batch_size=None, num_workers=2, multiprocessing_context=method)
                 self.assertEqual([digest(batch) for batch in loader], expected, (what, method))
 
+    def test_a_loader_goes_on_in_the_middle(self):
+        data = dataset()
+        expected = [digest(batch) for batch in data.batches("train", **SETTINGS)][5:]
+        for n in [0, 2]:
+            loader = DataLoader(data.batches("train", start=5, **SETTINGS), batch_size=None, num_workers=n)
+            self.assertEqual([digest(batch) for batch in loader], expected, n)
+
     def test_tensors_share_memory(self):
         images = next(dataset().batches("train", **SETTINGS))["images"]
         tensor = torch.from_numpy(images)

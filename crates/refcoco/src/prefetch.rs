@@ -1,5 +1,6 @@
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -8,6 +9,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Prefetch<T> {
     receiver: Option<Receiver<Result<T>>>,
+    /// A value that was waited for.
+    ready: Option<Result<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,7 +31,22 @@ impl<T: Send + 'static> Prefetch<T> {
                 }
             }
         });
-        Self { receiver: Some(receiver), thread: Some(thread) }
+        Self { receiver: Some(receiver), ready: None, thread: Some(thread) }
+    }
+
+    /// Waits for the next value, but not longer than this. Whether [`Iterator::next`] will return at once.
+    pub fn wait(&mut self, at_most: Duration) -> bool {
+        if self.ready.is_none()
+            && let Some(receiver) = &self.receiver
+        {
+            match receiver.recv_timeout(at_most) {
+                Ok(value) => self.ready = Some(value),
+                Err(RecvTimeoutError::Timeout) => return false,
+                // The end, which `next` tells.
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        true
     }
 }
 
@@ -36,6 +54,9 @@ impl<T> Iterator for Prefetch<T> {
     type Item = Result<T>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(value) = self.ready.take() {
+            return Some(value);
+        }
         if let Ok(value) = self.receiver.as_ref()?.recv() {
             return Some(value);
         }
@@ -69,6 +90,20 @@ mod tests {
         let found: Vec<_> = Prefetch::new((0..6).collect(), 2, fails_at_three).collect();
         assert_eq!(found.iter().flatten().copied().collect::<Vec<_>>(), [0, 10, 20]);
         assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn waiting_takes_nothing_away() {
+        let slow = |&job: &i32| {
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(job)
+        };
+        let mut prefetch = Prefetch::new(vec![1, 2], 1, slow);
+        assert!(!prefetch.wait(Duration::from_millis(1)));
+        while !prefetch.wait(Duration::from_millis(10)) {}
+        assert!(prefetch.wait(Duration::ZERO));
+        let found: Vec<i32> = prefetch.map(Result::unwrap).collect();
+        assert_eq!(found, [1, 2]);
     }
 
     #[test]

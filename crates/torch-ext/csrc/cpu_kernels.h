@@ -4,11 +4,15 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <string>
 
 namespace talent::cpu {
 
 // Enables or disables the kernels. They are enabled at first.
 void serve(bool serve);
+
+// Which kernels serve on this processor, in words.
+std::string described();
 
 // x w^T (+ bias), see `talent::linear`.
 std::optional<at::Tensor> linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias);

@@ -4,6 +4,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/native/CPUBlas.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <atomic>
@@ -36,6 +37,14 @@ std::atomic<bool> serving{true};
 } // namespace
 
 void cpu::serve(bool serve) { serving = serve; }
+
+std::string cpu::described() {
+  if (!serves_cpu())
+    return "libtorch's own";
+  const bool packs = at::native::cpublas::could_pack(at::kBFloat16);
+  return std::string("products ") + (has_onednn() ? "oneDNN" : "libtorch") +
+         ", attention in float32 by blocks, attention in bf16 " + (packs ? "by blocks with matrix instructions" : "libtorch");
+}
 
 // A trace would not see what these kernels write.
 bool serves_cpu() { return serving && !torch::jit::tracer::isTracing(); }

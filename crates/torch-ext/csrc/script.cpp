@@ -20,8 +20,14 @@ namespace {
 
 namespace jit = torch::jit;
 
+// Modules without the attribute cannot be frozen.
+jit::Module module_in_eval_mode(jit::Module made) {
+  made.register_attribute("training", c10::BoolType::get(), false);
+  return made;
+}
+
 struct Trace {
-  jit::Module module{"Talent"};
+  jit::Module module = module_in_eval_mode(jit::Module("Talent"));
   std::shared_ptr<jit::tracer::TracingState> state = std::make_shared<jit::tracer::TracingState>();
   jit::Value *pixels = nullptr;
   int64_t batch = 0;
@@ -60,7 +66,8 @@ private:
       return known->second;
     const auto dot = path.rfind('.');
     auto parent = module(dot == std::string::npos ? "" : path.substr(0, dot));
-    jit::Module made("Part_" + std::to_string(modules_.size()), parent._ivalue()->compilation_unit());
+    const auto type = "Part_" + std::to_string(modules_.size());
+    auto made = module_in_eval_mode(jit::Module(type, parent._ivalue()->compilation_unit()));
     parent.register_module(dot == std::string::npos ? path : path.substr(dot + 1), made);
     modules_.emplace(path, made);
     return made;
@@ -231,7 +238,6 @@ char *talent_trace_save(void *trace, void *other, const char *path, const char *
     const auto function = made.module._ivalue()->compilation_unit()->create_function(
         c10::QualifiedName(*type->name(), "forward"), graph);
     type->addMethod(function);
-    made.module.eval();
     made.module.save(path, {{note_name, note}});
   });
 }

@@ -7,6 +7,7 @@
 #include "transfer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -249,6 +250,10 @@ void talent_download_free(void *download) { delete static_cast<talent::Download 
 
 char *talent_version(char **text) {
   return guarded([&] { *text = copy_text(TORCH_VERSION); });
+}
+
+char *talent_cpu_description(char **text) {
+  return guarded([&] { *text = copy_text((at::get_cpu_capability() + ": " + talent::cpu::described()).c_str()); });
 }
 
 void talent_free(char *text) { free(text); }

@@ -65,5 +65,7 @@ char *talent_download_start(void *xs, void **download);
 char *talent_download_wait(void *download, void **result);
 void talent_download_free(void *download);
 char *talent_version(char **text);
+// Vector instructions that libtorch uses, and kernels of this shim that serve.
+char *talent_cpu_description(char **text);
 void talent_free(char *text);
 }

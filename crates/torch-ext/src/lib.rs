@@ -71,6 +71,14 @@ pub fn version() -> Result<String, ShimError> {
     shim::version()
 }
 
+/// Vector instructions that libtorch uses on this CPU, and which kernels serve there, for example `AVX512: products oneDNN, ...`.
+///
+/// # Errors
+/// When libtorch reports an error.
+pub fn cpu_kernels() -> Result<String, ShimError> {
+    shim::cpu_description()
+}
+
 /// Peak bytes allocated on a CUDA device so far; 0 on CPU.
 ///
 /// # Errors

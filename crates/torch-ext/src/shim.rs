@@ -74,6 +74,7 @@ unsafe extern "C" {
     fn talent_download_wait(download: *mut c_void, result: *mut *mut C_tensor) -> *mut c_char;
     fn talent_download_free(download: *mut c_void);
     fn talent_version(text: *mut *mut c_char) -> *mut c_char;
+    fn talent_cpu_description(text: *mut *mut c_char) -> *mut c_char;
     fn talent_free(text: *mut c_void);
 }
 
@@ -338,6 +339,13 @@ impl Drop for Download {
         // SAFETY: made by `start`, freed once.
         unsafe { talent_download_free(self.0) }
     }
+}
+
+pub(crate) fn cpu_description() -> Result<String, ShimError> {
+    let mut text = std::ptr::null_mut();
+    // SAFETY: the pointer is valid for writes.
+    check(unsafe { talent_cpu_description(&mut text) })?;
+    Ok(owned(text))
 }
 
 pub(crate) fn version() -> Result<String, ShimError> {

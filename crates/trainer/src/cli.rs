@@ -57,7 +57,7 @@ enum Command {
     Predict(PredictArgs),
     /// Try models, browse data sets and compare predictions on a local web page
     Studio(StudioCommand),
-    /// Write a checkpoint's network as a plain official state dictionary
+    /// Write a checkpoint's network as an official state dictionary, a TorchScript module, or a folder to upload
     Export(ExportArgs),
     /// Compare with recordings of the official implementation
     Parity(ParityArgs),

@@ -39,6 +39,8 @@ class Dataset:
     def name(self) -> str: ...
     @property
     def splits(self) -> list[str]: ...
+    def __len__(self) -> int:
+        """Number of refs."""
     def refs(self, split: str | None = None) -> list[Ref]:
         """Refs of a split, or all, in the order of the file."""
     def image(self, image_id: int) -> NDArray[np.uint8]:
@@ -84,7 +86,7 @@ class Dataset:
 
 @final
 class Batches:
-    """An iterator over the batches of an epoch. len() is their number; batches[i] is the i-th, wherever the iterator is."""
+    """An iterator over the batches of one epoch from `start` on. len() is their number; batches[i] is the i-th, wherever the iterator is."""
 
     def __iter__(self) -> Batches: ...
     def __next__(self) -> Batch: ...
@@ -92,7 +94,7 @@ class Batches:
     def __getitem__(self, index: int, /) -> Batch: ...
     @property
     def position(self) -> int:
-        """Number of batches of this rank that are done in this epoch."""
+        """Number of batches of this rank's epoch that the iterator has passed. A DataLoader takes batches[i] and does not move it."""
 
 @final
 class Evaluator:
@@ -117,19 +119,19 @@ class Evaluator:
     def compute(self, partial: bool = False) -> dict[str, Any]:
         """All metrics in percent, with "groups". Raises ValueError while expressions have no prediction, unless partial."""
     def records(self) -> list[dict[str, Any]]:
-        """What was measured for each expression: counts of pixels, probability mass, distractors."""
+        """What was measured for each expression: its text, IoU, counts of pixels, probability mass, distractors."""
     def read_predictions(self, path: str | PathLike[str]) -> int:
         """Reads masks from a JSONL file; returns how many are of this split."""
     def write_predictions(self, path: str | PathLike[str]) -> None:
         """Writes the masks as a JSONL file, whole or not at all."""
 
-def letterbox(rgb: ArrayLike, size: int, normalisation: Normalisation | None = None) -> NDArray[np.float32]:
+def letterbox(rgb: NDArray[np.uint8], size: int, normalisation: Normalisation | None = None) -> NDArray[np.float32]:
     """The image (uint8 [height, width, 3]) in the network's square: [3, size, size], bicubic, normalised."""
 
-def letterbox_mask(mask: ArrayLike, size: int) -> NDArray[np.float32]:
+def letterbox_mask(mask: NDArray[np.bool_ | np.integer[Any]], size: int) -> NDArray[np.float32]:
     """A mask in the network's square: [size, size], 0 to 1, bilinear."""
 
-def map_to_image(probabilities: ArrayLike, size: Sequence[int]) -> NDArray[np.float32]:
+def map_to_image(probabilities: NDArray[np.floating[Any]], size: Sequence[int]) -> NDArray[np.float32]:
     """Probabilities over the network's square [S, S] in the pixels of the image, [height, width], bicubic; size: (height, width)."""
 
 def tokenize(text: str | Sequence[str], word_len: int = 17) -> NDArray[np.int64]:
@@ -138,7 +140,7 @@ def tokenize(text: str | Sequence[str], word_len: int = 17) -> NDArray[np.int64]
 def decode_mask(segmentation: Any, size: Sequence[int] | None = None) -> NDArray[np.bool_]:
     """A COCO segmentation as [height, width]: run lengths, or polygons, which need size=(height, width)."""
 
-def encode_mask(mask: ArrayLike) -> dict[str, Any]:
+def encode_mask(mask: NDArray[np.bool_ | np.integer[Any]]) -> dict[str, Any]:
     """A mask as COCO's compressed run lengths: {"size": [height, width], "counts": str}."""
 
 def data_command(args: Sequence[str | PathLike[str]]) -> int: ...

@@ -20,7 +20,7 @@ use crate::config::{self, Config, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
 use crate::pretrain::{ensure_current, pretrain};
-use crate::train::SharedFlags;
+use crate::train::{SharedFlags, tell_processors};
 
 #[derive(Debug, Args)]
 pub(crate) struct AblateArgs {
@@ -256,12 +256,24 @@ impl Machines {
         } else {
             args.machine.device.clone()
         };
-        // Cells that train in parallel share the CPU cores.
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let n_processes = self.jobs * args.nproc;
-        let threads = args.machine.threads.or((n_processes > 1).then(|| (cores / n_processes).max(1)));
+        let threads = self.threads(args);
         Worker { plan, args, device, first_device: index * args.nproc, threads, interrupt }
     }
+
+    /// Threads of each process; `None` for one per core. Cells that train in parallel share the CPU cores.
+    fn threads(&self, args: &AblateArgs) -> Option<usize> {
+        let n_processes = self.jobs * args.nproc;
+        args.machine.threads.or((n_processes > 1).then(|| (cores() / n_processes).max(1)))
+    }
+
+    /// Threads of all processes together.
+    fn n_threads(&self, args: &AblateArgs) -> usize {
+        self.threads(args).map_or_else(cores, |threads| threads * self.jobs * args.nproc)
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Trains the unfinished cells.
@@ -283,6 +295,7 @@ fn run_all(
         plan.seeds.len(),
         cells.len() - n_todo
     );
+    tell_processors(machines.n_threads(args));
     let interrupt = Interrupt::listen()?;
     let started = Instant::now();
     let live = Live::new(|| cell::table(cells));

@@ -212,6 +212,7 @@ impl BenchReport<'_> {
                 "peak_rss_mib": self.peak_mib, "flops": flops, "gflops_per_s": rate / 1e9,
                 "matmul_gflops_per_s": peak / 1e9, "matmul_share": rate / peak, "threads": threads, "dtype": dtype,
                 "device": format!("{device:?}"), "stages": stages,
+                "cpu": cpu_model(), "cpu_kernels": torch_ext::cpu_kernels()?,
             });
             if let (Some(report), Value::Object(figures)) = (report.as_object_mut(), figures) {
                 report.extend(figures);
@@ -223,6 +224,9 @@ impl BenchReport<'_> {
         let head: Vec<String> = head.map(|(key, value)| format!("{key} {}", plain(value))).collect();
         outln!("{}", head.join(", "));
         outln!("{device:?}, {threads} threads, products in {dtype}");
+        if device == Device::Cpu {
+            outln!("{}; {}", cpu_model(), torch_ext::cpu_kernels()?);
+        }
         outln!(
             "{median:.4} s, median of {} ({:.4} to {:.4}); {:.3} samples/s; peak memory {:.0} MiB",
             measured.seconds.len(),
@@ -243,6 +247,14 @@ impl BenchReport<'_> {
         }
         Ok(())
     }
+}
+
+/// The CPU's name, as the system gives it.
+fn cpu_model() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(": "))
+        .map_or_else(|| "unknown CPU".to_owned(), |(_, name)| name.to_owned())
 }
 
 fn plain(value: &Value) -> String {

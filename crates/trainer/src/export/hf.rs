@@ -70,7 +70,7 @@ fn card(checkpoint: &Path, meta: &Meta, sha256: &str) -> String {
     let cfg = &meta.config;
     let datasets: Vec<&str> = cfg.data.datasets.iter().map(String::as_str).collect();
     let mut card = format!(
-        "---\nlibrary_name: talent\npipeline_tag: image-segmentation\nlicense: other\ntags:\n- referring-image-segmentation\n- talent\ndatasets:\n{}---\n\n\
+        "---\nlibrary_name: talent\npipeline_tag: image-segmentation\nlicense: other\nlicense_name: see-licences-below\nlicense_link: README.md\ntags:\n- referring-image-segmentation\n- talent\ndatasets:\n{}---\n\n\
          # Referring image segmentation with TALENT\n\n\
          An image and an expression (\"second zebra from the right\") give the mask of that one object. Method: \"Target-aware Efficient \
          Tuning for Referring Image Segmentation\", arXiv 2604.00609.\n\n",
@@ -81,8 +81,8 @@ fn card(checkpoint: &Path, meta: &Meta, sha256: &str) -> String {
         card,
         "- trained on: {}, seed {}, {} steps, batch size {}\n- input: {side} x {side} pixels, {} token ids; a probability above {} is foreground\n\
          - SHA-256 of {MODEL_FILE}: `{sha256}`\n\n\
-         ## Use\n\n```sh\ncargo xtask predict --checkpoint THIS_FOLDER --image photo.jpg --text \"left zebra\" --out out\n\
-         cargo xtask eval --checkpoint THIS_FOLDER --split testA\ncargo xtask train --init THIS_FOLDER --dataset mine --run-dir runs/mine\n\
+         ## Use\n\nWith talent {version}:\n\n```sh\ncargo xtask predict --checkpoint THIS_FOLDER --image photo.jpg --text \"left zebra\" --out out\n\
+         cargo xtask eval --checkpoint THIS_FOLDER --data-root DATA --split testA\ncargo xtask train --init THIS_FOLDER --data-root DATA --dataset mine --run-dir runs/mine\n\
          cargo xtask export --checkpoint THIS_FOLDER --format torchscript --to model.pt   # for torch.jit.load\n```\n\n",
         datasets.join(", "),
         cfg.seed,
@@ -91,13 +91,20 @@ fn card(checkpoint: &Path, meta: &Meta, sha256: &str) -> String {
         shape.word_len,
         cfg.eval.threshold,
         side = shape.input_size,
+        version = env!("CARGO_PKG_VERSION"),
     );
     card.push_str(&metrics(checkpoint));
     card.push_str(&licences(cfg));
+    // Not where it lies on somebody's disk.
+    let shown = match checkpoint.file_name().filter(|_| checkpoint.is_absolute()) {
+        Some(name) => Path::new(name),
+        None => checkpoint,
+    };
     let _ = write!(
         card,
-        "## Made by\n\n```sh\ncargo xtask export --checkpoint {} --format hf --to THIS_FOLDER\n```\n",
-        checkpoint.display()
+        "## Made by\n\n```sh\ncargo xtask export --checkpoint {} --format hf --to THIS_FOLDER\n```\n\n\
+         ## Citation\n\n\"Target-aware Efficient Tuning for Referring Image Segmentation\", CVPR 2026 Findings, arXiv 2604.00609.\n",
+        shown.display()
     );
     card
 }
@@ -111,7 +118,7 @@ fn metrics(checkpoint: &Path) -> String {
         return "## Metrics\n\nThis checkpoint does not lie in a finished run as its best model, so that its metrics are not known here.\n\n".to_owned();
     };
     let mut text = String::from(
-        "## Metrics\n\nIn percent, with 95 % intervals (bootstrap over refs). NTA mass: share of the probability mass on objects of the \
+        "## Metrics\n\nIn percent, with 95 % intervals (bootstrap over refs), of the evaluation at the end of the run, on that many expressions. NTA mass: share of the probability mass on objects of the \
          category that lies on objects that were not referred to.\n\n\
          | split | mIoU | oIoU | NTA mass | expressions |\n|---|---|---|---|---|\n",
     );

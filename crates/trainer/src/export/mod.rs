@@ -56,7 +56,7 @@ pub(crate) struct ExportForm {
     pub(crate) peft: Option<PathBuf>,
 }
 
-/// Writes a checkpoint's network as a plain state dictionary in safetensors, its LoRA matrices in `peft`'s folders, or both.
+/// Writes a checkpoint's network in a [`Format`], its LoRA matrices in `peft`'s folders, or both.
 pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -> Result<()> {
     if let (Some(to), Some(wanted)) = (&form.to, form.format.extension()) {
         ensure!(
@@ -75,7 +75,7 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
     let Some(meta) = verified_meta(checkpoint)? else {
         ensure!(
             !form.merge && form.peft.is_none() && form.format == Format::Safetensors,
-            "{}: it is no checkpoint of this program: its config is not known, and it has no LoRA matrices",
+            "{}: it is no checkpoint of this program, and --format, --merge and --peft need one; `train --init` with --config makes one of it",
             checkpoint.display()
         );
         return write_network(form, foreign_tensors(checkpoint)?);
@@ -83,6 +83,10 @@ pub(crate) fn export(checkpoint: &Path, form: &ExportForm, root: &EncoderRoot) -
     for encoder in [&meta.encoders.image, &meta.encoders.text].into_iter().flatten() {
         refuse_source(&root.find(&encoder.path))?;
     }
+    ensure!(
+        form.peft.is_none() || form.format == Format::Safetensors,
+        "--peft goes with --format safetensors; the folder of --format hf has the matrices already"
+    );
     let is_lora = meta.config.model.tuning == Tuning::Lora;
     ensure!(is_lora || !form.merge, "--merge: this network has no LoRA matrices (model.tuning is not lora)");
     let load = || -> Result<Talent> {

@@ -49,8 +49,10 @@ pub(super) fn write(to: &Path, cfg: &Config, models: [&Talent; 2]) -> Result<()>
     let traces = [record(models[0], RECORDED[0])?, record(models[1], RECORDED[1])?];
     let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let partial = tempfile::Builder::new().prefix(".export.").suffix(".pt").tempfile_in(folder);
+    // A folder, since the archive repeats the file's name inside.
+    let partial = tempfile::Builder::new().prefix(".export.").tempdir_in(folder);
     let partial = partial.with_context(|| folder.display().to_string())?;
+    let file = partial.path().join(to.file_name().unwrap_or_default());
     let shape = sample_shape(&cfg.model);
     let note = json!({
         "input_size": shape.input_size,
@@ -61,15 +63,15 @@ pub(super) fn write(to: &Path, cfg: &Config, models: [&Talent; 2]) -> Result<()>
         "std": shape.pixels.std,
         "border": shape.pixels.border,
     });
-    traces[0].save(&traces[1], partial.path(), (NOTE, &note.to_string()))?;
-    let difference = difference(partial.path(), cfg, models[0])?;
+    traces[0].save(&traces[1], &file, (NOTE, &note.to_string()))?;
+    let difference = difference(&file, cfg, models[0])?;
     ensure!(
         difference <= TOLERANCE,
         "{}: the module's probabilities differ from the network's by {difference:e}; nothing was written",
         to.display()
     );
-    partial.as_file().sync_all().with_context(|| to.display().to_string())?;
-    partial.persist(to).map_err(|error| error.error).with_context(|| to.display().to_string())?;
+    std::fs::File::open(&file).and_then(|file| file.sync_all()).with_context(|| to.display().to_string())?;
+    std::fs::rename(&file, to).with_context(|| to.display().to_string())?;
     errln!(
         "{}: forward(pixels [b, 3, {side}, {side}], ids [b, {words}]); differs from the network by at most {difference:.1e}",
         to.display(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use cli_kit::errln;
+use cli_kit::{Processors, errln};
 use command_kit::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, BatchPlan, Buffers, OnError, Prefetch, RefAt, training_batches};
@@ -48,7 +48,17 @@ use crate::tensorboard::EventFile;
 pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
     let device = options.machine.set_up()?;
     let processes = Processes::join(&cfg, device)?;
+    if processes.size() == 1 {
+        tell_processors(tch::get_num_threads().max(1) as usize);
+    }
     processes.carry_out(|| train_together(cfg, options, device, &processes))
+}
+
+/// Prints what makes this machine slower than it could be.
+pub(crate) fn tell_processors(n_threads: usize) {
+    for note in Processors::here().notes(n_threads) {
+        errln!("note: {note}");
+    }
 }
 
 fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: &Processes) -> Result<()> {
