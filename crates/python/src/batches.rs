@@ -10,141 +10,21 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyDict;
 use rayon::ThreadPool;
-use refcoco::letterbox::Normalisation;
-use refcoco::sampler::{Negatives, draw_expressions, epoch_order};
-use refcoco::training_mix::training_mix;
-use refcoco::{Batch, Buffers, OnError, Prefetch, RefAt, SampleOptions, SampleShape, load_batch};
+use refcoco::sampler::draw_expressions;
+use refcoco::{Batch, Buffers, Prefetch, RefAt, SampleOptions, SampleShape, load_batch};
 
 use crate::arrays::{array_of, pixel_array};
+use crate::batch_settings::Settings;
 use crate::dataset::Dataset;
 use crate::errors::{data_error, detached, refused};
 use crate::threads::{OfProcess, loader_worker, new_pool, shared_pool};
-use crate::transforms::{MOST_PIXELS_A_SIDE, check_normalisation, clip};
-
-/// Largest number of threads that can be asked for.
-const MOST_THREADS: usize = 1024;
-
-/// Largest size of a batch's pixels in GiB: images and masks in float32.
-const MOST_GIB: f64 = 32.0;
+use crate::transforms::clip;
 
 /// Largest number of batches that are prepared ahead.
 const MOST_PREFETCHED: usize = 64;
 
 /// How long a wait for a batch goes on before signals such as Ctrl-C are looked at.
 const PATIENCE: Duration = Duration::from_millis(50);
-
-/// What `Dataset.batches` was called with.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) split: String,
-    pub(crate) batch_size: usize,
-    pub(crate) input_size: usize,
-    pub(crate) word_len: usize,
-    pub(crate) seed: u64,
-    pub(crate) rank: usize,
-    pub(crate) world_size: usize,
-    pub(crate) epoch: u64,
-    pub(crate) start: usize,
-    pub(crate) shuffle: bool,
-    pub(crate) drop_last: bool,
-    pub(crate) worker: Option<(usize, usize)>,
-    pub(crate) threads: Option<usize>,
-    pub(crate) prefetch: usize,
-    pub(crate) on_error: String,
-    pub(crate) negatives: String,
-    pub(crate) normalisation: Option<([f32; 3], [f32; 3], [u8; 3])>,
-}
-
-/// A word of a setting that is an enum in Rust.
-fn choice<T: serde::de::DeserializeOwned>(name: &str, word: &str, known: &str) -> PyResult<T> {
-    serde_json::from_value(serde_json::Value::from(word))
-        .map_err(|_| PyValueError::new_err(format!("{name} must be {known}, not \"{word}\"")))
-}
-
-impl Settings {
-    fn check(&self) -> PyResult<()> {
-        let at_least_one = [
-            ("batch_size", self.batch_size),
-            ("input_size", self.input_size),
-            ("world_size", self.world_size),
-            ("threads", self.threads.unwrap_or(1)),
-        ];
-        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(PyValueError::new_err(format!("{name} must be at least 1")));
-        }
-        if self.input_size > MOST_PIXELS_A_SIDE {
-            let what = format!("input_size must be at most {MOST_PIXELS_A_SIDE}, not {}", self.input_size);
-            return Err(PyValueError::new_err(what));
-        }
-        if self.threads.unwrap_or(1) > MOST_THREADS {
-            return Err(PyValueError::new_err(format!("threads must be at most {MOST_THREADS}")));
-        }
-        let gib = 16.0 * self.batch_size as f64 * (self.input_size as f64).powi(2) / f64::from(1 << 30);
-        if gib > MOST_GIB {
-            let what =
-                format!("a batch of batch_size {} takes {gib:.0} GiB, more than {MOST_GIB}", self.batch_size);
-            return Err(PyValueError::new_err(what));
-        }
-        if let Some((mean, std, _)) = self.normalisation {
-            check_normalisation(mean, std)?;
-        }
-        if !(2..=4096).contains(&self.word_len) {
-            let what = format!("word_len must be 2 to 4096, not {}", self.word_len);
-            return Err(PyValueError::new_err(what));
-        }
-        if self.rank >= self.world_size {
-            let what = format!("rank {} is not below world_size {}", self.rank, self.world_size);
-            return Err(PyValueError::new_err(what));
-        }
-        match self.worker {
-            Some((worker, n)) if worker >= n => {
-                Err(PyValueError::new_err(format!("worker {worker} is not below the number of workers, {n}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn shape(&self) -> SampleShape {
-        let given = self.normalisation.map(|(mean, std, border)| Normalisation { mean, std, border });
-        SampleShape {
-            input_size: self.input_size,
-            word_len: self.word_len,
-            pixels: given.unwrap_or(Normalisation::CLIP),
-        }
-    }
-
-    fn options(&self) -> PyResult<SampleOptions> {
-        let on_error: OnError = choice("on_error", &self.on_error, "\"stop\" or \"skip\"")?;
-        let known = "\"any-object\" or \"same-category\"";
-        let negatives: Negatives = choice("negatives", &self.negatives, known)?;
-        Ok(SampleOptions { on_error, negatives, ..SampleOptions::default() })
-    }
-
-    /// The refs of this rank's batches. Every `world_size` batches of `batch_size` are one batch of all ranks, in the order of the
-    /// trainer; the rank takes its part of each.
-    fn plan(&self, dataset: &[refcoco::Dataset]) -> refcoco::Result<Vec<Vec<RefAt>>> {
-        let refs = match self.split.as_str() {
-            // As for training: without images that an evaluation split has, too.
-            "train" => training_mix(dataset, false)?.refs,
-            split => {
-                let all = dataset[0].split(split)?.into_iter();
-                let asked = all.filter(|&index| !dataset[0].refs[index].expressions.is_empty());
-                asked.map(|index| RefAt { dataset: 0, index }).collect()
-            }
-        };
-        let order = match self.shuffle {
-            true => epoch_order(self.seed, self.epoch, refs.len()),
-            false => (0..refs.len()).collect(),
-        };
-        let batches = order.chunks(self.batch_size.saturating_mul(self.world_size));
-        let mine = batches.filter_map(|batch| {
-            let is_whole = batch.len() == self.batch_size * self.world_size;
-            let part = batch.chunks(self.batch_size).nth(self.rank)?;
-            (is_whole || !self.drop_last).then(|| part.iter().map(|&place| refs[place]).collect())
-        });
-        Ok(mine.collect())
-    }
-}
 
 /// What preparing a batch needs.
 #[derive(Clone)]
@@ -209,6 +89,8 @@ pub(crate) struct Batches {
     /// All batches of this rank's epoch.
     plan: Arc<Vec<Vec<RefAt>>>,
     position: AtomicUsize,
+    /// Threads of its own, once they are needed.
+    pool: Mutex<Option<OfProcess<Arc<ThreadPool>>>>,
     /// Locked while a batch is waited for: threads that share the iterator take turns.
     stream: Mutex<Option<OfProcess<Stream>>>,
 }
@@ -244,6 +126,7 @@ impl Batches {
             settings,
             loading,
             plan: Arc::new(plan),
+            pool: Mutex::default(),
             stream: Mutex::default(),
         })
     }
@@ -268,23 +151,28 @@ impl Batches {
         Ok(Some(loaded))
     }
 
-    /// The worker that this process is, and its share of the threads.
-    fn worker(&self, py: Python<'_>) -> PyResult<((usize, usize), Arc<ThreadPool>)> {
-        let of_loader = loader_worker(py)?;
-        let worker = self.settings.worker.or(of_loader).unwrap_or((0, 1));
-        let pool = match (self.settings.threads, of_loader) {
-            (Some(n), _) => new_pool(n)?,
+    /// The threads that prepare batches: those that were asked for, or this process's share of the processors.
+    fn pool(&self, py: Python<'_>) -> PyResult<Arc<ThreadPool>> {
+        let n_threads = match (self.settings.threads, loader_worker(py)?) {
+            (Some(n), _) => n,
             (None, Some((_, n_workers))) => {
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                new_pool((cores / n_workers.max(1)).max(1))?
+                (cores / n_workers.max(1)).max(1)
             }
-            (None, None) => shared_pool(py)?,
+            (None, None) => return shared_pool(py),
         };
-        Ok((worker, pool))
+        let mut held = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = held.as_ref().and_then(OfProcess::get) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = new_pool(n_threads)?;
+        *held = Some(OfProcess::new(Arc::clone(&pool)));
+        Ok(pool)
     }
 
     fn begin(&self, py: Python<'_>) -> PyResult<Stream> {
-        let ((worker, n_workers), pool) = self.worker(py)?;
+        let (worker, n_workers) = self.settings.worker.or(loader_worker(py)?).unwrap_or((0, 1));
+        let pool = self.pool(py)?;
         let jobs: Vec<usize> =
             (self.position_now()..self.plan.len()).skip(worker).step_by(n_workers).collect();
         let (loading, plan) = (self.loading.clone(), Arc::clone(&self.plan));
@@ -352,7 +240,7 @@ impl Batches {
         let Some(place) = place else {
             return Err(PyIndexError::new_err(format!("batch {index} of {n}")));
         };
-        let (_, pool) = self.worker(py)?;
+        let pool = self.pool(py)?;
         let (loading, refs) = (&self.loading, &self.plan[place]);
         let loaded = detached(py, &pool, || loading.load(refs))?.map_err(data_error)?;
         match loaded.batch.bad.first() {

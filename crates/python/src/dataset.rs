@@ -11,7 +11,8 @@ use pyo3::types::PyTuple;
 use refcoco::Mask;
 
 use crate::arrays::{array_of, mask_array};
-use crate::batches::{Batches, Settings};
+use crate::batch_settings::Settings;
+use crate::batches::Batches;
 use crate::errors::{data_error, detached, refused};
 use crate::threads::shared_pool;
 

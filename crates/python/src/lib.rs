@@ -10,6 +10,7 @@
 //! become Python exceptions, as do panics ([`errors`]).
 
 mod arrays;
+mod batch_settings;
 mod batches;
 mod commands;
 mod dataset;
