@@ -1,13 +1,13 @@
 //! The native part of the Python package `talent_ris`; docs/python.md describes the package.
 //!
-//! - [`dataset`]: data sets, their images and masks;
-//! - [`batches`]: training batches in a fixed order, prepared by threads of this library;
-//! - [`transforms`]: letterboxing, tokens, and masks as run lengths;
-//! - [`evaluator`]: metrics of predictions;
-//! - [`commands`]: the `data` and `results` commands.
+//! - `dataset`: data sets, their images and masks;
+//! - `batches`: training batches in a fixed order, prepared by threads of this library;
+//! - `transforms`: letterboxing, tokens, and masks as run lengths;
+//! - `evaluator`: metrics of predictions;
+//! - `commands`: the `data` and `results` commands.
 //!
-//! Work runs without Python's global interpreter lock, and on threads that are made in the process that uses them ([`threads`]). Errors
-//! become Python exceptions, as do panics ([`errors`]).
+//! Work runs without Python's global interpreter lock, and on threads that are made in the process that uses them (`threads`). Errors
+//! become Python exceptions, as do panics (`errors`).
 
 mod arrays;
 mod batch_settings;
