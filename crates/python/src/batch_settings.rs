@@ -2,12 +2,11 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use refcoco::letterbox::Normalisation;
 use refcoco::sampler::{Negatives, epoch_order};
 use refcoco::training_mix::training_mix;
 use refcoco::{OnError, RefAt, SampleOptions, SampleShape};
 
-use crate::transforms::{MOST_PIXELS_A_SIDE, check_normalisation};
+use crate::transforms::{GivenNormalisation, MOST_PIXELS_A_SIDE, normalisation_of};
 
 /// Largest number of threads that can be asked for.
 const MOST_THREADS: usize = 1024;
@@ -34,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) prefetch: usize,
     pub(crate) on_error: String,
     pub(crate) negatives: String,
-    pub(crate) normalisation: Option<([f32; 3], [f32; 3], [u8; 3])>,
+    pub(crate) normalisation: Option<GivenNormalisation>,
 }
 
 /// A word of a setting that is an enum in Rust.
@@ -67,9 +66,6 @@ impl Settings {
                 format!("a batch of batch_size {} takes {gib:.0} GiB, more than {MOST_GIB}", self.batch_size);
             return Err(PyValueError::new_err(what));
         }
-        if let Some((mean, std, _)) = self.normalisation {
-            check_normalisation(mean, std)?;
-        }
         if !(2..=4096).contains(&self.word_len) {
             let what = format!("word_len must be 2 to 4096, not {}", self.word_len);
             return Err(PyValueError::new_err(what));
@@ -86,13 +82,9 @@ impl Settings {
         }
     }
 
-    pub(crate) fn shape(&self) -> SampleShape {
-        let given = self.normalisation.map(|(mean, std, border)| Normalisation { mean, std, border });
-        SampleShape {
-            input_size: self.input_size,
-            word_len: self.word_len,
-            pixels: given.unwrap_or(Normalisation::CLIP),
-        }
+    pub(crate) fn shape(&self) -> PyResult<SampleShape> {
+        let pixels = normalisation_of(self.normalisation)?;
+        Ok(SampleShape { input_size: self.input_size, word_len: self.word_len, pixels })
     }
 
     pub(crate) fn options(&self) -> PyResult<SampleOptions> {

@@ -11,12 +11,12 @@ use pyo3::sync::MutexExt;
 use pyo3::types::PyDict;
 use rayon::ThreadPool;
 use refcoco::sampler::draw_expressions;
-use refcoco::{Batch, Buffers, Prefetch, RefAt, SampleOptions, SampleShape, load_batch};
+use refcoco::{Batch, Buffers, Prefetch, RefAt, SampleOptions, SampleShape, Tokenizer, load_batch};
 
 use crate::arrays::{array_of, pixel_array};
 use crate::batch_settings::Settings;
 use crate::dataset::Dataset;
-use crate::errors::{data_error, detached, refused};
+use crate::errors::{data_error, detached, detached_on, refused};
 use crate::threads::{OfProcess, loader_worker, new_pool, shared_pool};
 use crate::transforms::clip;
 
@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 struct Loading {
     all: Arc<Vec<refcoco::Dataset>>,
+    tokenizer: Arc<dyn Tokenizer>,
     drawn_by: (u64, u64),
     shape: SampleShape,
     options: SampleOptions,
@@ -44,8 +45,15 @@ struct Loaded {
 
 impl Loading {
     fn load(&self, refs: &[RefAt]) -> refcoco::Result<Loaded> {
-        let batch =
-            load_batch(&self.all, &*clip(), refs, self.drawn_by, self.shape, &self.options, &self.buffers)?;
+        let batch = load_batch(
+            &self.all,
+            &*self.tokenizer,
+            refs,
+            self.drawn_by,
+            self.shape,
+            &self.options,
+            &self.buffers,
+        )?;
         let dataset = &self.all[0];
         let mut texts = [Vec::new(), Vec::new(), Vec::new()];
         let mut names = batch.refs.iter().peekable();
@@ -108,7 +116,7 @@ impl Batches {
         settings.check()?;
         let py = dataset.py();
         let all = Arc::clone(&dataset.get().all);
-        let plan = detached(py, &*shared_pool(py)?, || settings.plan(&all))?.map_err(data_error)?;
+        let plan = detached(py, || settings.plan(&all))?.map_err(data_error)?;
         if settings.start > plan.len() {
             let what = format!("start {} is beyond the epoch's {} batches", settings.start, plan.len());
             return Err(PyValueError::new_err(what));
@@ -116,7 +124,8 @@ impl Batches {
         let loading = Loading {
             all,
             drawn_by: (settings.seed, settings.epoch),
-            shape: settings.shape(),
+            shape: settings.shape()?,
+            tokenizer: clip(py),
             options: settings.options()?,
             buffers: Buffers::default(),
         };
@@ -242,7 +251,7 @@ impl Batches {
         };
         let pool = self.pool(py)?;
         let (loading, refs) = (&self.loading, &self.plan[place]);
-        let loaded = detached(py, &pool, || loading.load(refs))?.map_err(data_error)?;
+        let loaded = detached_on(py, &pool, || loading.load(refs))?.map_err(data_error)?;
         match loaded.batch.bad.first() {
             Some(bad) if loaded.batch.n == 0 => {
                 Err(refused(format!("no sample of this batch can be read; {}: {}", bad.name, bad.error)))

@@ -14,7 +14,7 @@ use crate::arrays::{array_of, mask_array};
 use crate::batch_settings::Settings;
 use crate::batches::Batches;
 use crate::errors::{data_error, detached, refused};
-use crate::threads::shared_pool;
+use crate::transforms::GivenNormalisation;
 
 /// A data set of referring image segmentation: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and others in their original files, or own data.
 ///
@@ -73,8 +73,7 @@ impl Dataset {
             let what = format!("data_root {}: there is no such folder", data_root.display());
             return Err(PyFileNotFoundError::new_err(what));
         }
-        let pool = shared_pool(py)?;
-        let opened = detached(py, &pool, || {
+        let opened = detached(py, || {
             refcoco::check_memory_rule()?;
             command_kit::open(&name, &data_root)
         })?;
@@ -128,7 +127,7 @@ impl Dataset {
         if !self.inner().instances.images.contains_key(&image_id) {
             return Err(PyKeyError::new_err(format!("{} has no image {image_id}", self.name)));
         }
-        let image = detached(py, &*shared_pool(py)?, || self.inner().image(image_id))?.map_err(data_error)?;
+        let image = detached(py, || self.inner().image(image_id))?.map_err(data_error)?;
         array_of(py, image.data, &[image.height, image.width, 3])
     }
 
@@ -136,7 +135,7 @@ impl Dataset {
     fn mask<'py>(&self, py: Python<'py>, ref_id: i64) -> PyResult<Bound<'py, PyAny>> {
         let reference = self.reference(ref_id)?;
         let Mask { width, height, data } =
-            detached(py, &*shared_pool(py)?, || self.inner().target(reference))?.map_err(data_error)?;
+            detached(py, || self.inner().target(reference))?.map_err(data_error)?;
         mask_array(py, data, &[height, width])
     }
 
@@ -144,8 +143,7 @@ impl Dataset {
     fn distractors<'py>(&self, py: Python<'py>, ref_id: i64) -> PyResult<Bound<'py, PyAny>> {
         let reference = self.reference(ref_id)?;
         let image = self.inner().image_record(reference.image_id).map_err(data_error)?;
-        let masks = detached(py, &*shared_pool(py)?, || self.inner().distractor_masks(reference))?
-            .map_err(data_error)?;
+        let masks = detached(py, || self.inner().distractor_masks(reference))?.map_err(data_error)?;
         let n = masks.len();
         let data: Vec<u8> = masks.into_iter().flat_map(|mask| mask.data).collect();
         mask_array(py, data, &[n, image.height, image.width])
@@ -174,7 +172,7 @@ impl Dataset {
         prefetch: usize,
         on_error: &str,
         negatives: &str,
-        normalisation: Option<([f32; 3], [f32; 3], [u8; 3])>,
+        normalisation: Option<GivenNormalisation>,
     ) -> PyResult<Batches> {
         let settings = Settings {
             split: split.to_owned(),

@@ -9,6 +9,8 @@ use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyRuntimeError, PyValueEr
 use pyo3::prelude::*;
 use rayon::ThreadPool;
 
+use crate::threads::shared_pool;
+
 create_exception!(
     talent_ris,
     DataError,
@@ -33,8 +35,13 @@ pub(crate) fn refused(error: impl Display) -> PyErr {
     DataError::new_err(error.to_string())
 }
 
-/// Runs `work` on a pool and without the global interpreter lock. A panic becomes a `RuntimeError`.
-pub(crate) fn detached<T: Send>(
+/// Runs `work` on the shared pool and without the global interpreter lock. A panic becomes a `RuntimeError`.
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    detached_on(py, &*shared_pool(py)?, work)
+}
+
+/// As [`detached`], on this pool.
+pub(crate) fn detached_on<T: Send>(
     py: Python<'_>,
     pool: &ThreadPool,
     work: impl FnOnce() -> T + Send,

@@ -1,6 +1,7 @@
 //! Metrics of predictions.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +9,7 @@ use command_kit::{measure_mask, measure_probabilities};
 use metrics::{Evaluated, SplitReport};
 use pyo3::exceptions::{PyFileNotFoundError, PyKeyError, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use refcoco::Mask;
 use refcoco::evaluation::{Query, queries};
 use run_files::{PredictionLine, Predictions, key_of};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::arrays::{Plane, plane_argument};
 use crate::dataset::Dataset;
 use crate::errors::{data_error, detached, refused};
-use crate::threads::shared_pool;
 
 /// What is known about one expression.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,17 @@ struct Answer {
     evaluated: Evaluated,
     /// Line of `predictions.jsonl`.
     line: String,
+}
+
+impl Answer {
+    fn new(dataset: &refcoco::Dataset, query: &Query, evaluated: Evaluated, mask: &Mask) -> Self {
+        Self { evaluated, line: PredictionLine::new(key_of(dataset, query), mask).to_string() }
+    }
+
+    fn of_mask(dataset: &refcoco::Dataset, query: &Query, mask: Mask) -> refcoco::Result<Self> {
+        let evaluated = measure_mask(dataset, query, mask.clone())?;
+        Ok(Self::new(dataset, query, evaluated, &mask))
+    }
 }
 
 /// Measures predictions for the expressions of a split, and reports all metrics: mIoU, oIoU, Pr@X, boxes (REC), non-target activation,
@@ -147,13 +159,14 @@ impl Evaluator {
                 "x holds {value}, which is no probability; apply the sigmoid"
             )));
         }
-        let measured = detached(py, &*shared_pool(py)?, || match plane {
-            Plane::Mask(mask) => Ok((measure_mask(dataset, query, mask.clone())?, mask)),
-            Plane::Map { values, .. } => measure_probabilities(dataset, query, values, threshold),
+        let answer = detached(py, || match plane {
+            Plane::Mask(mask) => Answer::of_mask(dataset, query, mask),
+            Plane::Map { values, .. } => {
+                let (evaluated, mask) = measure_probabilities(dataset, query, values, threshold)?;
+                Ok(Answer::new(dataset, query, evaluated, &mask))
+            }
         })?;
-        let (evaluated, mask) = measured.map_err(data_error)?;
-        let line = PredictionLine::new((ref_id, sent_id), &mask).to_string();
-        self.answers().insert(place, Answer { evaluated, line });
+        self.answers().insert(place, answer.map_err(data_error)?);
         Ok(())
     }
 
@@ -224,24 +237,18 @@ impl Evaluator {
         if !path.exists() {
             return Err(PyFileNotFoundError::new_err(format!("{}: there is no such file", path.display())));
         }
-        let read = detached(py, &*shared_pool(py)?, || {
+        let read = detached(py, || {
             use rayon::prelude::*;
-            let predictions = Predictions::read(&path, dataset).map_err(|error| error.to_string())?;
+            let predictions = Predictions::read(&path, dataset)?;
             let asked = (0..queries.len()).into_par_iter();
             let answered = asked.filter(|&place| predictions.contains(key_of(dataset, &queries[place])));
             let answer = |place: usize| {
                 let query = &queries[place];
-                let key = key_of(dataset, query);
-                let image = dataset
-                    .image_record(dataset.refs[query.ref_index].image_id)
-                    .map_err(|error| error.to_string())?;
-                let mask =
-                    predictions.mask(key, image.width, image.height).map_err(|error| error.to_string())?;
-                let line = PredictionLine::new(key, &mask).to_string();
-                let evaluated = measure_mask(dataset, query, mask).map_err(|error| error.to_string())?;
-                Ok((place, Answer { evaluated, line }))
+                let image = dataset.image_record(dataset.refs[query.ref_index].image_id)?;
+                let mask = predictions.mask(key_of(dataset, query), image.width, image.height)?;
+                Ok((place, Answer::of_mask(dataset, query, mask)?))
             };
-            answered.map(answer).collect::<Result<Vec<_>, String>>()
+            answered.map(answer).collect::<Result<Vec<_>, Box<dyn Error + Send + Sync>>>()
         })?;
         let read = read.map_err(refused)?;
         let n = read.len();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use numpy::PyArrayDyn;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use refcoco::letterbox::{Letterbox, Normalisation};
@@ -11,7 +11,6 @@ use refcoco::{ClipTokenizer, Mask, Tokenizer};
 
 use crate::arrays::{Plane, array_of, image_argument, mask_argument, mask_array, plane_argument};
 use crate::errors::{data_error, detached, refused};
-use crate::threads::shared_pool;
 
 /// Largest side of a square or an image, in pixels. Larger ones are mistakes, and take gigabytes.
 pub(crate) const MOST_PIXELS_A_SIDE: usize = 16_384;
@@ -21,8 +20,8 @@ static CLIP: LazyLock<Arc<ClipTokenizer>> = LazyLock::new(|| match ClipTokenizer
     Err(error) => unreachable!("the bundled merges: {error}"),
 });
 
-/// CLIP's tokenizer.
-pub(crate) fn clip() -> Arc<dyn Tokenizer> {
+/// CLIP's tokenizer. Made by whoever holds the global interpreter lock, so that no fork finds it half made.
+pub(crate) fn clip(_holds_the_lock: Python<'_>) -> Arc<dyn Tokenizer> {
     Arc::<ClipTokenizer>::clone(&CLIP)
 }
 
@@ -33,12 +32,16 @@ fn check_side(name: &str, side: usize) -> PyResult<()> {
     }
 }
 
-/// A normalisation that gives finite pixels.
-pub(crate) fn check_normalisation(mean: [f32; 3], std: [f32; 3]) -> PyResult<()> {
+/// Mean, standard deviation and border colour, each for R, G, B.
+pub(crate) type GivenNormalisation = ([f32; 3], [f32; 3], [u8; 3]);
+
+/// The normalisation that was asked for, which must give finite pixels, or CLIP's.
+pub(crate) fn normalisation_of(given: Option<GivenNormalisation>) -> PyResult<Normalisation> {
+    let Some((mean, std, border)) = given else { return Ok(Normalisation::CLIP) };
     let is_usable = mean.iter().all(|value| value.is_finite())
         && std.iter().all(|value| value.is_finite() && *value > 0.0);
     match is_usable {
-        true => Ok(()),
+        true => Ok(Normalisation { mean, std, border }),
         false => Err(PyValueError::new_err("normalisation: mean must be finite, and std finite and above 0")),
     }
 }
@@ -53,18 +56,13 @@ fn letterbox<'py>(
     py: Python<'py>,
     rgb: &Bound<'py, PyAny>,
     size: usize,
-    normalisation: Option<([f32; 3], [f32; 3], [u8; 3])>,
+    normalisation: Option<GivenNormalisation>,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     check_side("size", size)?;
     let image = image_argument("rgb", rgb)?;
-    if let Some((mean, std, _)) = normalisation {
-        check_normalisation(mean, std)?;
-    }
-    let given = normalisation.map(|(mean, std, border)| Normalisation { mean, std, border });
-    let pixels = given.unwrap_or(Normalisation::CLIP);
-    let out = detached(py, &*shared_pool(py)?, || {
-        Letterbox::new(image.width, image.height, size).normalised_image(&image, &pixels)
-    })?;
+    let pixels = normalisation_of(normalisation)?;
+    let out =
+        detached(py, || Letterbox::new(image.width, image.height, size).normalised_image(&image, &pixels))?;
     array_of(py, out, &[3, size, size])
 }
 
@@ -79,7 +77,7 @@ fn letterbox_mask<'py>(
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     check_side("size", size)?;
     let mask = mask_argument("mask", mask)?;
-    let out = detached(py, &*shared_pool(py)?, || {
+    let out = detached(py, || {
         let mut out = vec![0.0; size * size];
         Letterbox::new(mask.width, mask.height, size).unit_mask_into(&mask, &mut out);
         out
@@ -109,7 +107,7 @@ fn map_to_image<'py>(
         Plane::Mask(_) => return Err(PyValueError::new_err("probabilities must be floats, not a mask")),
     };
     check_side("the side of probabilities", side)?;
-    let out = detached(py, &*shared_pool(py)?, || Letterbox::new(width, height, side).map_to_image(&values))?;
+    let out = detached(py, || Letterbox::new(width, height, side).map_to_image(&values))?;
     array_of(py, out, &[height, width])
 }
 
@@ -121,7 +119,8 @@ fn tokenize<'py>(text: &Bound<'py, PyAny>, word_len: usize) -> PyResult<Bound<'p
     if word_len > 4096 {
         return Err(PyValueError::new_err(format!("word_len must be 2 to 4096, not {word_len}")));
     }
-    let ids = |text: &str| clip().encode_padded(text, word_len).map_err(data_error);
+    let tokenizer = clip(text.py());
+    let ids = |text: &str| tokenizer.encode_padded(text, word_len).map_err(data_error);
     if let Ok(one) = text.cast::<PyString>() {
         return array_of(text.py(), ids(one.to_str()?)?, &[word_len]);
     }
@@ -152,8 +151,7 @@ fn decode_mask<'py>(
     };
     check_side("height", height)?;
     check_side("width", width)?;
-    let mask =
-        detached(py, &*shared_pool(py)?, || Mask::from_json(width, height, &text))?.map_err(refused)?;
+    let mask = detached(py, || Mask::from_json(width, height, &text))?.map_err(refused)?;
     mask_array(py, mask.data, &[height, width])
 }
 
@@ -163,7 +161,7 @@ fn decode_mask<'py>(
 #[pyfunction]
 fn encode_mask<'py>(py: Python<'py>, mask: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     let mask = mask_argument("mask", mask)?;
-    let counts = detached(py, &*shared_pool(py)?, || mask.to_rle_string())?;
+    let counts = detached(py, || mask.to_rle_string())?;
     let coded = PyDict::new(py);
     coded.set_item("size", vec![mask.height, mask.width])?;
     coded.set_item("counts", counts)?;
@@ -171,10 +169,6 @@ fn encode_mask<'py>(py: Python<'py>, mask: &Bound<'py, PyAny>) -> PyResult<Bound
 }
 
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // Made here, so that no fork finds it half made.
-    if clip().vocabulary() == 0 {
-        return Err(PyRuntimeError::new_err("CLIP's tokenizer is empty"));
-    }
     module.add_function(wrap_pyfunction!(letterbox, module)?)?;
     module.add_function(wrap_pyfunction!(letterbox_mask, module)?)?;
     module.add_function(wrap_pyfunction!(map_to_image, module)?)?;
