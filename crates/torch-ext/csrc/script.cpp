@@ -33,16 +33,20 @@ struct Trace {
   int64_t batch = 0;
 };
 
+// `a.b.c` as `a.b` and `c`; the first is empty for a name without a dot.
+std::pair<std::string, std::string> split_name(const std::string &name) {
+  const auto dot = name.rfind('.');
+  return dot == std::string::npos ? std::pair(std::string(), name) : std::pair(name.substr(0, dot), name.substr(dot + 1));
+}
+
 // Registers tensors below their dotted names, and tells the tracer which value each of them is.
 class Registration {
 public:
   explicit Registration(Trace &trace) : trace_(trace) {}
 
   void add(const std::string &name, const at::Tensor &tensor, bool is_buffer) {
-    const auto dot = name.rfind('.');
-    const auto parent = module(dot == std::string::npos ? "" : name.substr(0, dot));
-    const auto own = dot == std::string::npos ? name : name.substr(dot + 1);
-    auto owner = parent;
+    const auto [path, own] = split_name(name);
+    auto owner = module(path);
     if (is_buffer)
       owner.register_buffer(own, tensor.detach());
     else
@@ -64,11 +68,11 @@ private:
     const auto known = modules_.find(path);
     if (known != modules_.end())
       return known->second;
-    const auto dot = path.rfind('.');
-    auto parent = module(dot == std::string::npos ? "" : path.substr(0, dot));
+    const auto [parent_path, own] = split_name(path);
+    auto parent = module(parent_path);
     const auto type = "Part_" + std::to_string(modules_.size());
     auto made = module_in_eval_mode(jit::Module(type, parent._ivalue()->compilation_unit()));
-    parent.register_module(dot == std::string::npos ? path : path.substr(dot + 1), made);
+    parent.register_module(own, made);
     modules_.emplace(path, made);
     return made;
   }
@@ -77,10 +81,8 @@ private:
     const auto known = values_.find(path);
     if (known != values_.end())
       return known->second;
-    const auto dot = path.rfind('.');
-    const auto parent = value(dot == std::string::npos ? "" : path.substr(0, dot));
-    const auto own = dot == std::string::npos ? path : path.substr(dot + 1);
-    return values_[path] = trace_.state->graph->insertGetAttr(parent, own);
+    const auto [parent, own] = split_name(path);
+    return values_[path] = trace_.state->graph->insertGetAttr(value(parent), own);
   }
 
   Trace &trace_;
