@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, anyhow};
 use command_kit::Progress;
-use command_kit::{box_iou, evaluated};
+use command_kit::{covered, evaluated};
 use metrics::{Activation, Evaluated, SplitReport};
 use rayon::prelude::*;
 use refcoco::Mask;
@@ -143,17 +143,9 @@ fn measure(batch: &EvalBatch, maps: &[f32], threshold: f32) -> Vec<Measured> {
         .zip(maps.par_chunks_exact(plane))
         .map(|(item, map)| {
             let mut map = item.letterbox.map_to_image(map);
-            if let Some(ignored) = &item.ignored {
-                for (probability, _) in
-                    map.iter_mut().zip(&ignored.data).filter(|(_, ignored)| **ignored != 0)
-                {
-                    *probability = 0.0;
-                }
-            }
-            let distractors: Vec<&[u8]> = item.distractors.iter().map(|mask| mask.data.as_slice()).collect();
-            let activation = Activation::of_probabilities(&map, threshold, &item.target.data, &distractors);
-            let mask = Mask::above(item.image.width, item.image.height, &map, threshold);
-            Measured { activation, box_iou: box_iou(&mask, &item.target), map }
+            let (activation, box_iou, _) =
+                covered(&mut map, threshold, &item.target, &item.distractors, item.ignored.as_deref());
+            Measured { activation, box_iou, map }
         })
         .collect()
 }

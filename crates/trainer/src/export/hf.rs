@@ -11,7 +11,7 @@ use run_files::{ExpressionLine, Metrics, read_expressions};
 use serde_json::json;
 use talent::{Talent, Tuning};
 
-use super::write_peft;
+use super::{peft_folders, staging_beside};
 use crate::checkpoint::{Encoders, FORMAT, MODEL_FILE, Meta, file_sha256, write_checkpoint};
 use crate::config::{Config, WeightsConfig};
 use crate::encoder_input::sample_shape;
@@ -22,23 +22,18 @@ const SOURCES: &str = include_str!("../../../fetch/sources.toml");
 /// Writes the folder, whole or not at all.
 pub(super) fn write(to: &Path, checkpoint: &Path, model: &Talent, meta: &Meta) -> Result<()> {
     ensure!(!to.exists(), "--to {}: it exists already", to.display());
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let shown = || parent.display().to_string();
-    std::fs::create_dir_all(parent).with_context(shown)?;
-    let partial = tempfile::Builder::new().prefix(".export.").tempdir_in(parent).with_context(shown)?;
+    let partial = staging_beside(to)?;
     let weights = partial.path().join(MODEL_FILE);
     let entries = model.store().entries().into_iter().map(|(name, entry)| (name, entry.tensor));
     write_checkpoint(&weights, entries.collect(), whole_meta(meta))?;
     let config = format!("{:#}\n", config_json(&meta.config)?);
     whole_file::write(&partial.path().join("config.json"), config.as_bytes())?;
     if meta.config.model.tuning == Tuning::Lora {
-        write_peft(model, meta, &partial.path().join("lora"))?;
+        peft_folders(model, meta, &partial.path().join("lora"))?;
     }
     let card = card(checkpoint, meta, &file_sha256(&weights)?);
     whole_file::write(&partial.path().join("README.md"), card.as_bytes())?;
-    std::fs::rename(partial.path(), to).with_context(|| to.display().to_string())?;
-    // Renamed: there is nothing left to remove.
-    let _ = partial.keep();
+    std::fs::rename(partial.keep(), to).with_context(|| to.display().to_string())?;
     errln!("{}: model.safetensors, config.json, README.md", to.display());
     Ok(())
 }

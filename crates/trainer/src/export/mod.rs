@@ -10,6 +10,7 @@ use cli_kit::errln;
 use talent::weights::{Strictness, peft_tensors, read_tensor};
 use talent::{LORA, Talent, Tuning};
 use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
 use torch_ext::LowRankUpdate;
 use weight_files::{PEFT_CONFIG_FILE, WEIGHT_FILES, WeightFile};
 
@@ -129,30 +130,42 @@ fn write_network(form: &ExportForm, tensors: Vec<(String, Tensor)>) -> Result<()
     Ok(())
 }
 
-/// Writes LoRA's matrices of both encoders. The folder appears whole or not at all.
-fn write_peft(model: &Talent, meta: &Meta, to: &Path) -> Result<()> {
-    let cfg = &meta.config.model;
-    ensure!(!to.exists(), "--peft {}: it exists already", to.display());
+/// A temporary folder beside `to`, from which a finished file or folder is renamed to there. The folder that `to` is in is made if it is
+/// missing.
+fn staging_beside(to: &Path) -> Result<TempDir> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let partial = tempfile::Builder::new().prefix(".peft.").tempdir_in(parent);
-    let partial = partial.with_context(|| parent.display().to_string())?;
+    let made = tempfile::Builder::new().prefix(".export.").tempdir_in(parent);
+    made.with_context(|| parent.display().to_string())
+}
+
+/// Writes LoRA's matrices of both encoders. The folder appears whole or not at all.
+fn write_peft(model: &Talent, meta: &Meta, to: &Path) -> Result<()> {
+    ensure!(!to.exists(), "--peft {}: it exists already", to.display());
+    let partial = staging_beside(to)?;
+    let written = peft_folders(model, meta, partial.path())?;
+    ensure!(!written.is_empty(), "--peft {}: this network has no LoRA matrices", to.display());
+    std::fs::rename(partial.keep(), to).with_context(|| to.display().to_string())?;
+    errln!("{}: {}", to.display(), written.join(", "));
+    Ok(())
+}
+
+/// Writes LoRA's matrices as the folders `image` and `text` of this one. Says what is in them.
+fn peft_folders(model: &Talent, meta: &Meta, to: &Path) -> Result<Vec<String>> {
+    let cfg = &meta.config.model;
     let mut written = Vec::new();
     for (name, spec) in
         [("image", cfg.image.spec().without_input()), ("text", cfg.text.spec().without_input())]
     {
         let Some((tensors, config)) = peft_tensors(model.store(), &spec, &cfg.lora) else { continue };
-        let folder = partial.path().join(name);
-        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        let folder = to.join(name);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         written.push(format!("{name} ({} matrices)", tensors.len()));
         write_tensors(&folder.join(WEIGHT_FILES[0]), tensors, ("format", "pt"))?;
         let text = format!("{:#}\n", config.to_json());
         whole_file::write(&folder.join(PEFT_CONFIG_FILE), text.as_bytes())?;
     }
-    ensure!(!written.is_empty(), "--peft {}: this network has no LoRA matrices", to.display());
-    std::fs::rename(partial.keep(), to).with_context(|| to.display().to_string())?;
-    errln!("{}: {}", to.display(), written.join(", "));
-    Ok(())
+    Ok(written)
 }
 
 /// The network's tensors in a checkpoint of another program, with their official names.

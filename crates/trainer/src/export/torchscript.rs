@@ -9,6 +9,7 @@ use talent::{Pass, Talent, probabilities};
 use tch::{CModule, IValue, Kind, Tensor};
 use torch_ext::Trace;
 
+use super::staging_beside;
 use crate::bench::network::random_batch;
 use crate::config::Config;
 use crate::encoder_input::sample_shape;
@@ -47,11 +48,8 @@ pub(super) fn write(to: &Path, cfg: &Config, models: [&Talent; 2]) -> Result<()>
         Trace::record(model.store(), &pixels, &ids, |pixels, ids| evaluate(cfg, model, pixels, ids))
     };
     let traces = [record(models[0], RECORDED[0])?, record(models[1], RECORDED[1])?];
-    let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     // A folder, since the archive repeats the file's name inside.
-    let partial = tempfile::Builder::new().prefix(".export.").tempdir_in(folder);
-    let partial = partial.with_context(|| folder.display().to_string())?;
+    let partial = staging_beside(to)?;
     let file = partial.path().join(to.file_name().unwrap_or_default());
     let shape = sample_shape(&cfg.model);
     let note = json!({
