@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use libtorch_build::{link_to, shared_library};
+use libtorch_build::{link_to, shared_library, single_unit};
 
 #[allow(clippy::print_stdout, reason = "cargo listens there")]
 fn main() {
@@ -19,10 +19,11 @@ fn main() {
         .define("USE_C10D", None)
         .include(std::env::var("DEP_TALENT_TORCH_EXT_INCLUDE").unwrap_or_default())
         .include(root.join("include"))
-        .include(root.join("include/torch/csrc/api/include"))
-        .file("csrc/c10d.cpp");
+        .include(root.join("include/torch/csrc/api/include"));
+    let mut sources = vec!["csrc/c10d.cpp"];
     if std::env::var_os("CARGO_FEATURE_GLOO").is_some() {
-        build.define("USE_C10D_GLOO", None).include("csrc/declarations").file("csrc/gloo.cpp");
+        build.define("USE_C10D_GLOO", None).include("csrc/declarations");
+        sources.push("csrc/gloo.cpp");
     }
     if std::env::var_os("CARGO_FEATURE_NCCL").is_some() {
         let mut nccl = build.clone();
@@ -30,6 +31,7 @@ fn main() {
         let library = shared_library(&nccl, root, "csrc/nccl.cpp", "libtalent_nccl.so");
         println!("cargo:rustc-env=TALENT_NCCL_BUILT={}", library.display());
     }
+    single_unit(&mut build, &sources);
     build.compile("talent_c10d");
     link_to(&lib);
 }

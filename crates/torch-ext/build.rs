@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use libtorch_build::{link_to, shared_library};
+use libtorch_build::{link_to, shared_library, single_unit};
 
 const SOURCES: [&str; 12] = [
     "csrc/custom_gradient.cpp",
@@ -58,10 +58,9 @@ fn main() {
     }
     with_openmp(&mut build, &lib);
     let has_kernels = std::env::var_os("CARGO_FEATURE_CPU_KERNELS").is_some();
-    build
-        .files(SOURCES)
-        .files(if has_kernels { CPU_KERNELS } else { NO_CPU_KERNELS })
-        .compile("talent_torch");
+    let kernels = if has_kernels { CPU_KERNELS } else { NO_CPU_KERNELS };
+    single_unit(&mut build, &[&SOURCES, kernels].concat());
+    build.compile("talent_torch");
     link_to(&lib);
 }
 

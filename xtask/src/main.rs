@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, checks, and a front end of the programs. It installs libtorch, so it depends on no crate that needs it.
 
+mod ahead;
 mod doctor;
 mod forward;
 mod guests;

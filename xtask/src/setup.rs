@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use cli_kit::errln;
 
+use crate::ahead::Ahead;
 use crate::libtorch::{Libtorch, VERSION, from_environment, of_python};
 use crate::lock::Lock;
 use crate::project::{output_of, root, run_aside};
@@ -144,7 +145,10 @@ fn install(python: &Path, venv: &Path) -> Result<Libtorch> {
     run_aside(Command::new(python).args(["-m", "venv"]).arg(venv)).context(
         "creating a virtual environment failed; Debian and Ubuntu have the module in the package python3-venv",
     )?;
-    say(&format!("installing torch {VERSION} into .venv (about 2.7 GB to download)"));
+    say(&format!(
+        "installing torch {VERSION} into .venv (about 2.7 GB to download), compiling what needs no libtorch meanwhile"
+    ));
+    let ahead = Ahead::start();
     let inside = venv.join("bin/python");
     run_aside(
         Command::new(&inside)
@@ -152,6 +156,7 @@ fn install(python: &Path, venv: &Path) -> Result<Libtorch> {
             .arg(format!("torch=={VERSION}")),
     )
     .with_context(|| format!("pip could not install torch {VERSION}; check the network and pip's index"))?;
+    drop(ahead);
     let path = of_python(&inside).context("pip finished but .venv has no torch")?;
     let found = Libtorch::check(&path)?;
     std::fs::write(venv.join(".complete"), "").with_context(|| venv.display().to_string())?;

@@ -6,12 +6,16 @@
 mod headers;
 #[cfg(feature = "compile")]
 mod shared_library;
+#[cfg(feature = "compile")]
+mod single_unit;
 
 use std::path::Path;
 
 pub use headers::{beside_package, nvidia_headers};
 #[cfg(feature = "compile")]
 pub use shared_library::shared_library;
+#[cfg(feature = "compile")]
+pub use single_unit::single_unit;
 
 /// Lets the programs of a package find libtorch. For the build script of a package that depends on `torch-ext`.
 ///

@@ -27,7 +27,7 @@ inline uint32_t mixed(uint32_t bits) {
 }
 
 TALENT_VECTORISED
-void drop(float *values, int64_t n, uint32_t low, uint32_t high, uint32_t limit, float scale) {
+void drop_values(float *values, int64_t n, uint32_t low, uint32_t high, uint32_t limit, float scale) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t bits = mixed(mixed(static_cast<uint32_t>(i) + low) ^ high);
     values[i] = bits < limit ? 0.0f : values[i] * scale;
@@ -51,7 +51,7 @@ void Dropout::apply(float *values, int64_t n, uint64_t row) const {
     return;
   const uint64_t key = mixed(seed + mixed(row + 0x9e3779b97f4a7c15u));
   const auto limit = static_cast<uint32_t>(std::llround(std::min(probability * 4294967296.0, 4294967295.0)));
-  drop(values, n, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), limit,
+  drop_values(values, n, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), limit,
        static_cast<float>(1.0 / (1.0 - probability)));
 }
 
