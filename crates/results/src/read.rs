@@ -83,21 +83,45 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
 }
 
 /// Gives runs of one row different row names, made from their folders, unless they are repetitions that differ only in seed.
+/// Repetitions in one folder stay together under its name.
 fn rename_distinct_runs(runs: &mut [Run]) {
     let mut of_row: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
     for run in runs.iter() {
         of_row.entry(run.row.clone()).or_default().push(run);
     }
-    let are_repetitions = |runs: &Vec<&Run>| {
-        let seeds: BTreeSet<u64> = runs.iter().map(|run| run.seed).collect();
-        let alike = |run: &&Run| run.step == runs[0].step && run.without_seed() == runs[0].without_seed();
-        seeds.len() == runs.len() && runs.iter().all(alike)
-    };
-    let mixed: BTreeSet<String> =
-        of_row.into_iter().filter(|(_, runs)| !are_repetitions(runs)).map(|(row, _)| row).collect();
-    for run in runs.iter_mut().filter(|run| mixed.contains(&run.row)) {
-        run.row = format!("{} ({})", run.row, run.path.display());
+    let mut names: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for (row, of_row) in of_row.iter().filter(|(_, runs)| !are_repetitions(runs)) {
+        for alike in alike_in_folder(of_row) {
+            for run in &alike {
+                let folder = run.path.parent().filter(|_| alike.len() > 1).unwrap_or(&run.path);
+                names.insert(run.path.clone(), format!("{row} ({})", folder.display()));
+            }
+        }
     }
+    for run in runs {
+        if let Some(name) = names.remove(&run.path) {
+            run.row = name;
+        }
+    }
+}
+
+fn are_repetitions(runs: &[&Run]) -> bool {
+    let seeds: BTreeSet<u64> = runs.iter().map(|run| run.seed).collect();
+    seeds.len() == runs.len() && runs.iter().all(|run| run.is_like(runs[0]))
+}
+
+/// Divides runs into repetitions in one folder. Runs of a folder that has runs of several kinds stand alone, since its name would not
+/// tell them apart.
+fn alike_in_folder<'a>(runs: &[&'a Run]) -> Vec<Vec<&'a Run>> {
+    let mut folders: BTreeMap<Option<&Path>, Vec<&Run>> = BTreeMap::new();
+    for run in runs {
+        folders.entry(run.path.parent()).or_default().push(run);
+    }
+    let divide = |runs: Vec<&'a Run>| match are_repetitions(&runs) {
+        true => vec![runs],
+        false => runs.into_iter().map(|run| vec![run]).collect(),
+    };
+    folders.into_values().flat_map(divide).collect()
 }
 
 /// The paths that match a pattern. If a folder has exactly this name, it is taken instead: its name may contain brackets, or
@@ -188,6 +212,11 @@ fn read_run(folder: &Path) -> Result<Run, String> {
 }
 
 impl Run {
+    /// Whether the runs differ in their seeds at most.
+    fn is_like(&self, other: &Self) -> bool {
+        self.step == other.step && self.without_seed() == other.without_seed()
+    }
+
     fn without_seed(&self) -> toml::Table {
         let mut config = self.config.clone();
         config.remove("seed");

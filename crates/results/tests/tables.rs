@@ -240,6 +240,25 @@ fn other_numbers_of_expressions_are_noted() {
 }
 
 #[test]
+fn repetitions_in_one_folder_stay_together() {
+    let root = tempfile::tempdir().unwrap();
+    for (study, lr) in [("first", "0.1"), ("second", "0.2")] {
+        for seed in 1..=3 {
+            let run = root.path().join(format!("study/{study}/baseline/seed-{seed}"));
+            write_run(&run, "baseline", seed, &[(5, 5), (10, 0)]);
+            let config = run.join("config.toml");
+            let text = std::fs::read_to_string(&config).unwrap();
+            std::fs::write(&config, format!("{text}[train]\nlr = {lr}\n")).unwrap();
+        }
+    }
+    let table = stdout(&results(root.path(), &["--format", "md"]));
+    for study in ["first", "second"] {
+        let row = format!("study/{study}/baseline) | 3 |");
+        assert!(table.lines().any(|line| line.contains(&row)), "{table}");
+    }
+}
+
+#[test]
 fn runs_of_other_configs_are_no_repetitions() {
     let root = tempfile::tempdir().unwrap();
     for (name, seed, lr) in [("a", 1, "0.1"), ("b", 2, "0.2")] {
