@@ -69,7 +69,7 @@ fn cpu() -> Value {
         "model": field("model name"),
         "cores": processors.usable,
         "cores_of_machine": processors.of_machine,
-        "load": processors.load,
+        "busy": processors.busy,
         "notes": processors.notes(processors.usable),
         "features": FEATURES.iter().filter(has).collect::<Vec<_>>(),
     })
