@@ -45,7 +45,7 @@ impl Processors {
         }
         // Of the whole machine, also where only some of its processors may be used.
         if let Some(busy) = busy
-            && busy + n_threads.min(usable) as f64 > of_machine as f64 + 0.3
+            && busy + n_threads.min(usable) as f64 > of_machine as f64 + 0.5
         {
             notes.push(format!(
                 "other programs keep about {busy:.1} of {of_machine} processors busy, so that work takes longer than its figures say"
