@@ -6,6 +6,7 @@
 #include "cpu_kernels.h"
 #include "dropout.h"
 #include "product.h"
+#include "softmax_rows.h"
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace talent {
 
@@ -22,12 +24,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Approximate number of queries in a block.
-constexpr int64_t BLOCK = 512;
+constexpr int64_t BLOCK = 256;
+// Below this many scores a head, libtorch's own kernel is as fast.
+constexpr int64_t LEAST_SCORES = 1 << 16;
+
+float *row_of(at::Tensor &xs, int64_t row) { return xs.data_ptr<float>() + row * xs.size(1); }
 
 // Applies dropout to the attention weights of one head, for queries from `first` on.
 void drop(const Dropout &dropout, at::Tensor &weights, int64_t index, int64_t first) {
   for (int64_t row = 0; row < weights.size(0); ++row)
-    dropout.apply(weights.data_ptr<float>() + row * weights.size(1), weights.size(1),
+    dropout.apply(row_of(weights, row), weights.size(1),
                   static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(first + row));
 }
 
@@ -37,13 +43,6 @@ at::Tensor head(const at::Tensor &xs, int64_t index) {
 }
 
 at::Tensor as_float(const at::Tensor &xs) { return xs.to(at::kFloat).contiguous(); }
-
-// softmax(q k^T), [rows, m].
-at::Tensor weights(const at::Tensor &q, const at::Tensor &k) {
-  auto scores = product(q, k);
-  at::_softmax_out(scores, scores, -1, false);
-  return scores;
-}
 
 // Runs `body(index)` for every head of every sample, in parallel over heads.
 template <typename Body> void for_heads(const at::Tensor &xs, const Body &body) {
@@ -66,20 +65,29 @@ at::Tensor empty_by_position(const at::Tensor &xs) {
   return at::empty({xs.size(0), xs.size(2), xs.size(1), xs.size(3)}, xs.options()).transpose(1, 2);
 }
 
+// Factor of q k^T.
+float score_scale(const at::Tensor &q) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3)))); }
+
 at::Tensor attend(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const Dropout &dropout) {
   auto mixed = empty_by_position(q);
   if (bf16_attention::supports(q, k, v)) {
     bf16_attention::forward(q, k, v, dropout, mixed);
     return mixed;
   }
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const float scale = score_scale(q);
   for_heads(q, [&](int64_t index) {
-    const auto keys = as_float(head(k, index)), values = as_float(head(v, index).t());
-    const auto queries = as_float(head(q, index)) * scale;
+    const auto queries = as_float(head(q, index)), keys = as_float(head(k, index)), values = as_float(head(v, index));
     for_blocks(q.size(2), [&](int64_t first, int64_t n) {
-      auto probabilities = weights(queries.narrow(0, first, n), keys);
-      drop(dropout, probabilities, index, first);
-      head(mixed, index).narrow(0, first, n).copy_(product(probabilities, values));
+      // The weights stay unnormalised until they have been multiplied with the values.
+      auto weights = product(queries.narrow(0, first, n), keys);
+      std::vector<float> sums(n);
+      for (int64_t row = 0; row < n; ++row)
+        sums[row] = exponentials(row_of(weights, row), weights.size(1), scale);
+      drop(dropout, weights, index, first);
+      auto block = product(weights, values.t());
+      for (int64_t row = 0; row < n; ++row)
+        multiply(row_of(block, row), block.size(1), 1.0f / sums[row]);
+      head(mixed, index).narrow(0, first, n).copy_(block);
     });
   });
   return mixed;
@@ -105,15 +113,18 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
       bf16_attention::backward(q, k, v, grad_output, dropout, found);
       return {grad_q, grad_k, grad_v, {}};
     }
-    const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+    const float scale = score_scale(q);
     for_heads(q, [&](int64_t index) {
-      const auto keys = as_float(head(k, index)), values = as_float(head(v, index)), keys_t = keys.t().contiguous();
-      const auto queries = as_float(head(q, index)) * scale;
+      const auto queries = as_float(head(q, index)), keys = as_float(head(k, index)), values = as_float(head(v, index));
       auto grad_k_t = at::zeros({keys.size(1), keys.size(0)}, keys.options()), grad_v_t = at::zeros_like(grad_k_t); // d m
       for_blocks(q.size(2), [&](int64_t first, int64_t n) {
         const auto query_block = queries.narrow(0, first, n);
         const auto grad_block = as_float(head(grad_output, index).narrow(0, first, n));
-        const auto probabilities = weights(query_block, keys);
+        auto probabilities = product(query_block, keys);
+        for (int64_t row = 0; row < n; ++row) {
+          float *weights = row_of(probabilities, row);
+          multiply(weights, keys.size(0), 1.0f / exponentials(weights, keys.size(0), scale));
+        }
         auto kept = probabilities;
         if (dropout.probability > 0.0) {
           kept = probabilities.clone();
@@ -122,8 +133,9 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
         grad_v_t.add_(product(grad_block.t().contiguous(), kept.t()));
         auto grad_scores = product(grad_block, values);
         drop(dropout, grad_scores, index, first);
-        at::_softmax_backward_data_out(grad_scores, grad_scores, probabilities, -1, at::kFloat);
-        head(grad_q, index).narrow(0, first, n).copy_(product(grad_scores, keys_t).mul_(scale));
+        for (int64_t row = 0; row < n; ++row)
+          softmax_gradient(row_of(probabilities, row), row_of(grad_scores, row), keys.size(0), scale);
+        head(grad_q, index).narrow(0, first, n).copy_(product(grad_scores, keys.t()));
         grad_k_t.add_(product(query_block.t().contiguous(), grad_scores.t()));
       });
       head(grad_k, index).copy_(grad_k_t.t());
@@ -142,7 +154,7 @@ bool supported(const at::Tensor &xs) {
 
 std::optional<at::Tensor> cpu::attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double dropout) {
   const bool ours = supported(q) && supported(k) && supported(v) && q.scalar_type() == k.scalar_type() &&
-                    k.scalar_type() == v.scalar_type() && has_onednn() && q.size(2) * k.size(2) >= BLOCK * BLOCK / 4;
+                    k.scalar_type() == v.scalar_type() && has_onednn() && q.size(2) * k.size(2) >= LEAST_SCORES;
   if (!ours)
     return {};
   const auto dropped = Dropout::draw(dropout);

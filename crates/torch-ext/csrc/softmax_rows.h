@@ -1,4 +1,4 @@
-// Softmax and its gradient for the rows of a block of attention scores, with results in bfloat16.
+// Softmax and its gradient for the rows of a block of attention scores in float32, and the same rows in bfloat16.
 #pragma once
 #include <c10/util/BFloat16.h>
 
