@@ -22,15 +22,19 @@ using torch::autograd::variable_list;
 // With fewer rows (a text encoder's words) little time is won, and the second layout, for the gradient, needs memory.
 constexpr int64_t LEAST_ROWS = 256;
 
-// Signature of libtorch's operator `mkldnn::_reorder_linear_weight`, which some builds lack.
+// Signatures of libtorch's operators `mkldnn::_reorder_linear_weight` and `mkldnn::_is_mkldnn_bf16_supported`.
 using Pack = at::Tensor(const at::Tensor &, std::optional<int64_t>);
+using Supported = bool();
 
+// None where libtorch was built without the operators, or where oneDNN has no products of bfloat16 for the processor (AVX2).
 const std::optional<c10::TypedOperatorHandle<Pack>> &packing() {
   static const auto handle = []() -> std::optional<c10::TypedOperatorHandle<Pack>> {
-    auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_reorder_linear_weight", ""});
-    if (!found)
+    auto &operators = c10::Dispatcher::singleton();
+    const auto supported = operators.findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    const auto pack = operators.findSchema({"mkldnn::_reorder_linear_weight", ""});
+    if (!supported || !pack || !supported->typed<Supported>().call())
       return std::nullopt;
-    return found->typed<Pack>();
+    return pack->typed<Pack>();
   }();
   return handle;
 }
