@@ -3,16 +3,12 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use common::miniature;
 use talent::{AdapterFusion, ModelConfig, Pass, Talent, TalentOutput, TrainedParts, Triplet, Tuning};
 use tch::{Device, Kind, Tensor};
 use tlm_losses::{Cpcl, Segmentation, Tccl};
 use torch_ext::{Autocast, generator};
-
-/// Lock for the RNG, which all tests of this process share.
-static RNG_LOCK: Mutex<()> = Mutex::new(());
 
 fn loss(output: &TalentOutput) -> Tensor {
     let neck = &output.neck;
@@ -67,7 +63,6 @@ fn pass(
 }
 
 fn compare(cfg: &ModelConfig, parts: TrainedParts, products: Kind) {
-    let _guard = RNG_LOCK.lock().unwrap();
     compare_shared(cfg, (parts, false), products);
 }
 
@@ -117,7 +112,6 @@ fn everything() {
 
 #[test]
 fn images_that_sentences_share() {
-    let _guard = RNG_LOCK.lock().unwrap();
     for tuning in [Tuning::Adapters, Tuning::Lora] {
         compare_shared(&ModelConfig { tuning, ..miniature() }, (TrainedParts::Tuned, true), Kind::Float);
     }

@@ -3,7 +3,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backbone::{ImageDesign, ProjectionRole, TextDesign};
 use common::miniature;
@@ -17,12 +16,6 @@ use talent::{forward_flops, train_flops};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{LowRankUpdate, Role, Trace, generator};
 use weight_files::{PeftConfig, Targets};
-
-/// Keeps the other tests of this process from drawing: they share the RNG, and building a network seeds it.
-fn alone() -> MutexGuard<'static, ()> {
-    static RNG_LOCK: Mutex<()> = Mutex::new(());
-    RNG_LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn tuned(tuning: Tuning) -> ModelConfig {
     ModelConfig { tuning, ..miniature() }
@@ -89,7 +82,6 @@ fn groups(model: &Talent) -> BTreeSet<&'static str> {
 
 #[test]
 fn each_method_trains_what_it_names() {
-    let _alone = alone();
     let head = ["decoder", "neck", "projector"];
     let of = |cfg: &ModelConfig| groups(&Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap());
     let with =
@@ -119,7 +111,6 @@ fn each_method_trains_what_it_names() {
 /// Sizes: rank times inputs and outputs of each layer; tokens times width times blocks.
 #[test]
 fn numbers_of_parameters() {
-    let _alone = alone();
     let n = |cfg: &ModelConfig, group: &str| -> usize {
         let model = Talent::seeded(cfg, Device::Cpu, Kind::Float, 1).unwrap();
         let entries = model.store().entries().into_iter();
@@ -135,7 +126,6 @@ fn numbers_of_parameters() {
 
 #[test]
 fn one_batch_is_learnt() {
-    let _alone = alone();
     for cfg in all() {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
         tch::manual_seed(7);
@@ -199,7 +189,6 @@ fn difference(one: &Tensor, other: &Tensor) -> f64 {
 
 #[test]
 fn merged_updates_compute_the_same() {
-    let _alone = alone();
     for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Double, 5).unwrap();
         let (images, ids) = inputs(&cfg);
@@ -225,7 +214,6 @@ fn merged_updates_compute_the_same() {
 
 #[test]
 fn peft_folders_are_written_and_read() {
-    let _alone = alone();
     for cfg in all().into_iter().filter(|cfg| cfg.tuning == Tuning::Lora) {
         let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
         fill_updates(&model);
@@ -294,7 +282,6 @@ fn unfitting(
 
 #[test]
 fn dropout_of_updates_follows_the_pass() {
-    let _alone = alone();
     let mut cfg = tuned(Tuning::Lora);
     cfg.lora.dropout = 0.5;
     let model = Talent::seeded(&cfg, Device::Cpu, Kind::Float, 5).unwrap();
@@ -311,7 +298,6 @@ fn dropout_of_updates_follows_the_pass() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let _alone = alone();
     let error = |cfg: ModelConfig| Talent::seeded(&cfg, Device::Cpu, Kind::Float, 1).unwrap_err().to_string();
     let lora = |lora: LoraConfig| ModelConfig { lora, ..tuned(Tuning::Lora) };
     let base = LoraConfig::default;
@@ -341,7 +327,6 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn flops_of_each_method() {
-    let _alone = alone();
     let base = |tuning: Tuning| ModelConfig { tuning, ..ModelConfig::base() };
     let step = |tuning: Tuning| train_flops(&base(tuning), TrainedParts::Tuned);
     let head = step(Tuning::HeadOnly);
@@ -361,7 +346,6 @@ fn flops_of_each_method() {
 
 #[test]
 fn every_network_becomes_a_torchscript_module() {
-    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("module.pt");
     let mut others = [miniature(), miniature(), miniature()];
@@ -405,7 +389,6 @@ fn every_network_becomes_a_torchscript_module() {
 
 #[test]
 fn a_pass_that_depends_on_the_batch_in_another_way_is_refused() {
-    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let store = torch_ext::Store::new(Device::Cpu, Kind::Float);
     let trace = |n: i64, forward: fn(&Tensor, i64) -> Tensor| {

@@ -59,10 +59,6 @@ pub use transfer::{Download, upload, upload_beside};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Lock for tests that need reproducible random numbers: all threads share libtorch's generator.
-#[cfg(test)]
-static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 /// The version of the libtorch in use, for example `2.11.0`.
 ///
 /// # Errors

@@ -226,7 +226,6 @@ mod tests {
 
     #[test]
     fn updates_of_a_packed_layer_and_their_merging() {
-        let _alone = crate::DRAWING.lock();
         tch::manual_seed(3);
         let store = Store::new(Device::Cpu, Kind::Double);
         let layers = [
@@ -265,7 +264,6 @@ mod tests {
 
     #[test]
     fn packed_attention_has_updates_too() {
-        let _alone = crate::DRAWING.lock();
         tch::manual_seed(4);
         let store = Store::new(Device::Cpu, Kind::Double);
         let layers = [("in_proj", part("key", Some(1), 0.0)), ("out_proj", part("", None, 0.0))];
@@ -283,7 +281,6 @@ mod tests {
 
     #[test]
     fn dropout_acts_in_training_alone() {
-        let _alone = crate::DRAWING.lock();
         tch::manual_seed(5);
         let store = Store::new(Device::Cpu, Kind::Double);
         let path = with_rule(&store, &[("layer", part("", None, 0.5))]) / "layer";

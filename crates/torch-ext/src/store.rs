@@ -382,7 +382,6 @@ mod tests {
 
     #[test]
     fn start_values_depend_on_seed_and_name() {
-        let _alone = crate::DRAWING.lock();
         let start = |seed: u64, before: bool| {
             let store = Store::seeded(Device::Cpu, Kind::Float, seed);
             if before {

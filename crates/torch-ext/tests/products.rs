@@ -5,9 +5,6 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::Autocast;
 use torch_ext::layers::{attention, linear};
 
-/// Lock for tests that draw random numbers: all threads share libtorch's generator.
-static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
 fn leaf(xs: &Tensor, kind: Kind) -> Tensor {
@@ -42,7 +39,6 @@ fn compare(inputs: &[Tensor], kind: Kind, tolerance: f64, run: impl Fn(&[Tensor]
 
 #[test]
 fn linear_layers_and_their_gradients() {
-    let _alone = DRAWING.lock();
     tch::manual_seed(0);
     for (n_in, n_out) in [(96, 160), (160, 96)] {
         let inputs = [
@@ -62,7 +58,6 @@ fn linear_layers_and_their_gradients() {
 
 #[test]
 fn frozen_operands_get_no_gradient() {
-    let _alone = DRAWING.lock();
     let place = (Kind::Float, Device::Cpu);
     let (x, w) = (Tensor::randn([600, 96], place), Tensor::randn([128, 96], place));
     assert!(!linear(&x, &w, None).requires_grad());
@@ -76,7 +71,6 @@ fn frozen_operands_get_no_gradient() {
 
 #[test]
 fn attention_and_its_gradients() {
-    let _alone = DRAWING.lock();
     tch::manual_seed(2);
     // One block of queries; then several blocks with another number of keys.
     // In bfloat16, widths of whole tiles have kernels of their own where the processor has instructions for them.
@@ -94,7 +88,6 @@ fn attention_and_its_gradients() {
 
 #[test]
 fn dropped_attention_weights_and_their_gradients() {
-    let _alone = DRAWING.lock();
     tch::manual_seed(3);
     for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
         dropped_attention_weights(kind, tolerance);
@@ -128,7 +121,6 @@ fn dropped_attention_weights(kind: Kind, tolerance: f64) {
 
 #[test]
 fn copies_of_frozen_weights_follow_the_weights() {
-    let _alone = DRAWING.lock();
     tch::manual_seed(5);
     let place = (Kind::Float, Device::Cpu);
     let (x, mut w) = (Tensor::randn([4, 8], place), Tensor::randn([8, 8], place));
@@ -149,7 +141,6 @@ fn copies_of_frozen_weights_follow_the_weights() {
 
 #[test]
 fn frozen_layers_in_bf16_and_the_gradients_of_their_inputs() {
-    let _alone = DRAWING.lock();
     tch::manual_seed(6);
     let mut w = Tensor::randn([96, 160], DOUBLE).to_kind(Kind::Float);
     let bias = Tensor::randn([96], DOUBLE).to_kind(Kind::Float);
