@@ -1,5 +1,6 @@
 #include "bf16_attention.h"
 
+#include "heads.h"
 #include "softmax_rows.h"
 
 #include <ATen/Parallel.h>
@@ -32,8 +33,8 @@ struct Rows {
 };
 
 Rows rows_of(const at::Tensor &xs, int64_t index) {
-  const auto head = xs.select(0, index / xs.size(1)).select(0, index % xs.size(1));
-  return {head.const_data_ptr<BFloat16>(), head.stride(0)};
+  const auto of_head = head(xs, index);
+  return {of_head.const_data_ptr<BFloat16>(), of_head.stride(0)};
 }
 
 // Second operand x^T [d, n] of a product: pairs of rows side by side, [d / 2, width, 2], zeros from n on.
@@ -79,11 +80,6 @@ template <typename Body> void for_heads(const at::Tensor &xs, const Body &body) 
 }
 
 at::Tensor with_contiguous_rows(const at::Tensor &xs) { return xs.stride(3) == 1 ? xs : xs.contiguous(); }
-
-// The number of a weight's row for dropout, as in float32 attention.
-uint64_t row_number(int64_t index, int64_t query) {
-  return static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(query);
-}
 
 // Sizes of one head.
 struct Sizes {
@@ -209,9 +205,9 @@ void forward(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, cons
   const auto queries = with_contiguous_rows(q), keys = with_contiguous_rows(k), values = with_contiguous_rows(v);
   const Sizes of(q, k);
   for_heads(q, [&](int64_t index) {
-    auto head = mixed.select(0, index / q.size(1)).select(0, index % q.size(1));
+    auto result = head(mixed, index);
     forward_head(rows_of(queries, index), rows_of(keys, index), rows_of(values, index), index, of, dropout,
-                 head.data_ptr<BFloat16>(), head.stride(0));
+                 result.data_ptr<BFloat16>(), result.stride(0));
   });
 }
 
@@ -221,19 +217,19 @@ void backward(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, con
   const auto grads = with_contiguous_rows(grad_output);
   const Sizes of(q, k);
   for_heads(q, [&](int64_t index) {
-    BackwardHead head(rows_of(queries, index), rows_of(keys, index), rows_of(values, index), rows_of(grads, index), index, of,
-                      dropout);
+    BackwardHead of_head(rows_of(queries, index), rows_of(keys, index), rows_of(values, index), rows_of(grads, index), index,
+                         of, dropout);
     const auto result = [&](at::Tensor &xs) {
-      auto of_head = xs.select(0, index / q.size(1)).select(0, index % q.size(1));
-      return std::pair(of_head.data_ptr<BFloat16>(), of_head.stride(0));
+      auto rows = head(xs, index);
+      return std::pair(rows.data_ptr<BFloat16>(), rows.stride(0));
     };
     const auto [grad_q, q_stride] = result(gradients.q);
     for (int64_t first = 0; first < of.n; first += BLOCK)
-      head.block(first, std::min(BLOCK, of.n - first), grad_q, q_stride);
+      of_head.block(first, std::min(BLOCK, of.n - first), grad_q, q_stride);
     const auto [grad_k, k_stride] = result(gradients.k);
     const auto [grad_v, v_stride] = result(gradients.v);
-    write_transposed(head.grad_k_t, of.m, of.d, of.width, grad_k, k_stride);
-    write_transposed(head.grad_v_t, of.m, of.d, of.width, grad_v, v_stride);
+    write_transposed(of_head.grad_k_t, of.m, of.d, of.width, grad_k, k_stride);
+    write_transposed(of_head.grad_v_t, of.m, of.d, of.width, grad_v, v_stride);
   });
 }
 

@@ -5,6 +5,7 @@
 #include "bf16_attention.h"
 #include "cpu_kernels.h"
 #include "dropout.h"
+#include "heads.h"
 #include "product.h"
 #include "softmax_rows.h"
 
@@ -33,13 +34,7 @@ float *row_of(at::Tensor &xs, int64_t row) { return xs.data_ptr<float>() + row *
 // Applies dropout to the attention weights of one head, for queries from `first` on.
 void drop(const Dropout &dropout, at::Tensor &weights, int64_t index, int64_t first) {
   for (int64_t row = 0; row < weights.size(0); ++row)
-    dropout.apply(row_of(weights, row), weights.size(1),
-                  static_cast<uint64_t>(index) << 32 | static_cast<uint64_t>(first + row));
-}
-
-// One head of one sample of [batch, heads, n, d], as a view [n, d].
-at::Tensor head(const at::Tensor &xs, int64_t index) {
-  return xs.select(0, index / xs.size(1)).select(0, index % xs.size(1));
+    dropout.apply(row_of(weights, row), weights.size(1), row_number(index, first + row));
 }
 
 at::Tensor as_float(const at::Tensor &xs) { return xs.to(at::kFloat).contiguous(); }
