@@ -140,6 +140,7 @@ fn run_parsed(cli: &Cli) -> Result<()> {
         text.push_str("\n* better than every other row: the 95 % interval of each difference excludes 0");
     }
     let notes = summaries.iter().filter_map(Summary::power).chain(uneven(&runs, &splits));
+    let notes = notes.chain(without_baseline(&summaries));
     for note in notes.chain(comparisons(&runs, &splits)) {
         text.push_str(&format!("\n{}", format.escape(&note)));
     }
@@ -148,6 +149,14 @@ fn run_parsed(cli: &Cli) -> Result<()> {
         None => outln!("{text}"),
     }
     Ok(())
+}
+
+/// Says how to get differences where the runs of several studies leave no baseline.
+fn without_baseline(summaries: &[Summary]) -> Option<String> {
+    let lacks = summaries.iter().all(|summary| summary.baseline.is_none() && summary.lines.len() > 1);
+    lacks.then(|| {
+        "note: there are no differences without a baseline; name a row with --baseline, in full".to_owned()
+    })
 }
 
 /// Splits on which the runs were evaluated with different numbers of expressions.

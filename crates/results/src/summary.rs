@@ -92,6 +92,22 @@ pub(crate) const COMPARED: [&str; 3] = ["mIoU", "nta_mass", "identity_error"];
 const DECIDING: [&str; 4] = ["mIoU", "nta_mass", "nta_rate", "identity_error"];
 
 /// The metrics that the table shows.
+/// What is wrong with a baseline that is none of the groups.
+fn no_baseline(name: &str, groups: &[String]) -> String {
+    let quoted = |groups: &[&String]| groups.iter().map(|group| format!("`{group}`")).collect::<Vec<_>>();
+    let alike: Vec<&String> = groups.iter().filter(|group| group.starts_with(&format!("{name} ("))).collect();
+    match alike.as_slice() {
+        [] => format!(
+            "the baseline `{name}` is none of {}",
+            quoted(&groups.iter().collect::<Vec<_>>()).join(", ")
+        ),
+        _ => format!(
+            "several studies have a row `{name}`; the baseline can be {}",
+            quoted(&alike).join(" or ")
+        ),
+    }
+}
+
 fn shown() -> impl Iterator<Item = &'static Metric> {
     METRICS.iter().filter(|metric| metric.in_summaries)
 }
@@ -140,7 +156,7 @@ impl Summary {
         }
         let baseline = match baseline {
             Some(name) if groups.contains_key(name) => Some(name.to_owned()),
-            Some(name) => return Err(Error::Empty(format!("the baseline `{name}` is none of {order:?}"))),
+            Some(name) => return Err(Error::Empty(no_baseline(name, &order))),
             None => plan.map(|plan| plan.baseline.clone()).filter(|name| groups.contains_key(name)),
         };
         let of_lines: Vec<BySeed<'_>> = order.iter().map(|group| by_seed(&groups[group], split)).collect();

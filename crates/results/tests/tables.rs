@@ -256,6 +256,9 @@ fn repetitions_in_one_folder_stay_together() {
         let row = format!("study/{study}/baseline) | 3 |");
         assert!(table.lines().any(|line| line.contains(&row)), "{table}");
     }
+    assert!(table.contains("no differences without a baseline"), "{table}");
+    let log = String::from_utf8_lossy(&results(root.path(), &["--baseline", "baseline"]).stderr).into_owned();
+    assert!(log.contains("several studies have a row `baseline`; the baseline can be `baseline ("), "{log}");
 }
 
 #[test]

@@ -127,6 +127,13 @@ fn a_dry_run_lists_the_cells() {
     let output = ablate(folder.path(), &["--dry-run"]);
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(list.lines().filter(|line| line.ends_with("to do")).count(), 6, "{list}");
+    let some = ablate(folder.path(), &["--dry-run", "--row", "all", "--row", "no weights", "--seeds", "3"]);
+    let list = String::from_utf8_lossy(&some.stdout).into_owned();
+    let names: Vec<&str> = list.lines().filter_map(|line| line.split(", seed 3").next()).collect();
+    assert_eq!(names, ["no weights", "all"], "{list}");
+    let unknown = ablate(folder.path(), &["--dry-run", "--row", "al"]);
+    let log = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(log.contains("no row `al`, but `all`, `baseline`, `no weights`"), "{log}");
     assert!(!folder.path().join("runs").exists());
 }
 

@@ -96,6 +96,13 @@ fn a_finished_run_is_left_alone() {
     let finished = train(&run, &["--max-steps", "2", "--resume", "auto"]);
     assert!(String::from_utf8_lossy(&finished.stderr).contains("is finished"));
     assert_eq!(std::fs::read_to_string(run.join("records.jsonl")).unwrap(), before);
+
+    // An unfinished one cannot end before where it is.
+    std::fs::remove_file(run.join("metrics.json")).unwrap();
+    let earlier = train_in(data_root(), &run, &["--max-steps", "1", "--resume", "auto"]);
+    let log = String::from_utf8_lossy(&earlier.stderr).into_owned();
+    assert!(!earlier.status.success() && log.contains("--max-steps 1: ") && log.contains("at step 2"), "{log}");
+    assert_eq!(std::fs::read_to_string(run.join("records.jsonl")).unwrap(), before);
 }
 
 #[test]

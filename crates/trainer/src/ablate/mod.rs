@@ -3,7 +3,7 @@
 mod cell;
 mod plan;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use crate::train::{SharedFlags, tell_processors};
 
 #[derive(Debug, Args)]
 pub(crate) struct AblateArgs {
-    /// Plan: paper, quick, beyond, tuning, objectives, confirm, or a TOML file [default: quick]
+    /// Plan: quick, paper, beyond, tuning, objectives, confirm, causes, confirm-rca, shifted, or a TOML file [default: quick]
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
     /// Axes to vary, instead of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
@@ -49,6 +49,9 @@ pub(crate) struct AblateArgs {
     /// Seeds, separated by commas, instead of the plan's
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     seeds: Vec<u64>,
+    /// Train only this row of the plan; may be given several times
+    #[arg(long = "row", value_name = "NAME")]
+    only: Vec<String>,
     /// Folder for the cells' runs [default: runs/ablate-NAME]
     #[arg(long)]
     runs_dir: Option<PathBuf>,
@@ -80,6 +83,7 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
         args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
     let cells = cells_of(&plan, &rows, args, &runs_dir)?;
     check_rows_differ(&cells)?;
+    let cells = of_rows(cells, &args.only)?;
     for cell in &cells {
         cell.check_unchanged()?;
     }
@@ -147,6 +151,20 @@ fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Pat
             });
         }
     }
+    Ok(cells)
+}
+
+/// The cells of some rows; all cells if none is named.
+fn of_rows(mut cells: Vec<Cell>, only: &[String]) -> Result<Vec<Cell>> {
+    for name in only {
+        let known = || cells.iter().map(|cell| format!("`{}`", cell.row)).collect::<BTreeSet<_>>();
+        ensure!(
+            cells.iter().any(|cell| cell.row == *name),
+            "--row: the plan has no row `{name}`, but {}",
+            known().into_iter().collect::<Vec<_>>().join(", ")
+        );
+    }
+    cells.retain(|cell| only.is_empty() || only.contains(&cell.row));
     Ok(cells)
 }
 
@@ -311,7 +329,9 @@ fn run_all(
                     let outcome = cell.run(&on);
                     let Ok(mut outcomes) = outcomes.lock() else { return };
                     let (done, minutes) = (outcomes.len() + 1, started.elapsed().as_secs_f64() / 60.0);
-                    let left = minutes / done as f64 * (n_todo - done) as f64;
+                    // Workers finish a cell each in about the same time.
+                    let rounds = |cells: usize| cells as f64 / machines.jobs as f64;
+                    let left = minutes / rounds(done).ceil() * rounds(n_todo - done);
                     live.line(&format!(
                         "{done}/{n_todo}  {minutes:.1} min, {left:.0} left  {}: {outcome}",
                         cell.name()

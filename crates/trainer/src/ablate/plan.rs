@@ -314,6 +314,16 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_every_shipped_plan() {
+        let command = <crate::ablate::AblateArgs as clap::Args>::augment_args(clap::Command::new("ablate"));
+        let plan = command.get_arguments().find(|arg| arg.get_id() == "plan").unwrap();
+        let help = plan.get_help().unwrap().to_string();
+        for (name, _) in SHIPPED {
+            assert!(help.contains(&format!("{name},")), "{name} is missing in `{help}`");
+        }
+    }
+
+    #[test]
     fn shipped_plans_load_and_their_settings_are_valid() {
         for (name, _) in SHIPPED {
             let plan = AblationPlan::load(name).unwrap();

@@ -214,6 +214,14 @@ impl<'a> Run<'a> {
         if at.step >= n_steps && !at.evaluation_due && finished {
             return Ok(None);
         }
+        if let Some(limit) = options.shared.max_steps {
+            ensure!(
+                at.step <= limit,
+                "--max-steps {limit}: {} is at step {} already; give a later step or leave --max-steps out",
+                options.run_dir.display(),
+                at.step
+            );
+        }
         let moments = adam.state().into_iter().map(|(_, tensor)| tensor);
         let averages = average.iter().flat_map(Average::tensors);
         processes.broadcast(tensors(&experiment.model).chain(moments).chain(averages).collect())?;
