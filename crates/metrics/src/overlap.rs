@@ -12,6 +12,11 @@ pub struct Overlap {
 }
 
 impl Overlap {
+    /// Whether no more pixels are in both than in either.
+    pub fn is_possible(&self) -> bool {
+        self.intersection <= self.prediction.min(self.target)
+    }
+
     /// Counts the overlap of a probability map and a mask of the same size. A pixel is predicted if its probability exceeds the
     /// threshold, and is in the target if the mask is not zero.
     ///

@@ -72,22 +72,13 @@ pub fn run(args: &[OsString]) -> Result<()> {
 }
 
 fn run_parsed(cli: &Cli) -> Result<()> {
-    let outputs: Vec<&PathBuf> =
-        [&cli.out, &cli.expressions, &cli.report, &cli.plot].into_iter().flatten().collect();
-    let different: BTreeSet<&PathBuf> = outputs.iter().copied().collect();
-    ensure!(
-        different.len() == outputs.len(),
-        "--out, --expressions, --report and --plot must name different files"
-    );
+    check_outputs(cli)?;
     let Found { runs, plan, problems } = read_runs(&cli.runs)?;
     for LeftOut { run, what } in &problems {
         errln!("left out: {}: {what}", run.display());
     }
     if runs.is_empty() {
         bail!("{}: there is no finished run", cli.runs.display());
-    }
-    if let Some(path) = &cli.expressions {
-        write_parquet(path, &mut expressions_frame(&runs)?)?;
     }
     let known: BTreeSet<&String> = runs.iter().flat_map(|run| run.splits.keys()).collect();
     let splits: Vec<String> = match cli.split.is_empty() {
@@ -106,6 +97,9 @@ fn run_parsed(cli: &Cli) -> Result<()> {
         let baseline = cli.baseline.as_deref();
         summaries.push(Summary::new(&runs, plan.as_ref(), split, &cli.group_by, baseline, with_groups)?);
     }
+    if let Some(path) = &cli.expressions {
+        write_parquet(path, &mut expressions_frame(&runs)?)?;
+    }
     // All decisions are made on the validation split, so it comes first.
     summaries.sort_by_key(|summary| !run_files::is_val(&summary.split));
     if let Some(path) = &cli.plot {
@@ -121,7 +115,7 @@ fn run_parsed(cli: &Cli) -> Result<()> {
     }
     let format = match cli.format {
         OutputFormat::Csv | OutputFormat::Parquet => {
-            let Some(out) = &cli.out else { bail!("--format csv and parquet need --out FILE") };
+            let Some(out) = &cli.out else { bail!(NEEDS_FILE) };
             let mut frame = runs_frame(&runs)?;
             match cli.format {
                 OutputFormat::Csv => write_csv(out, &mut frame)?,
@@ -140,7 +134,7 @@ fn run_parsed(cli: &Cli) -> Result<()> {
         text.push_str("\n* better than every other row: the 95 % interval of each difference excludes 0");
     }
     let notes = summaries.iter().filter_map(Summary::power).chain(uneven(&runs, &splits));
-    let notes = notes.chain(without_baseline(&summaries));
+    let notes = notes.chain(without_baseline(&summaries)).chain(with_mixed_groups(&summaries));
     for note in notes.chain(comparisons(&runs, &splits)) {
         text.push_str(&format!("\n{}", format.escape(&note)));
     }
@@ -151,11 +145,50 @@ fn run_parsed(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
+const NEEDS_FILE: &str = "--format csv and parquet need --out FILE";
+
+/// Checks the files to write, before any is written.
+fn check_outputs(cli: &Cli) -> Result<()> {
+    // A PNG and an SVG.
+    let plots = cli.plot.iter().flat_map(|plot| [plot.with_extension("png"), plot.with_extension("svg")]);
+    let files = [&cli.out, &cli.expressions, &cli.report].into_iter().flatten().cloned();
+    let mut seen = BTreeSet::new();
+    for file in files.chain(plots) {
+        let absolute: PathBuf = std::path::absolute(&file)?.components().collect();
+        ensure!(
+            seen.insert(absolute),
+            "{}: --out, --expressions, --report and --plot must name different files",
+            file.display()
+        );
+    }
+    let needs_file = matches!(cli.format, OutputFormat::Csv | OutputFormat::Parquet);
+    ensure!(!needs_file || cli.out.is_some(), NEEDS_FILE);
+    if let Some(plot) = &cli.plot {
+        let ending = plot.extension().and_then(|ending| ending.to_str());
+        ensure!(
+            ending == Some("png"),
+            "--plot {}: it must end in .png; an SVG file is written beside it",
+            plot.display()
+        );
+    }
+    Ok(())
+}
+
 /// Says how to get differences where the runs of several studies leave no baseline.
 fn without_baseline(summaries: &[Summary]) -> Option<String> {
     let lacks = summaries.iter().all(|summary| summary.baseline.is_none() && summary.lines.len() > 1);
     lacks.then(|| {
         "note: there are no differences without a baseline; name a row with --baseline, in full".to_owned()
+    })
+}
+
+/// Says why groups with several runs of one seed have no differences.
+fn with_mixed_groups(summaries: &[Summary]) -> Option<String> {
+    let mixed: BTreeSet<String> =
+        summaries.iter().flat_map(|summary| &summary.mixed).map(|group| format!("`{group}`")).collect();
+    let names = mixed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    (!mixed.is_empty()).then(|| {
+        format!("note: {names}: several runs of one seed, so no differences to other groups; add keys to --group-by")
     })
 }
 

@@ -184,11 +184,24 @@ fn read_run(folder: &Path) -> Result<Run, String> {
     for (split, report) in metrics.splits.iter().filter(|(split, _)| !split.contains(", ")) {
         let (n, found) = (
             report.all.segmentation.n_expressions,
-            expressions.iter().filter(|one| one.split == *split).count(),
+            // An expression counts once.
+            expressions
+                .iter()
+                .filter(|one| one.split == *split)
+                .map(|one| (one.evaluated.ref_id, one.evaluated.sent_id))
+                .collect::<BTreeSet<_>>()
+                .len(),
         );
         if n != found {
             return Err(format!("expressions.jsonl: it holds {found} of the {n} expressions of {split}"));
         }
+    }
+    let mut of_expressions = expressions.iter().map(|one| &one.evaluated);
+    if let Some(wrong) = of_expressions.find(|one| !one.activation.overlap.is_possible()) {
+        let (id, sentence) = (wrong.ref_id, wrong.sent_id);
+        return Err(format!(
+            "expressions.jsonl: ref {id}, sentence {sentence}: more pixels in common than the prediction or the target has"
+        ));
     }
     let point = |record: Record| match record {
         Record::Eval(eval) if is_val(&eval.split) => {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use metrics::{METRICS, Metric};
@@ -83,6 +83,8 @@ pub struct Summary {
     /// By name of the [measure](MEASURES): the line that is better than every other one, if the 95 % interval of each difference
     /// excludes 0.
     pub best: BTreeMap<&'static str, usize>,
+    /// Groups with several runs of one seed. They have means, and no differences to other groups.
+    pub mixed: Vec<String>,
 }
 
 /// Metrics that the table shows with their difference to the baseline.
@@ -143,8 +145,7 @@ impl Summary {
             groups.entry(group).or_default().push(run);
         }
         if order.is_empty() {
-            let known: std::collections::BTreeSet<&String> =
-                runs.iter().flat_map(|run| run.splits.keys()).collect();
+            let known: BTreeSet<&String> = runs.iter().flat_map(|run| run.splits.keys()).collect();
             return Err(Error::Empty(format!(
                 "no finished run has the split `{split}`; they have {known:?}"
             )));
@@ -170,7 +171,8 @@ impl Summary {
             })
             .collect();
         let best = best_lines(&lines, &of_lines);
-        Ok(Self { split: split.to_owned(), baseline, lines, best })
+        let mixed = order.iter().filter(|group| !has_distinct_seeds(&groups[*group])).cloned().collect();
+        Ok(Self { split: split.to_owned(), baseline, lines, best, mixed })
     }
 
     /// The table as text. A line that is better than every other one is marked, see [`Summary::best`]; differences have 95 %
@@ -331,8 +333,16 @@ fn line(
 /// The expressions of runs on a split by seed, each by ref and sentence.
 pub(crate) type BySeed<'a> = BTreeMap<u64, BTreeMap<(i64, i64), &'a ExpressionLine>>;
 
+/// Empty for runs among which a seed occurs twice: which of the two to compare with a run of another group is not known.
 fn by_seed<'a>(runs: &[&'a Run], split: &str) -> BySeed<'a> {
+    if !has_distinct_seeds(runs) {
+        return BySeed::new();
+    }
     runs.iter().map(|run| (run.seed, expressions_of(run, split))).collect()
+}
+
+fn has_distinct_seeds(runs: &[&Run]) -> bool {
+    runs.iter().map(|run| run.seed).collect::<BTreeSet<_>>().len() == runs.len()
 }
 
 /// Results on a set of expressions.

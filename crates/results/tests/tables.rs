@@ -262,6 +262,52 @@ fn repetitions_in_one_folder_stay_together() {
 }
 
 #[test]
+fn groups_with_several_runs_of_a_seed_are_not_compared() {
+    let root = runs();
+    let table =
+        stdout(&results(root.path(), &["--group-by", "loss.cpcl", "--baseline", "0.1", "--format", "md"]));
+    assert!(table.contains("several runs of one seed"), "{table}");
+    // Where each seed occurs once, there are differences.
+    let table =
+        stdout(&results(root.path(), &["--group-by", "loss.cpcl,row", "--baseline", "0.1, baseline"]));
+    assert!(!table.contains("several runs") && table.contains('['), "{table}");
+}
+
+#[test]
+fn impossible_measurements_leave_a_run_out() {
+    let root = runs();
+    let left_out = |change: &dyn Fn(&str) -> String| {
+        let file = root.path().join("study/a/seed-1/expressions.jsonl");
+        let whole = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, change(&whole)).unwrap();
+        let log = String::from_utf8_lossy(&results(root.path(), &[]).stderr).into_owned();
+        std::fs::write(&file, whole).unwrap();
+        log
+    };
+    let twice =
+        left_out(&|text| text.lines().next().map(|line| format!("{line}\n{line}\n")).unwrap_or_default());
+    assert!(twice.contains("it holds 1 of the 2 expressions of val"), "{twice}");
+    let more = left_out(&|text| text.replacen("\"intersection\":10", "\"intersection\":11", 1));
+    assert!(more.contains("ref 0, sentence 100: more pixels in common"), "{more}");
+}
+
+#[test]
+fn no_file_is_written_before_all_can_be() {
+    let root = runs();
+    let (page, plot) = (root.path().join("page.svg"), root.path().join("page.png"));
+    let (page, plot) = (page.to_str().unwrap(), plot.to_str().unwrap());
+    for args in [
+        &["--out", page, "--plot", plot][..],
+        &["--expressions", page, "--format", "csv"],
+        &["--expressions", page, "--baseline", "nope"],
+        &["--plot", page],
+    ] {
+        assert!(!results(root.path(), args).status.success(), "{args:?}");
+        assert!(!Path::new(page).exists() && !Path::new(plot).exists(), "{args:?}");
+    }
+}
+
+#[test]
 fn runs_of_other_configs_are_no_repetitions() {
     let root = tempfile::tempdir().unwrap();
     for (name, seed, lr) in [("a", 1, "0.1"), ("b", 2, "0.2")] {

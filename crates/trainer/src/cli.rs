@@ -296,7 +296,7 @@ const FAST_DEV_RUN: &str = "runs/fast-dev-run";
 
 fn run_train(args: &TrainArgs) -> Result<()> {
     torch_ext::upload_beside(args.upload_stream);
-    ensure!(args.shared.max_steps != Some(0), "--max-steps must be positive");
+    args.shared.check()?;
     ensure!(args.keep_checkpoints > 0, "--keep-checkpoints must be positive");
     let resume = match &args.resume {
         None => Resume::No,

@@ -194,9 +194,9 @@ impl Experiment {
     pub(crate) fn shorten(&mut self, fast_dev_run: bool, mix: &TrainingMix) {
         let TrainConfig { overfit_batches, batch_size, .. } = self.cfg.train;
         if overfit_batches > 0 {
-            let order = sampler::epoch_order(self.cfg.seed, 0, mix.refs.len());
-            let chosen = order.into_iter().take(overfit_batches.saturating_mul(batch_size));
-            self.scope = EvalScope::Refs(chosen.map(|index| mix.refs[index]).collect());
+            let mut chosen = self.pass_over(&mix.refs, 0);
+            chosen.truncate(overfit_batches.saturating_mul(batch_size));
+            self.scope = EvalScope::Refs(chosen);
         } else if fast_dev_run {
             self.scope = EvalScope::FirstBatch;
         }

@@ -13,7 +13,7 @@ use torch_ext::Role;
 
 use crate::batch::TrainTensors;
 use crate::checkpoint::checkpoint_argument;
-use crate::config::ConfigArgs;
+use crate::config::{ConfigArgs, Precision};
 use crate::distributed::Processes;
 use crate::experiment::{Experiment, Machine};
 use crate::first_batches::first_batches;
@@ -57,6 +57,10 @@ pub(crate) fn gradients(args: &GradientsArgs) -> Result<()> {
         _ => None,
     };
     let cfg = args.config.load_over(own, &args.data_root)?;
+    ensure!(
+        cfg.train.precision != Precision::Fp16,
+        "gradients are measured without loss scaling, and small ones vanish in fp16: use fp32 or bf16"
+    );
     let device = args.machine.set_up()?;
     let mut experiment = Experiment::new(cfg, device, &args.data_root, &Processes::default())?;
     experiment.interrupt = Interrupt::listen()?;
@@ -113,6 +117,8 @@ fn measure(experiment: &Experiment, n: u64) -> Result<(Vec<&'static str>, Vec<Pu
         processes.seed_step(cfg.seed, step as u64);
         let batch = TrainTensors::new(&batch?, device, model.store().kind())?;
         for (term, weight, value) in steps.weighted_terms(&batch)? {
+            let number = f64::try_from(&value)?;
+            ensure!(number.is_finite(), "loss.{term} is {number} in batch {}", step + 1);
             let found = Tensor::f_run_backward(&[&value * weight], &tensors, true, false)?;
             let squares = |group: &str| -> Result<f64> {
                 let ours = trained.iter().zip(&found).filter(|(entry, _)| entry.group.name == group);

@@ -28,8 +28,13 @@ impl RunLock {
     /// # Errors
     /// When another process holds the lock.
     pub(crate) fn take(path: &Path) -> Result<Self> {
+        Self::take_as(path, "run.lock")
+    }
+
+    /// [`RunLock::take`] with another file.
+    pub(crate) fn take_as(path: &Path, file: &str) -> Result<Self> {
         std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
-        let name = path.join("run.lock");
+        let name = path.join(file);
         let file = open_lock(&name).with_context(|| name.display().to_string())?;
         match file.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _file: file }),

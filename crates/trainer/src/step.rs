@@ -269,13 +269,7 @@ impl<'a> Steps<'a> {
     /// Forward and backward pass with activation checkpointing.
     fn recompute(&self, part: &TrainTensors, loss: impl FnOnce(&Inputs<'_>) -> Tensor) -> Result<()> {
         let Self { model, cfg, processes, .. } = *self;
-        let of_adapters = cfg.loss.in_need(|needs| needs.adapters);
-        // Recomputed blocks have their own autograd graphs, which a loss of the head does not reach.
-        ensure!(
-            of_adapters.is_empty(),
-            "loss.{} needs the adapters' activations: train without --recompute",
-            of_adapters.join(", loss.")
-        );
+        can_recompute(&cfg.loss)?;
         cfg.train.precision.apply()?;
         let (image_of, products) = (image_of(part), cfg.train.precision.kind());
         let loss = |output: &TalentOutput| loss(&Inputs { output, adapters: &[], batch: part, processes });
@@ -311,6 +305,18 @@ impl<'a> Steps<'a> {
         let adapters: Vec<Tensor> = adapters.into_iter().flatten().map(|(_, response)| response).collect();
         Ok(losses(&Inputs { output: &output, adapters: &adapters, batch: part, processes }, &cfg.loss))
     }
+}
+
+/// Checks that every loss can be computed with activation checkpointing.
+pub(crate) fn can_recompute(cfg: &LossConfig) -> Result<()> {
+    // Recomputed blocks have their own autograd graphs, which a loss of the head does not reach.
+    let of_adapters = cfg.in_need(|needs| needs.adapters);
+    ensure!(
+        of_adapters.is_empty(),
+        "loss.{} needs the adapters' activations: train without --recompute",
+        of_adapters.join(", loss.")
+    );
+    Ok(())
 }
 
 /// The token ids of a part.

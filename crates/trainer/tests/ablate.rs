@@ -122,6 +122,38 @@ fn finished_cells_serve_the_ablation_that_made_them_alone() {
 }
 
 #[test]
+fn a_longer_ablation_that_fails_leaves_the_shorter_one_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    ablate(folder.path(), &["--row", "all", "--seeds", "3"]);
+    let cell = folder.path().join("runs/all/seed-3");
+    let longer = |extra: &[&str]| {
+        let output =
+            ablate(folder.path(), &[&["--row", "all", "--seeds", "3", "--max-steps", "3"], extra].concat());
+        let (list, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (list.into_owned(), log.into_owned())
+    };
+    let log_file = std::fs::read(cell.join("log.txt")).unwrap();
+
+    // Another ablation trains the cell.
+    let lock = std::fs::File::open(cell.join("cell.lock")).unwrap();
+    lock.lock().unwrap();
+    let (_, log) = longer(&[]);
+    assert!(log.contains("another process is working in this folder"), "{log}");
+    assert_eq!(std::fs::read(cell.join("log.txt")).unwrap(), log_file);
+    drop(lock);
+
+    // Training does not begin.
+    std::fs::remove_file(cell.join("log.txt")).unwrap();
+    std::fs::create_dir(cell.join("log.txt")).unwrap();
+    let (_, log) = longer(&[]);
+    assert!(log.contains("1 of 1 cells failed"), "{log}");
+    assert!(longer(&["--dry-run"]).0.contains("to do"));
+    let shorter = ablate(folder.path(), &["--row", "all", "--seeds", "3", "--dry-run"]);
+    let list = String::from_utf8_lossy(&shorter.stdout).into_owned();
+    assert!(list.contains("finished"), "{list}");
+}
+
+#[test]
 fn a_dry_run_lists_the_cells() {
     let folder = tempfile::tempdir().unwrap();
     let output = ablate(folder.path(), &["--dry-run"]);

@@ -101,7 +101,10 @@ fn a_finished_run_is_left_alone() {
     std::fs::remove_file(run.join("metrics.json")).unwrap();
     let earlier = train_in(data_root(), &run, &["--max-steps", "1", "--resume", "auto"]);
     let log = String::from_utf8_lossy(&earlier.stderr).into_owned();
-    assert!(!earlier.status.success() && log.contains("--max-steps 1: ") && log.contains("at step 2"), "{log}");
+    assert!(
+        !earlier.status.success() && log.contains("--max-steps 1: ") && log.contains("at step 2"),
+        "{log}"
+    );
     assert_eq!(std::fs::read_to_string(run.join("records.jsonl")).unwrap(), before);
 }
 

@@ -17,6 +17,7 @@ use super::AblateArgs;
 use super::plan::AblationPlan;
 use crate::config::{Config, differences};
 use crate::interrupt::Interrupt;
+use crate::run_dir::RunLock;
 
 /// One run of an ablation: a row of the plan with one seed.
 #[derive(Debug)]
@@ -122,7 +123,9 @@ impl Cell {
     }
 
     fn train(&self, on: &Worker<'_>) -> Result<()> {
-        std::fs::create_dir_all(&self.run_dir).with_context(|| self.run_dir.display().to_string())?;
+        // Another ablation may train this cell, or a process of one that was killed.
+        let _lock = RunLock::take_as(&self.run_dir, "cell.lock")?;
+        drop(RunLock::take(&self.run_dir)?);
         let cell = run_files::Cell {
             ablation: on.plan.name.clone(),
             row: self.row.clone(),
@@ -130,7 +133,16 @@ impl Cell {
             set: self.overrides.clone(),
             max_steps: on.args.shared.max_steps,
         };
-        cell.write(&self.run_dir)?;
+        // The metrics of a shorter ablation keep their cell until there are new ones.
+        if Metrics::read(&self.run_dir).is_err() {
+            cell.write(&self.run_dir)?;
+        }
+        self.train_alone(on)?;
+        Ok(cell.write(&self.run_dir)?)
+    }
+
+    /// Runs the cell's training processes to their end.
+    fn train_alone(&self, on: &Worker<'_>) -> Result<()> {
         let log = self.run_dir.join("log.txt");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let program = std::env::current_exe().context("where this program is")?;

@@ -20,6 +20,7 @@ use crate::config::{self, Config, MAX_SEED, Source};
 use crate::experiment::Machine;
 use crate::interrupt::Interrupt;
 use crate::pretrain::{ensure_current, pretrain};
+use crate::step::can_recompute;
 use crate::train::{SharedFlags, tell_processors};
 
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ pub(crate) struct AblateArgs {
     #[arg(long, num_args = 1..)]
     axis: Vec<String>,
     /// How axes are combined into rows [default: grid]
-    #[arg(long)]
+    #[arg(long, requires = "axis")]
     mode: Option<AxisMode>,
     /// Preset of every cell, instead of the plan's [default with --axis: testbed, whose data and encoders are made first]
     #[arg(long, conflicts_with = "config")]
@@ -79,10 +80,14 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
         args.nproc
     );
     ensure!(args.jobs != Some(0), "--jobs must be positive");
+    args.shared.check()?;
     let runs_dir =
         args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
     let cells = cells_of(&plan, &rows, args, &runs_dir)?;
     check_rows_differ(&cells)?;
+    for cell in cells.iter().filter(|_| args.shared.recompute) {
+        can_recompute(&cell.cfg.loss).with_context(|| format!("row `{}`", cell.row))?;
+    }
     let cells = of_rows(cells, &args.only)?;
     for cell in &cells {
         cell.check_unchanged()?;

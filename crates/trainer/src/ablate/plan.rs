@@ -268,8 +268,13 @@ impl Axis {
                 [vec!["model.text.adapters=false".into()], vec!["model.text.adapters=true".into()]]
             }
             other => {
-                let Some(loss) = LOSSES.iter().find(|loss| loss.name() == other) else {
-                    let losses: Vec<&str> = LOSSES.iter().map(|loss| loss.name()).collect();
+                let with_weight = || LOSSES.iter().filter(|loss| loss.weight() > 0.0);
+                ensure!(
+                    !LOSSES.iter().any(|loss| loss.name() == other && loss.weight() == 0.0),
+                    "axis `{other}` has no values, and the official recipe no weight for it; give some, as in loss.{other}=0.0,0.5"
+                );
+                let Some(loss) = with_weight().find(|loss| loss.name() == other) else {
+                    let losses: Vec<&str> = with_weight().map(|loss| loss.name()).collect();
                     bail!(
                         "axis `{other}` is no component (rca, rca-adapter, rca-neck, gate, text-adapters) and no loss ({}), \
                          and has no values; give a config key its values, as in loss.cpcl=0,0.1,1",
@@ -311,6 +316,15 @@ mod tests {
     fn names(axes: &[&str], mode: AxisMode) -> Vec<String> {
         let axes: Vec<String> = axes.iter().map(|axis| (*axis).to_owned()).collect();
         AblationPlan::of_axes(&axes, mode).unwrap().rows().unwrap().into_iter().map(|row| row.name).collect()
+    }
+
+    #[test]
+    fn a_loss_without_a_weight_of_its_own_needs_values() {
+        let rows = |axis: &str| AblationPlan::of_axes(&[axis.to_owned()], AxisMode::Grid).unwrap().rows();
+        let error = rows("mass").unwrap_err().to_string();
+        assert!(error.contains("loss.mass=0.0,0.5"), "{error}");
+        assert_eq!(rows("loss.mass=0.0,0.5").unwrap().len(), 2);
+        assert_eq!(rows("cpcl").unwrap()[1].set, ["loss.cpcl=0.1"]);
     }
 
     #[test]

@@ -30,6 +30,15 @@ impl Config {
             "loss.{} compares expressions about one image: data.refs_per_image must be at least 2",
             lonely.join(", loss.")
         );
+        let apart = self
+            .loss
+            .in_need(|needs| needs.rivals && self.train.batch_size / self.train.accumulate.max(1) < 2);
+        ensure!(
+            apart.is_empty(),
+            "loss.{} compares expressions that go through the network together: train.batch_size must be at least twice \
+             train.accumulate",
+            apart.join(", loss.")
+        );
         let blind = self.loss.in_need(|needs| needs.adapters && !self.model.adapters_see_words());
         ensure!(
             blind.is_empty(),

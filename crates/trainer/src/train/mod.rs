@@ -36,7 +36,7 @@ use crate::memory_limit::ensure_fits;
 use crate::official_checkpoint::load_encoders;
 use crate::optim::adam;
 use crate::run_dir::{RunDir, RunLock, environment};
-use crate::step::Steps;
+use crate::step::{Steps, can_recompute};
 use crate::step_graph::GraphedSteps;
 use crate::tensorboard::EventFile;
 
@@ -46,6 +46,9 @@ use crate::tensorboard::EventFile;
 /// Anything that stops the run; the message names the file, key or sample at fault. An interruption by a signal is an error,
 /// too.
 pub fn train(cfg: Config, options: &RunOptions) -> Result<()> {
+    if options.shared.recompute {
+        can_recompute(&cfg.loss)?;
+    }
     let device = options.machine.set_up()?;
     let processes = Processes::join(&cfg, device)?;
     if processes.size() == 1 {

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
+
 use crate::experiment::Machine;
 
 /// When to write checkpoints, in addition to the end of each epoch.
@@ -58,6 +60,12 @@ pub struct SharedFlags {
 }
 
 impl SharedFlags {
+    /// Checks the flags before anything is written.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.max_steps != Some(0), "--max-steps must be positive");
+        Ok(())
+    }
+
     /// The flags as command-line arguments.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let Self { data_root, max_steps, recompute } = self;
