@@ -39,7 +39,7 @@ pub(crate) struct EvalArgs {
     /// Run folder; its best checkpoint is evaluated
     #[arg(long, conflicts_with = "checkpoint")]
     run: Option<PathBuf>,
-    /// Checkpoint file, or exported folder
+    /// Checkpoint file, or exported folder, or run folder
     #[arg(long, value_parser = checkpoint_argument())]
     checkpoint: Option<PathBuf>,
     /// Splits, separated by commas [default: the data set's validation split]

@@ -277,12 +277,12 @@ fn prediction_on_an_own_image() {
     train(&run, &["--max-steps", "1"]);
     let picture = folder.path().join("own.png");
     image::save_buffer(&picture, &vec![120_u8; 50 * 30 * 3], 50, 30, image::ColorType::Rgb8).unwrap();
-    let checkpoint = run.join("checkpoints/best.safetensors");
     let predict = |text: &str, image: &Path| {
         talent(&[
             "predict",
             "--checkpoint",
-            checkpoint.to_str().unwrap(),
+            // A run stands for its best model.
+            run.to_str().unwrap(),
             "--image",
             image.to_str().unwrap(),
             "--text",

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 use weight_files::WeightFile;
 
-use super::{Meta, bounds};
+use super::{Checkpoints, Meta, bounds};
 
 /// Version of the metadata format that is written.
 pub(crate) const FORMAT: u32 = 3;
@@ -24,11 +24,12 @@ const META_KEY: &str = "talent";
 /// Name of the checkpoint in an exported folder (`export --format hf`).
 pub(crate) const MODEL_FILE: &str = "model.safetensors";
 
-/// Parses an argument that names a checkpoint: a file, or an exported folder with one.
+/// Parses an argument that names a checkpoint: a file, an exported folder with one, or the folder of a run, which stands for its
+/// best model.
 pub(crate) fn checkpoint_argument() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
     clap::builder::PathBufValueParser::new().map(|path| {
-        let inside = path.join(MODEL_FILE);
-        if inside.is_file() { inside } else { path }
+        let inside = [path.join(MODEL_FILE), Checkpoints::of(&path).best()];
+        inside.into_iter().find(|file| file.is_file()).unwrap_or(path)
     })
 }
 

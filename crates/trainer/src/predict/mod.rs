@@ -20,7 +20,7 @@ use crate::experiment::{Machine, StoredModel};
 /// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PredictArgs {
-    /// Checkpoint of a trained model, or exported folder
+    /// Checkpoint of a trained model, or exported folder, or run folder
     #[arg(long, value_parser = checkpoint_argument())]
     checkpoint: PathBuf,
     /// Image file, folder of images, or pattern such as 'photos/**/*.jpg'
