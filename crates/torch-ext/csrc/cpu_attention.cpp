@@ -26,7 +26,7 @@ using torch::autograd::variable_list;
 
 // Approximate number of queries in a block.
 constexpr int64_t BLOCK = 256;
-// Below this many scores a head, libtorch's own kernel is as fast.
+// With fewer scores a head, libtorch's own attention serves.
 constexpr int64_t LEAST_SCORES = 1 << 16;
 
 float *row_of(at::Tensor &xs, int64_t row) { return xs.data_ptr<float>() + row * xs.size(1); }
