@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -13,27 +14,27 @@ use crate::{wheel, worked_changes};
 ///
 /// - args: go to `cargo test`
 pub(crate) fn test(args: &[OsString]) -> Result<()> {
+    let libtorch = setup()?;
     if !args.is_empty() {
-        return run(cargo_test()?.args(args));
+        return run(cargo_test(&libtorch.path).args(args));
     }
     // Examples are left to `guests`: every crate has a `quickstart`, and the programs would overwrite each other.
-    run(cargo_test()?.args(["--lib", "--bins", "--tests"]))?;
-    run(cargo_test()?.arg("--doc"))
+    run(cargo_test(&libtorch.path).args(["--lib", "--bins", "--tests"]))?;
+    run(cargo_test(&libtorch.path).arg("--doc"))
 }
 
 /// `cargo test` of the workspace.
-fn cargo_test() -> Result<Command> {
-    let libtorch = setup()?;
+fn cargo_test(libtorch: &Path) -> Command {
     let mut command = cargo();
-    command.env("LIBTORCH", &libtorch.path).args(["test", "--release", "--workspace", "--locked"]);
+    command.env("LIBTORCH", libtorch).args(["test", "--release", "--workspace", "--locked"]);
     // A library that Python loads, which a test program cannot link; `wheel` tests it from Python.
     command.args(["--exclude", "python"]);
-    Ok(command)
+    command
 }
 
 /// Kernels and recordings again as on a processor with AVX2 alone, which most laptops have: ATen and oneDNN choose other code there.
-fn test_with_avx2() -> Result<()> {
-    let mut command = cargo_test()?;
+fn test_with_avx2(libtorch: &Path) -> Result<()> {
+    let mut command = cargo_test(libtorch);
     command.env("ATEN_CPU_CAPABILITY", "avx2").env("ONEDNN_MAX_CPU_ISA", "AVX2");
     run(command.args(["products", "recompute", "recordings"].iter().flat_map(|name| ["--test", name])))
 }
@@ -60,7 +61,7 @@ pub(crate) fn ci() -> Result<()> {
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     run(cargo().env("LIBTORCH", &libtorch.path).args(clippy))?;
     test(&[])?;
-    test_with_avx2()?;
+    test_with_avx2(&libtorch.path)?;
     test_without_default_features()?;
     let doc = ["doc", "--release", "--workspace", "--no-deps", "--locked"];
     run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))?;

@@ -105,9 +105,14 @@ fn rename_distinct_runs(runs: &mut [Run]) {
     }
 }
 
-fn are_repetitions(runs: &[&Run]) -> bool {
+/// Whether no two of the runs have the same seed.
+pub(crate) fn has_distinct_seeds(runs: &[&Run]) -> bool {
     let seeds: BTreeSet<u64> = runs.iter().map(|run| run.seed).collect();
-    seeds.len() == runs.len() && runs.iter().all(|run| run.is_like(runs[0]))
+    seeds.len() == runs.len()
+}
+
+fn are_repetitions(runs: &[&Run]) -> bool {
+    has_distinct_seeds(runs) && runs.iter().all(|run| run.is_like(runs[0]))
 }
 
 /// Divides runs into repetitions in one folder. Runs of a folder that has runs of several kinds stand alone, since its name would not

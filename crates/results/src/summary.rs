@@ -6,7 +6,7 @@ use metrics::{METRICS, Metric};
 use crate::Error;
 use crate::groups::by_group;
 use crate::measures::{MEASURES, Measure};
-use crate::read::Run;
+use crate::read::{Run, has_distinct_seeds};
 use crate::table::{Cell, Table, TableFormat};
 use command_kit::{Differences, Interval};
 use run_files::{Ablation, ExpressionLine};
@@ -339,10 +339,6 @@ fn by_seed<'a>(runs: &[&'a Run], split: &str) -> BySeed<'a> {
         return BySeed::new();
     }
     runs.iter().map(|run| (run.seed, expressions_of(run, split))).collect()
-}
-
-fn has_distinct_seeds(runs: &[&Run]) -> bool {
-    runs.iter().map(|run| run.seed).collect::<BTreeSet<_>>().len() == runs.len()
 }
 
 /// Results on a set of expressions.

@@ -75,7 +75,7 @@ fn a_training_step_equals_the_recording() {
         let error = f64::try_from((found - expected).abs().max()).unwrap();
         // Some are the small remainder of terms that cancel: with AVX2 one differs by 4.1e-4 of its largest entry (`parity` compares
         // them in float64, too). A gradient that is zero in theory is recorded as rounding noise of order 1e-9 (quirk Q12).
-        assert!(error <= (1e-3 * largest).max(1e-7), "{name}: {error:e} of {largest:e}");
+        assert!(error <= (5e-4 * largest).max(1e-7), "{name}: {error:e} of {largest:e}");
     }
 }
 

@@ -85,11 +85,11 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
         args.runs_dir.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("ablate-{}", plan.name)));
     let cells = cells_of(&plan, &rows, args, &runs_dir)?;
     check_rows_differ(&cells)?;
-    for cell in cells.iter().filter(|_| args.shared.recompute) {
-        can_recompute(&cell.cfg.loss).with_context(|| format!("row `{}`", cell.row))?;
-    }
     let cells = of_rows(cells, &args.only)?;
     for cell in &cells {
+        if args.shared.recompute {
+            can_recompute(&cell.cfg.loss).with_context(|| format!("row `{}`", cell.row))?;
+        }
         cell.check_unchanged()?;
     }
     check_rows_before(&runs_dir, &rows)?;

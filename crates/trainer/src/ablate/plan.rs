@@ -268,19 +268,19 @@ impl Axis {
                 [vec!["model.text.adapters=false".into()], vec!["model.text.adapters=true".into()]]
             }
             other => {
-                let with_weight = || LOSSES.iter().filter(|loss| loss.weight() > 0.0);
-                ensure!(
-                    !LOSSES.iter().any(|loss| loss.name() == other && loss.weight() == 0.0),
-                    "axis `{other}` has no values, and the official recipe no weight for it; give some, as in loss.{other}=0.0,0.5"
-                );
-                let Some(loss) = with_weight().find(|loss| loss.name() == other) else {
-                    let losses: Vec<&str> = with_weight().map(|loss| loss.name()).collect();
+                let Some(loss) = LOSSES.iter().find(|loss| loss.name() == other) else {
+                    let with_weight = LOSSES.iter().filter(|loss| loss.weight() > 0.0);
+                    let losses: Vec<&str> = with_weight.map(|loss| loss.name()).collect();
                     bail!(
                         "axis `{other}` is no component (rca, rca-adapter, rca-neck, gate, text-adapters) and no loss ({}), \
                          and has no values; give a config key its values, as in loss.cpcl=0,0.1,1",
                         losses.join(", ")
                     )
                 };
+                ensure!(
+                    loss.weight() > 0.0,
+                    "axis `{other}` has no values, and the official recipe no weight for it; give some, as in loss.{other}=0.0,0.5"
+                );
                 [vec![format!("loss.{other}=0.0")], vec![format!("loss.{other}={:?}", loss.weight())]]
             }
         };
