@@ -9,10 +9,17 @@
 //! - [`sampler`] and [`training_batches`] give training batches whose order depends on the seed alone;
 //! - [`verify`] checks a whole data set and lists every problem;
 //! - [`refshapes`] generates the synthetic set.
+//!
+//! Without the default feature `tokenizers` there are no [`ClipTokenizer`], [`FileTokenizer`], [`verify`] and [`Dataset::stats`], which count
+//! tokens; all else stays, batches with a [`Tokenizer`] of your own included.
+
+#![cfg_attr(not(feature = "tokenizers"), allow(dead_code, reason = "only `verify` calls it"))]
 
 mod annotation;
 mod archive;
 mod buffers;
+#[cfg(feature = "tokenizers")]
+mod clip_tokenizer;
 mod dataset;
 mod dataset_files;
 mod descriptor;
@@ -36,17 +43,22 @@ mod reader;
 pub mod refshapes;
 mod regular_file;
 pub mod sampler;
+#[cfg(feature = "tokenizers")]
 mod stats;
 mod tokenizer;
+#[cfg(feature = "tokenizers")]
 mod tokenizer_file;
 pub mod training_mix;
 mod unreadable;
+#[cfg(feature = "tokenizers")]
 mod verify;
 
 pub use annotation::{Annotation, Expression, ImageRecord, Ref};
 #[cfg(fuzzing)]
 pub use archive::read_whole_archive;
 pub use buffers::{Buffers, Pixels};
+#[cfg(feature = "tokenizers")]
+pub use clip_tokenizer::{ClipTokenizer, END, START, VOCABULARY};
 pub use dataset::Dataset;
 pub use descriptor::{AnnotationFormat, Descriptor};
 pub use error::{Error, MaskError, Result, Turned, json_problem};
@@ -68,13 +80,16 @@ pub use prefetch::Prefetch;
 pub use problem::Problem;
 pub use reader::{Instances, Unusable, read_grefs, read_instances, read_own, read_refs, whole_number};
 pub use regular_file::open_regular;
+#[cfg(feature = "tokenizers")]
 pub use stats::{DatasetStats, SplitStats, TARGET_PERCENT_BOUNDS};
-pub use tokenizer::{ClipTokenizer, END, START, Tokenizer, VOCABULARY};
+pub use tokenizer::Tokenizer;
+#[cfg(feature = "tokenizers")]
 pub use tokenizer_file::{Canonical, FileTokenizer};
 pub use unreadable::LeftOut;
+#[cfg(feature = "tokenizers")]
 pub use verify::{Verification, verify};
 
 /// The README's example is tested.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tokenizers"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

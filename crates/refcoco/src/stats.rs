@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::clip_tokenizer::ClipTokenizer;
 use crate::dataset::Dataset;
 use crate::error::Result;
-use crate::tokenizer::ClipTokenizer;
 
 /// Statistics of one split.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::annotation::ImageRecord;
+use crate::clip_tokenizer::ClipTokenizer;
 use crate::dataset::Dataset;
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::mask::{Mask, polygons_of};
 use crate::mask_file::{background_is_light, lossy_format};
 use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
-use crate::tokenizer::{ClipTokenizer, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// Counts of what was checked, and the problems found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -125,13 +125,13 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
           kept = probabilities.clone();
           drop(dropout, kept, index, first);
         }
-        grad_v_t.add_(product(grad_block.t().contiguous(), kept.t()));
+        add_multiplied(grad_v_t, grad_block.t(), kept);
         auto grad_scores = product(grad_block, values);
         drop(dropout, grad_scores, index, first);
         for (int64_t row = 0; row < n; ++row)
           softmax_gradient(row_of(probabilities, row), row_of(grad_scores, row), keys.size(0), scale);
         head(grad_q, index).narrow(0, first, n).copy_(product(grad_scores, keys.t()));
-        grad_k_t.add_(product(query_block.t().contiguous(), grad_scores.t()));
+        add_multiplied(grad_k_t, query_block.t(), grad_scores);
       });
       head(grad_k, index).copy_(grad_k_t.t());
       head(grad_v, index).copy_(grad_v_t.t());

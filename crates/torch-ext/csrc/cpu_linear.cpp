@@ -35,12 +35,8 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
       shape.back() = w.size(1);
       grad_x = product(grad_output, w.t()).view(shape);
     }
-    if (context->needs_input_grad(1)) {
-      // oneDNN makes the first operand contiguous by a copy, so the smaller one goes first.
-      const auto inputs = rows(x);
-      grad_w = grad_output.size(1) <= inputs.size(1) ? product(grad_output.t(), inputs.t())
-                                                     : product(inputs.t(), grad_output.t()).t();
-    }
+    if (context->needs_input_grad(1))
+      grad_w = multiplied(grad_output.t(), rows(x));
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2))
       grad_bias = grad_output.sum(0);
     return {grad_x, grad_w, grad_bias};

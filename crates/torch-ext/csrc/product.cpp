@@ -1,6 +1,7 @@
 #include "product.h"
 #include "cpu_kernels.h"
 
+#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -8,6 +9,7 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <string_view>
 
 namespace talent {
@@ -34,6 +36,43 @@ const std::optional<c10::TypedOperatorHandle<Linear>> &linear() {
 
 std::atomic<bool> serving{true};
 
+bool is_intel() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
+// Whether MKL computes the products. The maker of the processor decides and not a measurement, so that results do not change from run
+// to run. `TALENT_PRODUCTS` overrides it.
+bool uses_mkl() {
+  static const bool mkl = [] {
+    const char *asked = std::getenv("TALENT_PRODUCTS");
+    if (asked == nullptr)
+      return at::hasMKL() && is_intel();
+    const std::string_view library(asked);
+    TORCH_CHECK(library == "mkl" || library == "onednn", "TALENT_PRODUCTS is `", asked, "`; it must be mkl or onednn");
+    TORCH_CHECK(library == "onednn" || at::hasMKL(), "TALENT_PRODUCTS is mkl, but this libtorch was built without MKL");
+    return library == "mkl";
+  }();
+  return mkl;
+}
+
+// Excludes autograd, and autocast, which would cast the operands of libtorch's products.
+struct Plain {
+  at::AutoDispatchBelowADInplaceOrView no_autograd;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
+
+at::Tensor by_mkl(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
+  const auto rows = x.dim() == 2 ? x : x.reshape({-1, x.size(-1)});
+  const auto result = bias ? at::addmm(*bias, rows, w.t()) : at::mm(rows, w.t());
+  auto shape = x.sizes().vec();
+  shape.back() = w.size(0);
+  return result.view(shape);
+}
+
 } // namespace
 
 void cpu::serve(bool serve) { serving = serve; }
@@ -42,7 +81,7 @@ std::string cpu::described() {
   if (!serves_cpu())
     return "libtorch's own";
   const bool packs = at::native::cpublas::could_pack(at::kBFloat16);
-  return std::string("products ") + (has_onednn() ? "oneDNN" : "libtorch") +
+  return std::string("products ") + (has_onednn() ? (uses_mkl() ? "MKL" : "oneDNN") : "libtorch") +
          ", attention in float32 by blocks, attention in bf16 " + (packs ? "by blocks with matrix instructions" : "libtorch");
 }
 
@@ -52,8 +91,23 @@ bool serves_cpu() { return serving && !torch::jit::tracer::isTracing(); }
 bool has_onednn() { return serves_cpu() && linear().has_value() && at::globalContext().userEnabledMkldnn(); }
 
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
-  at::AutoDispatchBelowADInplaceOrView guard;
+  const Plain guard;
+  if (x.scalar_type() == at::kFloat && uses_mkl())
+    return by_mkl(x, w, bias);
   return linear()->call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+at::Tensor multiplied(const at::Tensor &a, const at::Tensor &b) {
+  // oneDNN makes the first operand contiguous by a copy, so the smaller one goes first.
+  return uses_mkl() || a.size(0) <= b.size(1) ? product(a, b.t()) : product(b.t(), a).t();
+}
+
+void add_multiplied(at::Tensor &sum, const at::Tensor &a, const at::Tensor &b) {
+  const Plain guard;
+  if (uses_mkl())
+    sum.addmm_(a, b);
+  else
+    sum.add_(product(a.contiguous(), b.t()));
 }
 
 } // namespace talent

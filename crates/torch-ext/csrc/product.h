@@ -1,7 +1,7 @@
-// Matrix products on the CPU by oneDNN.
+// Matrix products of float32 on the CPU, by the faster of the two libraries that libtorch contains.
 //
-// libtorch uses MKL for float32 products, and MKL uses only half of the vector width on processors of makers other than Intel.
-// oneDNN uses what the processor supports. libtorch contains oneDNN too, and uses it for convolutions and for bfloat16.
+// MKL, which libtorch itself uses, uses only half of the vector width on processors of makers other than Intel; oneDNN uses what the
+// processor supports. On Intel's, MKL is the faster one: it reads a transposed operand as fast as a plain one, where oneDNN copies it.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -13,7 +13,13 @@ bool serves_cpu();
 // Whether this libtorch has oneDNN, and neither oneDNN nor this shim's kernels are disabled.
 bool has_onednn();
 
-// x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU. Not recorded by autograd.
+// x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU, or bfloat16 with w packed by oneDNN. Not recorded by autograd.
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias = std::nullopt);
+
+// a b with a [n, k], b [k, m], float32 on the CPU. Not recorded by autograd. Either can be a transposed view.
+at::Tensor multiplied(const at::Tensor &a, const at::Tensor &b);
+
+// sum += a b.
+void add_multiplied(at::Tensor &sum, const at::Tensor &a, const at::Tensor &b);
 
 } // namespace talent

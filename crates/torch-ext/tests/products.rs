@@ -1,4 +1,4 @@
-//! Compares products and attention by oneDNN with the same in float64, which libtorch's own kernels compute.
+//! Compares products and attention by oneDNN or MKL with the same in float64, which libtorch's own kernels compute.
 #![allow(missing_docs)]
 
 use tch::{Device, Kind, Tensor};

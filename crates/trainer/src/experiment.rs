@@ -38,7 +38,7 @@ impl Machine {
     /// Applies the thread count and finds the device.
     ///
     /// # Errors
-    /// When the device does not exist.
+    /// When the device does not exist, or `TALENT_PRODUCTS` names no library.
     pub(crate) fn set_up(&self) -> Result<Device> {
         if let Some(n) = self.threads {
             anyhow::ensure!((1..=MAX_THREADS).contains(&n), "--threads {n}: it must be 1 to {MAX_THREADS}");
@@ -46,6 +46,8 @@ impl Machine {
             // Fails only if the pool exists already, for example when one process runs several commands.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         }
+        // Refuses a TALENT_PRODUCTS that names no library, before any work.
+        torch_ext::cpu_kernels()?;
         // No TF32 unless a config asks for it.
         torch_ext::allow_tf32(false)?;
         let cuda = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };

@@ -14,7 +14,7 @@ use crate::store::ParamPath;
 /// - dropout: probability with which attention weights are dropped; 0 outside training
 /// - causal: whether a query sees only keys at its own position and before
 ///
-/// On the CPU, large non-causal attention is computed in blocks of queries with oneDNN, for the reason given at [`linear`].
+/// On the CPU, large non-causal attention is computed in blocks of queries, with the products of [`linear`].
 /// There, scores and weights are float32 for every dtype of the operands.
 ///
 /// # Panics
