@@ -138,6 +138,9 @@ fn print_report(report: &Value) {
         None => outln!("{:10} yes, {} device(s)", "cuda", cuda["devices"]),
         Some(reason) => outln!("{:10} no: {reason}", "cuda"),
     }
+    if let Some(problem) = report["datasets"]["problem"].as_str() {
+        outln!("{:10} {problem}", "data");
+    }
     for dataset in report["datasets"]["datasets"].as_array().into_iter().flatten() {
         outln!(
             "{:10} {:17} {:9} {}",

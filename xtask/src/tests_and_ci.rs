@@ -43,7 +43,10 @@ fn test_as_elsewhere(libtorch: &Path) -> Result<()> {
     run(command.args(["products", "recompute", "recordings"].iter().flat_map(|name| ["--test", name])))?;
     // libtorch has MKL for x86 alone.
     match cfg!(target_arch = "x86_64") {
-        true => run(cargo_test(libtorch).env("TALENT_PRODUCTS", "mkl").args(["--test", "products"])),
+        true => run(cargo_test(libtorch)
+            .env("TALENT_PRODUCTS", "mkl")
+            .env("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+            .args(["--test", "products"])),
         false => Ok(()),
     }
 }

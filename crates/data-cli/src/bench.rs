@@ -211,5 +211,11 @@ fn stage_times(
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let at = |place: usize| values.get(place).copied().unwrap_or(0.0);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) {
+        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
+    } else {
+        at(middle)
+    }
 }

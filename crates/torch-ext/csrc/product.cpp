@@ -36,21 +36,22 @@ const std::optional<c10::TypedOperatorHandle<Linear>> &linear() {
 
 std::atomic<bool> serving{true};
 
-bool is_intel() {
+// An Intel processor with AVX-512. MKL's kernels for AVX2 wait for one another and stand still beside other programs.
+bool suits_mkl() {
 #if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_is("intel");
+  return __builtin_cpu_is("intel") && __builtin_cpu_supports("avx512f");
 #else
   return false;
 #endif
 }
 
-// Whether MKL computes the products. The maker of the processor decides and not a measurement, so that results do not change from run
+// Whether MKL computes the products. The kind of processor decides and not a measurement, so that results do not change from run
 // to run. `TALENT_PRODUCTS` overrides it.
 bool uses_mkl() {
   static const bool mkl = [] {
     const char *asked = std::getenv("TALENT_PRODUCTS");
-    if (asked == nullptr)
-      return at::hasMKL() && is_intel();
+    if (asked == nullptr || *asked == '\0')
+      return at::hasMKL() && suits_mkl();
     const std::string_view library(asked);
     TORCH_CHECK(library == "mkl" || library == "onednn", "TALENT_PRODUCTS is `", asked, "`; it must be mkl or onednn");
     TORCH_CHECK(library == "onednn" || at::hasMKL(), "TALENT_PRODUCTS is mkl, but this libtorch was built without MKL");
@@ -81,8 +82,9 @@ std::string cpu::described() {
   if (!serves_cpu())
     return "libtorch's own";
   const bool packs = at::native::cpublas::could_pack(at::kBFloat16);
-  return std::string("products ") + (has_onednn() ? (uses_mkl() ? "MKL" : "oneDNN") : "libtorch") +
-         ", attention in float32 by blocks, attention in bf16 " + (packs ? "by blocks with matrix instructions" : "libtorch");
+  const char *products = !has_onednn() ? "libtorch" : uses_mkl() ? "MKL" : "oneDNN";
+  return std::string("products in float32 ") + products + ", in bf16 " + (has_onednn() ? "oneDNN" : "libtorch") +
+         "; attention in float32 by blocks, in bf16 " + (packs ? "by blocks with matrix instructions" : "libtorch");
 }
 
 // A trace would not see what these kernels write.

@@ -1,7 +1,7 @@
 // Matrix products of float32 on the CPU, by the faster of the two libraries that libtorch contains.
 //
 // MKL, which libtorch itself uses, uses only half of the vector width on processors of makers other than Intel; oneDNN uses what the
-// processor supports. On Intel's, MKL is the faster one: it reads a transposed operand as fast as a plain one, where oneDNN copies it.
+// processor supports. On Intel's with AVX-512, MKL is the faster one: it reads a transposed operand as fast as a plain one, where oneDNN copies it.
 #pragma once
 #include <ATen/ATen.h>
 

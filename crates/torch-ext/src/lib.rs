@@ -67,7 +67,7 @@ pub fn version() -> Result<String, ShimError> {
     shim::version()
 }
 
-/// Vector instructions that libtorch uses on this CPU, and which kernels serve there, for example `AVX512: products oneDNN, ...`.
+/// Vector instructions that libtorch's own kernels use on this CPU, and which kernels serve there, for example `AVX512: products in float32 oneDNN, ...`.
 ///
 /// # Errors
 /// When libtorch reports an error.

@@ -165,6 +165,9 @@ struct TrainArgs {
 /// Exit code 0: all comparisons agree; 1: at least one does not; 2: at least one could not be run, for example because photos
 /// are missing.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 if every case passed, 1 if one failed, 2 if none failed but one could not be run."
+)]
 struct ParityArgs {
     /// Folder of recordings of the official implementation
     #[arg(long)]

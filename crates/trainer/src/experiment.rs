@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use cli_kit::errln;
 use command_kit::{DEFAULT_DATA_ROOT, leave_out_unreadable};
 use refcoco::evaluation::{Query, queries, queries_of};
 use refcoco::training_mix::TrainingMix;
@@ -177,6 +178,9 @@ impl Experiment {
 
     pub(crate) fn with_datasets(cfg: Config, device: Device, datasets: Vec<Dataset>) -> Result<Self> {
         ensure_fits(&cfg.model, 1)?;
+        if let Some(why) = cfg.train.precision.slowness(device) {
+            errln!("note: {why}");
+        }
         let model = Talent::seeded(&cfg.model, device, Kind::Float, cfg.seed)?;
         // Seeds what is drawn from here on: dropout.
         tch::manual_seed(cfg.seed as i64);

@@ -27,6 +27,19 @@ impl Precision {
         Ok(Autocast::enable(device, self.kind())?)
     }
 
+    /// Why this precision takes longer than float32 on a device, if it does.
+    pub(crate) fn slowness(self, device: Device) -> Option<&'static str> {
+        match self {
+            Self::Fp16 if device == Device::Cpu => {
+                Some("float16 takes several times as long as float32 on a CPU; it is meant for GPUs")
+            }
+            Self::Bf16 if device == Device::Cpu && !multiplies_bf16() => Some(
+                "this processor has no instructions for bfloat16, which takes several times as long as float32 here",
+            ),
+            _ => None,
+        }
+    }
+
     /// The dtype that matrix products actually run in under [`Precision::autocast`], for the run's record.
     pub(crate) fn measured_kind(self, device: Device) -> Result<String> {
         let _guard = self.autocast(device)?;
@@ -34,6 +47,18 @@ impl Precision {
         let rounded = self == Self::Tf32 && device.is_cuda();
         Ok(format!("{kind:?}{}", if rounded { " (TF32)" } else { "" }))
     }
+}
+
+/// Whether the processor has instructions for products of bfloat16 (AVX-512 BF16; every processor with AMX has them, too).
+#[cfg(target_arch = "x86_64")]
+fn multiplies_bf16() -> bool {
+    std::is_x86_feature_detected!("avx512bf16")
+}
+
+/// Not asked on other processors.
+#[cfg(not(target_arch = "x86_64"))]
+fn multiplies_bf16() -> bool {
+    true
 }
 
 /// Initial loss scale and its updates: PyTorch's defaults.
@@ -101,5 +126,14 @@ mod tests {
             scaler.update(true);
         }
         assert_eq!(scaler.scale, 65536.0);
+    }
+
+    #[test]
+    fn what_is_slower_than_float32() {
+        let gpu = Device::Cuda(0);
+        let all = [Precision::Fp32, Precision::Tf32, Precision::Bf16, Precision::Fp16];
+        assert!(all.iter().all(|precision| precision.slowness(gpu).is_none()));
+        let on_cpu = all.map(|precision| precision.slowness(Device::Cpu).is_some());
+        assert_eq!(on_cpu, [false, false, !multiplies_bf16(), true]);
     }
 }

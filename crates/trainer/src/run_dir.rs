@@ -216,6 +216,7 @@ pub(crate) fn environment(device: tch::Device, data_root: &Path, matmul: &str, s
         "device": format!("{device:?}"),
         "cuda_devices": tch::Cuda::device_count(),
         "cpu": cpu_model(),
+        "cpu_kernels": torch_ext::cpu_kernels()?,
         "threads": tch::get_num_threads(),
         "seed": seed,
         "matmul_dtype": matmul,

@@ -5,8 +5,8 @@ use crate::low_rank::LowRank;
 use crate::shim;
 use crate::store::ParamPath;
 
-/// `x W^T + b`. Large float32 products on the CPU use oneDNN, which uses the full vector width of every x86-64 processor. On Intel's
-/// they use MKL, libtorch's own choice, which is faster there and uses half of the width elsewhere. `TALENT_PRODUCTS=mkl` or
+/// `x W^T + b`. Large float32 products on the CPU use oneDNN, which uses the full vector width of every x86-64 processor. On Intel's with
+/// AVX-512 they use MKL, libtorch's own choice, which is faster there and uses half of the width elsewhere. `TALENT_PRODUCTS=mkl` or
 /// `onednn` in the environment decides otherwise.
 ///
 /// - xs: `[..., in]`; weight: `[out, in]`; bias: `[out]`; result `[..., out]`

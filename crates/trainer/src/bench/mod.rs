@@ -26,6 +26,7 @@ use crate::bench::stages::watch;
 use crate::config::Precision;
 use crate::data_program::become_data_program;
 use crate::experiment::Machine;
+use crate::train::tell_processors;
 
 /// What to benchmark.
 #[derive(Debug, Subcommand)]
@@ -96,7 +97,11 @@ pub(crate) struct Measured {
 
 impl Measured {
     pub(crate) fn median(&self) -> f64 {
-        self.seconds[self.seconds.len() / 2]
+        let middle = self.seconds.len() / 2;
+        match self.seconds.len() % 2 {
+            0 => (self.seconds[middle - 1] + self.seconds[middle]) / 2.0,
+            _ => self.seconds[middle],
+        }
     }
 
     fn least(&self) -> f64 {
@@ -202,6 +207,7 @@ impl BenchReport<'_> {
         let peak = matmul_rate(device, self.precision)?;
         let threads = tch::get_num_threads();
         let dtype = self.precision.measured_kind(device)?;
+        tell_processors(threads.max(1) as usize);
         if as_json {
             let stages: serde_json::Map<String, Value> =
                 measured.stages.iter().map(|(name, seconds)| ((*name).to_owned(), json!(seconds))).collect();
