@@ -23,6 +23,9 @@ int processors() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
+// Most threads of a region. What callers hear must be what they get: oneDNN cuts its work into as many parts.
+constexpr int MOST_THREADS = 1024;
+
 std::atomic<int> default_threads{0};
 // Set by `omp_set_num_threads`; 0 for the default.
 thread_local int wanted = 0;
@@ -30,9 +33,9 @@ thread_local int wanted = 0;
 int threads_by_default() {
   const char *text = std::getenv("OMP_NUM_THREADS");
   if (const int asked = text ? std::atoi(text) : 0; asked > 0)
-    return asked;
+    return std::min(asked, MOST_THREADS);
   const int set = default_threads.load();
-  return set > 0 ? set : processors();
+  return std::min(set > 0 ? set : processors(), MOST_THREADS);
 }
 
 std::mutex unnamed, atomics;
@@ -71,14 +74,14 @@ int omp_get_max_threads() {
     return place.team->max_threads();
   return wanted > 0 ? wanted : threads_by_default();
 }
-void omp_set_num_threads(int n) { wanted = std::max(1, n); }
+void omp_set_num_threads(int n) { wanted = std::clamp(n, 1, MOST_THREADS); }
 int omp_get_num_threads() { return place.team ? static_cast<int>(place.team->size()) : 1; }
 int omp_get_thread_num() { return static_cast<int>(place.part); }
 int omp_in_parallel() { return place.parallel; }
 
 void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
   const int most = omp_get_max_threads();
-  const unsigned size = std::min(threads > 0 ? threads : static_cast<unsigned>(most), 1024u);
+  const unsigned size = std::min(threads > 0 ? threads : static_cast<unsigned>(most), static_cast<unsigned>(MOST_THREADS));
   if (size == 1 || place.parallel)
     return openmp_pool::run_alone(body, data, most);
   static thread_local openmp_pool::Pool pool;

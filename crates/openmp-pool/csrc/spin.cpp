@@ -2,8 +2,9 @@
 
 #include "crowding.h"
 
+#include <strings.h>
+
 #include <cstdlib>
-#include <string_view>
 
 namespace openmp_pool {
 
@@ -20,7 +21,7 @@ constexpr auto CROWDED_SPIN = 20us;
 bool may_spin() {
   static const bool may = [] {
     const char *policy = std::getenv("OMP_WAIT_POLICY");
-    return policy == nullptr || (std::string_view(policy) != "passive" && std::string_view(policy) != "PASSIVE");
+    return policy == nullptr || strcasecmp(policy, "passive") != 0;
   }();
   return may;
 }

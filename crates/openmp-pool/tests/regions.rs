@@ -121,6 +121,9 @@ fn numbers_of_threads() {
         assert_eq!(parts.into_inner(), 2);
         unsafe { omp_set_num_threads(-1) };
         assert_eq!(unsafe { omp_get_max_threads() }, 1);
+        // No more than a region gets, by which callers cut their work.
+        unsafe { omp_set_num_threads(5000) };
+        assert_eq!(unsafe { omp_get_max_threads() }, 1024);
     })
     .join()
     .unwrap();

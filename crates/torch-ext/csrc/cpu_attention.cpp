@@ -5,6 +5,7 @@
 #include "bf16_attention.h"
 #include "cpu_kernels.h"
 #include "dropout.h"
+#include "first_order.h"
 #include "heads.h"
 #include "product.h"
 #include "softmax_rows.h"
@@ -98,6 +99,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     auto saved = context->get_saved_variables();
     const auto &q = saved[0], &k = saved[1], &v = saved[2], &grad_output = gradients[0];
     const Dropout dropout{context->saved_data["probability"].toDouble(),
@@ -142,14 +144,19 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
 
 bool supported(const at::Tensor &xs) {
   const bool known = xs.scalar_type() == at::kFloat || xs.scalar_type() == at::kBFloat16;
-  return xs.dim() == 4 && xs.device().is_cpu() && known;
+  return xs.dim() == 4 && xs.device().is_cpu() && known && xs.numel() > 0;
+}
+
+// Whether the shapes are [b, h, n, d], [b, h, m, d] and [b, h, m, d]. Others, mistakes included, are for libtorch.
+bool fit_together(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
+  return k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3);
 }
 
 } // namespace
 
 std::optional<at::Tensor> cpu::attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double dropout) {
   const bool ours = supported(q) && supported(k) && supported(v) && q.scalar_type() == k.scalar_type() &&
-                    k.scalar_type() == v.scalar_type() && has_onednn() && q.size(2) * k.size(2) >= LEAST_SCORES;
+                    k.scalar_type() == v.scalar_type() && fit_together(q, k, v) && has_onednn() && q.size(2) * k.size(2) >= LEAST_SCORES;
   if (!ours)
     return {};
   const auto dropped = Dropout::draw(dropout);

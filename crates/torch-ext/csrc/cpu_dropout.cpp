@@ -1,5 +1,6 @@
 #include "cpu_kernels.h"
 #include "dropout.h"
+#include "first_order.h"
 #include "product.h"
 #include "vectorised.h"
 
@@ -39,6 +40,7 @@ void drop_values(float *values, int64_t n, uint32_t low, uint32_t high, uint32_t
 namespace talent {
 
 Dropout Dropout::draw(double probability) {
+  TORCH_CHECK(probability >= 0.0 && probability <= 1.0, "a dropout probability must be 0 to 1, not ", probability);
   if (probability == 0.0)
     return {};
   auto generator = at::detail::getDefaultCPUGenerator();
@@ -80,6 +82,7 @@ struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     const Dropout dropout{context->saved_data["probability"].toDouble(),
                           static_cast<uint64_t>(context->saved_data["seed"].toInt())};
     return {dropped(gradients[0], dropout), {}};

@@ -1,4 +1,5 @@
 #include "cpu_kernels.h"
+#include "first_order.h"
 #include "product.h"
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -26,6 +27,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     auto saved = context->get_saved_variables();
     const auto &x = saved[0], &w = saved[1];
     const auto grad_output = rows(gradients[0].contiguous());
@@ -50,7 +52,8 @@ bool is_plain_float(const at::Tensor &xs) {
 } // namespace
 
 std::optional<at::Tensor> cpu::linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
-  if (!is_plain_float(x) || !is_plain_float(w) || !has_onednn() || x.numel() * w.size(0) < LEAST_MULTIPLICATIONS)
+  if (!is_plain_float(x) || !is_plain_float(w) || !fits_product(x, w, bias) || !has_onednn() ||
+      x.numel() * w.size(0) < LEAST_MULTIPLICATIONS)
     return {};
   const bool recorded =
       at::GradMode::is_enabled() && (x.requires_grad() || w.requires_grad() || (bias && bias->requires_grad()));

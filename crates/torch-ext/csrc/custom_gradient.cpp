@@ -1,5 +1,6 @@
 // Autograd function whose backward pass calls a function of the caller.
 
+#include "first_order.h"
 #include "layers.h"
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -32,6 +33,7 @@ struct CustomGradient : torch::autograd::Function<CustomGradient> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     auto closure = c10::static_intrusive_pointer_cast<Closure>(context->saved_data["closure"].toCapsule());
     const auto n = static_cast<size_t>(context->saved_data["inputs"].toInt());
     std::vector<void *> results(n, nullptr);

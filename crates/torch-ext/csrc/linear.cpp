@@ -33,7 +33,8 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &w, const std::optional<
     const auto type = at::autocast::get_autocast_dtype(device);
     const auto cast_bias = bias ? std::optional<at::Tensor>(operand(*bias, type)) : std::nullopt;
     const bool no_gradients = is_frozen(w) && !(bias && at::GradMode::is_enabled() && bias->requires_grad());
-    if (device == at::kCPU && type == at::kBFloat16 && no_gradients)
+    const bool is_cast = x.scalar_type() == at::kFloat || x.scalar_type() == type;
+    if (device == at::kCPU && type == at::kBFloat16 && no_gradients && is_cast)
       if (auto ours = cpu::frozen_linear(x.to(type), w, cast_bias))
         return *ours;
     return at::linear(x, operand(w, type), cast_bias);

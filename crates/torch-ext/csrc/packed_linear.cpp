@@ -2,6 +2,7 @@
 // for weights that do not change it is done once.
 
 #include "cpu_kernels.h"
+#include "first_order.h"
 #include "kept_forms.h"
 #include "product.h"
 
@@ -57,6 +58,7 @@ struct PackedLinear : torch::autograd::Function<PackedLinear> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     const auto w = context->get_saved_variables()[0];
     const auto grad_output = gradients[0].to(at::kBFloat16).contiguous();
     return {product(grad_output, packed(w, Form::PackedTransposed, rows_of(grad_output))), {}, {}};
@@ -66,8 +68,8 @@ struct PackedLinear : torch::autograd::Function<PackedLinear> {
 } // namespace
 
 std::optional<at::Tensor> cpu::frozen_linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
-  const bool ours = x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && w.scalar_type() == at::kFloat && w.dim() == 2 &&
-                    has_onednn() && packing() && rows_of(x) >= LEAST_ROWS;
+  const bool ours = x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && w.scalar_type() == at::kFloat &&
+                    fits_product(x, w, bias) && has_onednn() && packing() && rows_of(x) >= LEAST_ROWS;
   if (!ours)
     return {};
   const bool recorded = at::GradMode::is_enabled() && x.requires_grad();

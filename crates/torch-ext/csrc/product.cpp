@@ -92,6 +92,13 @@ bool serves_cpu() { return serving && !torch::jit::tracer::isTracing(); }
 
 bool has_onednn() { return serves_cpu() && linear().has_value() && at::globalContext().userEnabledMkldnn(); }
 
+bool fits_product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
+  const bool fits = w.dim() == 2 && x.dim() > 0 && x.size(-1) == w.size(1) && x.numel() > 0 && w.numel() > 0;
+  // oneDNN would read a bias with strides as if it had none.
+  return fits && (!bias || (bias->dim() == 1 && bias->size(0) == w.size(0) && bias->is_contiguous() &&
+                            bias->scalar_type() == x.scalar_type()));
+}
+
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
   const Plain guard;
   if (x.scalar_type() == at::kFloat && uses_mkl())

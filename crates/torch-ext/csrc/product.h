@@ -13,7 +13,10 @@ bool serves_cpu();
 // Whether this libtorch has oneDNN, and neither oneDNN nor this shim's kernels are disabled.
 bool has_onednn();
 
-// x w^T (+ bias) with x [..., k], w [n, k], float32 on the CPU, or bfloat16 with w packed by oneDNN. Not recorded by autograd.
+// Whether the operands are those of `product`, and not empty. Everything else, mistakes included, is for libtorch.
+bool fits_product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias);
+
+// x w^T (+ bias) with x [..., k], w [n, k], bias [n] contiguous, float32 on the CPU, or bfloat16 with w packed by oneDNN. Not recorded by autograd.
 at::Tensor product(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias = std::nullopt);
 
 // a b with a [n, k], b [k, m], float32 on the CPU. Not recorded by autograd. Either can be a transposed view.

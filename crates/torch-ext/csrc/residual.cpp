@@ -1,5 +1,6 @@
 // Residual connections of frozen blocks, with as few passes over memory as possible.
 
+#include "first_order.h"
 #include "layers.h"
 
 #include <ATen/autocast_mode.h>
@@ -24,6 +25,7 @@ struct ScaledSum : torch::autograd::Function<ScaledSum> {
   }
 
   static variable_list backward(AutogradContext *context, variable_list gradients) {
+    refuse_second_derivatives();
     const auto saved = context->get_saved_variables();
     const auto &scale = saved[0], &update = saved[1], &grad_sum = gradients[0];
     at::Tensor grad_update, grad_scale;

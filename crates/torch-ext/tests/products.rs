@@ -87,6 +87,54 @@ fn attention_and_its_gradients() {
 }
 
 #[test]
+fn biases_that_are_views() {
+    tch::manual_seed(7);
+    let place = (Kind::Float, Device::Cpu);
+    let (x, w) = (Tensor::randn([400, 128], place), Tensor::randn([160, 128], place));
+    let strided = Tensor::randn([160, 4], place).select(1, 1);
+    let expanded = Tensor::randn([1], place).expand([160], false);
+    let wide = |xs: &Tensor| xs.to_kind(Kind::Double);
+    for bias in [strided, expanded] {
+        let expected = wide(&x).matmul(&wide(&w).transpose(0, 1)) + wide(&bias);
+        assert!(distance(&linear(&x, &w, Some(&bias)), &expected) < 1e-5);
+        let low = {
+            let _guard = Autocast::enable(Device::Cpu, Kind::BFloat16).unwrap();
+            linear(&x, &w, Some(&bias))
+        };
+        assert!(low.kind() == Kind::BFloat16 && distance(&low, &expected) < 1e-2);
+    }
+}
+
+#[test]
+fn attention_over_other_batches_and_widths_is_libtorchs() {
+    let refused = |q: [i64; 4], k: [i64; 4], kind: Kind| {
+        let [q, k] = [q, k].map(|shape| Tensor::ones(shape, (kind, Device::Cpu)));
+        std::panic::catch_unwind(|| attention(&q, &k, &k, 0.0, false)).is_err()
+    };
+    for kind in [Kind::Float, Kind::BFloat16] {
+        assert!(refused([2, 4, 300, 64], [4, 2, 300, 64], kind));
+        assert!(refused([2, 3, 300, 64], [2, 3, 300, 32], kind));
+        // One batch of keys for two of queries.
+        assert!(!refused([2, 3, 300, 64], [1, 3, 300, 64], kind));
+    }
+}
+
+#[test]
+fn second_derivatives_and_impossible_probabilities_are_refused() {
+    let place = (Kind::Float, Device::Cpu);
+    let x = Tensor::randn([600, 96], place).set_requires_grad(true);
+    let w = Tensor::randn([128, 96], place);
+    let value = linear(&x, &w, None).square().sum(Kind::Float);
+    let error = Tensor::f_run_backward(&[&value], &[&x], true, true).unwrap_err().to_string();
+    assert!(error.contains("no second derivative"), "{error}");
+    assert!(Tensor::f_run_backward(&[&value], &[&x], true, false).is_ok());
+    for probability in [-0.5, 1.5, f64::NAN] {
+        let dropped = || torch_ext::layers::dropout(&x, probability, torch_ext::layers::Mode::Train);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(dropped)).is_err());
+    }
+}
+
+#[test]
 fn dropped_attention_weights_and_their_gradients() {
     tch::manual_seed(3);
     for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {

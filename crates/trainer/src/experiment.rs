@@ -20,9 +20,8 @@ use crate::encoder_input::{sample_shape, tokenizer};
 use crate::interrupt::Interrupt;
 use crate::memory_limit::ensure_fits;
 
-/// Upper limit of --threads, more than any machine has cores. Each thread takes a stack, and starting millions of them would
-/// never end.
-const MAX_THREADS: usize = 4096;
+/// Upper limit of --threads: that of `openmp-pool`'s regions.
+const MAX_THREADS: usize = 1024;
 
 /// Settings of a process that do not change results.
 #[derive(Debug, Clone, clap::Args)]
