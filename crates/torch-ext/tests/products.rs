@@ -125,8 +125,15 @@ fn second_derivatives_and_impossible_probabilities_are_refused() {
     let x = Tensor::randn([600, 96], place).set_requires_grad(true);
     let w = Tensor::randn([128, 96], place);
     let value = linear(&x, &w, None).square().sum(Kind::Float);
-    let error = Tensor::f_run_backward(&[&value], &[&x], true, true).unwrap_err().to_string();
-    assert!(error.contains("no second derivative"), "{error}");
+    let second = Tensor::f_run_backward(&[&value], &[&x], true, true);
+    // libtorch's own products have one.
+    match cfg!(feature = "cpu-kernels") {
+        true => {
+            let error = second.unwrap_err().to_string();
+            assert!(error.contains("no second derivative"), "{error}");
+        }
+        false => assert!(second.is_ok()),
+    }
     assert!(Tensor::f_run_backward(&[&value], &[&x], true, false).is_ok());
     for probability in [-0.5, 1.5, f64::NAN] {
         let dropped = || torch_ext::layers::dropout(&x, probability, torch_ext::layers::Mode::Train);
