@@ -33,7 +33,7 @@ fn cargo_test(libtorch: &Path) -> Command {
 }
 
 /// Tests again as on other processors. With AVX2 alone, which most laptops have, ATen and oneDNN choose other code; products of float32
-/// come from oneDNN or from MKL, by the maker of the processor.
+/// come from oneDNN or from MKL, by the kind of processor.
 fn test_as_elsewhere(libtorch: &Path) -> Result<()> {
     let mut command = cargo_test(libtorch);
     command

@@ -22,6 +22,7 @@ unsafe extern "C" {
 /// another number. To be called before
 /// the first of them.
 pub fn install(threads: usize) {
+    let threads = c_int::try_from(threads).unwrap_or(c_int::MAX);
     // SAFETY: stores a number.
-    unsafe { openmp_pool_install(threads.min(1024) as c_int) }
+    unsafe { openmp_pool_install(threads) }
 }

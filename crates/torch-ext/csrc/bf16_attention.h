@@ -6,8 +6,9 @@
 
 namespace talent::bf16_attention {
 
-// Whether the processor has the instructions and the operands suit the kernels: bfloat16 [batch, heads, n, d], d a multiple of 32.
-bool supports(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v);
+// Whether the processor has the instructions and queries suit the kernels: bfloat16 [batch, heads, n, d], d a multiple of 32. Keys and
+// values must be of the same dtype and width.
+bool supports(const at::Tensor &q);
 
 // softmax(q k^T / sqrt(d)) v into `mixed`, of the shape of q. Products take bfloat16 and add in float32; scores and softmax are
 // float32.

@@ -66,7 +66,7 @@ float score_scale(const at::Tensor &q) { return static_cast<float>(1.0 / std::sq
 
 at::Tensor attend(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const Dropout &dropout) {
   auto mixed = empty_by_position(q);
-  if (bf16_attention::supports(q, k, v)) {
+  if (bf16_attention::supports(q)) {
     bf16_attention::forward(q, k, v, dropout, mixed);
     return mixed;
   }
@@ -105,7 +105,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const Dropout dropout{context->saved_data["probability"].toDouble(),
                           static_cast<uint64_t>(context->saved_data["seed"].toInt())};
     auto grad_q = empty_by_position(q), grad_k = empty_by_position(k), grad_v = empty_by_position(v);
-    if (bf16_attention::supports(q, k, v)) {
+    if (bf16_attention::supports(q)) {
       bf16_attention::Gradients found{grad_q, grad_k, grad_v};
       bf16_attention::backward(q, k, v, grad_output, dropout, found);
       return {grad_q, grad_k, grad_v, {}};

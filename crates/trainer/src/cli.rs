@@ -162,11 +162,10 @@ struct TrainArgs {
     allow_missing: Vec<String>,
 }
 
-/// Exit code 0: all comparisons agree; 1: at least one does not; 2: at least one could not be run, for example because photos
-/// are missing.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 if every case passed, 1 if one failed, 2 if none failed but one could not be run."
+    after_help = "Exit status: 0 if every case passed, 1 if one failed, 2 if none failed but one could not be \
+                  run, for example because photos are missing."
 )]
 struct ParityArgs {
     /// Folder of recordings of the official implementation
