@@ -1,5 +1,6 @@
 //! Recognises files that are not what their name promises: git-lfs pointers, web pages and error messages that a failed
-//! download left behind, compressed files, text in UTF-16, and empty files. Readers ask here when they cannot read a file, so that the message says what happened.
+//! download left behind, pointers of git-annex and DVC, compressed files, text in UTF-16, and empty files. Readers ask here when they cannot read
+//! a file, so that the message says what happened.
 //!
 //! ```
 //! let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
@@ -34,7 +35,24 @@ pub fn mistaken(start: &[u8]) -> Option<&'static str> {
     if let Some(what) = other_encoding(start) {
         return Some(what);
     }
+    if start.len() == PREFIX_LEN && start.iter().all(|byte| *byte == 0) {
+        return Some("the file begins with zeros alone: the download or the copy failed; fetch it again");
+    }
+    if start.starts_with(b"\0\x05\x16\x07") {
+        return Some("this is what macOS stores beside a file (`._NAME`), not the file itself");
+    }
     let text = without_mark(start).trim_ascii_start();
+    // The content, or the target of a link that a file system without links made a file.
+    if text.starts_with(b"/annex/objects/") || first_line_holds(text, b".git/annex/objects/") {
+        return Some(
+            "this is a git-annex pointer in place of the file: run `git annex get` in the repository it is from",
+        );
+    }
+    if text.starts_with(b"outs:\n- md5:") || text.starts_with(b"outs:\n- hash:") {
+        return Some(
+            "this is a DVC pointer in place of the file: run `dvc pull` in the repository it is from",
+        );
+    }
     if is_git_pointer(text) {
         return Some(
             "this is a git-lfs pointer in place of the file: run `git lfs pull` in the repository it is from",
@@ -65,7 +83,7 @@ fn other_encoding(start: &[u8]) -> Option<&'static str> {
     if matches!(start, [b'{' | b'[' | b'"', 0, ..] | [0, b'{' | b'[' | b'"', ..]) {
         return Some(UTF16);
     }
-    let kinds: [(&[u8], &str); 8] = [
+    let kinds: [(&[u8], &str); 10] = [
         (b"\xFF\xFE\0\0", "this is text in UTF-32: save it as UTF-8"),
         (b"\xFF\xFE", UTF16),
         (b"\xFE\xFF", UTF16),
@@ -73,7 +91,9 @@ fn other_encoding(start: &[u8]) -> Option<&'static str> {
         (b"BZh", "this is a file compressed with bzip2: unpack it with `bunzip2`"),
         (b"\xFD7zXZ\x00", "this is a file compressed with xz: unpack it with `unxz`"),
         (b"\x28\xB5\x2F\xFD", "this is a file compressed with Zstandard: unpack it with `unzstd`"),
+        (b"\x04\x22\x4D\x18", "this is a file compressed with LZ4: unpack it with `unlz4`"),
         (b"7z\xBC\xAF\x27\x1C", "this is a 7-Zip archive: unpack it, or pack its files as zip"),
+        (b"Rar!\x1A\x07", "this is a RAR archive: unpack it, or pack its files as zip"),
     ];
     // A safetensors file begins with the length of its header, whose bytes may be any.
     if start.get(5..9) == Some(b"\0\0\0{") {
@@ -86,14 +106,39 @@ fn other_encoding(start: &[u8]) -> Option<&'static str> {
 
 const UTF16: &str = "this is text in UTF-16, as some Windows programs write it: save it as UTF-8";
 
-/// Pointers of git-lfs, of its forerunners, and of git-annex.
+/// Pointers of git-lfs and of its forerunners.
 fn is_git_pointer(text: &[u8]) -> bool {
     let after =
         ["version https://", "version http://"].iter().find_map(|mark| text.strip_prefix(mark.as_bytes()));
     let hosts = ["git-lfs.github.com/spec/", "hawser.github.com/spec/", "git-media.io/v/"];
     after.is_some_and(|rest| hosts.iter().any(|host| rest.starts_with(host.as_bytes())))
         || text.starts_with(b"# git-media")
-        || text.starts_with(b"/annex/objects/")
+}
+
+/// Whether a one-line text holds a word.
+fn first_line_holds(text: &[u8], word: &[u8]) -> bool {
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.windows(word.len()).any(|part| part == word)
+}
+
+/// What a zip archive is in the place of a file of text or of a pickle, as the end of a sentence; `None` for other files. [`mistaken`]
+/// leaves zip archives alone, since some readers read them.
+///
+/// - start: the first [`PREFIX_LEN`] bytes of the file
+pub fn zip_in_place(start: &[u8]) -> Option<&'static str> {
+    let holds = |word: &[u8]| start.windows(word.len()).any(|part| part == word);
+    if !start.starts_with(b"PK\x03\x04") {
+        return None;
+    }
+    Some(match () {
+        () if holds(b"[Content_Types].xml") || holds(b"xl/") => {
+            "this is an Excel workbook: save its sheet as CSV (UTF-8)"
+        }
+        () if holds(b"/data.pkl") => {
+            "this is a file of `torch.save`: write it with `pickle` or `json` instead"
+        }
+        () => "this is a zip archive in place of the file: unpack it",
+    })
 }
 
 /// Markup without the comments and the white space in front of it.
@@ -181,13 +226,24 @@ const ZIP_END: u64 = 22 + 65_535;
 
 /// [`mistaken`] of a file's beginning. `None` also if the file cannot be read.
 pub fn mistaken_file(path: &Path) -> Option<&'static str> {
+    mistaken(&start_of(path)?)
+}
+
+/// [`mistaken_file`] of a file of text or a pickle, where a zip archive is a mistake, too.
+pub fn mistaken_text_file(path: &Path) -> Option<&'static str> {
+    let start = start_of(path)?;
+    mistaken(&start).or_else(|| zip_in_place(&start))
+}
+
+/// A file's first [`PREFIX_LEN`] bytes; `None` if they cannot be read.
+fn start_of(path: &Path) -> Option<Vec<u8>> {
     // Opening a pipe would wait for its other end.
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
     }
     let mut start = Vec::with_capacity(PREFIX_LEN);
     File::open(path).ok()?.take(PREFIX_LEN as u64).read_to_end(&mut start).ok()?;
-    mistaken(&start)
+    Some(start)
 }
 
 #[cfg(test)]
@@ -238,6 +294,31 @@ mod tests {
             let start = [&length.to_le_bytes()[..], b"{\"a\""].concat();
             assert_eq!(mistaken(&start), None, "{length:x}");
         }
+    }
+
+    #[test]
+    fn pointers_and_leftovers_are_named() {
+        let annex = b"../../.git/annex/objects/Xk/2v/SHA256E-s12--ab.jpg/SHA256E-s12--ab.jpg";
+        for (start, what) in [
+            (&b"/annex/objects/SHA256E-s12--ab.jpg\n"[..], "git annex get"),
+            (annex, "git annex get"),
+            (b"outs:\n- md5: d41d\n  path: a.jpg\n", "dvc pull"),
+            (&[0; PREFIX_LEN], "zeros"),
+            (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "macOS"),
+            (b"Rar!\x1a\x07\x01\0", "RAR"),
+            (b"\x04\x22\x4d\x18", "LZ4"),
+        ] {
+            assert!(mistaken(start).is_some_and(|found| found.contains(what)), "{what}");
+        }
+        assert_eq!(mistaken(&[0; 12]), None);
+        for (start, what) in [
+            (&b"PK\x03\x04\x14\0\x06\0[Content_Types].xml"[..], "Excel"),
+            (b"PK\x03\x04\0\0archive/data.pkl", "torch.save"),
+            (b"PK\x03\x04\0\0a.json", "unpack"),
+        ] {
+            assert!(zip_in_place(start).is_some_and(|found| found.contains(what)), "{what}");
+        }
+        assert_eq!(zip_in_place(b"{}"), None);
     }
 
     #[test]

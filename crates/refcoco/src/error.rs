@@ -184,7 +184,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Replaces a reader's error if the file is something else, such as a git-lfs pointer or a web page.
 pub(crate) fn or_mistaken(path: &std::path::Path, error: Error) -> Error {
-    match file_kind::mistaken_file(path) {
+    let is_archive = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("zip"));
+    let what = if is_archive { file_kind::mistaken_file(path) } else { file_kind::mistaken_text_file(path) };
+    match what {
         Some(what) => Error::Mistaken { path: path.to_path_buf(), what },
         None => error,
     }
@@ -203,6 +205,7 @@ pub fn json_problem(error: &serde_json::Error) -> String {
         ("EOF while parsing a string", "the text ends inside a string: half a file"),
         ("EOF while parsing a value", "the text ends too early: half a file"),
         ("trailing characters", "something follows the object on its line"),
+        ("invalid unicode code point", "this is not UTF-8: save the file as UTF-8;"),
         ("invalid type: map", "found an object"),
         ("invalid type: sequence", "found a list"),
         ("invalid type: ", "found "),

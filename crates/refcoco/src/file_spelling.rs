@@ -21,6 +21,39 @@ pub(crate) fn is_absolute(name: &str) -> bool {
         || matches!(name.as_bytes(), [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic())
 }
 
+/// Longest path that Linux takes, in bytes.
+pub(crate) const MAX_PATH: usize = 4096;
+
+/// A name as it stands in a message: the first 200 characters.
+pub(crate) fn shortened(name: &str) -> String {
+    match name.char_indices().nth(200) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// Whether a name is the address of a file on the web.
+pub(crate) fn is_web_address(name: &str) -> bool {
+    ["http://", "https://", "s3://", "gs://"].iter().any(|scheme| name.starts_with(scheme))
+}
+
+/// What a text is that stands in the place of a mask file's name, as the end of a sentence; `None` for what can be a name.
+pub(crate) fn no_mask_file(text: &str) -> Option<&'static str> {
+    let is_runs = text.contains(' ') && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b' ');
+    match text.trim() {
+        "" => Some("empty text; write null for expressions without a target"),
+        text if text.starts_with(['[', '{']) => Some("text that begins like JSON and is none"),
+        text if text.starts_with("data:") => Some("a data URL; save the mask as a PNG, and name that"),
+        text if is_web_address(text) => Some("a web address; fetch the mask, and name the file"),
+        text if text.starts_with("POLYGON") || text.starts_with("MULTIPOLYGON") => Some("a polygon in WKT"),
+        _ if is_runs => {
+            Some("text with run lengths, as Kaggle has them; COCO's RLE is an object with size and counts")
+        }
+        text if text.len() > MAX_PATH => Some("text too long for a file's name"),
+        _ => None,
+    }
+}
+
 /// The spellings under which a file may lie, most likely first:
 ///
 /// - as written, without `./`

@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 
 use crate::error::{Error, Result, or_mistaken};
 use crate::memory_rule::afford_pixels;
@@ -31,8 +31,8 @@ pub struct ReadImage {
 /// Memory limit for headers, colour profiles and text, beside the pixels, in bytes.
 const MAX_HEADERS: u64 = 64 << 20;
 
-/// Decodes a JPEG or PNG file, recognised by its content and not its name, and applies its EXIF orientation. Grey becomes RGB,
-/// alpha is dropped, 16-bit values keep their high byte.
+/// Decodes a JPEG, PNG, TIFF or WebP file, recognised by its content and not its name, and applies its EXIF orientation. Grey
+/// becomes RGB, alpha is dropped, 16-bit values keep their high byte.
 ///
 /// # Errors
 /// When the file is not a regular file, is unreadable, damaged or of another format, or would take more memory than 1 GiB or
@@ -110,15 +110,68 @@ pub fn encoded_size(bytes: &[u8]) -> Result<(usize, usize), String> {
 }
 
 /// Creates a decoder with the memory limits. Reads only the file's header.
-pub(crate) fn decoder<'a>(source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
+pub(crate) fn decoder<'a>(mut source: impl BufRead + Seek + 'a) -> Result<impl ImageDecoder + 'a, String> {
+    let start = source.fill_buf().map_err(|error| error.to_string())?;
+    if let Some(kind) = unread_format(start) {
+        return Err(format!(
+            "this is {kind}, which is not read here: save it as PNG, or as JPEG if it is a photo"
+        ));
+    }
     let mut reader = ImageReader::new(source).with_guessed_format().map_err(|error| error.to_string())?;
+    if reader.format().is_none() {
+        return Err("it is no picture that is read here: JPEG, PNG, TIFF or WebP".to_owned());
+    }
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_HEADERS);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let decoder = reader.into_decoder().map_err(|error| match error {
+        // TIFF has more kinds of samples than the others.
+        ImageError::Unsupported(error) => {
+            format!("{error}; save it with 8 or 16 bits a sample, in grey or RGB")
+        }
+        error => error.to_string(),
+    })?;
+    if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err(
+            "its samples are floating-point numbers, whose range is not known: save it with 8 bits a sample"
+                .to_owned(),
+        );
+    }
     let (width, height) = decoder.dimensions();
     afford_pixels(width.into(), height.into(), bytes_per_pixel(decoder.color_type()))?;
     Ok(decoder)
+}
+
+/// Name of the format of a picture, or of an array, that is not read here; `None` for others.
+fn unread_format(start: &[u8]) -> Option<&'static str> {
+    let marks: [(&[u8], &str); 15] = [
+        (b"BM", "a BMP picture"),
+        (b"GIF8", "a GIF picture"),
+        (b"\0\0\0\x0CjP  ", "a JPEG 2000 picture"),
+        (b"\xFF\x4F\xFF\x51", "a JPEG 2000 picture"),
+        (b"\0\0\0\x0CJXL ", "a JPEG XL picture"),
+        (b"\xFF\x0A", "a JPEG XL picture"),
+        (b"II\x2B\0", "a BigTIFF picture"),
+        (b"MM\0\x2B", "a BigTIFF picture"),
+        (b"8BPS", "a Photoshop file"),
+        (b"%PDF", "a PDF document"),
+        (b"\x76\x2F\x31\x01", "an OpenEXR picture"),
+        (b"qoif", "a QOI picture"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"<svg", "an SVG drawing"),
+    ];
+    let brand = start.get(8..12).filter(|_| start.get(4..8) == Some(b"ftyp"));
+    let of_brand = brand.and_then(|brand| match brand {
+        b"avif" | b"avis" => Some("an AVIF picture"),
+        b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis" | b"mif1" | b"msf1" => {
+            Some("a HEIC picture, as iPhones take them")
+        }
+        _ => None,
+    });
+    let is_pnm = matches!(start, [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..]);
+    let marked = marks.iter().find(|(mark, _)| start.starts_with(mark)).map(|(_, kind)| *kind);
+    of_brand.or(marked).or(is_pnm.then_some("a PNM picture"))
 }
 
 /// Bytes per pixel while decoding to 8-bit RGB: in the file's own format, and in those it is converted to.
@@ -222,6 +275,21 @@ fn scan(bytes: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_that_are_not_read_are_named() {
+        for (start, name) in [
+            (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "HEIC"),
+            (b"\0\0\0\x1cftypavif", "AVIF"),
+            (b"BM\x36\0", "BMP"),
+            (b"P6\n2 2\n255\n", "PNM"),
+            (b"\x93NUMPY\x01\0", "NumPy"),
+            (b"hello", "JPEG, PNG, TIFF or WebP"),
+        ] {
+            let error = decode_image(start).unwrap_err();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+    }
 
     #[test]
     fn a_jpeg_is_whole_with_an_end_marker_behind_its_headers() {

@@ -149,6 +149,10 @@ impl ImageSource {
         {
             return io_error(&path)(error);
         }
+        if path.is_symlink() {
+            let what = "this is a link to a file that does not exist";
+            return io_error(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what));
+        }
         let places: Vec<String> =
             self.places.iter().map(|place| place.path().display().to_string()).collect();
         let names = self.names(name);

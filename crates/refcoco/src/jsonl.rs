@@ -26,7 +26,7 @@ pub type Lines = Box<dyn Iterator<Item = Result<(usize, String)>>>;
 pub fn read_lines(path: &Path) -> Result<Lines> {
     let limit = line_limit()?;
     if let Some(what) =
-        file_kind::mistaken_file(path).filter(|_| path.metadata().is_ok_and(|found| found.len() > 0))
+        file_kind::mistaken_text_file(path).filter(|_| path.metadata().is_ok_and(|found| found.len() > 0))
     {
         return Err(Error::Mistaken { path: path.to_path_buf(), what });
     }
@@ -103,7 +103,8 @@ fn list_inside(object: &str) -> Option<String> {
     let is_list = |value: &serde_json::Value| {
         value.as_array().is_some_and(|list| list.iter().any(serde_json::Value::is_object))
     };
-    fields.into_iter().find(|(key, value)| key != "segmentation" && is_list(value)).map(|(key, _)| key)
+    let may_be_list = |key: &str| ["segmentation", "mask"].contains(&key);
+    fields.into_iter().find(|(key, value)| !may_be_list(key) && is_list(value)).map(|(key, _)| key)
 }
 
 /// The elements of a file that is one JSON array.
@@ -141,8 +142,10 @@ fn lines<R: BufRead>(
                         limit >> 20
                     )));
                 }
-                String::from_utf8(std::mem::take(&mut line))
-                    .map_err(|error| fail(error.utf8_error().to_string()))
+                String::from_utf8(std::mem::take(&mut line)).map_err(|error| {
+                    let at = error.utf8_error().valid_up_to() + 1;
+                    fail(format!("it is not UTF-8 from byte {at} on: save the file as UTF-8"))
+                })
             });
             match text {
                 Ok(text) if text.is_empty() => return None,
@@ -183,9 +186,8 @@ mod tests {
         assert_eq!(lines, [(1, "{\"a\": 1}".to_owned())]);
         std::fs::write(&path, b"{}\n\xff\n{}\n").unwrap();
         let lines: Vec<Result<(usize, String)>> = read_lines(&path).unwrap().collect();
-        assert!(
-            lines.len() == 2 && lines[1].as_ref().is_err_and(|error| error.to_string().contains("line 2"))
-        );
+        let error = lines[1].as_ref().unwrap_err().to_string();
+        assert!(lines.len() == 2 && error.contains("line 2: it is not UTF-8"), "{error}");
     }
 
     #[test]
@@ -193,6 +195,7 @@ mod tests {
         assert!(read_lines(Path::new("/dev/zero")).err().unwrap().to_string().contains("regular file"));
         // A sparse file: 40 GiB in one line that take no space on the disk.
         let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "x").unwrap();
         file.as_file().set_len(40 << 30).unwrap();
         let error = read_lines(file.path()).unwrap().next().unwrap().unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("TALENT_MAX_IMAGE_MIB"), "{error}");

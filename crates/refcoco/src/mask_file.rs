@@ -1,5 +1,6 @@
 //! Masks that are image files.
 
+use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -51,6 +52,8 @@ fn lossy(bytes: &[u8]) -> Option<&'static str> {
 ///   and one other colour, and at least as many are black as are transparent, only those of that other colour: the mask is in the
 ///   colours then, and transparency is an accident
 /// - JPEG and lossy WebP, which blur edges: every pixel with a channel of at least one half
+/// - grey of 8 or more levels above 0 of which the brightest is at least one half, as after scaling, blurring, or of a map of
+///   probabilities: every pixel of at least one half
 /// - anything else: every pixel that is not black
 ///
 /// # Errors
@@ -59,7 +62,8 @@ pub fn decode_mask(bytes: &[u8]) -> Result<Mask, String> {
     // Also checks what the pixels take.
     let mut decoder = decoder(Cursor::new(bytes))?;
     let orientation = orientation(bytes, &mut decoder)?;
-    if let Some(foreground) = palette_foreground(bytes)? {
+    if let Some(indices) = palette_indices(bytes)? {
+        let foreground = indices.into_iter().map(|index| u8::from(index != 0)).collect();
         return turned(decoder.dimensions(), foreground, orientation);
     }
     let image = decode(decoder, orientation)?;
@@ -93,7 +97,79 @@ fn foreground(image: DynamicImage) -> Vec<u8> {
             return alphas().map(|alpha| u8::from(alpha >= u16::from(HALF) << 8)).collect();
         }
     }
-    image.into_rgb16().as_raw().chunks_exact(3).map(|pixel| is_any(pixel, |&level| level > 0)).collect()
+    let wide = image.into_rgb16();
+    let least = match levels_of(wide.as_raw()) {
+        Levels::Soft => u16::from(HALF) << 8,
+        Levels::One | Levels::Few(_) => 1,
+    };
+    wide.as_raw().chunks_exact(3).map(|pixel| is_any(pixel, |&level| level >= least)).collect()
+}
+
+/// Grey levels above 0 from which on a mask is soft, rather than a map of a few objects.
+const SOFT: usize = 8;
+
+/// The values above 0 of a mask file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Levels {
+    /// One, or none: a plain mask.
+    One,
+    /// Several, as many maps of objects have: the numbers of a palette, or grey levels of 16 bits.
+    Few(BTreeSet<u16>),
+    /// Grey with so many levels that edges are blurred or the mask is one of probabilities.
+    Soft,
+}
+
+/// - rgb: three samples of 16 bits a pixel
+fn levels_of(rgb: &[u16]) -> Levels {
+    let mut found = BTreeSet::new();
+    let mut last = 0;
+    for pixel in rgb.as_chunks::<3>().0 {
+        if pixel[0] != pixel[1] || pixel[1] != pixel[2] {
+            return Levels::One;
+        }
+        // Neighbours are mostly alike.
+        if pixel[0] != last && pixel[0] > 0 {
+            found.insert(pixel[0]);
+        }
+        last = pixel[0];
+    }
+    let is_soft = found.len() >= SOFT && found.last().is_some_and(|most| *most >= u16::from(HALF) << 8);
+    match found.len() {
+        0 | 1 => Levels::One,
+        _ if is_soft => Levels::Soft,
+        _ => Levels::Few(found),
+    }
+}
+
+/// The values of a mask file that its pixels have, as [`decode_mask`] looks at them: [`Levels::One`] also where colours or alpha decide, and
+/// of a file that cannot be read.
+pub(crate) fn levels(path: &Path) -> Levels {
+    let read = || -> Option<Levels> {
+        let bytes = read_regular(path).ok()?;
+        if lossy(&bytes).is_some() {
+            return None;
+        }
+        if let Some(indices) = palette_indices(&bytes).ok()? {
+            let found: BTreeSet<u16> =
+                indices.into_iter().filter(|index| *index > 0).map(u16::from).collect();
+            return (found.len() > 1).then_some(Levels::Few(found));
+        }
+        let image = decode(decoder(Cursor::new(&bytes)).ok()?, Orientation::NoTransforms).ok()?;
+        if image.color().has_alpha() {
+            return None;
+        }
+        // Widened from 8 bits, a value is 257 times what the file has.
+        let factor = if image.color().bits_per_pixel() / u16::from(image.color().channel_count()) > 8 {
+            1
+        } else {
+            257
+        };
+        Some(match levels_of(image.into_rgb16().as_raw()) {
+            Levels::Few(levels) => Levels::Few(levels.into_iter().map(|level| level / factor).collect()),
+            other => other,
+        })
+    };
+    read().unwrap_or(Levels::One)
 }
 
 /// The pixels that are opaque and not black, if the opaque ones are black and exactly one other colour, and no more pixels are
@@ -112,9 +188,9 @@ fn marked_in_colour(rgba: &[u16]) -> Option<Vec<u8>> {
     is_mask.then(|| pixels.iter().map(|pixel| u8::from(is_opaque(pixel) && !is_black(pixel))).collect())
 }
 
-/// The pixels of a PNG with a palette whose index is not 0, row by row; `None` for any other file. Colours say nothing: a
-/// segmentation's palette is for people's eyes, and its background need not be black.
-fn palette_foreground(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
+/// The palette indices of a PNG's pixels, row by row; `None` for any other file. Colours say nothing: a segmentation's palette is
+/// for people's eyes, and its background need not be black.
+fn palette_indices(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     if !bytes.starts_with(b"\x89PNG") {
         return Ok(None);
     }
@@ -132,7 +208,7 @@ fn palette_foreground(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let pixel = |row: &[u8], x: usize| {
         let byte = row[x * bits / 8];
         let shift = 8 - bits - x * bits % 8;
-        u8::from((byte >> shift) & (0xff >> (8 - bits)) != 0)
+        (byte >> shift) & (0xff >> (8 - bits))
     };
     let rows = rows.chunks_exact(info.line_size).take(info.height as usize);
     Ok(Some(rows.flat_map(|row| (0..info.width as usize).map(move |x| pixel(row, x))).collect()))
@@ -216,6 +292,34 @@ mod tests {
         use png::ColorType::Grayscale;
         assert_eq!(data(&png(Grayscale, One, None, &[0b0110_0000])), [0, 1, 1, 0]);
         assert_eq!(data(&png(Grayscale, Sixteen, None, &[0, 0, 0, 1, 1, 0, 0, 0])), [0, 1, 1, 0]);
+    }
+
+    #[test]
+    fn soft_masks_are_cut_at_one_half_and_maps_of_objects_are_not() {
+        let grey = |values: &[u8]| {
+            let mut bytes = Vec::new();
+            let mut encoder = png::Encoder::new(&mut bytes, values.len() as u32, 1);
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.write_header().unwrap().write_image_data(values).unwrap();
+            bytes
+        };
+        let soft = [0, 20, 60, 100, 127, 128, 160, 200, 255];
+        assert_eq!(data(&grey(&soft)), [0, 0, 0, 0, 0, 1, 1, 1, 1]);
+        // Numbers of objects: too few, or none of them bright.
+        assert_eq!(data(&grey(&[0, 1, 2, 255])), [0, 1, 1, 1]);
+        assert_eq!(data(&grey(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])), [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        let folder = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = folder.path().join("a.png");
+            std::fs::write(&path, bytes).unwrap();
+            levels(&path)
+        };
+        assert_eq!(of(&grey(&soft)), Levels::Soft);
+        assert_eq!(of(&grey(&[0, 1, 2, 255])), Levels::Few([1, 2, 255].into()));
+        assert_eq!(of(&grey(&[0, 255, 255, 0])), Levels::One);
+        let palette = png(png::ColorType::Indexed, png::BitDepth::Eight, Some(&[0; 12]), &[0, 1, 2, 1]);
+        assert_eq!(of(&palette), Levels::Few([1, 2].into()));
+        assert_eq!(of(b"no picture"), Levels::One);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, Result};
 use crate::image_file::{ExifTurn, is_cut_short};
 use crate::mask::{Mask, polygons_of};
-use crate::mask_file::{background_is_light, lossy_format};
+use crate::mask_file::{Levels, background_is_light, levels, lossy_format};
 use crate::picture_key::{PictureKey, picture_keys};
 use crate::problem::Problem;
 use crate::tokenizer::Tokenizer;
@@ -304,6 +304,7 @@ fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeMap<i64, 
             + format
             + ", whose edges are blurred: pixels of at least one half count; save masks as PNG"
     });
+    let levels = file.as_ref().and_then(|path| levels_in_words(levels(path)));
     let is_own = dataset.descriptor.format == AnnotationFormat::Own;
     let turn = turned.get(&image.id).filter(|_| is_own);
     let palette = file.as_ref().filter(|path| background_is_light(path)).map(|_| {
@@ -313,8 +314,29 @@ fn odd_mask(dataset: &Dataset, ann_id: i64, mask: &Mask, turned: &BTreeMap<i64, 
         turn.and_then(|turn| oriented(image, *turn, annotation.segmentation.get(), file.as_deref()));
     let covers_all = mask.area() == mask.width * mask.height && !annotation.is_crowd;
     let covers_all = covers_all.then(|| "its mask covers the whole picture".to_owned());
-    let found: Vec<String> = [lossy, palette, orientation, covers_all].into_iter().flatten().collect();
+    let found: Vec<String> =
+        [lossy, palette, levels, orientation, covers_all].into_iter().flatten().collect();
     (!found.is_empty()).then(|| found.join("; "))
+}
+
+/// What to say of a mask file with more values than an object's mask has.
+fn levels_in_words(levels: Levels) -> Option<String> {
+    match levels {
+        Levels::One => None,
+        Levels::Few(values) => {
+            let shown: Vec<String> = values.iter().take(LISTED).map(u16::to_string).collect();
+            let more = if values.len() > shown.len() { ", ..." } else { "" };
+            Some(format!(
+                "its mask file has the values {}{more}, and all of them count: if it is a map of several objects, or one value says \
+                 \"unknown\", save a mask of 0 and 255 for each object",
+                shown.join(", ")
+            ))
+        }
+        Levels::Soft => Some(
+            "its mask file has many grey levels, as after scaling or blurring: pixels of at least one half count; save masks of 0 and 255"
+                .to_owned(),
+        ),
+    }
 }
 
 /// What to say of a mask in a picture that its EXIF orientation turns or mirrors.

@@ -46,6 +46,46 @@ fn every_kind_of_mask() {
 }
 
 #[test]
+fn lines_with_one_mask_are_one_object() {
+    let line = |text: &str, category: &str| {
+        format!(
+            "{{\"image\": \"a.png\", \"mask\": \"m.png\", \"expressions\": [\"{text}\"], \"category\": \"{category}\"}}\n"
+        )
+    };
+    let root = folder(&[line("one", "spot"), line("two", "spot"), line("three", "dot")].concat());
+    let dataset = Dataset::open("mine", root.path()).unwrap();
+    let objects: Vec<&[i64]> = dataset.refs.iter().map(|reference| reference.ann_ids.as_slice()).collect();
+    assert_eq!(objects, [[1], [1], [3]]);
+    assert!(dataset.refs.iter().all(|reference| dataset.distractors(reference).is_empty()));
+    assert_eq!(dataset.instances.annotations.len(), 2);
+}
+
+#[test]
+fn text_in_the_place_of_a_mask() {
+    let line =
+        |mask: &str| format!("{{\"image\": \"a.png\", \"mask\": {mask:?}, \"expressions\": [\"x\"]}}\n");
+    let masks = [
+        ("[[0, 0, 4, 0, 4, 4, 0, 4]]", Ok(16)),
+        ("{\"size\": [6, 8], \"counts\": [6, 6, 36]}", Ok(6)),
+        ("[[0, 0, 4, 0, 4", Err("begins like JSON")),
+        ("", Err("write null")),
+        ("data:image/png;base64,iVBORw0KGgo=", Err("data URL")),
+        ("https://host/m.png", Err("web address")),
+        ("POLYGON ((0 0, 4 0, 4 4))", Err("WKT")),
+        ("1 3 10 5", Err("run lengths")),
+    ];
+    let root = folder(&masks.map(|(mask, _)| line(mask)).concat());
+    let dataset = Dataset::open("mine", root.path()).unwrap();
+    for (reference, (mask, expected)) in dataset.refs.iter().zip(masks) {
+        match (dataset.target(reference), expected) {
+            (Ok(found), Ok(area)) => assert_eq!(found.area(), area, "{mask}"),
+            (Err(error), Err(what)) => assert!(error.to_string().contains(what), "{mask}: {error}"),
+            (found, _) => panic!("{mask}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn mistakes_name_file_and_line() {
     let good = "{\"image\": \"a.png\", \"mask\": null, \"expressions\": [\"x\"]}\n";
     for (line, message) in [

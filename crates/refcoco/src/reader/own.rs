@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
 use crate::error::{Error, Result};
-use crate::file_spelling::stays_inside;
+use crate::file_spelling::{MAX_PATH, is_web_address, shortened, stays_inside};
 use crate::image_file::image_size;
 use crate::image_source::ImageSource;
 use crate::jsonl::read_lines;
@@ -68,7 +68,8 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 ///
 /// These keys are for sets that were something else before, so that nothing is lost:
 ///
-/// - `ann_id`: id of the object, by default the line number; lines of one image that name the same id are one object
+/// - `ann_id`: id of the object, by default the line number; lines of one image that name the same id are one object, and so are lines
+///   without it that have the same mask and category
 /// - `ann_ids`: ids of objects in other lines, in place of `mask`: the expressions ask for all of them together
 /// - `raw`: the expressions as typed; `image_id`, `category_id`: numbers of image and category
 /// - `crowd`: true for an object that marks a crowd, which is no distractor
@@ -87,10 +88,11 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
     let image_ids = image_ids(path, &lines, &source)?;
     let (images, unreadable) = image_records(path, &image_ids, &source)?;
     let category_ids = category_ids(path, &lines)?;
+    let object_ids = object_ids(&lines, &image_ids);
     let (mut refs, mut annotations) = (Vec::new(), BTreeMap::<i64, Annotation>::new());
     let mut annotation_lines: BTreeMap<i64, usize> = BTreeMap::new();
     let (mut seen, mut n_sentences) = (BTreeSet::new(), 0);
-    for (number, line) in &lines {
+    for ((number, line), object_id) in lines.iter().zip(object_ids) {
         let ref_id = line.ref_id.unwrap_or(*number as i64);
         let is_ref = !line.expressions.is_empty();
         if is_ref && !seen.insert(ref_id) {
@@ -99,7 +101,7 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         let sent_ids = line.sent_ids(n_sentences + 1).map_err(|what| fail(*number, what))?;
         n_sentences += line.expressions.len() as i64;
         let (image_id, _) = image_ids[line.image.as_str()];
-        if let Some(annotation) = line.annotation(*number, image_id, &category_ids) {
+        if let Some(annotation) = line.annotation(object_id, image_id, &category_ids) {
             let id = annotation.id;
             let first = annotation_lines.entry(id).or_insert(*number);
             if let Some(known) = annotations.insert(id, annotation)
@@ -116,7 +118,7 @@ pub fn read_own(path: &Path) -> Result<(Vec<Ref>, Instances)> {
         if is_ref {
             refs.push((
                 *number,
-                line.reference(*number, ref_id, image_id, &sent_ids).map_err(|what| fail(*number, what))?,
+                line.reference(object_id, ref_id, image_id, &sent_ids).map_err(|what| fail(*number, what))?,
             ));
         }
     }
@@ -206,6 +208,27 @@ fn image_ids<'a>(
     Ok(ids)
 }
 
+/// The id of each line's object: its `ann_id`, by default the line's number. Lines without `ann_id` whose image, mask and category are
+/// those of an earlier line are about the same object, as in files with one line per expression.
+fn object_ids(lines: &[(usize, Line)], image_ids: &BTreeMap<&str, (i64, usize)>) -> Vec<i64> {
+    let mut first: BTreeMap<(i64, &str, Option<&str>, bool), i64> = BTreeMap::new();
+    let mut ids = Vec::with_capacity(lines.len());
+    for (number, line) in lines {
+        let own = line.ann_id.unwrap_or(*number as i64);
+        let id = match &line.mask {
+            Some(mask) if mask.get() != "null" => {
+                let image_id = image_ids[line.image.as_str()].0;
+                let key = (image_id, mask.get(), line.category.as_deref(), line.crowd);
+                let known = *first.entry(key).or_insert(own);
+                if line.ann_id.is_some() { own } else { known }
+            }
+            _ => own,
+        };
+        ids.push(id);
+    }
+    ids
+}
+
 /// An id for each category name.
 fn category_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<&'a str, i64>> {
     let mut ids: BTreeMap<&str, i64> = BTreeMap::new();
@@ -227,26 +250,23 @@ fn category_ids<'a>(path: &Path, lines: &'a [(usize, Line)]) -> Result<BTreeMap<
 
 impl Line {
     /// The line's object; `None` if it has none.
-    fn annotation(
-        &self,
-        number: usize,
-        image_id: i64,
-        category_ids: &BTreeMap<&str, i64>,
-    ) -> Option<Annotation> {
-        let segmentation = self.mask.clone().filter(|mask| mask.get() != "null")?;
-        let id = self.ann_id.unwrap_or(number as i64);
+    fn annotation(&self, id: i64, image_id: i64, category_ids: &BTreeMap<&str, i64>) -> Option<Annotation> {
+        let mask = self.mask.as_ref().filter(|mask| mask.get() != "null")?;
+        let segmentation = segmentation_of_text(mask).unwrap_or_else(|| mask.clone());
         // A unique negative id, so that no two objects without a category share one.
         let category_id = self.category.as_deref().map_or(-id, |name| category_ids[name]);
         Some(Annotation { id, image_id, category_id, is_crowd: self.crowd, segmentation })
     }
 
     /// The line's ref, still without categories.
-    fn reference(&self, number: usize, ref_id: i64, image_id: i64, sent_ids: &[i64]) -> Result<Ref, String> {
+    ///
+    /// - object_id: id of the line's object, if it has one
+    fn reference(&self, object_id: i64, ref_id: i64, image_id: i64, sent_ids: &[i64]) -> Result<Ref, String> {
         let has_object = self.mask.as_ref().is_some_and(|mask| mask.get() != "null");
         let ann_ids = match (&self.ann_ids, has_object) {
             (Some(_), true) => return Err("`mask` and `ann_ids` exclude each other".to_owned()),
             (Some(ids), false) => ids.clone(),
-            (None, true) => vec![self.ann_id.unwrap_or(number as i64)],
+            (None, true) => vec![object_id],
             (None, false) => Vec::new(),
         };
         let raw = self.raw.as_ref().unwrap_or(&self.expressions);
@@ -281,6 +301,13 @@ impl Line {
     }
 }
 
+/// A polygon or RLE that stands as text in `mask`, as tables have it; `None` for anything else.
+fn segmentation_of_text(mask: &RawValue) -> Option<Box<RawValue>> {
+    let text: String = serde_json::from_str(mask.get()).ok()?;
+    let text = text.trim();
+    text.starts_with(['[', '{']).then(|| RawValue::from_string(text.to_owned()).ok())?
+}
+
 /// A split's name, without white space around it; the usual names in any case, and their usual other forms.
 fn split_name(written: &str) -> String {
     let name = written.trim();
@@ -299,6 +326,20 @@ fn at_line(path: &Path, number: usize, what: String) -> Error {
     Error::Record { path: path.to_path_buf(), record: format!("line {number}"), what }
 }
 
+/// Why there is no image of this name.
+fn why_missing(name: &str, images: &ImageSource) -> String {
+    match name {
+        name if is_web_address(name) => {
+            "this is a web address: fetch the picture, and name the file".to_owned()
+        }
+        name if name.starts_with("data:") => {
+            "this is a data URL: save the picture as a file, and name that".to_owned()
+        }
+        name if name.len() > MAX_PATH => "no file can have so long a name".to_owned(),
+        name => images.missing(name).to_string(),
+    }
+}
+
 /// Images by id, and those whose file cannot be read with the reason.
 type Images = (BTreeMap<i64, ImageRecord>, BTreeMap<i64, String>);
 
@@ -312,13 +353,13 @@ fn image_records(
 ) -> Result<Images> {
     let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
         if !stays_inside(name) {
-            let what = format!("image `{name}` does not stay inside the file's folder");
+            let what = format!("image `{}` does not stay inside the file's folder", shortened(name));
             return Err(at_line(path, number, what));
         }
         let file = images.path(name);
         let size = image_size(&file).map_err(|error| match error {
             Error::Io { .. } if !file.exists() => {
-                format!("line {number}: image `{name}`: {}", images.missing(name))
+                format!("line {number}: image `{}`: {}", shortened(name), why_missing(name, images))
             }
             other => format!("line {number}: {other}"),
         });

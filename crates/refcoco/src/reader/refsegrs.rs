@@ -25,14 +25,15 @@ pub(crate) fn read_refsegrs(folder: &Path) -> Result<(Vec<Ref>, Instances)> {
     let mut lines = Vec::new();
     for (split, path) in phrase_files(folder)? {
         let bytes = read_regular(&path)?;
-        let text = String::from_utf8_lossy(file_kind::without_mark(&bytes)).into_owned();
-        for (index, line) in text.lines().enumerate() {
+        for (index, line) in file_kind::without_mark(&bytes).split(|byte| *byte == b'\n').enumerate() {
             let record = || format!("line {}", index + 1);
             let fail = |what: &str| {
                 let what = what.to_owned();
                 or_mistaken(&path, Error::Record { path: path.clone(), record: record(), what })
             };
-            let line = line.trim();
+            let line = std::str::from_utf8(line)
+                .map_err(|_| fail("it is not UTF-8: save the file as UTF-8"))?
+                .trim();
             if line.is_empty() {
                 continue;
             }
