@@ -21,7 +21,7 @@ pub(crate) fn doctor(args: &[OsString]) -> Result<()> {
             _ => return Err(arg.unexpected().into()),
         }
     }
-    let report = json!({
+    let mut report = json!({
         "toolchain": {
             "cargo": output_of(Path::new("cargo"), &["--version"]),
             "rustc": output_of(Path::new("rustc"), &["--version"]),
@@ -31,12 +31,15 @@ pub(crate) fn doctor(args: &[OsString]) -> Result<()> {
         "libtorch": libtorch(),
         "cpu": cpu(),
         "cuda": cuda(),
-        "datasets": datasets(),
     });
-    if as_json {
-        outln!("{report:#}");
-    } else {
-        print_report(&report);
+    // Before the data sets, which a program has to be built for.
+    if !as_json {
+        print_machine(&report);
+    }
+    report["datasets"] = datasets();
+    match as_json {
+        true => outln!("{report:#}"),
+        false => print_datasets(&report["datasets"]),
     }
     Ok(())
 }
@@ -110,12 +113,15 @@ fn datasets() -> Value {
     listed.unwrap_or_else(|| json!({"problem": "the data program could not be built or run"}))
 }
 
-fn print_report(report: &Value) {
-    let text = |value: &Value| match value {
+fn text(value: &Value) -> String {
+    match value {
         Value::Null => "not found".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
+    }
+}
+
+fn print_machine(report: &Value) {
     for (name, version) in report["toolchain"].as_object().into_iter().flatten() {
         outln!("{name:10} {}", text(version));
     }
@@ -138,10 +144,13 @@ fn print_report(report: &Value) {
         None => outln!("{:10} yes, {} device(s)", "cuda", cuda["devices"]),
         Some(reason) => outln!("{:10} no: {reason}", "cuda"),
     }
-    if let Some(problem) = report["datasets"]["problem"].as_str() {
+}
+
+fn print_datasets(report: &Value) {
+    if let Some(problem) = report["problem"].as_str() {
         outln!("{:10} {problem}", "data");
     }
-    for dataset in report["datasets"]["datasets"].as_array().into_iter().flatten() {
+    for dataset in report["datasets"].as_array().into_iter().flatten() {
         outln!(
             "{:10} {:17} {:9} {}",
             "data",

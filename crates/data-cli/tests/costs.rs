@@ -156,7 +156,8 @@ fn predictions_without_an_end_are_refused() {
     assert!(score(masks.to_str().unwrap()).contains("not a regular file"));
     std::fs::remove_file(&masks).unwrap();
     // A sparse file: it takes no space on the disk, and is one line.
-    std::fs::File::create(&masks).unwrap().set_len(40 << 30).unwrap();
+    std::fs::write(&masks, "x").unwrap();
+    std::fs::OpenOptions::new().write(true).open(&masks).unwrap().set_len(40 << 30).unwrap();
     let text = score(masks.to_str().unwrap());
     assert!(text.contains("line 1") && text.contains("TALENT_MAX_IMAGE_MIB"), "{text}");
 }

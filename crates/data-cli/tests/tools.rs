@@ -328,3 +328,118 @@ fn tables_with_other_separators_and_missing_quotation_marks() {
     let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
     assert!(error.contains("no expression"), "{error}");
 }
+
+#[test]
+fn what_macos_and_notebooks_leave_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "y/images/a.png");
+    write(root.path(), "y/labels/a.txt", "0 0 0 0.5 0 0.5 0.5 0 0.5\n");
+    write(root.path(), "y/labels/classes.txt", "cat\n");
+    for leftover in ["y/labels/._a.txt", "y/images/._a.png", "y/__MACOSX/a.yaml", "y/labels/README.md"] {
+        write(root.path(), leftover, "\u{0}\u{5}\u{16}\u{7}");
+    }
+    write(root.path(), "y/images/.ipynb_checkpoints/a.png", "");
+    assert_eq!(refs(&import(root.path(), "y", &[]).unwrap()), [(vec!["cat"], "train", 50)]);
+}
+
+#[test]
+fn names_with_accents_and_blanks() {
+    let root = tempfile::tempdir().unwrap();
+    // Composed on one side, decomposed on the other.
+    picture(root.path(), "m/images/caf\u{e9}.png");
+    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
+    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/cafe\u{301}_cup.png")).unwrap();
+    assert_eq!(refs(&import(root.path(), "m", &[]).unwrap())[0].0, ["cup"]);
+    picture(root.path(), "c/images/default/a b.jpg");
+    let coco = |name: &str| {
+        format!(
+            r#"{{"images": [{{"id": 3, "file_name": "{name}"}}, {{"id": 4, "file_name": "nobody-annotated-it.jpg"}}],
+            "annotations": [{{"id": 7, "image_id": 3, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 5, 0, 5]]}}],
+            "categories": [{{"id": 1, "name": " dog\n"}}]}}"#
+        )
+    };
+    // CVAT's folder of pictures beside that of annotations, and Label Studio's `%20`.
+    for name in ["a b.jpg", "default/a%20b.jpg"] {
+        write(root.path(), "c/annotations/instances.json", &coco(name));
+        let dataset = import(root.path(), "c/annotations/instances.json", &[]).unwrap();
+        assert_eq!(refs(&dataset), [(vec!["dog"], "train", 20)], "{name}");
+    }
+    write(root.path(), "c/annotations/instances.json", &coco("A.jpg"));
+    picture(root.path(), "c/annotations/a.jpg");
+    let error = format!("{:#}", import(root.path(), "c/annotations/instances.json", &[]).unwrap_err());
+    assert!(error.contains("there is `a.jpg`"), "{error}");
+}
+
+#[test]
+fn objects_of_coco_that_are_there_twice() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "c/a.jpg");
+    let coco = |ids: [u32; 2], category: u32| {
+        let annotation = |id: u32, x: u32| {
+            format!(
+                r#"{{"id": {id}, "image_id": 3, "category_id": {category}, "segmentation": [[{x}, 0, 9, 0, 9, 5, {x}, 5]]}}"#
+            )
+        };
+        format!(
+            r#"{{"images": [{{"id": 3, "file_name": "a.jpg"}}], "annotations": [{}, {}], "categories": [{{"id": 1, "name": "person"}}]}}"#,
+            annotation(ids[0], 0),
+            annotation(ids[1], 5),
+        )
+    };
+    // Instances and keypoints of the same people.
+    write(root.path(), "c/instances.json", &coco([7, 8], 1));
+    write(root.path(), "c/person_keypoints.json", &coco([7, 8], 1));
+    assert_eq!(import(root.path(), "c", &[]).unwrap().instances.annotations.len(), 2);
+    write(root.path(), "c/person_keypoints.json", &coco([7, 7], 1));
+    let error = format!("{:#}", import(root.path(), "c", &[]).unwrap_err());
+    assert!(error.contains("person_keypoints.json: annotation 7") && error.contains("twice"), "{error}");
+    std::fs::remove_file(root.path().join("c/person_keypoints.json")).unwrap();
+    write(root.path(), "c/instances.json", &coco([7, 8], 2));
+    let error = format!("{:#}", import(root.path(), "c", &[]).unwrap_err());
+    assert!(error.contains("no object has an expression"), "{error}");
+}
+
+#[test]
+fn files_of_other_tools_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "l/a.png");
+    write(root.path(), "l/via.json", r#"{"_via_settings": {}, "_via_img_metadata": {}}"#);
+    for from in ["l", "l/via.json"] {
+        let error = format!("{:#}", import(root.path(), from, &["--kind", "labelme"]).unwrap_err());
+        assert!(
+            error.contains("via.json") && error.contains("_via_settings") && error.contains("COCO"),
+            "{error}"
+        );
+    }
+    write(root.path(), "h/data-00000-of-00001.arrow", "ARROW1");
+    let error = format!("{:#}", import(root.path(), "h", &[]).unwrap_err());
+    assert!(error.contains("to_parquet"), "{error}");
+    // A mask in a format that is not read, and one that is no picture.
+    picture(root.path(), "m/images/a.png");
+    write(root.path(), "m/masks/a_cup.npy", "\u{93}NUMPY");
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("1 files in masks"), "{error}");
+    write(root.path(), "m/masks/a_cup.gif", "GIF89a");
+    let error = format!("{:#}", import(root.path(), "m", &[]).unwrap_err());
+    assert!(error.contains("a_cup.gif") && error.contains("GIF"), "{error}");
+}
+
+#[test]
+fn tables_as_excel_writes_them() {
+    let root = tempfile::tempdir().unwrap();
+    picture(root.path(), "m/images/a.png");
+    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
+    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/a_1.png")).unwrap();
+    let table = root.path().join("e.csv");
+    let more = ["--expressions", table.to_str().unwrap()];
+    // Its hint for itself, and rows that were cleared.
+    write(root.path(), "e.csv", "sep=;\r\nmask;expression\r\na_1.png;left\r\n;\r\n;\r\n");
+    assert_eq!(refs(&import(root.path(), "m", &more).unwrap())[0].0, ["left"]);
+    for (bytes, what) in
+        [(&b"mask,expression\na_1.png,l\xf6we\n"[..], "UTF-8"), (b"PK\x03\x04--[Content_Types].xml", "Excel")]
+    {
+        std::fs::write(&table, bytes).unwrap();
+        let error = format!("{:#}", import(root.path(), "m", &more).unwrap_err());
+        assert!(error.contains(what), "{error}");
+    }
+}

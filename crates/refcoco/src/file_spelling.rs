@@ -77,7 +77,7 @@ pub(crate) fn spellings(name: &str) -> Vec<String> {
 
 /// The file of this name below a folder, if it exists. Each part of the name may be in Unicode's composed or decomposed form:
 /// macOS stores names decomposed.
-pub(crate) fn below(folder: &Path, name: &str) -> Option<PathBuf> {
+pub fn file_below(folder: &Path, name: &str) -> Option<PathBuf> {
     let whole = folder.join(name);
     if whole.exists() {
         return Some(whole);
@@ -94,7 +94,7 @@ pub(crate) fn below(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// A file in the place of a missing one whose name differs from it in case or extension alone.
-pub(crate) fn similar_name(folder: &Path, name: &str) -> Option<String> {
+pub fn similar_file(folder: &Path, name: &str) -> Option<String> {
     let path = folder.join(name);
     let key = |name: &OsString| Path::new(name).file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
     let wanted = key(&path.file_name()?.to_owned());
@@ -188,17 +188,17 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         for name in ["\u{e9}t\u{e9}/caf\u{e9}.png", "e\u{301}t\u{e9}/cafe\u{301}.png"] {
             // A part in mixed form is not on the disk in that form.
-            assert_eq!(below(root.path(), name), Some(path.clone()), "{name}");
+            assert_eq!(file_below(root.path(), name), Some(path.clone()), "{name}");
         }
-        assert_eq!(below(root.path(), "\u{e9}t\u{e9}/b.png"), None);
+        assert_eq!(file_below(root.path(), "\u{e9}t\u{e9}/b.png"), None);
     }
 
     #[test]
     fn names_that_differ_in_case_or_extension_are_found_for_messages() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("IMG_1.JPEG"), "").unwrap();
-        assert_eq!(similar_name(root.path(), "img_1.jpg").as_deref(), Some("IMG_1.JPEG"));
-        assert_eq!(similar_name(root.path(), "img_2.jpg"), None);
+        assert_eq!(similar_file(root.path(), "img_1.jpg").as_deref(), Some("IMG_1.JPEG"));
+        assert_eq!(similar_file(root.path(), "img_2.jpg"), None);
     }
 
     #[test]

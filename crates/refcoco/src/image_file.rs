@@ -208,6 +208,11 @@ pub(crate) enum ExifTurn {
     ExchangesSides,
 }
 
+/// Whether a picture's EXIF orientation exchanges its width and height. False also if the file cannot be read.
+pub fn is_turned_by_exif(path: &Path) -> bool {
+    read_regular(path).is_ok_and(|bytes| ExifTurn::of(&bytes) == ExifTurn::ExchangesSides)
+}
+
 impl ExifTurn {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let read = decoder(Cursor::new(bytes)).and_then(|mut decoder| orientation(bytes, &mut decoder));

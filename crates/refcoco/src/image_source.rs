@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::archive::{Archive, Located};
 use crate::error::{Error, Result, io_error};
 use crate::file_spelling::{
-    below, is_absolute, photo_spellings, similar_name, spellings, without_folders, without_place,
+    file_below, is_absolute, photo_spellings, similar_file, spellings, without_folders, without_place,
 };
 use crate::regular_file::read_regular;
 
@@ -164,7 +164,7 @@ impl ImageSource {
             (others, _) => format!(", also as {}", others.join(", ")),
         };
         let folders = self.places.iter().filter(|place| matches!(place, Place::Folder(..)));
-        let similar = folders.filter_map(|place| similar_name(place.path(), &relative(name))).next();
+        let similar = folders.filter_map(|place| similar_file(place.path(), &relative(name))).next();
         let similar = similar.map_or_else(String::new, |found| format!("; there is `{found}`"));
         let what = format!("No such file; looked in {}{others}{similar}", places.join(", "));
         io_error(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what))
@@ -206,7 +206,7 @@ impl Place {
                     .iter()
                     .map(String::as_str)
                     .chain(own)
-                    .find_map(|name| below(folder, name))
+                    .find_map(|name| file_below(folder, name))
                     .map(Found::File)
             }
             Self::Archive(path, opened) => {

@@ -62,9 +62,10 @@ pub use clip_tokenizer::{ClipTokenizer, END, START, VOCABULARY};
 pub use dataset::Dataset;
 pub use descriptor::{AnnotationFormat, Descriptor};
 pub use error::{Error, MaskError, Result, Turned, json_problem};
+pub use file_spelling::{file_below, similar_file};
 pub use findings::Findings;
 pub use image_file::{
-    ReadImage, RgbImage, decode_image, encoded_size, image_size, is_cut_short, read_image,
+    ReadImage, RgbImage, decode_image, encoded_size, image_size, is_cut_short, is_turned_by_exif, read_image,
     read_image_to_work_on,
 };
 pub use json_file::read_json;

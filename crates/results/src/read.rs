@@ -78,7 +78,14 @@ pub fn read_runs(pattern: &Path) -> Result<Found, Error> {
         }
     }
     rename_distinct_runs(&mut runs);
-    let plan = runs.first().and_then(|run| Ablation::of(&run.path));
+    let plan = match runs.first().map_or(Ok(None), |run| Ablation::of(&run.path)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let what = format!("the order of the rows and the baseline: {error}");
+            problems.extend(runs.first().map(|run| LeftOut { run: run.path.clone(), what }));
+            None
+        }
+    };
     Ok(Found { runs, plan, problems })
 }
 

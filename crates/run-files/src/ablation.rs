@@ -47,14 +47,21 @@ impl Ablation {
     }
 
     /// The ablation that a run belongs to. Its file is in the run's folder or in one of the three folders above. `None` if
-    /// there is no file that can be read.
-    pub fn of(run: &Path) -> Option<Self> {
-        run.ancestors().take(4).find_map(|folder| read_document(&Self::file(folder)).ok())
+    /// there is no file.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read, or is malformed.
+    pub fn of(run: &Path) -> Result<Option<Self>> {
+        run.ancestors().take(4).find_map(|folder| Self::read(folder).transpose()).transpose()
     }
 
-    /// Reads the ablation of a folder of runs; `None` if the file is missing or cannot be read.
-    pub fn read(folder: &Path) -> Option<Self> {
-        read_document(&Self::file(folder)).ok()
+    /// Reads the ablation of a folder of runs; `None` if there is no file.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read, or is malformed.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let file = Self::file(folder);
+        if file.exists() { read_document(&file).map(Some) } else { Ok(None) }
     }
 
     /// Writes `ablation.json` into a folder of runs.

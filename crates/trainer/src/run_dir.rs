@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use cli_kit::errln;
 use run_files::{Record, records_file};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
@@ -90,8 +91,7 @@ impl RunDir {
         whole_file::remove_unfinished(path)?;
         whole_file::remove_unfinished(checkpoints.path())?;
         whole_file::write(&path.join("config.toml"), toml::to_string_pretty(cfg)?.as_bytes())?;
-        let text = serde_json::to_string_pretty(environment)?;
-        whole_file::write(&path.join("environment.json"), text.as_bytes())?;
+        write_environment(path, environment, at.step > 0)?;
         whole_file::write(&records, &kept)?;
         let file =
             OpenOptions::new().append(true).open(&records).with_context(|| records.display().to_string())?;
@@ -196,6 +196,39 @@ pub(crate) fn cpu_model() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+const ENVIRONMENT: &str = "environment.json";
+
+/// Values of `environment.json` that the last digits of a run's results depend on.
+const DECIDES_ROUNDING: [&str; 5] = ["libtorch", "device", "cpu", "cpu_kernels", "matmul_dtype"];
+
+/// The environment of a run's last start; `None` if it is not known.
+pub(crate) fn read_environment(run: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(run.join(ENVIRONMENT)).ok()?).ok()
+}
+
+/// Writes `environment.json`. Of a run that goes on, it keeps what the run began with, and says what has changed since.
+fn write_environment(run: &Path, environment: &Value, goes_on: bool) -> Result<()> {
+    let mut environment = environment.clone();
+    if let (true, Some(before)) = (goes_on, read_environment(run)) {
+        if environment["init"].is_null() {
+            environment["init"] = before["init"].clone();
+        }
+        for change in changes(&before, &environment) {
+            errln!("note: {change}; the run goes on, but not with the same last digits");
+        }
+    }
+    let text = serde_json::to_string_pretty(&environment)?;
+    Ok(whole_file::write(&run.join(ENVIRONMENT), text.as_bytes())?)
+}
+
+/// What differs in [`DECIDES_ROUNDING`], as text.
+fn changes(before: &Value, now: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let differs = |key: &&str| !before[key].is_null() && before[key] != now[key];
+    let change = |key: &str| format!("{key} was {}, and is {}", text(&before[key]), text(&now[key]));
+    DECIDES_ROUNDING.into_iter().filter(differs).map(change).collect()
 }
 
 /// Contents of `environment.json`: versions, device and command of a run.

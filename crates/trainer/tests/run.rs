@@ -172,6 +172,21 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     assert!(String::from_utf8_lossy(&train(&parts, &allowed).stderr).contains("train.lr: 0.001 -> 0.5"));
     assert!(steps(&parts)[5]["lr"].as_f64().unwrap() > 0.1);
 
+    // On another kind of processor the last digits are others.
+    let environment = parts.join("environment.json");
+    let mut before: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&environment).unwrap()).unwrap();
+    before["cpu"] = "an abacus".into();
+    before["init"] = "old/best.safetensors".into();
+    std::fs::write(&environment, before.to_string()).unwrap();
+    let output = train(&parts, &["--max-steps", "7", "--resume", "auto", "--set", "train.lr=0.5"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("note: cpu was an abacus, and is "), "{message}");
+    assert!(!message.contains("libtorch was"), "{message}");
+    let after: serde_json::Value = serde_json::from_slice(&std::fs::read(&environment).unwrap()).unwrap();
+    assert_eq!(after["init"], "old/best.safetensors");
+    assert_ne!(after["cpu"], "an abacus");
+
     // Without a config on the command line, a run is resumed with its own config.
     let name = whole.to_str().unwrap();
     let output = talent(&[

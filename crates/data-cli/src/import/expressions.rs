@@ -35,9 +35,19 @@ impl Expressions {
         let fail = || path.display().to_string();
         let text = std::fs::read(path).with_context(fail)?;
         let text = file_kind::without_mark(&text);
-        if let Some(what) = file_kind::mistaken(text) {
+        let start = &text[..text.len().min(file_kind::PREFIX_LEN)];
+        if let Some(what) = file_kind::mistaken(start).or_else(|| file_kind::zip_in_place(start)) {
             bail!("{}: {what}", path.display());
         }
+        ensure!(
+            std::str::from_utf8(text).is_ok(),
+            "{}: it is not UTF-8: save the file as UTF-8 (in Excel: CSV UTF-8)",
+            path.display()
+        );
+        // A first line `sep=;` is for Excel alone.
+        let is_first = |line: &[u8]| line.starts_with(b"sep=") && line.trim_ascii_end().len() <= 5;
+        let line_end = text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1);
+        let (n_skipped, text) = if is_first(&text[..line_end]) { (1, &text[line_end..]) } else { (0, text) };
         // What separates most of the header's names.
         let header = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let count = |mark: &u8| header.iter().filter(|byte| *byte == mark).count();
@@ -63,7 +73,11 @@ impl Expressions {
         let mut rows = Vec::new();
         for record in reader.records() {
             let record = record.with_context(fail)?;
-            let line = record.position().map_or(0, |position| position.line() as usize);
+            // Rows that were cleared in a spreadsheet.
+            if record.iter().all(str::is_empty) {
+                continue;
+            }
+            let line = n_skipped + record.position().map_or(0, |position| position.line() as usize);
             let at = || format!("{}: line {line}", path.display());
             let cell = |column: Option<usize>| {
                 column

@@ -9,6 +9,7 @@ use cli_kit::errln;
 use rayon::prelude::*;
 use refcoco::{Mask, decode_mask, whole_number};
 use serde_json::{Value, json};
+use unicode_normalization::UnicodeNormalization;
 
 use super::expressions::Expressions;
 use super::{MASKS, WRITTEN};
@@ -45,6 +46,8 @@ pub(super) enum LabelledMask {
 pub(super) struct Found {
     pub(super) objects: Vec<Labelled>,
     pub(super) left_out: BTreeMap<&'static str, usize>,
+    /// What else to say, and of how many things.
+    notes: BTreeMap<&'static str, usize>,
 }
 
 impl Found {
@@ -52,11 +55,25 @@ impl Found {
         *self.left_out.entry(what).or_default() += 1;
     }
 
+    /// Counts something that is odd and not left out.
+    ///
+    /// - what: follows a number, as in `annotations have no category`
+    pub(super) fn note(&mut self, what: &'static str) {
+        *self.notes.entry(what).or_default() += 1;
+    }
+
+    /// What is left out, as text.
+    fn left_out(&self) -> impl Iterator<Item = String> {
+        self.left_out.iter().map(|(what, n)| format!("{n} {what} are left out"))
+    }
+
     /// Adds what another source holds.
     pub(super) fn extend(&mut self, other: Self) {
         self.objects.extend(other.objects);
-        for (what, n) in other.left_out {
-            *self.left_out.entry(what).or_default() += n;
+        for (counts, more) in [(&mut self.left_out, other.left_out), (&mut self.notes, other.notes)] {
+            for (what, n) in more {
+                *counts.entry(what).or_default() += n;
+            }
         }
     }
 }
@@ -81,8 +98,16 @@ impl Labelled {
     fn has_pixels(&self) -> Result<bool> {
         let (width, height) = refcoco::image_size(&self.picture)?;
         if let Some((w, h)) = self.recorded.filter(|recorded| *recorded != (width, height)) {
+            let turned = (w, h) == (height, width) && refcoco::is_turned_by_exif(&self.picture);
+            let why = match turned {
+                true => {
+                    "it was made on the picture as it lies in the file, which its EXIF orientation turns; take the orientation out \
+                     (`exiftool -Orientation= FILE`), or annotate the turned picture"
+                }
+                false => "it is of another picture, or of another scale",
+            };
             bail!(
-                "{}: the picture is {width}x{height}, but its annotation says {w}x{h}: it is of another picture, or of another scale",
+                "{}: the picture is {width}x{height}, but its annotation says {w}x{h}: {why}",
                 self.picture.display()
             );
         }
@@ -121,9 +146,15 @@ pub(super) fn write(
 ) -> Result<()> {
     let mut found = found;
     without_empty(&mut found)?;
-    ensure!(!found.objects.is_empty(), "there is no object with a mask in it");
-    for (what, n) in &found.left_out {
-        errln!("{n} {what} are left out");
+    if found.objects.is_empty() {
+        let left_out: Vec<String> = found.left_out().collect();
+        let left_out =
+            if left_out.is_empty() { String::new() } else { format!(" ({})", left_out.join("; ")) };
+        bail!("there is no object with a mask in it{left_out}");
+    }
+    found.left_out().for_each(|line| errln!("{line}"));
+    for (what, n) in &found.notes {
+        errln!("{n} {what}");
     }
     let mut objects = found.objects;
     let mut together: Vec<(Vec<usize>, String)> = match table {
@@ -147,6 +178,10 @@ pub(super) fn write(
             _ => together.push((indices, expression)),
         }
     }
+    ensure!(
+        !together.is_empty() || objects.iter().any(|object| !object.expressions.is_empty()),
+        "no object has an expression or a category; give expressions with --expressions FILE.csv"
+    );
     let mut written = BTreeSet::new();
     for (index, object) in objects.iter().enumerate() {
         ensure!(stays_inside(&object.name), "picture name `{}`", object.name);
@@ -199,12 +234,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All files below a folder, sorted. Symlinks to folders are not followed: they may form a cycle.
+/// All files below a folder, sorted. Symlinks to folders are not followed: they may form a cycle. Hidden files and folders are left
+/// out: macOS writes `._NAME` beside each file on other file systems, notebooks keep copies in `.ipynb_checkpoints`.
 pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let entry = entry.with_context(|| folder.display().to_string())?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX" {
+                continue;
+            }
             let is_folder = entry.file_type().with_context(|| entry.path().display().to_string())?.is_dir();
             if is_folder { folders.push(entry.path()) } else { files.push(entry.path()) }
         }
@@ -214,18 +254,27 @@ pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The picture that a source names, and its name below the folder where it was found: the name itself, or without some of its
-/// leading folders, drive or address.
+/// leading folders, drive or address. Accents may be composed or decomposed, and `%20` may stand for a blank.
 pub(super) fn find_picture(folders: &[PathBuf], named: &str) -> Option<(PathBuf, String)> {
     let named = named.replace('\\', "/");
-    let parts: Vec<&str> = named.split('/').filter(|part| !["", ".", ".."].contains(part)).collect();
-    let names = (0..parts.len()).map(|skip| parts[skip..].join("/"));
-    names.into_iter().find_map(|name| {
-        folders
-            .iter()
-            .map(|folder| folder.join(&name))
-            .find(|path| path.is_file())
-            .map(|path| (path, name.clone()))
-    })
+    let decoded = percent_encoding::percent_decode_str(&named).decode_utf8_lossy().into_owned();
+    let of_name = |named: &str| {
+        let parts: Vec<&str> = named.split('/').filter(|part| !["", ".", ".."].contains(part)).collect();
+        let names = (0..parts.len()).map(|skip| parts[skip..].join("/"));
+        names.into_iter().find_map(|name| {
+            let found = folders.iter().filter_map(|folder| refcoco::file_below(folder, &name));
+            found.into_iter().find(|path| path.is_file()).map(|path| (path, name.clone()))
+        })
+    };
+    of_name(&named).or_else(|| of_name(&decoded).filter(|_| decoded != named))
+}
+
+/// Says which file in these folders has nearly this name: another case or extension. Empty if none has.
+pub(super) fn similar_picture(folders: &[PathBuf], named: &str) -> String {
+    let named = named.replace('\\', "/");
+    let base = named.rsplit('/').next().unwrap_or_default();
+    let similar = folders.iter().find_map(|folder| refcoco::similar_file(folder, base));
+    similar.map_or_else(String::new, |found| format!("; there is `{found}`"))
 }
 
 /// Width and height as a source records them; none if it does not.
@@ -241,6 +290,11 @@ pub(super) fn name_below(path: &Path, folder: &Path) -> String {
     name.to_string_lossy().replace('\\', "/")
 }
 
+/// The name without extension of a file below a folder, with composed accents: by it pictures are matched with labels and masks.
+pub(super) fn stem_below(path: &Path, folder: &Path) -> String {
+    name_below(&path.with_extension(""), folder).nfc().collect()
+}
+
 /// The split that a path's folders or file name say: `train`, `val` or `test`; `train` by default.
 pub(super) fn split_of_path(name: &str) -> String {
     let lower = name.to_lowercase();
@@ -251,10 +305,15 @@ pub(super) fn split_of_path(name: &str) -> String {
     split.map_or("train", |(_, split)| split).to_owned()
 }
 
-/// Whether a file is a picture by its name.
+/// Whether a file is a picture by its name. Some of these formats are not read: then the file is named with what it is, rather than
+/// passed over.
 pub(super) fn is_picture(path: &Path) -> bool {
+    const EXTENSIONS: [&str; 14] = [
+        "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "jp2", "heic", "heif",
+        "avif",
+    ];
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    ["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp"].contains(&extension.as_str())
+    EXTENSIONS.contains(&extension.as_str())
 }
 
 #[cfg(test)]

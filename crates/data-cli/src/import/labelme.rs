@@ -3,24 +3,33 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use refcoco::{Mask, decode_mask, read_json};
 use serde_json::{Value, json};
 
 use super::labelled::{
-    Found, Labelled, LabelledMask, files_below, find_picture, name_below, recorded_size, split_of_path,
+    Found, Labelled, LabelledMask, files_below, find_picture, name_below, recorded_size, similar_picture,
+    split_of_path,
 };
 
 /// Reads a folder of labelme's JSON files. A shape's label is its category, its description an expression. Shapes of one label and
 /// one `group_id` are one object.
 ///
 /// - images: folder of the pictures; by default that of each file
-pub(super) fn labelme(folder: &Path, images: Option<&PathBuf>) -> Result<Found> {
+pub(super) fn labelme(from: &Path, images: Option<&PathBuf>) -> Result<Found> {
     let mut found = Found::default();
-    for path in files_below(folder)?.iter().filter(|path| path.extension().is_some_and(|end| end == "json")) {
+    let is_json = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
+    let files = if from.is_dir() { files_below(from)? } else { vec![from.to_path_buf()] };
+    let folder = if from.is_dir() { from } else { from.parent().unwrap_or(Path::new("")) };
+    let mut unknown = None;
+    for path in files.iter().filter(is_json) {
         let document = read_json(path)?;
-        let Some(shapes) = document["shapes"].as_array() else { continue };
+        let Some(shapes) = document["shapes"].as_array() else {
+            found.leave_out("JSON files that are not labelme's");
+            unknown.get_or_insert_with(|| format!("{}: {}", path.display(), of_no_known_form(&document)));
+            continue;
+        };
         let picture = picture_of(&document, path, images)?;
         let recorded = recorded_size(&document["imageWidth"], &document["imageHeight"]);
         let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -64,7 +73,34 @@ pub(super) fn labelme(folder: &Path, images: Option<&PathBuf>) -> Result<Found> 
             });
         }
     }
-    Ok(found)
+    match unknown {
+        Some(what) if found.objects.is_empty() => bail!(what),
+        _ => Ok(found),
+    }
+}
+
+/// Says what a JSON document of another tool is.
+fn of_no_known_form(document: &Value) -> String {
+    let keys = |fields: &serde_json::Map<String, Value>| {
+        fields
+            .keys()
+            .take(6)
+            .map(|key| key.chars().take(40).collect::<String>())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let has = match document {
+        Value::Object(fields) => format!("an object with {}", keys(fields)),
+        Value::Array(items) => match items.first() {
+            Some(Value::Object(fields)) => format!("a list of objects with {}", keys(fields)),
+            _ => "a list".to_owned(),
+        },
+        _ => "a single value".to_owned(),
+    };
+    format!(
+        "this JSON is neither labelme's nor COCO's, but {has}; export the annotations as COCO, which the tools know (VIA, Label Studio, \
+         Supervisely, Labelbox, CVAT, ...)"
+    )
 }
 
 /// The picture of a file: in the folder of the pictures, or where the file says, as seen from its own folder.
@@ -87,8 +123,9 @@ fn picture_of(document: &Value, path: &Path, images: Option<&PathBuf>) -> Result
             false => "",
         };
         format!(
-            "{}: its picture `{named}` does not lie beside it{embedded}; say where they are with --images DIR",
-            path.display()
+            "{}: its picture `{named}` does not lie beside it{embedded}{}; say where they are with --images DIR",
+            path.display(),
+            similar_picture(&folders, &named)
         )
     })
 }

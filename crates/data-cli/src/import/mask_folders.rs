@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path};
+use super::labelled::{
+    Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path, stem_below,
+};
 
 /// Whether the end of a mask file's name says nothing of the object: it only has words such as `mask`, and numbers.
 fn says_nothing(words: &str) -> bool {
@@ -37,11 +39,16 @@ pub(super) fn masks(folder: &Path, has_table: bool) -> Result<Found> {
     let pictures: Vec<(String, PathBuf)> = files_below(&images)?
         .into_iter()
         .filter(|path| is_picture(path))
-        .map(|path| (name_below(&path.with_extension(""), &images), path))
+        .map(|path| (stem_below(&path, &images), path))
         .collect();
     let (mut found, mut written) = (Found::default(), BTreeMap::new());
-    for path in files_below(&masks)?.into_iter().filter(|path| is_picture(path)) {
-        let name = name_below(&path.with_extension(""), &masks);
+    for path in files_below(&masks)? {
+        if !is_picture(&path) {
+            found.leave_out("files in masks that are no pictures by their names");
+            continue;
+        }
+        ensure!(path.to_str().is_some(), "{}: its name is not UTF-8; rename it", path.display());
+        let name = stem_below(&path, &masks);
         // The longest picture name that the mask's name begins with.
         let fits = |stem: &str| {
             name.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '/']))

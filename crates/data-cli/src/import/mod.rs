@@ -72,7 +72,12 @@ impl Kind {
     fn of(path: &Path) -> Result<Self> {
         let ends = |path: &Path, extension: &str| path.extension().is_some_and(|end| end == extension);
         if !path.is_dir() {
-            return Ok(if ends(path, "json") { Self::Coco } else { Self::Parquet });
+            let is_labelme = || refcoco::read_json(path).is_ok_and(|document| document["shapes"].is_array());
+            return Ok(match ends(path, "json") {
+                true if is_labelme() => Self::Labelme,
+                true => Self::Coco,
+                false => Self::Parquet,
+            });
         }
         let has = |name: &str| path.join(name).is_dir();
         let files = labelled::files_below(path)?;
@@ -83,6 +88,10 @@ impl Kind {
             () if !yolo::yolo_parts(path)?.is_empty() => Ok(Self::Yolo),
             () if files.iter().any(|file| coco::is_coco(file)) => Ok(Self::Coco),
             () if any("json") => Ok(Self::Labelme),
+            () if any("arrow") => bail!(
+                "{}: it holds .arrow files, as `save_to_disk` writes them; write Parquet instead, with `dataset.to_parquet(FILE)`",
+                path.display()
+            ),
             () => bail!(
                 "{}: it holds no .parquet file, no .json file, and no folders images with labels or masks",
                 path.display()

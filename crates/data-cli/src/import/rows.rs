@@ -101,8 +101,9 @@ fn picture(field: &Field) -> Result<(Option<Vec<u8>>, Option<String>)> {
             }
         }
         Field::Bytes(data) => bytes = Some(data.data().to_vec()),
+        Field::Str(text) => path = Some(text.clone()),
         Field::Null => {}
-        other => bail!("expected a picture (bytes, path), found {other}"),
+        other => bail!("expected a picture (bytes, path), found {}", short(other)),
     }
     Ok((bytes, path))
 }
@@ -146,7 +147,7 @@ fn refcoco_m(row: &Row) -> Result<Vec<Object>> {
     let whole = named_picture(row)?;
     let samples = items(column(row, "samples")?).context("samples")?;
     let object = |sample: &Field| -> Result<Object> {
-        let Field::Group(sample) = sample else { bail!("samples: expected groups, found {sample}") };
+        let Field::Group(sample) = sample else { bail!("samples: expected groups, found {}", short(sample)) };
         let id = integer(column(sample, "id")?).context("samples: id")?;
         let at = || format!("sample {id}");
         Ok(Object {
@@ -178,7 +179,7 @@ fn segmentation(field: &Field) -> Result<Mask> {
         Value::Array(items) if items.iter().all(is_empty) => Mask::None,
         Value::Array(items) if items.iter().all(Value::is_number) => Mask::Coco(json!([items])),
         value @ (Value::Array(_) | Value::Object(_)) => Mask::Coco(value),
-        other => bail!("expected polygons or an RLE, found {other}"),
+        other => bail!("expected polygons or an RLE, found {}", shortened(&other.to_string())),
     })
 }
 
@@ -213,7 +214,7 @@ fn number(field: &Field) -> Result<Value> {
         Field::UShort(value) => json!(value),
         Field::UInt(value) => json!(value),
         Field::ULong(value) => json!(value),
-        other => bail!("expected numbers, found {other}"),
+        other => bail!("expected numbers, found {}", short(other)),
     })
 }
 
@@ -229,7 +230,9 @@ fn jxu124(row: &Row) -> Result<Object> {
     let category_id = annotation["category_id"].as_i64().context("raw_anns: `category_id` must be an int")?;
     let (mut expressions, mut sent_ids) = (Vec::new(), Vec::new());
     for sentence in items(column(row, "sentences")?).context("sentences")? {
-        let Field::Group(sentence) = sentence else { bail!("sentences: expected groups, found {sentence}") };
+        let Field::Group(sentence) = sentence else {
+            bail!("sentences: expected groups, found {}", short(sentence))
+        };
         expressions.push(text(column(sentence, "sent")?)?.to_owned());
         sent_ids.push(integer(column(sentence, "sent_id")?)?);
     }
@@ -246,6 +249,18 @@ fn jxu124(row: &Row) -> Result<Object> {
     })
 }
 
+/// A value as it stands in a message.
+fn short(field: &Field) -> String {
+    shortened(&field.to_string())
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn column<'a>(row: &'a Row, name: &str) -> Result<&'a Field> {
     let found = row.get_column_iter().find(|(column, _)| *column == name);
     found.map(|(_, field)| field).with_context(|| format!("there is no column `{name}`"))
@@ -254,19 +269,19 @@ fn column<'a>(row: &'a Row, name: &str) -> Result<&'a Field> {
 fn text(field: &Field) -> Result<&str> {
     match field {
         Field::Str(text) => Ok(text),
-        other => bail!("expected text, found {other}"),
+        other => bail!("expected text, found {}", short(other)),
     }
 }
 
 fn integer(field: &Field) -> Result<i64> {
-    number(field)?.as_i64().with_context(|| format!("expected an integer, found {field}"))
+    number(field)?.as_i64().with_context(|| format!("expected an integer, found {}", short(field)))
 }
 
 fn items(field: &Field) -> Result<&[Field]> {
     match field {
         Field::ListInternal(list) => Ok(list.elements()),
         Field::Null => Ok(&[]),
-        other => bail!("expected a list, found {other}"),
+        other => bail!("expected a list, found {}", short(other)),
     }
 }
 

@@ -8,7 +8,9 @@ use cli_kit::errln;
 use serde_json::json;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use super::labelled::{Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path};
+use super::labelled::{
+    Found, Labelled, LabelledMask, files_below, is_picture, name_below, split_of_path, stem_below,
+};
 
 /// Folders that have `images` and `labels` side by side: the folder itself (Ultralytics), or each split's (Roboflow).
 pub(super) fn yolo_parts(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -56,7 +58,7 @@ fn read_part(
     let base = if part == folder { images.clone() } else { folder.to_path_buf() };
     let mut pictures: BTreeMap<String, PathBuf> = BTreeMap::new();
     for path in files_below(&images)?.into_iter().filter(|path| is_picture(path)) {
-        let stem = name_below(&path.with_extension(""), &images);
+        let stem = stem_below(&path, &images);
         if let Some(other) = pictures.insert(stem, path.clone()) {
             bail!(
                 "{}: {} has the same name, so that its labels may be of either",
@@ -66,9 +68,12 @@ fn read_part(
         }
     }
     for path in files_below(&labels)?.iter().filter(|path| path.extension().is_some_and(|end| end == "txt")) {
-        let text = read_text(path)?;
-        let stem = name_below(&path.with_extension(""), &labels);
+        let stem = stem_below(path, &labels);
         let picture = pictures.get(&stem);
+        if picture.is_none() && is_no_label(&stem) {
+            continue;
+        }
+        let text = read_text(path)?;
         let picture =
             picture.with_context(|| format!("{}: there is no picture images/{stem}.*", path.display()))?;
         let (width, height) = refcoco::image_size(picture)?;
@@ -96,6 +101,13 @@ fn read_part(
         }
     }
     Ok(())
+}
+
+/// Whether a text file among the labels is about all of them, as tools write there.
+fn is_no_label(stem: &str) -> bool {
+    let base = stem.rsplit('/').next().unwrap_or_default().to_lowercase();
+    ["classes", "predefined_classes", "readme", "notes", "license"].contains(&base.as_str())
+        || base.starts_with("readme.")
 }
 
 /// The class and the corners in pixels that a line says; `None` for a box.
@@ -126,13 +138,16 @@ fn read_text(path: &Path) -> Result<String> {
     if let Some(what) = file_kind::mistaken(&bytes).filter(|_| !bytes.is_empty()) {
         bail!("{}: {what}", path.display());
     }
-    String::from_utf8(file_kind::without_mark(&bytes).to_vec()).with_context(shown)
+    match String::from_utf8(file_kind::without_mark(&bytes).to_vec()) {
+        Ok(text) => Ok(text),
+        Err(_) => bail!("{}: it is not UTF-8: save the file as UTF-8", path.display()),
+    }
 }
 
 /// Names of classes by number: `names` of a YAML file (a list or a mapping), or a line each of `classes.txt`.
 fn yolo_classes(folder: &Path) -> Result<BTreeMap<usize, String>> {
     let clean = |name: &str| name.trim().trim_matches(['"', '\'']).to_owned();
-    for name in ["classes.txt", "obj.names"] {
+    for name in ["classes.txt", "obj.names", "labels/classes.txt"] {
         if folder.join(name).is_file() {
             return Ok(read_text(&folder.join(name))?.lines().map(clean).enumerate().collect());
         }

@@ -4,6 +4,7 @@ mod cell;
 mod plan;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -29,7 +30,7 @@ pub(crate) struct AblateArgs {
     #[arg(long, conflicts_with = "axis")]
     plan: Option<String>,
     /// Axes to vary, instead of a plan: rca, rca-adapter, rca-neck, cpcl, tccl, gate, text-adapters, or a config key
-    /// with its values, base value first (loss.cpcl=0,0.1,1)
+    /// with its values, base value first (loss.cpcl=0,0.1,1 or model.image.adapter_blocks=[1,3],[1,3,5])
     #[arg(long, num_args = 1..)]
     axis: Vec<String>,
     /// How axes are combined into rows [default: grid]
@@ -47,9 +48,9 @@ pub(crate) struct AblateArgs {
     /// Config overrides for every cell
     #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
     overrides: Vec<String>,
-    /// Seeds, separated by commas, instead of the plan's
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
-    seeds: Vec<u64>,
+    /// Seeds, separated by commas, instead of the plan's; 10-12 stands for 10,11,12
+    #[arg(long, value_delimiter = ',', value_parser = seed_range)]
+    seeds: Vec<RangeInclusive<u64>>,
     /// Train only this row of the plan; may be given several times
     #[arg(long = "row", value_name = "NAME")]
     only: Vec<String>,
@@ -111,6 +112,23 @@ pub(crate) fn ablate(args: &AblateArgs) -> Result<()> {
     run_all(&plan, args, (&cells, todo), &runs_dir)
 }
 
+/// Maximum number of seeds in a range: more is a mistake, and would fill the memory.
+const MAX_SEEDS: u64 = 1000;
+
+/// Reads `10` or `10-12`.
+fn seed_range(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let seed = |text: &str| match text.trim().parse::<u64>() {
+        Ok(seed) if seed <= MAX_SEED => Ok(seed),
+        _ => Err(format!("`{text}` is no seed: 0 to {MAX_SEED}, or a range as in 10-12")),
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (seed(first)?, seed(last)?);
+    match first <= last && last - first < MAX_SEEDS {
+        true => Ok(first..=last),
+        false => Err(format!("{first}-{last}: a range is of 1 to {MAX_SEEDS} seeds, the smallest first")),
+    }
+}
+
 /// Loads the plan and applies the command line to it.
 fn plan_of(args: &AblateArgs) -> Result<AblationPlan> {
     let mut plan = match args.axis.as_slice() {
@@ -126,7 +144,7 @@ fn plan_of(args: &AblateArgs) -> Result<AblationPlan> {
     plan.dataset = args.dataset.clone().or(plan.dataset);
     plan.set.extend(args.overrides.iter().cloned());
     if !args.seeds.is_empty() {
-        plan.seeds.clone_from(&args.seeds);
+        plan.seeds = args.seeds.iter().cloned().flatten().collect();
     }
     Ok(plan)
 }
@@ -195,9 +213,9 @@ fn check_rows_differ(cells: &[Cell]) -> Result<()> {
     Ok(())
 }
 
-/// Returns an error if the folder holds an ablation with rows that this one lacks.
+/// Returns an error if the folder holds an ablation with rows that this one lacks, or whose rows cannot be read.
 fn check_rows_before(runs_dir: &Path, rows: &[Row]) -> Result<()> {
-    let before = Ablation::read(runs_dir);
+    let before = Ablation::read(runs_dir).context("mend it, or remove it and it is written anew")?;
     let lost = before.iter().flat_map(|before| &before.rows).find(|row| !rows.contains(row));
     ensure!(
         lost.is_none(),

@@ -237,10 +237,19 @@ impl Axis {
         let Some((key, values)) = text.split_once('=') else {
             return Ok(Self { key: text.to_owned(), values: vec![] });
         };
-        let value = |text: &str| {
-            let parsed = format!("value = {text}").parse::<toml::Table>().ok();
-            parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| text.into())
+        let as_toml = |text: &str| -> Option<toml::Value> {
+            format!("value = {text}").parse::<toml::Table>().ok()?.remove("value")
         };
+        // A value may be a list: model.image.adapter_blocks=[1,3],[1,3,5].
+        if let Some(toml::Value::Array(values)) = as_toml(&format!("[{values}]")) {
+            return Ok(Self { key: key.to_owned(), values });
+        }
+        ensure!(
+            !values.contains(['[', '{']),
+            "axis `{text}`: its values are not TOML; a list is written as in [1,3] or [\"a\",\"b\"]"
+        );
+        // Words may stand without quotes: model.image.fusion=cost-volume,none.
+        let value = |text: &str| as_toml(text).unwrap_or_else(|| text.into());
         Ok(Self { key: key.to_owned(), values: values.split(',').map(value).collect() })
     }
 
@@ -316,6 +325,18 @@ mod tests {
     fn names(axes: &[&str], mode: AxisMode) -> Vec<String> {
         let axes: Vec<String> = axes.iter().map(|axis| (*axis).to_owned()).collect();
         AblationPlan::of_axes(&axes, mode).unwrap().rows().unwrap().into_iter().map(|row| row.name).collect()
+    }
+
+    #[test]
+    fn values_of_an_axis_may_be_lists_or_bare_words() {
+        let values = |axis: &str| Axis::parse(axis).map(|axis| axis.values);
+        let list = |values: &[i64]| toml::Value::Array(values.iter().map(|&value| value.into()).collect());
+        assert_eq!(values("model.image.adapter_blocks=[1,3],[]").unwrap(), [list(&[1, 3]), list(&[])]);
+        assert_eq!(values("loss.cpcl=0,0.1").unwrap(), [0.into(), 0.1.into()]);
+        assert_eq!(values("f=cost-volume,none").unwrap(), ["cost-volume".into(), toml::Value::from("none")]);
+        assert_eq!(values("f=none,0.5").unwrap(), ["none".into(), toml::Value::from(0.5)]);
+        let error = values("data.datasets=[a,b],[c]").unwrap_err().to_string();
+        assert!(error.contains("[\"a\",\"b\"]"), "{error}");
     }
 
     #[test]

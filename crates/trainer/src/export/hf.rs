@@ -15,6 +15,7 @@ use super::{peft_folders, staging_beside};
 use crate::checkpoint::{Encoders, FORMAT, MODEL_FILE, Meta, file_sha256, write_checkpoint};
 use crate::config::{Config, WeightsConfig};
 use crate::encoder_input::sample_shape;
+use crate::run_dir::read_environment;
 
 /// Licences of data sets and encoders.
 const SOURCES: &str = include_str!("../../../fetch/sources.toml");
@@ -88,6 +89,7 @@ fn card(checkpoint: &Path, meta: &Meta, sha256: &str) -> String {
         side = shape.input_size,
         version = env!("CARGO_PKG_VERSION"),
     );
+    card.push_str(&began_with(checkpoint));
     card.push_str(&metrics(checkpoint));
     card.push_str(&licences(cfg));
     // Not where it lies on somebody's disk.
@@ -102,6 +104,16 @@ fn card(checkpoint: &Path, meta: &Meta, sha256: &str) -> String {
         shown.display()
     );
     card
+}
+
+/// The checkpoint whose weights the run began with (`train --init`), if the checkpoint lies in such a run.
+fn began_with(checkpoint: &Path) -> String {
+    let run = checkpoint.parent().and_then(Path::parent);
+    let environment = run.and_then(read_environment).unwrap_or_default();
+    let init = environment["init"].as_str().map(Path::new).and_then(Path::file_name);
+    init.map_or_else(String::new, |name| {
+        format!("Training began with the weights of `{}` (`train --init`).\n\n", name.to_string_lossy())
+    })
 }
 
 /// Metrics of the run that a checkpoint belongs to, if it is that run's best model.

@@ -41,7 +41,7 @@ pub(super) struct Expression {
 const MAX_BATCH: usize = 4096;
 
 /// File names that are images, for folders.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "tif", "tiff", "webp"];
+const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp"];
 
 pub(super) fn request(args: &PredictArgs) -> Result<Request> {
     let allowed = 1..=MAX_BATCH;
@@ -205,12 +205,22 @@ fn by_tail(images: Vec<(String, PathBuf)>) -> HashMap<String, Vec<PathBuf>> {
 
 /// A file below a folder. Names that lead out of it are refused: lists may come from elsewhere.
 fn below(folder: &Path, name: &str) -> Result<PathBuf, String> {
-    let path = Path::new(name);
-    let stays = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    match stays {
-        true => Ok(folder.join(path)),
-        false => Err(format!("the name leads out of {}", folder.display())),
-    }
+    let within = |name: &str| {
+        // A list may have been written with absolute paths into this very folder.
+        let below = Path::new(name).strip_prefix(folder).unwrap_or(Path::new(name)).to_path_buf();
+        let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        below.components().all(is_inside).then_some(below)
+    };
+    let Some(below) = within(name) else {
+        return Err(match Path::new(name).is_absolute() {
+            true => format!("the path is absolute, and not below {}", folder.display()),
+            false => format!("the name leads out of {}", folder.display()),
+        });
+    };
+    // As Windows writes paths.
+    let others = [name.to_owned(), name.replace('\\', "/")];
+    let found = others.iter().filter_map(|name| refcoco::file_below(folder, within(name)?.to_str()?)).next();
+    Ok(found.unwrap_or_else(|| folder.join(below)))
 }
 
 #[cfg(test)]
@@ -231,6 +241,13 @@ mod tests {
         assert_eq!(pictures.iter().map(places).collect::<Vec<_>>(), [vec![0, 2], vec![1], vec![3]]);
         assert_eq!(pictures[0].file, Ok(folder.path().join("b.jpg")));
         assert!(pictures[1].file.is_err() && pictures[2].file.is_err());
+        // Spellings of the same file.
+        let file = folder.path().join("s/cafe\u{301}.png");
+        std::fs::create_dir(folder.path().join("s")).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for name in ["s/caf\u{e9}.png", "s\\cafe\u{301}.png", file.to_str().unwrap()] {
+            assert_eq!(below(folder.path(), name), Ok(file.clone()), "{name}");
+        }
         assert!(of_queries(&folder.path().join("absent"), folder.path(), vec![query("a", "b")]).is_err());
     }
 

@@ -14,6 +14,7 @@ use cli_kit::{Processors, errln};
 use command_kit::Progress;
 use refcoco::training_mix::{TrainingMix, training_mix};
 use refcoco::{Batch, BatchPlan, Buffers, OnError, Prefetch, RefAt, training_batches};
+use serde_json::json;
 use talent::Talent;
 use talent::weights::Strictness;
 use tch::{Device, Tensor};
@@ -135,6 +136,7 @@ impl Output {
         let matmul = cfg.train.precision.measured_kind(*device)?;
         let mut environment = environment(*device, &options.shared.data_root, &matmul, cfg.seed)?;
         environment["processes"] = processes.size().into();
+        environment["init"] = json!(options.init.as_ref().map(|path| path.to_string_lossy()));
         let dir = RunDir::open(lock, cfg, &environment, at)?;
         Ok(Self { events: EventFile::create(dir.path())?, dir })
     }
