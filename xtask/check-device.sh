@@ -5,10 +5,17 @@
 #
 # leaves OUT/check.json and OUT/check.txt (OUT: check by default). docs/gpu.md says what to look at.
 set -u
+out=check
+case "${1-}" in
+"" | -*) ;;
+*)
+    out=$1
+    shift
+    ;;
+esac
+mkdir -p -- "$out" || exit 1
+out=$(cd -- "$out" && pwd) || exit 1
 cd -- "$(dirname -- "$0")/.." || exit 1
-out=${1:-check}
-[ $# -eq 0 ] || shift
-mkdir -p "$out" || exit 1
 pack=${TALENT_PACK_DIR:-pack}
 "$pack/talent" check-device --device "${TALENT_DEVICE:-cuda:0}" --json "$out/check.json" "$@" >"$out/check.txt" 2>"$out/progress.txt"
 code=$?

@@ -1,8 +1,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use cli_kit::outln;
 
 use crate::guests;
 use crate::pack::trial;
@@ -67,22 +69,57 @@ fn test_without_default_features() -> Result<()> {
 /// Formatting, clippy with warnings denied, tests, documentation, projects that depend on single crates, and a pack and a Python
 /// wheel that are made and tried.
 pub(crate) fn ci() -> Result<()> {
-    run(cargo().args(["fmt", "--all", "--check"]))?;
-    let libtorch = setup()?;
+    let mut times = Times::default();
+    let done = parts_of_ci(&mut times);
+    outln!("{times}");
+    done
+}
+
+/// How long the parts of `ci` took.
+#[derive(Debug, Default)]
+struct Times(Vec<(&'static str, Duration)>);
+
+impl Times {
+    fn of<T>(&mut self, part: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        let done = work();
+        self.0.push((part, started.elapsed()));
+        done
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let total: Duration = self.0.iter().map(|(_, time)| *time).sum();
+        for (part, time) in &self.0 {
+            writeln!(f, "ci: {:6.0} s  {part}", time.as_secs_f64())?;
+        }
+        write!(f, "ci: {:6.0} s  all", total.as_secs_f64())
+    }
+}
+
+fn parts_of_ci(times: &mut Times) -> Result<()> {
+    times.of("formatting", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    let libtorch = times.of("set-up", setup)?;
     // The release profile, so that dependencies with build scripts are compiled once for clippy and tests.
     let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    run(cargo().env("LIBTORCH", &libtorch.path).args(clippy))?;
+    times.of("clippy", || run(cargo().env("LIBTORCH", &libtorch.path).args(clippy)))?;
     // Other projects switch its tokenizers off to build faster.
     let alone =
         ["clippy", "--release", "-p", "refcoco", "--no-default-features", "--locked", "--", "-D", "warnings"];
-    run(cargo().args(alone))?;
-    test(&[])?;
-    test_as_elsewhere(&libtorch.path)?;
-    test_without_default_features()?;
+    times.of("clippy without tokenizers", || run(cargo().args(alone)))?;
+    times.of("building the tests", || {
+        run(cargo_test(&libtorch.path).args(["--lib", "--bins", "--tests", "--no-run"]))
+    })?;
+    times.of("tests", || test(&[]))?;
+    times.of("tests as elsewhere", || test_as_elsewhere(&libtorch.path))?;
+    times.of("tests without default features", test_without_default_features)?;
     let doc = ["doc", "--release", "--workspace", "--no-deps", "--locked"];
-    run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))?;
-    guests::guests()?;
-    worked_changes::try_out()?;
-    trial::try_out()?;
-    wheel::try_out()
+    times.of("documentation", || {
+        run(cargo().env("LIBTORCH", &libtorch.path).env("RUSTDOCFLAGS", "-D warnings").args(doc))
+    })?;
+    times.of("guests", guests::guests)?;
+    times.of("worked changes", worked_changes::try_out)?;
+    times.of("pack", trial::try_out)?;
+    times.of("wheel", wheel::try_out)
 }

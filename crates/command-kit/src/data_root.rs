@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use cli_kit::errln;
 use refcoco::{Dataset, Descriptor, refshapes};
 
@@ -29,8 +29,15 @@ pub fn tell_override(name: &str, data_root: &Path) {
 /// Generates a data set if it can be generated, such as RefShapes, and is missing.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// When a file cannot be written, or when the data root does not exist and is not the default one, as after a slip.
 pub fn ensure_generated(name: &str, data_root: &Path) -> Result<()> {
+    ensure!(
+        refshapes::Settings::named(name).is_none()
+            || data_root.exists()
+            || data_root == Path::new(DEFAULT_DATA_ROOT),
+        "{}: there is no such folder; make it first if {name} is to be generated there",
+        data_root.display()
+    );
     let progress = std::sync::Mutex::new(None);
     Ok(refshapes::ensure(name, data_root, |_, total| {
         if let Ok(mut progress) = progress.lock() {

@@ -89,13 +89,14 @@ const ENCODERS: &str = "encoders";
 /// Runs every case of a folder.
 ///
 /// # Errors
-/// When the folder or its `config.json` cannot be read. Anything wrong with a case is part of the report.
+/// When the folder or its `config.json` cannot be read, or a file is missing that its `files.txt` lists. Anything wrong with a case is part of the report.
 pub fn run(options: &Options, mut announce: impl FnMut(&CaseReport)) -> Result<Report> {
     let mut report = Report::default();
     let mut add = |case: CaseReport| {
         announce(&case);
         report.cases.push(case);
     };
+    recorded::ensure_whole(&options.golden)?;
     let encoders = options.golden.join(ENCODERS);
     if options.part == Part::All && encoders.is_dir() {
         encoder_folders::cases(&encoders).into_iter().for_each(&mut add);

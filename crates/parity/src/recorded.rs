@@ -46,8 +46,7 @@ impl Recorded {
         let cases = self.case_names()?;
         let known = |name: &String| {
             let stem = name.strip_suffix(".json").or_else(|| name.strip_suffix(".safetensors"));
-            name == "README.md"
-                || name == "config.json"
+            ["README.md", "config.json", FILES].contains(&name.as_str())
                 || stem.is_some_and(|stem| cases.iter().any(|case| case == stem))
         };
         Ok(self.entries()?.into_iter().filter(|name| !known(name)).collect())
@@ -87,6 +86,27 @@ impl Recorded {
         }
         Ok(network)
     }
+}
+
+/// A list of all files of a folder of recordings, one path a line, so that an incomplete copy is noticed.
+const FILES: &str = "files.txt";
+
+/// Checks that every file is there which the folder's own list names. A folder without a list is taken as it is.
+///
+/// # Errors
+/// Names the first file that is missing, and how many are.
+pub(crate) fn ensure_whole(folder: &Path) -> Result<()> {
+    let Ok(listed) = std::fs::read_to_string(folder.join(FILES)) else { return Ok(()) };
+    let missing: Vec<&str> =
+        listed.lines().filter(|name| !name.is_empty() && !folder.join(name).is_file()).collect();
+    ensure!(
+        missing.is_empty(),
+        "{}: {} of the files that {FILES} lists are missing, first {}: copy the folder again",
+        folder.display(),
+        missing.len(),
+        missing[0]
+    );
+    Ok(())
 }
 
 /// Sorted names of a folder's entries, without hidden ones.

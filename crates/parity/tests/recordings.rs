@@ -59,6 +59,42 @@ fn rewrite(folder: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
 }
 
 #[test]
+fn an_incomplete_copy_is_refused() {
+    let listed = std::fs::read_to_string(golden().join("files.txt")).unwrap();
+    let mut folders = vec![golden()];
+    let mut n_files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+                continue;
+            }
+            let name = entry.strip_prefix(golden()).unwrap().to_str().unwrap().to_owned();
+            assert!(
+                name == "files.txt" || listed.lines().any(|line| line == name),
+                "{name} is not in files.txt"
+            );
+            n_files += 1;
+        }
+    }
+    assert_eq!(n_files, listed.lines().count() + 1);
+
+    let folder = small_folder();
+    std::fs::write(folder.path().join("files.txt"), "config.json\nloss_seg_hard.json\n").unwrap();
+    let options = Options {
+        golden: folder.path().into(),
+        data_root: None,
+        skip_full: true,
+        device: Device::Cpu,
+        part: Part::All,
+    };
+    let error = parity::run(&options, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("loss_seg_hard.json") && error.contains("copy"), "{error}");
+    std::fs::write(folder.path().join("files.txt"), "config.json\n").unwrap();
+    assert_eq!(only_case(folder.path()).verdict, Verdict::Pass);
+}
+
+#[test]
 fn a_changed_value_fails() {
     let folder = small_folder();
     assert_eq!(only_case(folder.path()).verdict, Verdict::Pass);

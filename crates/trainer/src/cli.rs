@@ -26,6 +26,7 @@ use crate::lr_find::{LrFindArgs, lr_find};
 use crate::params::params;
 use crate::predict::{PredictArgs, predict};
 use crate::pretrain::pretrain;
+use crate::run_dir::data_root_of;
 use crate::studio::{StudioCommand, studio};
 use crate::train::{
     CheckpointEvery, Resume, RunOptions, SharedFlags, config_of_init, config_to_resume, train,
@@ -131,7 +132,7 @@ struct TrainArgs {
     #[arg(long, value_name = "CHECKPOINT", value_parser = checkpoint_argument())]
     init: Option<PathBuf>,
     /// Experimental: capture a training step as a CUDA graph and replay it. For small batches, whose kernels a GPU finishes
-    /// faster than a CPU can launch them (docs/gpu.md says what is known to fail)
+    /// faster than a CPU can launch them (docs/gpu.md says what it needs)
     #[arg(long, conflicts_with = "recompute")]
     cuda_graphs: bool,
     /// Copy samples to the GPU on a separate CUDA stream, during the previous step
@@ -309,6 +310,16 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         ),
         Some(path) => Resume::From(path.clone()),
     };
+    let mut shared = args.shared.clone();
+    let run = match &resume {
+        Resume::No => None,
+        Resume::Auto => args.run_dir.as_deref(),
+        Resume::From(path) if path.is_dir() => Some(path.as_path()),
+        Resume::From(path) => path.parent().and_then(Path::parent),
+    };
+    if run.is_some() {
+        shared.data_root = Some(data_root_of(shared.data_root.as_ref(), run));
+    }
     let own = match args.config.names_a_config() {
         true => None,
         false => match config_to_resume(&resume, args.run_dir.as_deref())? {
@@ -318,7 +329,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     };
     let mut config = args.config.clone();
     config.overrides.extend(args.overfit_batches.map(|n| format!("train.overfit_batches={n}")));
-    let cfg = config.load_over(own, &args.shared.data_root)?;
+    let cfg = config.load_over(own, shared.data_root())?;
     let resumed_folder = match &resume {
         Resume::From(path) if path.is_dir() => Some(path.clone()),
         _ => None,
@@ -334,7 +345,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     }
     let options = RunOptions {
         machine: args.machine.clone(),
-        shared: args.shared.clone(),
+        shared,
         run_dir: args.run_dir.clone().unwrap_or_else(default_folder),
         fast_dev_run: args.fast_dev_run,
         init: args.init.clone(),

@@ -22,6 +22,7 @@ use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
 use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
 use crate::prediction_file::PredictionFile;
+use crate::run_dir::data_root_of;
 use crate::train::stored_checkpoint;
 
 #[derive(Debug, Args)]
@@ -48,7 +49,7 @@ pub(crate) struct EvalArgs {
     /// Data set to evaluate on [default: those the model was trained on]
     #[arg(long)]
     dataset: Option<String>,
-    /// Folder of the data sets
+    /// Folder of the data sets [default: that of the run, otherwise datasets]
     #[arg(long)]
     data_root: Option<PathBuf>,
     /// Precision of matrix products [default: as trained]
@@ -144,7 +145,9 @@ fn open(args: &EvalArgs, file: &Path) -> Result<Experiment> {
         args.save_predictions.is_none() || cfg.data.datasets.len() == 1,
         "--save-predictions writes masks of one data set; choose it with --dataset"
     );
-    let mut datasets = open_datasets(&cfg.data.datasets, &data_root(args.data_root.as_ref()))?;
+    // Another data set may lie anywhere.
+    let run = file.parent().and_then(Path::parent).filter(|_| args.dataset.is_none());
+    let mut datasets = open_datasets(&cfg.data.datasets, &data_root_of(args.data_root.as_ref(), run))?;
     if args.skip_unreadable || cfg.eval.on_error == OnError::Skip {
         for dataset in &mut datasets {
             let splits = splits_of(args, dataset).to_vec();

@@ -62,13 +62,24 @@ impl Machine {
                 let index =
                     index.with_context(|| format!("--device {name}: expected auto, cpu or cuda:N"))?;
                 if index as i64 >= cuda {
-                    bail!(
-                        "--device {name}: libtorch sees {cuda} CUDA devices; `cargo xtask doctor` says why"
-                    );
+                    bail!("--device {name}: libtorch sees {cuda} CUDA devices{}", why_no_device(cuda));
                 }
                 Ok(Device::Cuda(index))
             }
         }
+    }
+}
+
+/// What to do where libtorch sees fewer CUDA devices than were asked for.
+fn why_no_device(n_devices: i64) -> &'static str {
+    let has_driver = Path::new("/dev/nvidiactl").exists();
+    match (n_devices, has_driver) {
+        (0, false) => "; there is no NVIDIA driver here (no /dev/nvidiactl)",
+        (0, true) if std::env::var_os("CUDA_VISIBLE_DEVICES").is_some() => {
+            "; look at CUDA_VISIBLE_DEVICES, and whether this PyTorch is a CUDA build (`pip show torch`)"
+        }
+        (0, true) => "; this PyTorch may be a CPU build, or the driver too old for it (`nvidia-smi`)",
+        _ => "; they are counted from cuda:0 on",
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use cli_kit::errln;
+use command_kit::DEFAULT_DATA_ROOT;
 use run_files::{Record, records_file};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
@@ -199,6 +200,30 @@ pub(crate) fn cpu_model() -> Option<String> {
 }
 
 const ENVIRONMENT: &str = "environment.json";
+
+/// Key in `environment.json` of the number of refs that a run is trained on.
+pub(crate) const TRAINING_REFS: &str = "training_refs";
+
+/// The data root of a run's last start, if it is still there.
+pub(crate) fn recorded_data_root(run: &Path) -> Option<PathBuf> {
+    let root = PathBuf::from(read_environment(run)?["data_root"].as_str()?);
+    root.is_dir().then_some(root)
+}
+
+/// The data root for a command on a run: the one given, else that of the run, else the default.
+pub(crate) fn data_root_of(given: Option<&PathBuf>, run: Option<&Path>) -> PathBuf {
+    let default = PathBuf::from(DEFAULT_DATA_ROOT);
+    if let Some(given) = given {
+        return given.clone();
+    }
+    match run.and_then(recorded_data_root) {
+        Some(root) if default.canonicalize().ok().as_ref() != Some(&root) => {
+            errln!("data: {}, as the run has it", root.display());
+            root
+        }
+        _ => default,
+    }
+}
 
 /// Values of `environment.json` that the last digits of a run's results depend on.
 const DECIDES_ROUNDING: [&str; 5] = ["libtorch", "device", "cpu", "cpu_kernels", "matmul_dtype"];

@@ -99,6 +99,43 @@ fn arguments_are_checked_first() {
     let output = talent(&["check-device", "--device", "cuda:77"]);
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("cuda:77"));
-    let (_, output) = check(&["--minutes", "-1"]);
+    for minutes in ["-1", "nan"] {
+        let (_, output) = check(&["--minutes", minutes]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && message.contains("--minutes"), "{message}");
+    }
+}
+
+#[test]
+fn a_check_that_cannot_begin_or_is_interrupted_leaves_no_good_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("check.json");
+    let report = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap() };
+    // That of an earlier check.
+    std::fs::write(&file, r#"{"verdict": "passed"}"#).unwrap();
+    let output = talent(&["check-device", "--device", "cuda:77", "--json", file.to_str().unwrap()]);
     assert!(!output.status.success());
+    assert_eq!(report()["verdict"], "not ended");
+
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_talent"))
+        .args(["check-device", "--device", "cpu", "--quick", "--only", "losses,predict", "--json"])
+        .arg(&file)
+        .env("TMPDIR", folder.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while report()["parts"].as_array().is_none_or(Vec::is_empty) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let report = report();
+    assert_eq!(report["verdict"], "interrupted");
+    // `predict` needs the model of another part, which is planned with it.
+    assert_eq!(report["planned"], serde_json::json!(["losses", "train-kill-resume", "predict"]));
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["check.json"]);
 }

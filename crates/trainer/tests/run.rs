@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use refcoco::refshapes::{Settings, generate};
 use serde_json::Value;
@@ -186,6 +186,31 @@ fn a_resumed_run_continues_as_if_uninterrupted() {
     let after: serde_json::Value = serde_json::from_slice(&std::fs::read(&environment).unwrap()).unwrap();
     assert_eq!(after["init"], "old/best.safetensors");
     assert_ne!(after["cpu"], "an abacus");
+
+    // Other training data are refused; those of the run are found again without naming them.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refuse = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_talent"))
+            .current_dir(elsewhere.path())
+            .args(["train", "--resume", parts.to_str().unwrap(), "--device", "cpu", "--threads", "1"])
+            .args(args)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, message) = refuse(&["--max-steps", "8", "--data-root", "typo"]);
+    assert!(code == Some(1) && message.contains("typo: there is no such folder"), "{message}");
+    before = serde_json::from_slice(&std::fs::read(&environment).unwrap()).unwrap();
+    let n_refs = before["training_refs"].as_u64().unwrap();
+    before["training_refs"] = (n_refs + 1).into();
+    std::fs::write(&environment, before.to_string()).unwrap();
+    let (code, message) = refuse(&["--max-steps", "8"]);
+    assert!(code == Some(1) && message.contains(&format!("trained on {} refs", n_refs + 1)), "{message}");
+    before["training_refs"] = n_refs.into();
+    std::fs::write(&environment, before.to_string()).unwrap();
+    let (code, message) = refuse(&["--max-steps", "8"]);
+    assert!(code == Some(0) && message.contains("as the run has it"), "{message}");
+    assert!(!elsewhere.path().join("datasets").exists());
 
     // Without a config on the command line, a run is resumed with its own config.
     let name = whole.to_str().unwrap();

@@ -162,7 +162,7 @@ fn cells_of(plan: &AblationPlan, rows: &[Row], args: &AblateArgs, runs_dir: &Pat
                 config: plan.config.clone(),
                 dataset: plan.dataset.clone(),
                 overrides: overrides.clone(),
-                data_root: args.shared.data_root.clone(),
+                data_root: args.shared.data_root().to_path_buf(),
             };
             let cfg = config::load(&source).with_context(|| format!("row `{}`", row.name))?;
             cells.push(Cell {
@@ -232,7 +232,7 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
     names.sort();
     names.dedup();
     for name in names {
-        command_kit::open(name, &args.shared.data_root)?;
+        command_kit::open(name, args.shared.data_root())?;
     }
     let testbed = config::Config::testbed();
     for cell in cells {
@@ -242,7 +242,7 @@ fn prepare(cells: &[Cell], args: &AblateArgs) -> Result<()> {
             ensure_current(&cell.cfg)?;
         }
         if makes && !Path::new(&cell.cfg.weights.image).is_file() {
-            pretrain(&cell.cfg, &args.machine, &args.shared.data_root, false)?;
+            pretrain(&cell.cfg, &args.machine, args.shared.data_root(), false)?;
         }
     }
     Ok(())

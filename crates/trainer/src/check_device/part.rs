@@ -18,6 +18,8 @@ pub(super) struct Part {
     pub(super) about: &'static str,
     /// Time limit of the part.
     pub(super) limit: Duration,
+    /// A part whose results it uses.
+    pub(super) needs: Option<&'static str>,
     pub(super) work: fn(&Setting) -> Result<Outcome>,
 }
 
@@ -130,8 +132,17 @@ const fn part(
     work: fn(&Setting) -> Result<Outcome>,
     about: &'static str,
 ) -> Part {
-    Part { name, about, limit: Duration::from_secs(limit_s), work }
+    Part { name, about, limit: Duration::from_secs(limit_s), needs: None, work }
 }
+
+impl Part {
+    const fn after(self, name: &'static str) -> Self {
+        Self { needs: Some(name), ..self }
+    }
+}
+
+/// The part that leaves a trained model.
+const TRAINED: &str = "train-kill-resume";
 
 /// All parts, the most important results first.
 pub(super) fn parts() -> &'static [Part] {
@@ -151,9 +162,9 @@ pub(super) fn parts() -> &'static [Part] {
         part("graphs", 60, graphs::graphs, "recorded steps with a changing rate against usual ones"),
         part("graphs-full-size", 60, graphs::full_size, "the same at full size, twice in one process"),
         part("synchronisations", 60, launches::synchronisations, "a step never makes the host wait"),
-        part("train-kill-resume", 180, runs::kill_and_resume, "200 steps of tiny, killed and resumed"),
-        part("evaluation", 60, masks::evaluation, "evaluated masks against the CPU's"),
-        part("predict", 60, masks::predict, "predicted mask against the CPU's"),
+        part(TRAINED, 180, runs::kill_and_resume, "200 steps of tiny, killed and resumed"),
+        part("evaluation", 60, masks::evaluation, "evaluated masks against the CPU's").after(TRAINED),
+        part("predict", 60, masks::predict, "predicted mask against the CPU's").after(TRAINED),
         part("speed-bf16", 90, speed::bf16, "training steps in bf16"),
         part("kernels", 90, launches::kernels, "kernels of a step, and the time between them"),
         part("speed-fp16", 90, speed::fp16, "training steps in fp16"),

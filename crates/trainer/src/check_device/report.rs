@@ -19,12 +19,35 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) struct DeviceReport {
     device: String,
+    /// Names of the parts that were to run.
+    planned: Vec<&'static str>,
     pub(super) parts: Vec<Done>,
+    has_ended: bool,
 }
 
 impl DeviceReport {
-    pub(super) fn new(device: &str) -> Self {
-        Self { device: device.to_owned(), parts: Vec::new() }
+    pub(super) fn new(device: &str, planned: Vec<&'static str>) -> Self {
+        Self { device: device.to_owned(), planned, parts: Vec::new(), has_ended: false }
+    }
+
+    /// Notes that no part is to follow, although some may be missing after an interruption.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+    }
+
+    /// Whether every planned part passed or is not applicable.
+    pub(super) fn is_good(&self) -> bool {
+        let is_good = |part: &Done| matches!(part.status, Status::Passed | Status::NotApplicable);
+        self.parts.len() == self.planned.len() && self.parts.iter().all(is_good)
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (self.is_good(), self.has_ended) {
+            (true, true) => "passed",
+            (_, false) => "not ended",
+            (false, true) if self.parts.len() < self.planned.len() => "interrupted",
+            (false, true) => "failed",
+        }
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -37,7 +60,13 @@ impl DeviceReport {
                 "message": part.message,
             })
         };
-        json!({"device": self.device, "parts": self.parts.iter().map(part).collect::<Vec<_>>()})
+        json!({
+            "device": self.device,
+            "talent": env!("CARGO_PKG_VERSION"),
+            "verdict": self.verdict(),
+            "planned": self.planned,
+            "parts": self.parts.iter().map(part).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -82,6 +111,8 @@ impl fmt::Display for DeviceReport {
             let n = self.parts.iter().filter(|part| part.status == status).count();
             format!("{n} {}", status.name())
         });
-        write!(f, "{}", counts.join(", "))
+        let n_missing = self.planned.len() - self.parts.len();
+        let missing = if n_missing > 0 { format!(", {n_missing} not begun") } else { String::new() };
+        write!(f, "{}{missing}", counts.join(", "))
     }
 }

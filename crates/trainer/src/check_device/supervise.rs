@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::CheckDeviceArgs;
 use super::part::{Part, Status};
 use super::report::Done;
+use crate::interrupt::Interrupt;
 use ranks::this_launcher;
 
 /// A part is not started if less time than this is left.
@@ -24,6 +25,7 @@ pub(super) struct WorkFolder(PathBuf);
 
 impl WorkFolder {
     pub(super) fn create() -> Result<Self> {
+        remove_leftovers(&std::env::temp_dir());
         let named = |turn: u32| format!("talent-check-{}-{turn}", std::process::id());
         // An earlier process with the same id may have been killed and have left its folder with outcomes behind.
         for turn in 0.. {
@@ -48,6 +50,19 @@ impl Drop for WorkFolder {
     }
 }
 
+/// Removes the folders of checks that were killed, so that their processes are gone. Those of other users stay.
+fn remove_leftovers(place: &Path) {
+    for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process =
+            name.strip_prefix("talent-check-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let is_gone = process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists());
+        if is_gone && Path::new("/proc/self").exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The file that a part writes its outcome to.
 pub(super) fn outcome_file(work: &Path, part: &Part) -> PathBuf {
     work.join(format!("{}.json", part.name))
@@ -61,7 +76,13 @@ fn log_file(work: &Path, part: &Part) -> PathBuf {
 ///
 /// # Errors
 /// When the process cannot be started. How the process ends is the outcome of its part, not an error.
-pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadline: Instant) -> Result<Done> {
+pub(super) fn carry_out(
+    part: &Part,
+    args: &CheckDeviceArgs,
+    work: &Path,
+    deadline: Instant,
+    interrupt: &Interrupt,
+) -> Result<Done> {
     let started = Instant::now();
     let left = deadline.saturating_duration_since(started);
     let done = |status, figures, message: String| Done {
@@ -76,7 +97,10 @@ pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadli
     }
     let limit = part.limit.min(left);
     let mut child = start(part, args, work)?;
-    let Some(status) = wait(&mut child, limit)? else {
+    let Some(status) = wait(&mut child, limit, interrupt)? else {
+        if interrupt.check().is_err() {
+            return Ok(done(Status::NoTime, Default::default(), "interrupted".into()));
+        }
         let seconds = limit.as_secs_f64();
         let (status, message) = match limit < part.limit {
             true => (Status::NoTime, format!("ended after {seconds:.0} s, when all time was used up")),
@@ -89,9 +113,28 @@ pub(super) fn carry_out(part: &Part, args: &CheckDeviceArgs, work: &Path, deadli
         None => {
             let log = std::fs::read_to_string(log_file(work, part)).unwrap_or_default();
             let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-            done(Status::Failed, Default::default(), format!("its process ended early ({status}): {last}"))
+            let advice = match status.signal() {
+                Some(9) => "; the system ends a process so when memory runs out",
+                None if log.is_empty() && !can_write(work) => {
+                    "; nothing can be written into TMPDIR: it is full, or the disk is"
+                }
+                _ => "",
+            };
+            done(
+                Status::Failed,
+                Default::default(),
+                format!("its process ended early ({status}): {last}{advice}"),
+            )
         }
     })
+}
+
+/// Whether a file of some kilobytes can be written.
+fn can_write(folder: &Path) -> bool {
+    let probe = folder.join("probe");
+    let written = std::fs::write(&probe, [1; 16 << 10]).is_ok();
+    let _ = std::fs::remove_file(&probe);
+    written
 }
 
 fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
@@ -100,7 +143,7 @@ fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
     let mut command = Command::new(&program);
     command
         .envs([this_launcher()])
-        .args(["check-device", "--device", &args.device, "--part", part.name])
+        .args(["check-device", "--device", args.device.as_deref().unwrap_or_default(), "--part", part.name])
         .arg("--work")
         .arg(work);
     // Waiting OpenMP threads yield their core: next to other programs, busy waiting makes a step a hundred times slower.
@@ -120,14 +163,14 @@ fn start(part: &Part, args: &CheckDeviceArgs, work: &Path) -> Result<Child> {
     command.spawn().with_context(|| program.display().to_string())
 }
 
-/// The exit status of the process, or `None` if it took longer than `limit` and was killed.
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+/// The exit status of the process, or `None` if it took longer than `limit`, or this process was interrupted, and it was killed.
+fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Option<ExitStatus>> {
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait().context("waiting for a part")? {
             return Ok(Some(status));
         }
-        if started.elapsed() >= limit {
+        if started.elapsed() >= limit || interrupt.check().is_err() {
             end_group(child);
             let _ = child.wait();
             return Ok(None);

@@ -23,7 +23,7 @@ use torch_ext::Adam;
 use self::average::Average;
 pub use self::options::{CheckpointEvery, Resume, RunOptions, SharedFlags};
 use self::recorded_step::PendingStep;
-use self::start::{begin, finished_step, refuse_used_folder};
+use self::start::{DataOfRun, begin, finished_step, refuse_used_folder};
 pub(crate) use self::start::{config_of_init, config_to_resume, init_from, stored_checkpoint};
 use crate::batch::sample_options;
 use crate::checkpoint::{self, Encoders, Position};
@@ -36,7 +36,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::memory_limit::ensure_fits;
 use crate::official_checkpoint::load_encoders;
 use crate::optim::adam;
-use crate::run_dir::{RunDir, RunLock, environment};
+use crate::run_dir::{RunDir, RunLock, TRAINING_REFS, environment};
 use crate::step::{Steps, can_recompute};
 use crate::step_graph::GraphedSteps;
 use crate::tensorboard::EventFile;
@@ -73,7 +73,7 @@ fn train_together(cfg: Config, options: &RunOptions, device: Device, processes: 
         }
         _ => {}
     }
-    let mut experiment = Experiment::new(cfg, device, &options.shared.data_root, processes)?;
+    let mut experiment = Experiment::new(cfg, device, options.shared.data_root(), processes)?;
     let mix = training_mix(&experiment.datasets, experiment.cfg.data.keep_evaluated_images)?;
     ensure!(!mix.refs.is_empty(), "there is nothing to train on");
     processes.ensure_equal("the number of refs to train on", mix.refs.len())?;
@@ -131,11 +131,18 @@ struct Output {
 }
 
 impl Output {
-    fn open(lock: RunLock, experiment: &Experiment, options: &RunOptions, at: &Position) -> Result<Self> {
+    fn open(
+        lock: RunLock,
+        experiment: &Experiment,
+        n_refs: usize,
+        options: &RunOptions,
+        at: &Position,
+    ) -> Result<Self> {
         let Experiment { cfg, device, processes, .. } = experiment;
         let matmul = cfg.train.precision.measured_kind(*device)?;
-        let mut environment = environment(*device, &options.shared.data_root, &matmul, cfg.seed)?;
+        let mut environment = environment(*device, options.shared.data_root(), &matmul, cfg.seed)?;
         environment["processes"] = processes.size().into();
+        environment[TRAINING_REFS] = n_refs.into();
         environment["init"] = json!(options.init.as_ref().map(|path| path.to_string_lossy()));
         let dir = RunDir::open(lock, cfg, &environment, at)?;
         Ok(Self { events: EventFile::create(dir.path())?, dir })
@@ -204,7 +211,10 @@ impl<'a> Run<'a> {
         let per_epoch = batches_per_epoch(mix.refs.len(), cfg.train.batch_size);
         let average = (cfg.train.ema > 0.0).then(|| Average::new(&experiment.model, cfg.train.ema));
         let begun = match processes.leads() {
-            true => Some(begin(&experiment, per_epoch, &mut adam, &encoders, average.as_ref(), options)?),
+            true => {
+                let data = DataOfRun { per_epoch, n_refs: mix.refs.len() };
+                Some(begin(&experiment, &data, &mut adam, &encoders, average.as_ref(), options)?)
+            }
             false => None,
         };
         let whole = per_epoch.saturating_mul(cfg.train.epochs);
@@ -237,7 +247,7 @@ impl<'a> Run<'a> {
         // Unsupported options are refused before anything is written.
         let graphed = graphed(&experiment, options)?;
         let output = match begun {
-            Some((lock, _)) => Some(Output::open(lock, &experiment, options, &at)?),
+            Some((lock, _)) => Some(Output::open(lock, &experiment, mix.refs.len(), options, &at)?),
             None => None,
         };
         let now = Instant::now();

@@ -1,10 +1,11 @@
 //! Options of a run.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use command_kit::DEFAULT_DATA_ROOT;
 
 use crate::experiment::Machine;
 
@@ -47,9 +48,9 @@ pub enum Resume {
 /// Flags of a run that an ablation passes to each of its runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SharedFlags {
-    /// Folder of the data sets
-    #[arg(long, default_value = command_kit::DEFAULT_DATA_ROOT)]
-    pub data_root: PathBuf,
+    /// Folder of the data sets [default: datasets; that of the run, if one goes on]
+    #[arg(long)]
+    pub data_root: Option<PathBuf>,
     /// End the run normally after this many steps
     #[arg(long)]
     pub max_steps: Option<u64>,
@@ -66,10 +67,16 @@ impl SharedFlags {
         Ok(())
     }
 
+    /// Folder of the data sets: the one given, or the default.
+    pub fn data_root(&self) -> &Path {
+        self.data_root.as_deref().unwrap_or(Path::new(DEFAULT_DATA_ROOT))
+    }
+
     /// The flags as command-line arguments.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let Self { data_root, max_steps, recompute } = self;
-        let mut all: Vec<OsString> = vec!["--data-root".into(), data_root.into()];
+        let mut all: Vec<OsString> = Vec::new();
+        all.extend(data_root.iter().flat_map(|root| ["--data-root".into(), root.into()]));
         all.extend(max_steps.iter().flat_map(|steps| ["--max-steps".into(), steps.to_string().into()]));
         all.extend(recompute.then(|| "--recompute".into()));
         all

@@ -16,7 +16,7 @@ use crate::config::{Config, differences};
 use crate::experiment::Experiment;
 use crate::official_checkpoint::resume_official;
 use crate::precision::LossScaler;
-use crate::run_dir::{RunLock, counted_records};
+use crate::run_dir::{RunLock, TRAINING_REFS, counted_records, read_environment};
 
 /// Whether a training state is a PyTorch file instead of one of this program.
 fn is_official(path: &Path) -> bool {
@@ -123,10 +123,18 @@ pub(super) fn finished_step(run: &Path) -> Option<u64> {
     Metrics::read(run).ok().map(|metrics| metrics.step)
 }
 
+/// What a run is trained on, in numbers.
+pub(super) struct DataOfRun {
+    /// Number of steps in an epoch.
+    pub(super) per_epoch: u64,
+    /// Number of refs in the training data.
+    pub(super) n_refs: usize,
+}
+
 /// The leader's part: locks the run's folder, and loads the state to resume from into model and optimiser.
 pub(super) fn begin(
     experiment: &Experiment,
-    per_epoch: u64,
+    data: &DataOfRun,
     adam: &mut Adam,
     encoders: &Encoders,
     average: Option<&Average>,
@@ -152,12 +160,13 @@ pub(super) fn begin(
         Some(State::Official(path)) => {
             at.epoch = resume_official(&path, &experiment.model, adam)?;
             average.inspect(|average| average.restart());
-            at.step = at.epoch * per_epoch;
+            at.step = at.epoch * data.per_epoch;
             errln!("resuming from {} after epoch {}", path.display(), at.epoch);
         }
         Some(State::Ours(path, meta)) => {
             if own.hold(&path) {
                 refuse_stray(&path, &meta, &options.run_dir, options.allow_config_change)?;
+                refuse_other_data(&options.run_dir, data.n_refs, options)?;
                 // Checked before any file is set aside.
                 counted_records(&records_file(&options.run_dir), &meta.position)?;
             }
@@ -174,7 +183,7 @@ pub(super) fn begin(
             if meta.config.train.precision != cfg.train.precision {
                 at.scaler = LossScaler::new(cfg.train.precision);
             }
-            at.batch = at.batch.min(per_epoch);
+            at.batch = at.batch.min(data.per_epoch);
             if own.hold(&path) {
                 own.set_aside_after(at.step)?;
                 set_aside_later_best(&own, &mut at)?;
@@ -222,6 +231,22 @@ pub(crate) fn init_from(
         }
     }
     checkpoint::load_own(model, path, strictness).with_context(|| format!("--init {}", path.display()))
+}
+
+/// Refuses to go on with other training data than the run began with, by their number of refs.
+fn refuse_other_data(run: &Path, n_refs: usize, options: &RunOptions) -> Result<()> {
+    let environment = read_environment(run).unwrap_or_default();
+    let before = environment[TRAINING_REFS].as_u64();
+    ensure!(
+        before.is_none_or(|before| before == n_refs as u64) || options.allow_config_change,
+        "{}: it was trained on {} refs (data root {}), and {} has {n_refs}: name its data with --data-root, or go on with these and \
+         --allow-config-change",
+        run.display(),
+        before.unwrap_or_default(),
+        environment["data_root"].as_str().unwrap_or("unknown"),
+        options.shared.data_root().display()
+    );
+    Ok(())
 }
 
 /// Refuses a state in a run's folder if its config is not the folder's: it belongs to another run.
