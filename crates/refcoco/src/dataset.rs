@@ -402,7 +402,8 @@ impl Dataset {
             let record = format!("line {ann_id}");
             return Err(Error::Record { path: self.refs_path.clone(), record, what });
         }
-        Ok(Some(self.images.path(&name)))
+        let path = self.images.path(&name);
+        if path.exists() { Ok(Some(path)) } else { Err(self.images.missing(&name)) }
     }
 
     fn mask_from_file(&self, ann_id: i64, path: &Path) -> Result<Mask> {

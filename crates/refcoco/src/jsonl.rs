@@ -44,6 +44,9 @@ pub fn read_lines(path: &Path) -> Result<Lines> {
     let goes_on = first.len() <= LONGEST_FIRST_LINE
         && first.trim_ascii_start().starts_with(b"{")
         && serde_json::from_slice::<IgnoredAny>(&json_text(&first)).is_err_and(|error| error.is_eof());
+    if !goes_on && file.fill_buf().map_err(io_error(path))?.trim_ascii().is_empty() {
+        refuse_wrapped_list(path, &String::from_utf8_lossy(&first))?;
+    }
     let file = Cursor::new(first).chain(file);
     match goes_on {
         true => objects(path, file, limit),
@@ -86,15 +89,19 @@ fn objects(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
             }
         }
     }
-    if let [Ok((_, only))] = &found[..]
-        && let Some(list) = list_inside(only)
-    {
-        let what = format!(
-            "the file is one object that holds the list `{list}`: write that list alone, or one object a line"
-        );
-        return Err(Error::Record { path: path.to_path_buf(), record: "line 1".into(), what });
+    if let [Ok((_, only))] = &found[..] {
+        refuse_wrapped_list(path, only)?;
     }
     Ok(Box::new(found.into_iter()))
+}
+
+/// Refuses the only object of a file if it holds the list of objects that is expected in its place.
+fn refuse_wrapped_list(path: &Path, only: &str) -> Result<()> {
+    let Some(list) = list_inside(only) else { return Ok(()) };
+    let what = format!(
+        "the file is one object that holds the list `{list}`: write that list alone, or one object a line"
+    );
+    Err(Error::Record { path: path.to_path_buf(), record: "line 1".into(), what })
 }
 
 /// Key of the first list of objects in an object.
@@ -214,6 +221,10 @@ mod tests {
         assert_eq!((found[1].0, found[2].0, found.len()), (5, 7, 3));
         let error = read("{\n\"refs\": [{\"a\": 1}]\n}").unwrap_err().to_string();
         assert!(error.contains("`refs`") && error.contains("one object a line"), "{error}");
+        let error = read("{\"predictions\": [{\"a\": 1}]}\n").unwrap_err().to_string();
+        assert!(error.contains("`predictions`"), "{error}");
+        assert_eq!(read("{\"mask\": [{\"size\": [1, 1]}]}\n").unwrap().len(), 1);
+        assert_eq!(read("{\"a\": [{}]}\n{\"a\": [{}]}\n").unwrap().len(), 2);
         let error = read("{\n\"a\": 1}\n{\n\"b\"\n").unwrap_err().to_string();
         assert!(error.contains("line 3"), "{error}");
     }
