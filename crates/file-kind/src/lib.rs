@@ -43,7 +43,9 @@ pub fn mistaken(start: &[u8]) -> Option<&'static str> {
     }
     let text = without_mark(start).trim_ascii_start();
     // The content, or the target of a link that a file system without links made a file.
-    if text.starts_with(b"/annex/objects/") || first_line_holds(text, b".git/annex/objects/") {
+    let is_target = text.starts_with(b".git/annex/objects/")
+        || text.starts_with(b"../") && first_line_holds(text, b"/.git/annex/objects/");
+    if text.starts_with(b"/annex/objects/") || is_target {
         return Some(
             "this is a git-annex pointer in place of the file: run `git annex get` in the repository it is from",
         );
@@ -115,7 +117,7 @@ fn is_git_pointer(text: &[u8]) -> bool {
         || text.starts_with(b"# git-media")
 }
 
-/// Whether a one-line text holds a word.
+/// Whether the first line of a text holds a word.
 fn first_line_holds(text: &[u8], word: &[u8]) -> bool {
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     line.windows(word.len()).any(|part| part == word)

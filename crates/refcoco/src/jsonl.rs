@@ -1,5 +1,6 @@
 //! Reads files with one JSON object per line (JSONL).
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
@@ -104,11 +105,11 @@ fn refuse_wrapped_list(path: &Path, only: &str) -> Result<()> {
     Err(Error::Record { path: path.to_path_buf(), record: "line 1".into(), what })
 }
 
-/// Key of the first list of objects in an object.
+/// Key of the first list of objects in an object. The list stays text: it may be most of a large file.
 fn list_inside(object: &str) -> Option<String> {
-    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(object).ok()?;
-    let is_list = |value: &serde_json::Value| {
-        value.as_array().is_some_and(|list| list.iter().any(serde_json::Value::is_object))
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(object).ok()?;
+    let is_list = |value: &RawValue| {
+        value.get().strip_prefix('[').is_some_and(|list| list.trim_ascii_start().starts_with('{'))
     };
     let may_be_list = |key: &str| ["segmentation", "mask"].contains(&key);
     fields.into_iter().find(|(key, value)| !may_be_list(key) && is_list(value)).map(|(key, _)| key)

@@ -5,12 +5,15 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, Rgba};
 
 use crate::error::{Error, Result, or_mistaken};
 use crate::image_file::{decode, decoder, is_jpeg, orientation};
 use crate::mask::Mask;
 use crate::regular_file::{open_regular, read_regular};
+
+/// Colour and alpha, 16 bits a sample.
+type Rgba16Image = ImageBuffer<Rgba<u16>, Vec<u16>>;
 
 /// Half of what a sample of 8 bits can be.
 const HALF: u8 = 128;
@@ -86,16 +89,10 @@ fn is_any<T>(pixel: &[T], holds: impl Fn(&T) -> bool) -> u8 {
 }
 
 fn foreground(image: DynamicImage) -> Vec<u8> {
-    if image.color().has_alpha() {
-        let wide = image.to_rgba16();
-        let alphas = || wide.as_raw().chunks_exact(4).map(|pixel| pixel[3]);
-        let first = alphas().next();
-        if alphas().any(|alpha| Some(alpha) != first) {
-            if let Some(marked) = marked_in_colour(wide.as_raw()) {
-                return marked;
-            }
-            return alphas().map(|alpha| u8::from(alpha >= u16::from(HALF) << 8)).collect();
-        }
+    if let Some(wide) = with_varying_alpha(&image) {
+        let alphas = wide.as_raw().chunks_exact(4).map(|pixel| pixel[3]);
+        return marked_in_colour(wide.as_raw())
+            .unwrap_or_else(|| alphas.map(|alpha| u8::from(alpha >= u16::from(HALF) << 8)).collect());
     }
     let wide = image.into_rgb16();
     let least = match levels_of(wide.as_raw()) {
@@ -103,6 +100,14 @@ fn foreground(image: DynamicImage) -> Vec<u8> {
         Levels::One | Levels::Few(_) => 1,
     };
     wide.as_raw().chunks_exact(3).map(|pixel| is_any(pixel, |&level| level >= least)).collect()
+}
+
+/// The pixels, if some are more opaque than others.
+fn with_varying_alpha(image: &DynamicImage) -> Option<Rgba16Image> {
+    let wide = image.color().has_alpha().then(|| image.to_rgba16())?;
+    let mut alphas = wide.as_raw().chunks_exact(4).map(|pixel| pixel[3]);
+    let first = alphas.next();
+    alphas.any(|alpha| Some(alpha) != first).then_some(wide)
 }
 
 /// Grey levels above 0 from which on a mask is soft, rather than a map of a few objects.
@@ -155,7 +160,7 @@ pub(crate) fn levels(path: &Path) -> Levels {
             return (found.len() > 1).then_some(Levels::Few(found));
         }
         let image = decode(decoder(Cursor::new(&bytes)).ok()?, Orientation::NoTransforms).ok()?;
-        if image.color().has_alpha() {
+        if with_varying_alpha(&image).is_some() {
             return None;
         }
         // Widened from 8 bits, a value is 257 times what the file has.

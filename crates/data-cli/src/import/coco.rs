@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use refcoco::{read_json, whole_number};
 use serde_json::Value;
 
@@ -189,12 +189,13 @@ fn one_file(path: &Path, images: Option<&PathBuf>) -> Result<Found> {
     let records = records(&document, path, images, |id| asked_for.contains(&id))?;
     let categories = categories(&document);
     let split = split_of_path(&path.file_name().unwrap_or_default().to_string_lossy());
-    let (mut found, mut ids) = (Found::default(), BTreeSet::new());
+    let mut n_of_id: BTreeMap<i64, usize> = BTreeMap::new();
+    for id in annotations.iter().filter_map(|annotation| whole_number(&annotation["id"])) {
+        *n_of_id.entry(id).or_default() += 1;
+    }
+    let mut found = Found::default();
     for annotation in annotations {
         let segmentation = &annotation["segmentation"];
-        if let Some(id) = whole_number(&annotation["id"]) {
-            ensure!(ids.insert(id), "{}: annotation {id}: this id occurs twice", path.display());
-        }
         if is_empty(annotation) {
             found.leave_out("annotations without a segmentation");
             continue;
@@ -211,6 +212,11 @@ fn one_file(path: &Path, images: Option<&PathBuf>) -> Result<Found> {
             continue;
         };
         let category = whole_number(&annotation["category_id"]).and_then(|id| categories.get(&id));
+        // Converters often number badly, which matters to a table of expressions alone.
+        let number = whole_number(&annotation["id"]).filter(|id| n_of_id.get(id) == Some(&1));
+        if number.is_none() {
+            found.note("annotations have no id, or share it with another one: --expressions cannot name them by ann_id");
+        }
         if category.is_none() {
             found.note("annotations have a category that `categories` does not list: only --expressions can ask for them");
         }
@@ -221,7 +227,7 @@ fn one_file(path: &Path, images: Option<&PathBuf>) -> Result<Found> {
             category: category.cloned(),
             expressions: Vec::new(),
             recorded: record.size,
-            number: whole_number(&annotation["id"]),
+            number,
             split: split.clone(),
             crowd: whole_number(&annotation["iscrowd"]) == Some(1) || annotation["iscrowd"] == true,
         });

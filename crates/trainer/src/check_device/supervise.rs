@@ -50,14 +50,22 @@ impl Drop for WorkFolder {
     }
 }
 
-/// Removes the folders of checks that were killed, so that their processes are gone. Those of other users stay.
+/// Time after which nothing has been written into the folder of a check that is over: a part takes minutes at most.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// Removes the folders of checks that were killed, so that their processes are gone. Those of other users stay, and so do young ones: they may be
+/// those of another container, whose processes are not seen here.
 fn remove_leftovers(place: &Path) {
+    let is_old = |entry: &std::fs::DirEntry| {
+        let written = entry.metadata().and_then(|found| found.modified()).ok();
+        written.and_then(|written| written.elapsed().ok()).is_some_and(|age| age > OLD)
+    };
     for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process =
             name.strip_prefix("talent-check-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         let is_gone = process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists());
-        if is_gone && Path::new("/proc/self").exists() {
+        if is_gone && Path::new("/proc/self").exists() && is_old(&entry) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
