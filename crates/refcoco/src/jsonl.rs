@@ -46,7 +46,8 @@ pub fn read_lines(path: &Path) -> Result<Lines> {
         && first.trim_ascii_start().starts_with(b"{")
         && serde_json::from_slice::<IgnoredAny>(&json_text(&first)).is_err_and(|error| error.is_eof());
     if !goes_on && file.fill_buf().map_err(io_error(path))?.trim_ascii().is_empty() {
-        refuse_wrapped_list(path, &String::from_utf8_lossy(&first))?;
+        // A record may hold a list among other things.
+        refuse_wrapped_list(path, &String::from_utf8_lossy(&first), 1)?;
     }
     let file = Cursor::new(first).chain(file);
     match goes_on {
@@ -91,14 +92,16 @@ fn objects(path: &Path, file: impl Read, limit: u64) -> Result<Lines> {
         }
     }
     if let [Ok((_, only))] = &found[..] {
-        refuse_wrapped_list(path, only)?;
+        refuse_wrapped_list(path, only, usize::MAX)?;
     }
     Ok(Box::new(found.into_iter()))
 }
 
 /// Refuses the only object of a file if it holds the list of objects that is expected in its place.
-fn refuse_wrapped_list(path: &Path, only: &str) -> Result<()> {
-    let Some(list) = list_inside(only) else { return Ok(()) };
+///
+/// - most_keys: an object with more keys is left alone
+fn refuse_wrapped_list(path: &Path, only: &str, most_keys: usize) -> Result<()> {
+    let Some(list) = list_inside(only, most_keys) else { return Ok(()) };
     let what = format!(
         "the file is one object that holds the list `{list}`: write that list alone, or one object a line"
     );
@@ -106,8 +109,11 @@ fn refuse_wrapped_list(path: &Path, only: &str) -> Result<()> {
 }
 
 /// Key of the first list of objects in an object. The list stays text: it may be most of a large file.
-fn list_inside(object: &str) -> Option<String> {
+fn list_inside(object: &str, most_keys: usize) -> Option<String> {
     let fields: BTreeMap<String, &RawValue> = serde_json::from_str(object).ok()?;
+    if fields.len() > most_keys {
+        return None;
+    }
     let is_list = |value: &RawValue| {
         value.get().strip_prefix('[').is_some_and(|list| list.trim_ascii_start().starts_with('{'))
     };
@@ -226,6 +232,7 @@ mod tests {
         assert!(error.contains("`predictions`"), "{error}");
         assert_eq!(read("{\"mask\": [{\"size\": [1, 1]}]}\n").unwrap().len(), 1);
         assert_eq!(read("{\"a\": [{}]}\n{\"a\": [{}]}\n").unwrap().len(), 2);
+        assert_eq!(read("{\"a\": [{}], \"b\": 1}\n").unwrap().len(), 1);
         let error = read("{\n\"a\": 1}\n{\n\"b\"\n").unwrap_err().to_string();
         assert!(error.contains("line 3"), "{error}");
     }

@@ -116,7 +116,9 @@ pub(crate) fn check_device(args: &CheckDeviceArgs) -> Result<ExitCode> {
     if let Err(error) = write(&report) {
         unwritten = Some(error);
     }
-    interrupt.check()?;
+    if let Err(interrupted) = interrupt.check() {
+        return Ok(interrupted.exit_code());
+    }
     if let Some(error) = unwritten {
         return Err(error.into());
     }
