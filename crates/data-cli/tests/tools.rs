@@ -34,6 +34,13 @@ fn picture(root: &Path, name: &str) {
     RgbImage::from_pixel(20, 10, image::Rgb([90, 120, 90])).save(path).unwrap();
 }
 
+/// A mask of the size of [`picture`] that covers it.
+fn white_mask(root: &Path, name: &str) {
+    let path = root.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    GrayImage::from_pixel(20, 10, Luma([255])).save(path).unwrap();
+}
+
 /// Each ref's expressions, split and area.
 fn refs(dataset: &Dataset) -> Vec<(Vec<&str>, &str, usize)> {
     let one = |one: &'_ refcoco::Ref| -> (Vec<String>, String, usize) {
@@ -313,8 +320,7 @@ fn names_of_classes_as_yaml_has_them() {
 fn tables_with_other_separators_and_missing_quotation_marks() {
     let root = tempfile::tempdir().unwrap();
     picture(root.path(), "m/images/a.png");
-    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
-    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/a_1.png")).unwrap();
+    white_mask(root.path(), "m/masks/a_1.png");
     let table = root.path().join("e.csv");
     let more = ["--expressions", table.to_str().unwrap()];
     for text in ["mask;expression\na_1.png;the cup, left\n", "mask\texpression\na_1.png\tthe cup, left\n"] {
@@ -347,8 +353,7 @@ fn names_with_accents_and_blanks() {
     let root = tempfile::tempdir().unwrap();
     // Composed on one side, decomposed on the other.
     picture(root.path(), "m/images/caf\u{e9}.png");
-    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
-    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/cafe\u{301}_cup.png")).unwrap();
+    white_mask(root.path(), "m/masks/cafe\u{301}_cup.png");
     assert_eq!(refs(&import(root.path(), "m", &[]).unwrap())[0].0, ["cup"]);
     picture(root.path(), "c/images/default/a b.jpg");
     let coco = |name: &str| {
@@ -433,8 +438,7 @@ fn files_of_other_tools_are_named() {
 fn tables_as_excel_writes_them() {
     let root = tempfile::tempdir().unwrap();
     picture(root.path(), "m/images/a.png");
-    std::fs::create_dir_all(root.path().join("m/masks")).unwrap();
-    GrayImage::from_pixel(20, 10, Luma([255])).save(root.path().join("m/masks/a_1.png")).unwrap();
+    white_mask(root.path(), "m/masks/a_1.png");
     let table = root.path().join("e.csv");
     let more = ["--expressions", table.to_str().unwrap()];
     // Its hint for itself, and rows that were cleared.

@@ -6,7 +6,7 @@ use crate::annotation::{Annotation, ImageRecord, Ref};
 use crate::dataset_files::DatasetFiles;
 use crate::descriptor::{AnnotationFormat, Descriptor};
 use crate::error::{Error, MaskError, Result, Turned};
-use crate::file_spelling::{no_mask_file, shortened, stays_inside};
+use crate::file_spelling::{SHOWN, no_mask_file, shortened, stays_inside};
 use crate::image_file::{ExifTurn, RgbImage, decode_image_into};
 use crate::image_source::ImageSource;
 use crate::mask::{Mask, paint, segmentation_value, shapes_of};
@@ -398,7 +398,7 @@ impl Dataset {
             return Err(self.bad_mask(ann_id, MaskError::Kind(what.into())));
         }
         if !stays_inside(&name) {
-            let what = format!("mask `{}` does not stay inside the file's folder", shortened(&name));
+            let what = format!("mask `{}` does not stay inside the file's folder", shortened(&name, SHOWN));
             let record = format!("line {ann_id}");
             return Err(Error::Record { path: self.refs_path.clone(), record, what });
         }

@@ -24,11 +24,14 @@ pub(crate) fn is_absolute(name: &str) -> bool {
 /// Longest path that Linux takes, in bytes.
 pub(crate) const MAX_PATH: usize = 4096;
 
-/// A name as it stands in a message: the first 200 characters.
-pub(crate) fn shortened(name: &str) -> String {
-    match name.char_indices().nth(200) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.to_owned(),
+/// Characters of a name that a message shows.
+pub(crate) const SHOWN: usize = 200;
+
+/// A text as it stands in a message: its first `most` characters.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

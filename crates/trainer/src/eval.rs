@@ -19,7 +19,7 @@ use crate::checkpoint::checkpoint_argument;
 use crate::config::Precision;
 use crate::data_notes::tell_findings;
 use crate::evaluate::{EXCHANGED, evaluate_exchanged, evaluate_split};
-use crate::experiment::{Experiment, Machine, StoredModel, data_root, open_datasets};
+use crate::experiment::{Experiment, Machine, StoredModel, open_datasets};
 use crate::feature_nta::{StageNta, feature_nta};
 use crate::prediction_file::PredictionFile;
 use crate::run_dir::data_root_of;
@@ -91,7 +91,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<()> {
             dataset: args.dataset.clone(),
             suite: args.suite.clone(),
             html: args.html.clone(),
-            data_root: data_root(args.data_root.as_ref()),
+            data_root: data_root_of(args.data_root.as_ref(), None),
             split: args.split.clone(),
             skip_unreadable: args.skip_unreadable,
             skip_unanswered: args.skip_unanswered,

@@ -1,11 +1,11 @@
 //! Device, data, tokenizer and model, which training, evaluation and prediction share.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cli_kit::errln;
-use command_kit::{DEFAULT_DATA_ROOT, leave_out_unreadable};
+use command_kit::leave_out_unreadable;
 use refcoco::evaluation::{Query, queries, queries_of};
 use refcoco::training_mix::TrainingMix;
 use refcoco::{Dataset, OnError, RefAt, SampleShape, Tokenizer, sampler};
@@ -278,9 +278,4 @@ impl Experiment {
             _ => format!("{}/{split}", self.datasets[position].descriptor.name),
         }
     }
-}
-
-/// The data root to use: the one given, or the default.
-pub(crate) fn data_root(given: Option<&PathBuf>) -> PathBuf {
-    given.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_ROOT))
 }

@@ -205,7 +205,7 @@ const ENVIRONMENT: &str = "environment.json";
 pub(crate) const TRAINING_REFS: &str = "training_refs";
 
 /// The data root of a run's last start, if it is still there.
-pub(crate) fn recorded_data_root(run: &Path) -> Option<PathBuf> {
+fn recorded_data_root(run: &Path) -> Option<PathBuf> {
     let root = PathBuf::from(read_environment(run)?["data_root"].as_str()?);
     root.is_dir().then_some(root)
 }

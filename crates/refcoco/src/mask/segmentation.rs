@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Mask;
 use crate::error::{MaskError, Turned};
+use crate::file_spelling::shortened;
 use crate::reader::whole_number;
 
 /// Lists inside lists beyond this depth are refused.
@@ -162,11 +163,7 @@ fn coordinate(value: &Value) -> Result<f64, MaskError> {
 
 /// A value as it stands in a message.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    shortened(&value.to_string(), 80)
 }
 
 /// A run-length object as a mask of this size.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::annotation::{Annotation, Expression, ImageRecord, Ref};
 use crate::error::{Error, Result};
-use crate::file_spelling::{MAX_PATH, is_web_address, shortened, stays_inside};
+use crate::file_spelling::{MAX_PATH, SHOWN, is_web_address, shortened, stays_inside};
 use crate::image_file::image_size;
 use crate::image_source::ImageSource;
 use crate::jsonl::read_lines;
@@ -353,13 +353,13 @@ fn image_records(
 ) -> Result<Images> {
     let record = |(name, &(id, number)): (&&str, &(i64, usize))| {
         if !stays_inside(name) {
-            let what = format!("image `{}` does not stay inside the file's folder", shortened(name));
+            let what = format!("image `{}` does not stay inside the file's folder", shortened(name, SHOWN));
             return Err(at_line(path, number, what));
         }
         let file = images.path(name);
         let size = image_size(&file).map_err(|error| match error {
             Error::Io { .. } if !file.exists() => {
-                format!("line {number}: image `{}`: {}", shortened(name), why_missing(name, images))
+                format!("line {number}: image `{}`: {}", shortened(name, SHOWN), why_missing(name, images))
             }
             other => format!("line {number}: {other}"),
         });
